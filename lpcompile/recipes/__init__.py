@@ -1,0 +1,1 @@
+"""Recipes: named pipelines as TOML files."""
