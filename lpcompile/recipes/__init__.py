@@ -1,1 +1,81 @@
-"""Recipes: named pipelines as TOML files."""
+"""Recipes: named pipelines as TOML files, the built-in ones beside this module; copy one and edit it.
+
+Keys: `name`, `summary`, `pipeline` (text, as `-p` takes it) and `min-sqnr-db` (least output SQNR against float below
+which the compiler falls back to more precise kernels).
+"""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from lpcompile.errors import PipelineError, RecipeError
+from lpcompile.registry import near_match, pass_class, split_pipeline
+
+KEYS = {"name": str, "summary": str, "pipeline": str, "min-sqnr-db": (int, float)}
+MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One pipeline with its options."""
+
+    name: str
+    summary: str
+    pipeline: str
+    min_sqnr_db: float
+    text: str
+
+
+def recipe_names() -> list[str]:
+    """Names of the built-in recipes."""
+    files = resources.files("lpcompile.recipes").iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A built-in recipe by name, or one from a TOML file by path.
+
+    Raises:
+        RecipeError: there is no such recipe, or the file is not one.
+    """
+    if name in recipe_names():
+        return _parse((resources.files("lpcompile.recipes") / f"{name}.toml").read_text(), name)
+    path = Path(name)
+    if path.suffix != ".toml" and not path.is_file():
+        raise RecipeError(f"no recipe is called '{name}'", hint=near_match(name, recipe_names()))
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise RecipeError("a recipe of more than 1 MiB", where=str(path), hint="give a recipe, not data")
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe: {error}", where=str(path), hint="check the path") from error
+    return _parse(text, str(path))
+
+
+def _parse(text: str, where: str) -> Recipe:
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"not TOML: {error}", where=where, hint="'lpcompile recipes int8' prints a recipe to start from"
+        ) from error
+    for key, value in data.items():
+        if key not in KEYS:
+            raise RecipeError(f"unknown key '{key}'", where=where, hint=near_match(key, list(KEYS)))
+        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
+            raise RecipeError(f"key '{key}' has the wrong type", where=where, hint="see 'lpcompile recipes int8'")
+    if "pipeline" not in data:
+        raise RecipeError("key 'pipeline' is missing", where=where, hint="see 'lpcompile recipes int8'")
+    try:
+        for pass_name, _ in split_pipeline(data["pipeline"]):
+            pass_class(pass_name)
+    except PipelineError as error:
+        raise RecipeError(error.message, where=where, hint=error.hint) from error
+    return Recipe(
+        data.get("name", Path(where).stem),
+        data.get("summary", ""),
+        data["pipeline"],
+        float(data.get("min-sqnr-db", 0.0)),
+        text,
+    )

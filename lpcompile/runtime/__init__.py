@@ -1,1 +1,1 @@
-"""runtime"""
+"""Running models, float or compiled, and comparing what they give."""

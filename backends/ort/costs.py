@@ -1,0 +1,56 @@
+"""Recorded times of ONNX Runtime's kernels: a table that decisions read, never the clock of this run."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+
+from lpcompile.errors import TargetError
+from lpcompile.target import LayerShape
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCosts:
+    """Linear cost formulas per kind of kernel: fixed_ns + ns_per_mac * macs + ns_per_output * outputs.
+
+    Attributes:
+        name: of the table, shown in reasons.
+        kernels: "<kind>.<kernel>" -> coefficients; kinds are dense, depthwise, matrix.
+        quantize: fixed and per-element time of QuantizeLinear and DequantizeLinear.
+    """
+
+    name: str
+    kernels: dict[str, dict[str, float]]
+    quantize: dict[str, float]
+
+    @classmethod
+    def load(cls, table: str) -> "RecordedCosts":
+        """Read a shipped table.
+
+        Raises:
+            TargetError: there is no such table.
+        """
+        file = resources.files("lpcompile.backends.ort") / f"costs_{table}.toml"
+        if not file.is_file():
+            raise TargetError(f"no cost table is called '{table}'", hint="the shipped one is 'default'")
+        data = tomllib.loads(file.read_text())
+        kernels = {f"{kind}.{k}": v for kind, ks in data["kernels"].items() for k, v in ks.items()}
+        return cls(data["name"], kernels, data["quantize"])
+
+    def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        """Nanoseconds of a layer on one thread; None where a shape is symbolic or the table has no such kernel."""
+        kind = "matrix" if layer.op in ("Gemm", "MatMul") else "depthwise" if layer.depthwise else "dense"
+        c = self.kernels.get(f"{kind}.{kernel}")
+        if c is None or layer.rows is None:
+            return None
+        outputs = layer.rows * layer.outputs
+        inputs = layer.rows * layer.inputs
+        return (
+            c["fixed_ns"]
+            + c.get("ns_per_mac", 0) * inputs * layer.outputs
+            + c.get("ns_per_output", 0) * outputs
+            + c.get("ns_per_input", 0) * inputs
+        )
+
+    def quantize_ns(self, elements: int) -> float:
+        """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
+        return self.quantize["fixed_ns"] + self.quantize["ns_per_element"] * elements

@@ -1,0 +1,75 @@
+"""Stock ONNX Runtime on CPUs: u8 activations, s8 weights per channel, 4-bit codes unpacked by constants that fold at load."""
+
+from typing import ClassVar
+
+import onnx
+from onnx import helper, inliner
+
+from lpcompile.backends.ort.costs import RecordedCosts
+from lpcompile.formats.base import NumberFormat
+from lpcompile.ir.domain import ELEMENTWISE
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
+from lpcompile.materialise import materialise
+from lpcompile.records import PassReport
+from lpcompile.target import CostModel, Options, Support, Target
+
+INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
+MIN_OPSET = 13  # per-axis DequantizeLinear
+# operators whose uint8 kernels came with a later opset
+UINT8_SINCE = {"HardSwish": 14}
+
+
+class OrtTarget(Target):
+    """The `ort` target."""
+
+    name: ClassVar[str] = "ort"
+
+    def __init__(self, table: str = "default") -> None:
+        self._costs = RecordedCosts.load(table)
+
+    @property
+    def cost_model(self) -> CostModel:
+        """The recorded cost table."""
+        return self._costs
+
+    def supports(self, op: str, fmt: NumberFormat) -> Support:
+        """Conv, Gemm and MatMul have integer kernels for every format with an int8 image."""
+        if op not in INTEGER_LAYERS:
+            return Support(False, f"ONNX Runtime has no integer kernel for {op}")
+        if fmt.image() is None:
+            return Support(False, f"{fmt.name} has no int8 image")
+        return Support(True)
+
+    def supports_elementwise(self, op: str, opset: int) -> Support:
+        """Moves run on codes, clamps on codes, arithmetic between DequantizeLinear and QuantizeLinear."""
+        if op not in ELEMENTWISE and op not in DATA_INPUTS and op not in CLAMPS:
+            return Support(False, f"no integer form of {op}")
+        if opset < UINT8_SINCE.get(op, MIN_OPSET):
+            return Support(False, f"{op} takes uint8 from opset {UINT8_SINCE.get(op, MIN_OPSET)} on")
+        return Support(True)
+
+    def default_recipe(self) -> str:
+        """`int8` until `auto` exists."""
+        return "int8"
+
+    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, PassReport]:
+        """The model that ONNX Runtime loads, in the asked form."""
+        report = PassReport("emit")
+        form = "qdq" if options.emit == "qdq" else "functions"
+        result, weight_bytes = materialise(graph, form)
+        report.metrics["weight_bytes"] = sum(weight_bytes.values())
+        proto = result.to_proto()
+        if options.emit == "standard" and proto.functions:
+            proto = inlined(proto)
+        return proto, report
+
+
+def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every local function replaced by its body."""
+    flat = inliner.inline_local_functions(proto)
+    domains = {n.domain for n in flat.graph.node}
+    imports = [o for o in flat.opset_import if not o.domain or o.domain in domains]
+    del flat.opset_import[:]
+    flat.opset_import.extend(helper.make_opsetid(o.domain, o.version) for o in imports)
+    return flat

@@ -1,0 +1,90 @@
+"""Calibration samples: those that decide, and those held back to judge what was decided."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.errors import CalibrationError
+
+Feeds = dict[str, np.ndarray]
+RunFeeds = Callable[[Mapping[str, np.ndarray]], Feeds]
+HELD_BACK_SHARE = 8  # one call in eight judges; the rest decide
+HELD_BACK_MOST = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calls of the model, in order.
+
+    Attributes:
+        calls: the feeds of each call, as the model takes them.
+        source: where they came from, for the report.
+    """
+
+    calls: Sequence[Feeds]
+    source: str = ""
+
+    @property
+    def _held(self) -> frozenset[int]:
+        n = len(self.calls)
+        if n < 4:
+            return frozenset()
+        wanted = min(HELD_BACK_MOST, max(2, n // HELD_BACK_SHARE))
+        return frozenset(int(i) for i in np.linspace(n / wanted / 2, n - 1, wanted).astype(int))
+
+    @property
+    def deciding(self) -> list[Feeds]:
+        """The calls that decisions may look at."""
+        return [c for i, c in enumerate(self.calls) if i not in self._held]
+
+    @property
+    def judging(self) -> list[Feeds]:
+        """The calls that took no part in any decision; with fewer than four calls there is none to spare: all."""
+        held = self._held
+        return [c for i, c in enumerate(self.calls) if i in held] if held else list(self.calls)
+
+    @property
+    def has_held_back(self) -> bool:
+        """Whether `judging` is disjoint from `deciding`."""
+        return bool(self._held)
+
+
+def collect_statistics(
+    run: RunFeeds, calls: Sequence[Feeds], tensors: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> dict[str, TensorStatistics]:
+    """One streamed sweep: statistics of each tensor over the calls.
+
+    Args:
+        run: gives at least `tensors` for the feeds of one call.
+        calls: the deciding calls.
+        tensors: names to observe.
+        progress: called with (done, total).
+
+    Raises:
+        CalibrationError: an activation is not finite.
+    """
+    statistics = {t: TensorStatistics() for t in tensors}
+    for done, feeds in enumerate(calls):
+        values = run(feeds)
+        for name, s in statistics.items():
+            s.update(values[name])
+        if progress is not None:
+            progress(done + 1, len(calls))
+    for name, s in statistics.items():
+        if not s.finite:
+            raise CalibrationError(
+                "activation is not finite on the calibration samples",
+                where=name,
+                hint="check the samples' preprocessing, or the model itself with 'lpcompile run'",
+            )
+    return statistics
+
+
+def pairs(
+    first: RunFeeds, second: RunFeeds, calls: Sequence[Feeds]
+) -> Iterator[tuple[Feeds, Feeds]]:
+    """Outputs of two models on the same calls."""
+    for feeds in calls:
+        yield first(feeds), second(feeds)

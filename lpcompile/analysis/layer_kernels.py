@@ -1,0 +1,74 @@
+"""How each layer can run on a target: integers with static ranges, dynamic ranges, stored weights only, or not at all."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpcompile.analysis.macs import layer_shape
+from lpcompile.formats.base import resolve
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.plan import Kernel
+from lpcompile.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """A kernel and why."""
+
+    kernel: Kernel
+    reason: str = ""
+
+
+def choose_kernels(graph: LpGraph, target: Target, *, calibrated: bool, matmul: str) -> dict[str, KernelChoice]:
+    """The kernel of every layer, in execution order."""
+    return {n.name: _choose(n, target, calibrated=calibrated, matmul=matmul) for n in graph.layers()}
+
+
+def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> KernelChoice:
+    weight, x, y = node.inputs[1], node.inputs[0], node.outputs[0]
+    assert weight is not None
+    if weight.dtype != np.dtype(np.float32):
+        return KernelChoice(Kernel.FLOAT, f"weights are {weight.dtype}, not float32")
+    if weight.is_output or weight.used_in_subgraph:
+        return KernelChoice(Kernel.FLOAT, "its weights are also read from outside")
+    if x is not None and x.dtype not in (None, np.dtype(np.float32)):
+        return KernelChoice(Kernel.FLOAT, f"its input is {x.dtype}, not float32")
+    shape = layer_shape(node)
+    rank = weight.values.ndim
+    if node.op in ("MatMul", "Gemm") and rank != 2:
+        return KernelChoice(Kernel.FLOAT, f"its weight has {rank} axes; a matrix is needed")
+    support = target.supports(node.op, resolve("int8"))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if not support.yes:
+        return KernelChoice(Kernel.WEIGHT_ONLY, support.reason)
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return KernelChoice(Kernel.WEIGHT_ONLY, "padding depends on the input shape, which is not known")
+    if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("transB", 0) or node.attrs.get("alpha", 1) != 1):
+        return KernelChoice(Kernel.WEIGHT_ONLY, "the Gemm is not in the form x @ W + b")
+    if bias is not None and (not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1):
+        return KernelChoice(Kernel.WEIGHT_ONLY, "its bias is not one constant an output channel")
+    if not calibrated:
+        if node.op == "Conv":
+            return KernelChoice(Kernel.WEIGHT_ONLY, "no calibration data, so its activations stay float")
+        return KernelChoice(Kernel.DYNAMIC, "no calibration data, so the range is measured at run time")
+    slower = _slower_than_float(node, target)
+    if slower:
+        return KernelChoice(Kernel.WEIGHT_ONLY, slower)
+    if node.op == "MatMul" and matmul != "static" and (matmul == "dynamic" or _dynamic_pays(node, target)):
+        return KernelChoice(Kernel.DYNAMIC, "the range is measured at run time: " + target.cost_model.name)
+    return KernelChoice(Kernel.INTEGER if y is not None else Kernel.FLOAT, "")
+
+
+def _slower_than_float(node: Node, target: Target) -> str:
+    shape, costs = layer_shape(node), target.cost_model
+    as_float, as_integer = costs.layer_ns(shape, "float"), costs.layer_ns(shape, "integer")
+    if as_float is None or as_integer is None or as_integer <= as_float:
+        return ""
+    return f"integers take {as_integer / as_float:.2f} times as long as floats ({costs.name})"
+
+
+def _dynamic_pays(node: Node, target: Target) -> bool:
+    shape, costs = layer_shape(node), target.cost_model
+    static, dynamic = costs.layer_ns(shape, "float-out"), costs.layer_ns(shape, "dynamic")
+    return static is not None and dynamic is not None and dynamic < static

@@ -1,0 +1,40 @@
+"""Multiply-accumulates and shapes of layers, from the shapes of the graph."""
+
+import math
+
+from lpcompile.ir.node import Node
+from lpcompile.target import LayerShape
+
+
+def layer_shape(node: Node) -> LayerShape:
+    """What a cost table may know of a layer; `rows` is None where the output has symbolic axes (a batch axis counts as 1)."""
+    weight, x, y = node.inputs[1], node.inputs[0], node.outputs[0]
+    shape = tuple(int(d) for d in (weight.shape or ()) if isinstance(d, int)) if weight is not None else ()
+    out = None if y is None else y.shape
+    rank = None if x is None or x.shape is None else len(x.shape)
+    group = int(node.attrs.get("group", 1))
+    if node.op in ("Conv", "ConvTranspose"):
+        pixels = (out if node.op == "Conv" else None if x is None else x.shape) or ()
+        outputs = shape[0] if node.op == "Conv" else shape[1] * group
+        inputs = math.prod(shape[1:]) if node.op == "Conv" else math.prod(shape) // max(1, outputs)
+        rows = _product(pixels[2:]) if len(pixels) > 2 else None
+        return LayerShape(node.op, rank, inputs, outputs, rows, group, shape[2:])
+    transposed = node.op == "Gemm" and node.attrs.get("transB", 0)
+    inputs, outputs = (shape[1], shape[0]) if transposed else (shape[-2], shape[-1]) if len(shape) > 1 else (shape[0], 1)
+    rows = None if out is None else _product([1 if isinstance(d, str) and i == 0 else d for i, d in enumerate(out[:-1])])
+    return LayerShape(node.op, rank, inputs, outputs, rows)
+
+
+def macs(node: Node) -> int | None:
+    """Multiply-accumulates of one call with batch 1; None where a shape is not known."""
+    shape = layer_shape(node)
+    return None if shape.rows is None else shape.inputs * shape.outputs * shape.rows
+
+
+def _product(dims: object) -> int | None:
+    total = 1
+    for d in dims if isinstance(dims, (list, tuple)) else ():
+        if not isinstance(d, int):
+            return None
+        total *= d
+    return total

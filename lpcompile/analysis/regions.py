@@ -1,0 +1,146 @@
+"""Which nodes run on integers, and which tensors must share a scale.
+
+Integer work grows from the layers: an elementwise or moving node joins where its inputs already come as integers and
+somebody after it wants integers, so that no dequantise-quantise pair remains between quantised layers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import networkx as nx
+import numpy as np
+
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
+from lpcompile.target import Target
+
+REDUCING = ("GlobalAveragePool", "AveragePool", "MaxPool")  # fewer numbers to dequantise after than before
+
+
+@dataclass
+class Regions:
+    """What runs on integers.
+
+    Attributes:
+        elementwise: node name -> why it runs on integers.
+        skipped: node name -> why it stays float although its inputs come as integers.
+        integer_out: layers whose output is taken as integers by everybody who reads it.
+        tensors: every tensor held in integers, in execution order.
+        ties: tensors that share scale and zero point; each maps to the first of its group.
+    """
+
+    elementwise: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    integer_out: set[str] = field(default_factory=set)
+    tensors: list[str] = field(default_factory=list)
+    ties: dict[str, str] = field(default_factory=dict)
+
+
+def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node]) -> Regions:
+    """Grow integer work from `layers`, the ones that have an integer kernel."""
+    found = Regions()
+    layer_names = {n.name for n in layers}
+    nodes = graph.nodes()
+    supply: set[str] = set()  # tensors that can come as integers
+    eligible: set[str] = set()
+    for node in nodes:
+        outputs = [o for o in node.outputs if o is not None]
+        if node.name in layer_names:
+            supply |= {o.name for o in outputs}
+        elif reason := _refused(graph, target, node, supply):
+            if any(v.name in supply for v in node.inputs if v is not None) and reason != "unknown":
+                found.skipped[node.name] = reason
+        else:
+            eligible.add(node.name)
+            supply |= {o.name for o in outputs}
+    wanted: set[str] = set()  # tensors that somebody reads as integers
+    chosen: set[str] = set()
+    for node in reversed(nodes):
+        if node.name in layer_names and node.inputs[0] is not None:
+            wanted.add(node.inputs[0].name)
+        elif node.name in eligible:
+            if any(o is not None and o.name in wanted for o in node.outputs) or node.op in REDUCING:
+                chosen.add(node.name)
+                wanted |= {v.name for v in data_inputs(node)}
+            else:
+                found.skipped[node.name] = "nothing after it reads integers"
+    _record(graph, nodes, layer_names, chosen, wanted, found)
+    return found
+
+
+def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> str:
+    """Why a node cannot run on integers; empty where it can."""
+    op = node.op
+    if node.domain:
+        return "unknown"
+    support = target.supports_elementwise(op, graph.opset)
+    if not support.yes:
+        return support.reason
+    values = data_inputs(node)
+    if any(v.is_constant for v in values):
+        return "one operand is a constant"
+    if any(v.dtype not in (None, np.dtype(np.float32)) for v in values):
+        return "not float32"
+    if op in CLAMPS and bounds(node) is None:
+        return "its bounds are not constant"
+    if op == "Pad" and len(node.inputs) > 2 and node.inputs[2] is not None and not node.inputs[2].is_constant:
+        return "the padding value is not constant"
+    if op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
+        return "only nearest selects without computing"
+    if op == "MaxPool" and len([o for o in node.outputs if o is not None]) > 1:
+        return "its indices are read"
+    if op in ("AveragePool", "MaxPool") and node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return "padding depends on the input shape"
+    some = any(v.name in supply for v in values) if op == "Concat" else all(v.name in supply for v in values)
+    return "" if values and some else "its input is float"
+
+
+def _record(
+    graph: LpGraph, nodes: list[Node], layer_names: set[str], chosen: set[str], wanted: set[str], found: Regions
+) -> None:
+    ties: nx.Graph[str] = nx.Graph()
+    absorbed: set[str] = set()
+
+    def hold(value: Value) -> None:
+        ties.add_node(value.name)
+        if value.name not in found.tensors:
+            found.tensors.append(value.name)
+
+    for node in nodes:
+        y = node.outputs[0] if node.outputs else None
+        if node.name in layer_names and y is not None:
+            if node.inputs[0] is not None:
+                hold(node.inputs[0])
+            clamp = following_clamp(y)
+            # A clamp after a Conv is free even where floats follow: the codes are clipped anyway.
+            absorb = clamp is not None and (clamp.name in chosen or node.op == "Conv")
+            out = clamp.outputs[0] or y if clamp is not None and absorb else y
+            readers = out.consumers
+            integers = readers and all(r.name in layer_names | chosen for r in readers) and not out.is_output
+            if node.op == "Conv" or (integers and out.name in wanted):
+                found.integer_out.add(node.name)
+                hold(out)
+                if clamp is not None and absorb:
+                    absorbed.add(clamp.name)
+                    found.elementwise[clamp.name] = f"absorbed by {node.name}"
+        elif node.name in chosen and node.name not in absorbed and y is not None:
+            found.elementwise[node.name] = "between quantised layers"
+            values = data_inputs(node)
+            outputs = [o for o in node.outputs if o is not None]
+            if node.op not in DATA_INPUTS and node.op not in CLAMPS:
+                clamp = following_clamp(y)
+                if clamp is not None and clamp.name in chosen:
+                    absorbed.add(clamp.name)
+                    found.elementwise[clamp.name] = f"absorbed by {node.name}"
+                    outputs = [o for o in clamp.outputs if o is not None]
+            for value in (*values, *outputs):
+                hold(value)
+            if node.op in DATA_INPUTS or node.op in CLAMPS:
+                nx.add_star(ties, [v.name for v in (*values, *outputs)])
+    order = {name: i for i, name in enumerate(found.tensors)}
+    for group in nx.connected_components(ties):
+        first = min(group, key=order.__getitem__)
+        found.ties.update(dict.fromkeys(group, first))
+

@@ -1,0 +1,168 @@
+"""DATA, in any of its forms, as calls of the model. [architecture 2].
+
+==========================  ==================================================================================
+`.npz`                      arrays named after the inputs, first axis = samples
+a directory                 such files in order of their names, or one `.npy` an input
+`package.module:attribute`  an iterable of {input: array}, an object with `get_next()`, or a callable for one
+Python                      the same objects; a mapping of arrays is read like an `.npz`
+==========================  ==================================================================================
+
+An array with the input's own rank is split along its first axis into batches; when one has a rank more, every
+array holds one call a row. A scalar stands for all calls.
+"""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpcompile.analysis.calibration import Calibration
+from lpcompile.analysis.inputs import Feeds, InputSpec, check_shape, fit, random_feeds, select
+from lpcompile.analysis.sample_calls import split_calls
+from lpcompile.analysis.sample_files import MOST_BYTES, read_npy, read_npz
+from lpcompile.errors import CalibrationError, LpcompileError
+
+__all__ = ["InputSpec", "load_samples", "random_feeds"]
+
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_FORMS = "DATA is an .npz file, a folder of .npz or .npy files, or package.module:attribute"
+
+
+def load_samples(data: Any, inputs: Sequence[InputSpec]) -> Calibration:
+    """Samples as calls of the model.
+
+    Args:
+        data: DATA as above.
+        inputs: what the model takes.
+
+    Raises:
+        CalibrationError: unreadable, or names, shapes, types or values do not fit, or there is no sample.
+    """
+    if isinstance(data, Calibration):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        return _from_text(os.fspath(data), inputs)
+    return Calibration(_from_object(data, inputs, "calibration"), f"python {type(data).__name__}")
+
+
+def _from_text(text: str, inputs: Sequence[InputSpec]) -> Calibration:
+    path = Path(text)
+    if path.is_dir():
+        return Calibration(_from_folder(path, inputs), text)
+    if path.exists():
+        if path.suffix == ".npy":
+            return Calibration(split_calls(_nameless([path], inputs), inputs, text), text)
+        return Calibration(split_calls(read_npz(path), inputs, text), text)
+    if _REFERENCE.fullmatch(text):
+        return Calibration(_from_object(_imported(text), inputs, text), text)
+    raise CalibrationError("there is no such file or folder", where=text, hint=_FORMS)
+
+
+def _from_folder(path: Path, inputs: Sequence[InputSpec]) -> list[Feeds]:
+    archives, arrays = sorted(path.glob("*.npz")), sorted(path.glob("*.npy"))
+    if archives:
+        return [call for file in archives for call in split_calls(read_npz(file), inputs, str(file))]
+    if not arrays:
+        raise CalibrationError("the folder holds no .npz and no .npy file", where=str(path), hint=_FORMS)
+    by_stem = {_file_stem(spec.name): spec.name for spec in inputs}
+    if len(inputs) == 1 and not any(f.stem in by_stem for f in arrays):
+        return [call for f in arrays for call in split_calls(_nameless([f], inputs), inputs, str(f))]
+    named = {by_stem.get(f.stem, f.stem): read_npy(f) for f in arrays}
+    return split_calls(named, inputs, str(path))
+
+
+def _file_stem(name: str) -> str:
+    return name.replace("/", "_").replace(":", "_") if "/" in name else name
+
+
+def _nameless(files: Sequence[Path], inputs: Sequence[InputSpec]) -> dict[str, np.ndarray]:
+    """One `.npy` file for a model of one input, whatever it is called."""
+    if len(inputs) != 1:
+        raise CalibrationError(
+            f"one .npy file, but the model takes {len(inputs)} inputs",
+            where=str(files[0]),
+            hint=f"use an .npz file with arrays named {', '.join(s.name for s in inputs)}",
+        )
+    return {inputs[0].name: read_npy(files[0])}
+
+
+def _imported(reference: str) -> Any:
+    module, attribute = reference.split(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # user code: whatever it raises
+        raise CalibrationError(
+            f"cannot be imported: {type(error).__name__}: {error}",
+            where=reference,
+            hint="it is looked for on the Python path and in the current folder",
+        ) from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    return found
+
+
+def _from_object(data: Any, inputs: Sequence[InputSpec], where: str) -> list[Feeds]:
+    if isinstance(data, np.ndarray) and len(inputs) == 1:
+        data = {inputs[0].name: data}
+    try:
+        if not _gives_samples(data) and callable(data):
+            data = data()
+        if isinstance(data, Mapping):
+            return split_calls(data, inputs, where)
+        calls = _bounded(_iterate(data, where), inputs, where)
+    except LpcompileError:
+        raise
+    except Exception as error:  # user code: whatever it raises
+        raise CalibrationError(
+            f"failed while giving samples: {type(error).__name__}: {error}", where=where, hint=_FORMS
+        ) from error
+    if not calls:
+        raise CalibrationError(
+            "gives no samples", where=where, hint="an iterator that was read before is empty"
+        )
+    return calls
+
+
+def _gives_samples(data: Any) -> bool:
+    return not isinstance(data, type) and (hasattr(data, "get_next") or isinstance(data, Iterable))
+
+
+def _iterate(data: Any, where: str) -> Iterator[Any]:
+    if hasattr(data, "get_next"):
+        next_call: Callable[[], Any] = data.get_next
+        return iter(next_call, None)
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+        return iter(data)
+    raise CalibrationError(f"a {type(data).__name__} gives no samples", where=where, hint=_FORMS)
+
+
+def _bounded(items: Iterator[Any], inputs: Sequence[InputSpec], where: str) -> list[Feeds]:
+    calls: list[Feeds] = []
+    total = 0
+    for item in items:
+        here = f"{where}, call {len(calls)}"
+        if not isinstance(item, Mapping):
+            raise CalibrationError(
+                f"a {type(item).__name__}, not a mapping of input names to arrays", where=here, hint=_FORMS
+            )
+        chosen = select(item, inputs, here)
+        call = {s.name: fit(chosen[s.name], s, here) for s in inputs}
+        for spec in inputs:
+            check_shape(call[spec.name], spec, here)
+        calls.append(call)
+        total += sum(a.nbytes for a in call.values())
+        if total > MOST_BYTES:
+            raise CalibrationError(
+                f"gives more than {MOST_BYTES >> 30} GiB of samples",
+                where=where,
+                hint="let the iterator end earlier",
+            )
+    return calls

@@ -1,0 +1,106 @@
+"""The command line: `lpcompile MODEL --target TARGET`, and commands beside it.
+
+Nothing heavy is imported here or at the top of a command's file: `--help` costs little more than importing click.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpcompile import __version__
+from lpcompile.cli._failures import INTERRUPTED, Failures
+from lpcompile.cli.catalog import formats, passes, recipes
+from lpcompile.cli.compile import compile_command
+from lpcompile.cli.diff import diff
+from lpcompile.cli.inspect import inspect
+from lpcompile.cli.run import run
+from lpcompile.cli.verify import verify
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = ["main"]
+
+
+class MainGroup(click.Group):
+    """`lpcompile MODEL ...` means `lpcompile compile MODEL ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `compile` before words that are no command."""
+        own = {opt for p in self.get_params(ctx) for opt in p.opts}
+        if args and args[0] not in own and args[0] not in self.commands:
+            word = args[0]
+            if word.isidentifier() and not Path(word).exists():
+                raise click.UsageError(f"{word!r} is neither a file nor a command.{self._near(word)}", ctx)
+            args = ["compile", *args]
+        return super().parse_args(ctx, args)
+
+    def _near(self, word: str) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(word, self.commands, n=1)
+        return f" Did you mean {near[0]!r}?" if near else ""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Commands, and files for the main form."""
+        from click.shell_completion import CompletionItem
+
+        return [*super().shell_complete(ctx, incomplete), CompletionItem(incomplete, type="file")]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what it raises ends as two lines on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            failures: Failures = ctx.ensure_object(Failures)
+            raise click.exceptions.Exit(failures.show(error)) from error
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Entry point; usage errors are shown like every other error."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        words = list(sys.argv[1:] if args is None else args)
+        failures = Failures.asked_by(words)
+        try:
+            code = super().main(words, prog_name, complete_var, standalone_mode=False, obj=failures, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = error.exit_code
+        except click.ClickException as error:
+            code = failures.show(error)
+        except click.Abort:
+            code = INTERRUPTED
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(
+    cls=MainGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    subcommand_metavar="MODEL --target TARGET | COMMAND ...",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="lpcompile")
+def main() -> None:
+    """Compile an ONNX model to low precision.
+
+    \b
+      lpcompile model.onnx --target ort --calibration-data samples.npz
+      lpcompile inspect model-ort
+
+    Options of the main form: lpcompile compile --help
+    """
+
+
+for _command in (compile_command, inspect, run, diff, verify, formats, passes, recipes):
+    main.add_command(_command)

@@ -1,0 +1,200 @@
+"""The operators of domain `lpcompile`: what each computes, as a body of standard ops.
+
+ONNX Runtime inlines the bodies and folds their constant part, so a 4-bit layer becomes the same QLinearConv, QGemm or
+MatMulIntegerToFloat as an 8-bit one. [architecture 4; ort-lowering 0-3, 8, 9]
+
+==========================  =====================================================================================
+QuantConv                   acc = sum w8 * (x - x_zp) + bias;  y = clip(rne(acc * x_s * w_s / y_s) + y_zp)
+QuantGemm, QuantMatMul      the same for matrices; `FloatOut` leaves y = acc * x_s * w_s as float32
+DynamicQuantMatMul          x is quantised over its own range first (DynamicQuantizeLinear), y is float32
+DequantizeWeights           w = w_s * w8 as float32, for an operator that runs on floats
+QuantAdd, QuantMul, ...     dequantise, apply the float operator, quantise: one rounding
+==========================  =====================================================================================
+
+A trailing `_a4` says that y is held to 0..15.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import FunctionProto
+
+from lpcompile.ir.decode import Storage, channel_scale, weights_float, weights_int8
+from lpcompile.ir.function import FunctionBuilder, integer, ints, real
+from lpcompile.ir.movement import BINARY
+
+CONV_ATTRIBUTES = ("strides", "pads", "dilations", "kernel_shape")
+WEIGHT_ATTRIBUTES = ("weight_shape", "code_count")
+GROUP_ATTRIBUTES = ("group_count", "group_shape", "row_shape", "row_length")
+ROW_ATTRIBUTES = ("row_length", "row_offsets")
+
+# Elementwise operators: name -> references to their own attributes. Each body is dequantise, operator, quantise.
+ELEMENTWISE: dict[str, dict[str, Any]] = {
+    "Add": {},
+    "Mul": {},
+    "AveragePool": {
+        **{k: ints(k) for k in ("kernel_shape", "strides", "pads")},
+        "ceil_mode": integer("ceil_mode"),
+        "count_include_pad": integer("count_include_pad"),
+    },
+    "GlobalAveragePool": {},
+    "LeakyRelu": {"alpha": real("alpha")},
+    "Sigmoid": {},
+    "HardSwish": {},
+    "HardSigmoid": {"alpha": real("alpha"), "beta": real("beta")},
+    "Tanh": {},
+    "Elu": {"alpha": real("alpha")},
+}
+
+
+def storage_attributes(storage: Storage) -> tuple[str, ...]:
+    """Names of the attributes that the body reads to unpack weights in this storage."""
+    if not storage.packed:
+        return ("weight_shape",)
+    if storage.group_size:
+        return WEIGHT_ATTRIBUTES + GROUP_ATTRIBUTES
+    return WEIGHT_ATTRIBUTES + (ROW_ATTRIBUTES if storage.row_tables else ())
+
+
+def _start(
+    op: str, storage: Storage, inputs: Sequence[str], doc: str, *, suffix: str = ""
+) -> FunctionBuilder:
+    b = FunctionBuilder(f"{op}_{storage.label}{suffix}", inputs, ["y"], doc)
+    b.declare("format", "granularity", *storage_attributes(storage))
+    return b
+
+
+def _held(b: FunctionBuilder, value: str, code_max: int) -> str:
+    """Hold a uint8 result to a 4-bit range. `Min` on uint8 after the fused kernel costs 1-2 % and changes nothing else."""
+    return value if code_max == 255 else b.op("Min", value, b.constant(np.array(code_max, np.uint8)))
+
+
+def _suffix(code_max: int) -> str:
+    return "" if code_max == 255 else f"_a{int(code_max).bit_length()}"
+
+
+def _finish(b: FunctionBuilder, value: str, opset: int) -> FunctionProto:
+    if not _rename_last(b, value):
+        b.op("Identity", value, out="y")
+    return b.build(opset)
+
+
+def _rename_last(b: FunctionBuilder, value: str) -> bool:
+    if b.nodes and list(b.nodes[-1].output) == [value]:
+        b.nodes[-1].output[0] = "y"
+        return True
+    return False
+
+
+def quant_conv(storage: Storage, opset: int, *, bias: bool, code_max: int = 255) -> FunctionProto:
+    """QuantConv: uint8 (N, C, *spatial) -> uint8, weights int8 per output channel, int32 bias."""
+    inputs = [
+        "x",
+        "x_scale",
+        "x_zero_point",
+        *storage.inputs,
+        "y_scale",
+        "y_zero_point",
+        *(["bias"] if bias else []),
+    ]
+    doc = "y = clip(rne(sum(w8 * (x - x_zero_point) + bias) * x_scale * w_scale / y_scale) + y_zero_point)"
+    b = _start("QuantConv", storage, inputs, doc, suffix=("" if bias else "_nobias") + _suffix(code_max))
+    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    zero = b.constant(np.array(0, np.int8))
+    y = b.op(
+        "QLinearConv", "x", "x_scale", "x_zero_point", w8, scale, zero, "y_scale", "y_zero_point", *(["bias"] if bias else []),
+        **{k: ints(k) for k in CONV_ATTRIBUTES}, group=integer("group"),
+    )  # fmt: skip
+    return _finish(b, _held(b, y, code_max), opset)
+
+
+def quant_gemm(
+    storage: Storage, opset: int, *, bias: bool, float_out: bool, code_max: int = 255
+) -> FunctionProto:
+    """QuantGemm: uint8 (M, K) times int8 (K, N) plus int32 bias -> uint8, or float32 with `float_out`."""
+    y_inputs = [] if float_out else ["y_scale", "y_zero_point"]
+    inputs = ["x", "x_scale", "x_zero_point", *storage.inputs, *y_inputs, *(["bias"] if bias else [])]
+    doc = "y = (sum(w8 * (x - x_zero_point)) + bias) * x_scale * w_scale" + (
+        "" if float_out else ", quantised to y"
+    )
+    b = _start(
+        "QuantGemm",
+        storage,
+        inputs,
+        doc,
+        suffix=("" if bias else "_nobias") + ("_float" if float_out else "") + _suffix(code_max),
+    )
+    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
+    w = b.op("DequantizeLinear", w8, scale, axis=1)
+    args = [x, w]
+    if bias:
+        args.append(b.op("DequantizeLinear", "bias", b.op("Mul", "x_scale", scale), axis=0))
+    y = b.op("Gemm", *args)
+    if not float_out:
+        y = _held(b, b.op("QuantizeLinear", y, "y_scale", "y_zero_point"), code_max)
+    return _finish(b, y, opset)
+
+
+def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int = 255) -> FunctionProto:
+    """QuantMatMul: uint8 (..., K) times int8 (K, N) -> uint8, or float32 with `float_out`."""
+    inputs = [
+        "x",
+        "x_scale",
+        "x_zero_point",
+        *storage.inputs,
+        *([] if float_out else ["y_scale", "y_zero_point"]),
+    ]
+    doc = "y = sum(w8 * (x - x_zero_point)) * x_scale * w_scale" + ("" if float_out else ", quantised to y")
+    b = _start(
+        "QuantMatMul", storage, inputs, doc, suffix=("_float" if float_out else "") + _suffix(code_max)
+    )
+    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    if float_out:
+        x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
+        return _finish(b, b.op("MatMul", x, b.op("DequantizeLinear", w8, scale, axis=1)), opset)
+    zero = b.op(
+        "Cast", b.op("Mul", scale, b.constant(np.array(0, np.float32))), to=3
+    )  # int8 (N,), as QLinearMatMul wants
+    y = b.op("QLinearMatMul", "x", "x_scale", "x_zero_point", w8, scale, zero, "y_scale", "y_zero_point")
+    return _finish(b, _held(b, y, code_max), opset)
+
+
+def dynamic_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
+    """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32."""
+    doc = "x_q, x_scale, x_zero_point = DynamicQuantizeLinear(x); y = sum(w8 * (x_q - x_zero_point)) * x_scale * w_scale"
+    b = _start("DynamicQuantMatMul", storage, ["x", *storage.inputs], doc)
+    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    b.op("DynamicQuantizeLinear", "x", out="x_q")
+    b.nodes[-1].output.extend(["x_scale", "x_zero_point"])
+    acc = b.op("Cast", b.op("MatMulInteger", "x_q", w8, "x_zero_point"), to=1)
+    return _finish(b, b.op("Mul", acc, b.op("Mul", "x_scale", scale)), opset)
+
+
+def dequantize_weights(storage: Storage, opset: int, rank: int, axis: int) -> FunctionProto:
+    """DequantizeWeights: float32 weights of rank `rank`, output channels along `axis`; folded at load."""
+    doc = "w = w_scale * w8, expanded when the model is loaded"
+    b = _start("DequantizeWeights", storage, storage.inputs, doc, suffix=f"_r{rank}a{axis}")
+    image = storage.format.image() is not None or storage.row_tables
+    w8 = weights_int8(b, storage) if image else weights_float(b, storage)
+    scale = channel_scale(b, storage)
+    shape = [1] * rank
+    shape[axis] = -1
+    spread = b.op("Reshape", scale, b.constant(np.array(shape, np.int64)))
+    return _finish(b, b.op("Mul", b.op("Cast", w8, to=1) if image else w8, spread), opset)
+
+
+def quant_elementwise(op: str, opset: int, code_max: int = 255) -> FunctionProto:
+    """Quant<op>: dequantise, `op`, quantise; a 256-entry table for every operator of one input."""
+    names = ["a", "b"] if op in BINARY else ["x"]
+    inputs = [part for n in names for part in (n, f"{n}_scale", f"{n}_zero_point")]
+    b = FunctionBuilder(
+        f"Quant{op}{_suffix(code_max)}",
+        [*inputs, "y_scale", "y_zero_point"],
+        ["y"],
+        f"y = quantise({op}(...))",
+    )
+    args = [b.op("DequantizeLinear", n, f"{n}_scale", f"{n}_zero_point") for n in names]
+    value = b.op(op, *args, **ELEMENTWISE[op])
+    return _finish(b, _held(b, b.op("QuantizeLinear", value, "y_scale", "y_zero_point"), code_max), opset)

@@ -1,0 +1,175 @@
+"""From an `LpGraph` to an ONNX proto: order, liveness, metadata, types, packed data."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
+from onnx_graphsurgeon.ir.tensor import Tensor
+
+import lpcompile
+from lpcompile.ir import value_info
+from lpcompile.ir.bodies import bodies_of
+from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
+from lpcompile.ir.weights import Weights
+
+if TYPE_CHECKING:
+    from lpcompile.ir.graph import LpGraph
+
+# Writes the data of one constant into a proto: (proto, name, weights).
+WriteWeights = Callable[[TensorProto, str, Weights], None]
+
+_IR_OF_FUNCTIONS = 8
+_IR_OF_TYPE = {
+    "UINT4": 10,
+    "INT4": 10,
+    "FLOAT4E2M1": 11,
+    "FLOAT8E8M0": 12,
+    "UINT2": 13,
+    "INT2": 13,
+} | dict.fromkeys(("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"), 9)
+
+
+def _write_inline(target: TensorProto, name: str, weights: Weights) -> None:
+    weights.write_to(target, name)
+
+
+def model_proto(graph: "LpGraph", write_weights: WriteWeights = _write_inline) -> ModelProto:
+    """The model as ONNX; `write_weights` decides where the data of constants go."""
+    store = graph._store
+    live = store.live()
+    constants = used_constants(store, live)
+    functions = _used_functions(graph, live)
+    model = ModelProto()
+    model.ir_version = _ir_version(graph, constants, functions)
+    _write_header(graph, model)
+    target = model.graph
+    target.name, target.doc_string = graph.name, graph.doc_string
+    for node in live:
+        write_node(target.node.add(), node)
+    for tensor in constants:
+        write_weights(target.initializer.add(), tensor.name, weights_of(tensor))
+    for tensor in store.inputs:
+        value_info.write(target.input.add(), tensor)
+    for tensor in store.outputs:
+        value_info.write(target.output.add(), tensor)
+    outside = {t.name for t in (*store.inputs, *store.outputs)}
+    for node in live:
+        for tensor in node.outputs:
+            if not tensor.is_empty() and tensor.name not in outside and _has_type(tensor):
+                value_info.write(target.value_info.add(), tensor)
+    _write_annotations(graph, model, {t.name for t in constants} | outside)
+    model.functions.extend(functions)
+    _write_opsets(graph, model, live, functions)
+    return model
+
+
+def used_constants(store: Store, live: Iterable[StoredNode]) -> list[Tensor]:
+    """Initialisers that a live node, a body of one, or the caller reads, in order of entry."""
+    names = {t.name for t in store.outputs}
+    for node in live:
+        names.update(t.name for t in node.inputs)
+        names.update(node.captured)
+    return [t for name, t in store.tensors.items() if name in names and is_constant(t)]
+
+
+def _has_type(tensor: Tensor) -> bool:
+    return tensor.info is not None or tensor.dtype is not None
+
+
+def _write_header(graph: "LpGraph", model: ModelProto) -> None:
+    header = graph._header
+    model.producer_name, model.producer_version = "lpcompile", lpcompile.__version__
+    model.domain, model.model_version, model.doc_string = (
+        header.domain,
+        header.model_version,
+        header.doc_string,
+    )
+    _write_metadata(model, graph.metadata)
+    if hasattr(header.graph, "metadata_props"):
+        model.graph.metadata_props.extend(header.graph.metadata_props)
+
+
+def _write_metadata(target: Any, metadata: dict[str, str]) -> None:
+    for key, value in metadata.items():
+        entry = target.metadata_props.add()
+        entry.key, entry.value = key, str(value)
+
+
+def _write_annotations(graph: "LpGraph", model: ModelProto, known: set[str]) -> None:
+    known = known | {name for node in model.graph.node for name in node.output}
+    for annotation in graph._header.graph.quantization_annotation:
+        names = {annotation.tensor_name, *(entry.value for entry in annotation.quant_parameter_tensor_names)}
+        if names <= known:
+            model.graph.quantization_annotation.add().CopyFrom(annotation)
+
+
+def write_node(target: NodeProto, node: StoredNode) -> None:
+    """Fill an empty node proto."""
+    target.op_type, target.name = node.op, node.name
+    target.input.extend(t.name for t in node.inputs)
+    target.output.extend(t.name for t in node.outputs)
+    target.attribute.extend(node.attrs.protos())
+    if node.domain:
+        target.domain = node.domain
+    if node.doc_string:
+        target.doc_string = node.doc_string
+    if node.overload:
+        target.overload = node.overload
+    if node.metadata and hasattr(target, "metadata_props"):
+        _write_metadata(target, node.metadata)
+
+
+def _walk(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
+    for node in nodes:
+        yield node
+        for body in bodies_of(node):
+            yield from _walk(body.proto.node)
+
+
+def _operators(live: Iterable[StoredNode]) -> set[tuple[str, str]]:
+    found = {(node.domain, node.op) for node in live}
+    for node in live:
+        for body in node.attrs.bodies():
+            found.update(
+                ("" if n.domain == "ai.onnx" else n.domain, n.op_type) for n in _walk(body.proto.node)
+            )
+    return found
+
+
+def _used_functions(graph: "LpGraph", live: list[StoredNode]) -> list[FunctionProto]:
+    """Functions that are called, directly or from a function, in order of entry."""
+    if not graph.functions:
+        return []
+    waiting, used = list(_operators(live)), set()
+    while waiting:
+        key = waiting.pop()
+        if key in graph.functions and key not in used:
+            used.add(key)
+            waiting.extend((n.domain, n.op_type) for n in _walk(graph.functions[key].node))
+    return [function for key, function in graph.functions.items() if key in used]
+
+
+def _write_opsets(
+    graph: "LpGraph", model: ModelProto, live: list[StoredNode], functions: list[FunctionProto]
+) -> None:
+    domains = {domain for domain, _ in _operators(live)} | {f.domain for f in functions}
+    versions = {o.domain: o.version for f in functions for o in f.opset_import} | dict.fromkeys(
+        (f.domain for f in functions), 1
+    )
+    for domain in sorted(domains | {""}):
+        entry = model.opset_import.add()
+        entry.domain = domain
+        entry.version = graph.opset_imports.get(domain) or versions.get(domain, 1)
+
+
+def _ir_version(graph: "LpGraph", constants: list[Tensor], functions: list[FunctionProto]) -> int:
+    """The model's own IR version, or what its functions and element types need."""
+    names = {TensorProto.DataType.Name(weights_of(t).data_type) for t in constants}
+    for node in graph._store.nodes.values():
+        names.update(
+            TensorProto.DataType.Name(a.t.data_type)
+            for a in node.attrs.protos()
+            if a.type == AttributeProto.TENSOR
+        )
+    needed = [_IR_OF_TYPE.get(name, 0) for name in names]
+    return max([graph.ir_version, *needed, _IR_OF_FUNCTIONS if functions else 0, 4 if constants else 0])

@@ -1,0 +1,16 @@
+"""What may be known to hold of a graph; passes require, establish and invalidate facts."""
+
+from enum import StrEnum
+
+
+class Fact(StrEnum):
+    """A property of a graph or of its plan, spelled as the command line spells it."""
+
+    CANONICAL = "canonical"
+    CONSTANTS_FOLDED = "constants-folded"
+    BATCHNORM_FOLDED = "batchnorm-folded"
+    SHAPES = "shapes"
+    CALIBRATED = "calibrated"
+    ACTIVATIONS_QUANTIZED = "activations-quantized"
+    WEIGHTS_QUANTIZED = "weights-quantized"
+    MATERIALISED = "materialised"

@@ -1,0 +1,100 @@
+"""Write model-local functions: a body of standard ops with attribute references.
+
+ONNX Runtime inlines every function at load and checks its body against the *model's* opset, not the function's own,
+so every body is built for the opset of the model it goes into (docs/decisions/0003).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
+
+DOMAIN = "lpcompile"
+DOMAIN_VERSION = 1
+
+
+class Ref:
+    """A reference to an attribute of the function, used in place of a node attribute's value."""
+
+    def __init__(self, name: str, kind: int) -> None:
+        self.name = name
+        self.kind = kind
+
+
+def ints(name: str) -> Ref:
+    """A reference to a list-of-integers attribute."""
+    return Ref(name, AttributeProto.INTS)
+
+
+def integer(name: str) -> Ref:
+    """A reference to an integer attribute."""
+    return Ref(name, AttributeProto.INT)
+
+
+def real(name: str) -> Ref:
+    """A reference to a float attribute."""
+    return Ref(name, AttributeProto.FLOAT)
+
+
+class FunctionBuilder:
+    """Collects the nodes of one function body; tensor names are unique within it."""
+
+    def __init__(self, name: str, inputs: Sequence[str], outputs: Sequence[str], doc: str) -> None:
+        self.name, self.inputs, self.outputs, self.doc = name, list(inputs), list(outputs), doc
+        self.nodes: list[NodeProto] = []
+        self.attributes: list[str] = []
+        self._count = 0
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def op(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+        """Append a node with one output and return the name of that output."""
+        if out is None:
+            self._count += 1
+            out = f"{op.lower()}_{self._count}"
+        plain = {k: v for k, v in attributes.items() if not isinstance(v, Ref)}
+        node = helper.make_node(op, list(inputs), [out], **plain)
+        for key, ref in attributes.items():
+            if isinstance(ref, Ref):
+                node.attribute.append(AttributeProto(name=key, type=ref.kind, ref_attr_name=ref.name))
+                self.declare(ref.name)
+        self.nodes.append(node)
+        return out
+
+    def declare(self, *names: str) -> None:
+        """Declare attributes that the body may not use, for the reader's sake (`format`, `granularity`)."""
+        self.attributes += [n for n in names if n not in self.attributes]
+
+    def constant(self, value: np.ndarray) -> str:
+        """A constant tensor; equal constants are written once."""
+        key = (str(value.dtype), value.shape, value.tobytes())
+        if key not in self._constants:
+            self._count += 1
+            name = self._constants[key] = f"const_{self._count}"
+            self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)))
+        return self._constants[key]
+
+    def attribute(self, name: str) -> str:
+        """A list-of-integers attribute of the function as an int64 tensor."""
+        return self.op("Constant", value_ints=ints(name))
+
+    def build(self, opset: int) -> FunctionProto:
+        """The function for a model of this opset."""
+        imports = [helper.make_opsetid("", opset)]
+        return helper.make_function(
+            DOMAIN,
+            self.name,
+            self.inputs,
+            self.outputs,
+            self.nodes,
+            imports,
+            self.attributes,
+            doc_string=self.doc,
+        )
+
+
+def import_domain(model: onnx.ModelProto) -> None:
+    """Make sure that the model imports the domain of its functions."""
+    if all(o.domain != DOMAIN for o in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))

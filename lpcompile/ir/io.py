@@ -1,0 +1,163 @@
+"""Models from files and into files."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto, TensorProto
+
+from lpcompile.errors import ModelError, OutputError
+from lpcompile.ir import export, importer
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.store import weights_of
+from lpcompile.ir.weights import Weights
+from lpcompile.ir.wire import cut_weights
+
+# Protobuf ends at 2 GiB; the rest of the model needs some of it.
+EXTERNAL_ABOVE_BYTES = 1_800_000_000
+# Pages, so that a reader can map each tensor by itself.
+_ALIGNMENT = 4096
+# Small tensors stay in the model: shape inference of other tools needs to see them.
+_KEPT_INLINE_BYTES = 1024
+
+_HINT_MODEL = "give an ONNX model, written whole by an exporter or onnx.save"
+
+
+def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LpGraph:
+    """Read a model.
+
+    Args:
+        source: a path, the bytes of a model, or a proto (which is referred to, not copied).
+
+    Raises:
+        ModelError: there is no such file, it is no ONNX model, or the model is damaged.
+    """
+    if isinstance(source, ModelProto):
+        return LpGraph.from_proto(source)
+    if isinstance(source, bytes):
+        return _from_bytes(source, None)
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise ModelError("this is a folder", where=str(path), hint="give the .onnx file inside it")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(
+            "there is no such file", where=str(path), hint="check the path of the model"
+        ) from error
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot be read: {detail}", where=str(path), hint="check the path") from error
+    try:
+        return _from_bytes(data, path.parent)
+    except ModelError as error:
+        error.where = str(path) if error.where is None else f"{path}: {error.where}"
+        raise
+
+
+def _from_bytes(data: bytes, base_dir: Path | None) -> LpGraph:
+    if not data:
+        raise ModelError("the file is empty", hint=_HINT_MODEL)
+    rest, weights = cut_weights(data) or (data, {})
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(rest)
+    except DecodeError as error:
+        raise ModelError("this is no ONNX model, or a truncated one", hint=_HINT_MODEL) from error
+    graph = LpGraph()
+    importer.fill(graph, proto, base_dir, weights)
+    return graph
+
+
+def save(
+    model: LpGraph | ModelProto, path: str | os.PathLike[str], *, threshold_bytes: int = EXTERNAL_ABOVE_BYTES
+) -> None:
+    """Write a model under a temporary name and rename it; the same model gives the same bytes.
+
+    Args:
+        model: graph or proto.
+        path: the file; one that exists is replaced.
+        threshold_bytes: with more weights than this, they go to one file `<name>.data` beside the model.
+
+    Raises:
+        OutputError: not writable, disk full; nothing is left under the final name then.
+    """
+    path = Path(path)
+    graph = model if isinstance(model, LpGraph) else None
+    if graph is None and _weight_bytes_of_proto(model) > threshold_bytes:
+        graph = LpGraph.from_proto(model)
+    if graph is None or _weight_bytes(graph) <= threshold_bytes:
+        proto = model if isinstance(model, ModelProto) else model.to_proto()
+        _write_atomically(path, lambda file: file.write(_serialised(proto)))
+        return
+    data_path = path.with_name(path.name + ".data")
+    written: list[ModelProto] = []
+    _write_atomically(data_path, lambda file: written.append(_spill(graph, file, data_path.name)))
+    _write_atomically(path, lambda file: file.write(_serialised(written[0])))
+
+
+def _weight_bytes(graph: LpGraph) -> int:
+    store = graph._store
+    return sum(weights_of(t).nbytes for t in export.used_constants(store, store.live()))
+
+
+def _weight_bytes_of_proto(proto: ModelProto) -> int:
+    return sum(
+        Weights.of_proto(t).nbytes for t in proto.graph.initializer if t.data_location != TensorProto.EXTERNAL
+    )
+
+
+def _serialised(proto: ModelProto) -> bytes:
+    try:
+        return proto.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise OutputError("the model is too large for one file", hint="lower threshold_bytes") from error
+
+
+def _spill(graph: LpGraph, file: BinaryIO, name: str) -> ModelProto:
+    """Write large constants to `file`; the model that refers to them by `name`."""
+
+    def write(target: TensorProto, tensor_name: str, weights: Weights) -> None:
+        if weights.nbytes <= _KEPT_INLINE_BYTES or weights.data_type == TensorProto.STRING:
+            weights.write_to(target, tensor_name)
+            return
+        offset = file.tell()
+        if gap := -offset % _ALIGNMENT:
+            file.write(bytes(gap))
+            offset += gap
+        file.write(weights.raw())
+        target.name, target.data_type, target.data_location = (
+            tensor_name,
+            weights.data_type,
+            TensorProto.EXTERNAL,
+        )
+        target.dims.extend(weights.shape)
+        for key, value in (("location", name), ("offset", str(offset)), ("length", str(weights.nbytes))):
+            entry = target.external_data.add()
+            entry.key, entry.value = key, value
+
+    return export.model_proto(graph, write)
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            write(file)  # type: ignore[arg-type]
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

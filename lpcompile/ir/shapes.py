@@ -1,0 +1,106 @@
+"""Types and shapes of every tensor, by ONNX's own inference on a copy without the large weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from lpcompile.errors import InputError
+from lpcompile.ir import export, value_info
+from lpcompile.ir.store import is_constant
+from lpcompile.ir.weights import Weights
+
+if TYPE_CHECKING:
+    from lpcompile.ir.graph import LpGraph
+
+# Shapes, axes, pads and the like: what inference reads the values of.
+READ_BY_INFERENCE_BYTES = 1024
+
+
+def infer(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -> None:
+    """Infer and store types and shapes.
+
+    Raises:
+        InputError: an input that is not there, or a shape of another rank or size than the model declares.
+    """
+    if input_shapes:
+        _check_shapes(graph, input_shapes)
+    tensors = graph._store.tensors
+    for name, info in inferred_infos(graph, input_shapes).items():
+        tensor = tensors.get(name)
+        if tensor is not None and not is_constant(tensor):
+            tensor.dtype, tensor.shape = value_info.read(info)
+            tensor.info = info
+
+
+def inferred_infos(
+    graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, ValueInfoProto]:
+    """Types and shapes that can be inferred, by tensor name; the graph is not changed, save for a note."""
+    light = light_proto(graph)
+    if input_shapes:
+        _fix_inputs(light, input_shapes)
+    try:
+        found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
+        graph.notes.append(f"shapes could not be inferred: {str(error).splitlines()[0]}")
+        return {}
+    infos = (*found.input, *found.value_info, *found.output)
+    return {info.name: info for info in infos if info.type.WhichOneof("value")}
+
+
+def light_proto(graph: "LpGraph") -> ModelProto:
+    """The model with its large constants as typed graph inputs: cheap to copy and convert."""
+    large: list[tuple[str, Weights]] = []
+
+    def write(target: TensorProto, name: str, weights: Weights) -> None:
+        target.name = name
+        if weights.nbytes <= READ_BY_INFERENCE_BYTES:
+            weights.write_to(target, name)
+        else:
+            large.append((name, weights))
+
+    model = export.model_proto(graph, write)
+    names = {name for name, _ in large}
+    kept = [t for t in model.graph.initializer if t.name not in names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    for name, weights in large:
+        info = model.graph.input.add()
+        info.name = name
+        info.type.tensor_type.elem_type = weights.data_type
+        info.type.tensor_type.shape.SetInParent()
+        for size in weights.shape:
+            info.type.tensor_type.shape.dim.add().dim_value = size
+    return model
+
+
+def _check_shapes(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -> None:
+    declared = {t.name: t.shape for t in graph._store.inputs}
+    for name, shape in input_shapes.items():
+        if name not in declared:
+            raise InputError(
+                f"the model has no input {name!r}", hint=f"its inputs are: {', '.join(declared)}"
+            )
+        known = declared[name]
+        if known is None:
+            continue
+        if len(known) != len(shape) or any(
+            isinstance(d, int) and d != s for d, s in zip(known, shape, strict=True)
+        ):
+            raise InputError(f"input {name!r} has shape {list(known)}, which {list(shape)} does not fit")
+
+
+def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> None:
+    """Replace input shapes, and drop what was inferred from the old ones: it would hold the new ones back."""
+    for info in light.graph.input:
+        if info.name in input_shapes:
+            tensor = info.type.tensor_type
+            tensor.ClearField("shape")
+            tensor.shape.SetInParent()
+            for size in input_shapes[info.name]:
+                tensor.shape.dim.add().dim_value = size
+    for info in (*light.graph.value_info, *light.graph.output):
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")

@@ -1,0 +1,26 @@
+"""A model without its weights: cheap to copy, convert and analyse."""
+
+from google.protobuf.message import Message
+from onnx import ModelProto
+
+_HEAVY = {"initializer", "sparse_initializer"}
+
+
+def skeleton(proto: ModelProto) -> ModelProto:
+    """A copy of a model without initialisers."""
+    light = ModelProto()
+    _copy_fields(proto, light, skip={"graph", "training_info"})
+    _copy_fields(proto.graph, light.graph, skip=_HEAVY)
+    return light
+
+
+def _copy_fields(source: Message, target: Message, skip: set[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in skip:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif hasattr(value, "extend") or hasattr(value, "MergeFrom"):
+            getattr(target, field.name).MergeFrom(value)
+        else:
+            setattr(target, field.name, value)

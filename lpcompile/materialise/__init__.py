@@ -1,0 +1,23 @@
+"""materialise(graph, plan, form): the one place that turns decisions into nodes. [architecture 4, "The plan"]"""
+
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.materialise.functions import materialise_functions
+from lpcompile.materialise.qdq import materialise_qdq
+
+FORMS = ("functions", "qdq")
+
+
+def materialise(graph: LpGraph, form: str = "functions") -> tuple[LpGraph, dict[str, int]]:
+    """The graph with its plan carried out; the graph itself stays float.
+
+    Args:
+        graph: float graph and plan.
+        form: "functions", one `lpcompile` call a layer, or "qdq", float operators between Q and DQ pairs.
+
+    Returns:
+        The new graph, and for each quantised layer the bytes of the initialisers that hold its weights and scales.
+    """
+    result, weight_bytes = materialise_qdq(graph) if form == "qdq" else materialise_functions(graph)
+    result.facts = {*graph.facts, Fact.MATERIALISED}
+    return result, weight_bytes

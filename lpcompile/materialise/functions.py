@@ -1,0 +1,107 @@
+"""The plan as one readable node a layer: calls of `lpcompile` functions, movement on codes, Q and DQ at the edges."""
+
+from dataclasses import dataclass
+
+from lpcompile.ir import domain
+from lpcompile.ir.function import DOMAIN
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.materialise.layers import LayerWriter
+from lpcompile.materialise.movement import clamped, write_clamp, write_movement
+from lpcompile.materialise.tensors import IntegerTensors
+from lpcompile.plan import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of integer work.
+
+    Attributes:
+        node: the float node.
+        clamp: a Relu or Clip right after it that is absorbed, or None.
+        output: the planned tensor that it fills, or None where it gives floats.
+    """
+
+    node: Node
+    clamp: Node | None
+    output: Value | None
+
+
+def units(graph: LpGraph) -> list[Unit]:
+    """The integer work of a graph under its plan, in execution order."""
+    plan, found, absorbed = graph.plan, [], set()
+    for node in graph.nodes():
+        layer = plan.layers.get(node.name)
+        integer = (layer is not None and layer.kernel is Kernel.INTEGER) or (
+            node.name in plan.elementwise and all(v.name in plan.activations for v in data_inputs(node))
+        )
+        if integer and node.name not in absorbed:
+            out = node.outputs[0]
+            clamp = None
+            if out is not None and out.name not in plan.activations:
+                clamp = following_clamp(out)
+                if clamp is not None:
+                    absorbed.add(clamp.name)
+                    out = clamp.outputs[0]
+            found.append(Unit(node, clamp, out))
+        elif layer is not None and layer.kernel not in (Kernel.FLOAT, Kernel.INTEGER):
+            found.append(Unit(node, None, None))
+    return found
+
+
+def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
+    """A copy of the graph in which the plan has become nodes, and the bytes of every layer's stored weights."""
+    result = graph.copy()
+    tensors = IntegerTensors(result, result.plan)
+    writer = LayerWriter(result, tensors)
+    filled: list[Value] = []
+    for unit in units(result):
+        node, output = unit.node, unit.output
+        layer = result.plan.layers.get(node.name)
+        outputs = [o for o in node.outputs if o is not None] if unit.clamp is None else [output]
+        if layer is not None:
+            writer.write(node, layer, output)
+        elif node.op in DATA_INPUTS:
+            write_movement(result, tensors, node)
+        elif node.op in CLAMPS:
+            write_clamp(result, tensors, node)
+        else:
+            assert output is not None
+            _write_elementwise(result, tensors, node, output)
+        if unit.clamp is not None and output is not None:
+            limits = bounds(unit.clamp)
+            assert limits is not None
+            codes = tensors.codes(output)
+            tensors.take_out(unit.clamp)
+            tensors.fill(output, clamped(result, tensors, output, codes, limits, unit.clamp.name))
+        if layer is None or layer.kernel is Kernel.INTEGER:
+            filled += [v for v in outputs if v is not None]
+    for value in filled:
+        tensors.dequantize(value)
+    return result, writer.weight_bytes
+
+
+def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, output: Value) -> None:
+    code_max = graph.plan.activations[output.name].code_max
+    function = domain.quant_elementwise(node.op, graph.opset, code_max)
+    graph.functions[(DOMAIN, function.name)] = function
+    graph.opset_imports[DOMAIN] = 1
+    inputs: list[Value] = []
+    for value in node.inputs[: 2 if node.op in BINARY else 1]:
+        assert value is not None
+        inputs += [tensors.codes(value), *tensors.parameters(value.name)]
+    inputs += tensors.parameters(output.name)
+    attrs = {k: v for k, v in dict(node.attrs).items() if k in function.attribute}
+    tensors.take_out(node)
+    call = graph.add_node(
+        function.name,
+        inputs,
+        [tensors.name_of_codes(output)],
+        name=node.name,
+        attrs=attrs,
+        domain=DOMAIN,
+        metadata={**node.metadata, "lpcompile.kernel": "integer"},
+    )
+    tensors.fill(output, tensors.filled(call))

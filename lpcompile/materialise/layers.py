@@ -1,0 +1,143 @@
+"""Layers with weights: one call of a `lpcompile` function for each, under the layer's own name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import FunctionProto
+
+from lpcompile.ir import domain
+from lpcompile.ir.function import DOMAIN
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.materialise.storage import StoredWeights, quantize_bias, store_weights
+from lpcompile.materialise.tensors import IntegerTensors
+from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.quant.rows import channel_axis
+
+CONV_KEPT = ("strides", "pads", "dilations", "group", "kernel_shape", "auto_pad")
+
+
+class LayerWriter:
+    """Writes layers of one graph and remembers what their weights take."""
+
+    def __init__(self, graph: LpGraph, tensors: IntegerTensors) -> None:
+        self.graph, self.tensors = graph, tensors
+        self.weight_bytes: dict[str, int] = {}
+
+    def write(self, node: Node, plan: LayerPlan, output: Value | None) -> None:
+        """Write one layer.
+
+        Args:
+            node: the float layer; it is taken out, unless only its weights change.
+            plan: its decision.
+            output: the planned tensor that an INTEGER layer fills (its own output, or that of a fused clamp).
+
+        """
+        weight = node.inputs[1]
+        assert weight is not None
+        stored = store_weights(self.graph, node.name, node.op, plan, weight.values.shape)
+        self.weight_bytes[node.name] = stored.weight_bytes
+        if plan.kernel is Kernel.WEIGHT_ONLY:
+            self._expand(node, plan, stored)
+        elif plan.kernel is Kernel.DYNAMIC:
+            self._dynamic(node, plan, stored)
+        else:
+            self._integer(node, plan, stored, output)
+
+    def _integer(self, node: Node, plan: LayerPlan, stored: StoredWeights, output: Value | None) -> None:
+        x, y = node.inputs[0], node.outputs[0]
+        assert x is not None
+        assert y is not None
+        code_max = 255
+        if output is not None:
+            code_max = self.tensors.plan.activations[output.name].code_max
+        bias_value = node.inputs[2] if len(node.inputs) > 2 else None
+        x_plan = self.tensors.plan.activations[x.name]
+        bias = quantize_bias(None if bias_value is None else bias_value.values, x_plan.scale, stored.scale)
+        make, attributes = self._maker(node, stored, bias is not None, output is None, code_max)
+        inputs = [self.tensors.codes(x), *self.tensors.parameters(x.name), *stored.values]
+        if output is not None:
+            inputs += self.tensors.parameters(output.name)
+        if bias is not None:
+            inputs.append(self.graph.constant(f"{node.name}/bias_quantized", bias))
+        self.tensors.take_out(node)
+        out = self.tensors.name_of_codes(output) if output is not None else self.tensors.float_name(y)
+        call = self._call(make(), node, plan, inputs, out, {**stored.attributes, **attributes})
+        if output is not None:
+            self.tensors.fill(output, call)
+        else:
+            self.tensors.give_float(y, call)
+
+    def _maker(
+        self, node: Node, stored: StoredWeights, bias: bool, float_out: bool, code_max: int
+    ) -> tuple[Callable[[], FunctionProto], Mapping[str, Any]]:
+        opset, storage = self.graph.opset, stored.storage
+        if node.op == "Conv":
+            kept = {k: node.attrs[k] for k in CONV_KEPT if k in node.attrs}
+            return lambda: domain.quant_conv(storage, opset, bias=bias, code_max=code_max), kept
+        if node.op == "Gemm":
+            return lambda: domain.quant_gemm(storage, opset, bias=bias, float_out=float_out, code_max=code_max), {}
+        return lambda: domain.quant_matmul(storage, opset, float_out=float_out, code_max=code_max), {}
+
+    def _dynamic(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
+        x, y = node.inputs[0], node.outputs[0]
+        assert y is not None
+        function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset)
+        self.tensors.take_out(node)
+        inputs = [x, *stored.values]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        out = self.tensors.float_name(y) if bias is None else self.graph.fresh(f"{y.name}/product")
+        call = self._call(function, node, plan, inputs, out, stored.attributes)
+        if bias is not None:
+            add = self.graph.add_node("Add", [call, bias], [self.tensors.float_name(y)], name=f"{node.name}/bias")
+            call = self.tensors.filled(add)
+        self.tensors.give_float(y, call)
+
+    def _expand(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
+        weight = node.inputs[1]
+        assert weight is not None
+        rank = weight.values.ndim
+        function = domain.dequantize_weights(stored.storage, self.graph.opset, rank, channel_axis(node.op))
+        out = self.graph.fresh(f"{node.name}/weight_dequantized")
+        call = self._call(function, node, plan, list(stored.values), out, stored.attributes, role="/weight")
+        self.graph.set_type(call, np.dtype(np.float32), weight.values.shape)
+        node.set_input(1, call)
+        node.metadata.update(metadata(plan))
+
+    def _call(
+        self,
+        function: FunctionProto,
+        node: Node,
+        plan: LayerPlan,
+        inputs: Sequence[Value | None],
+        output: str,
+        attributes: Mapping[str, Any],
+        role: str = "",
+    ) -> Value:
+        self.graph.functions[(DOMAIN, function.name)] = function
+        self.graph.opset_imports[DOMAIN] = 1
+        told = {"format": plan.weight.format, "granularity": plan.weight.granularity}
+        attrs = {k: v for k, v in {**attributes, **told}.items() if k in function.attribute}
+        call = self.graph.add_node(
+            function.name,
+            inputs,
+            [output],
+            name=node.name + role,
+            attrs=attrs,
+            domain=DOMAIN,
+            metadata={**node.metadata, **metadata(plan)},
+        )
+        return self.tensors.filled(call)
+
+
+def metadata(plan: LayerPlan) -> dict[str, str]:
+    """What a reader of the file finds at a layer."""
+    return {
+        "lpcompile.kernel": plan.kernel.value,
+        "lpcompile.format": plan.weight.format,
+        "lpcompile.granularity": plan.weight.granularity,
+        "lpcompile.scale_format": plan.weight.scale_format,
+        "lpcompile.rounding": plan.weight.rounding,
+    }

@@ -1,0 +1,98 @@
+"""The plan as portable QDQ: float operators between QuantizeLinear and DequantizeLinear pairs, weights as int8 and DQ.
+
+The form that other execution providers and converters take. Same codes, scales and zero points as the functions.
+Weights are stored as their int8 image, so this form has no 4-bit size. [ort-lowering 10, 15]
+"""
+
+import numpy as np
+
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.materialise.functions import units
+from lpcompile.materialise.layers import metadata
+from lpcompile.materialise.storage import quantize_bias
+from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
+from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.quant.rows import channel_axis, from_rows
+
+
+def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
+    """A copy of the graph with QDQ pairs, and the bytes of every layer's stored weights."""
+    result = graph.copy()
+    tensors = IntegerTensors(result, result.plan)
+    weight_bytes: dict[str, int] = {}
+    read_as_integers: dict[str, tuple[Value, list[Node]]] = {}
+    for unit in units(result):
+        layer = result.plan.layers.get(unit.node.name)
+        if layer is not None:
+            weight_bytes[unit.node.name] = _weights(result, unit.node, layer)
+        for value in unit.node.inputs:
+            if value is not None and value.name in result.plan.activations:
+                if layer is None or layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT):
+                    read_as_integers.setdefault(value.name, (value, []))[1].append(unit.node)
+        if unit.output is not None and (layer is None or layer.kernel is Kernel.INTEGER):
+            outs = [unit.output] if unit.clamp is not None else [o for o in unit.node.outputs if o is not None]
+            for value in outs:  # every reader sees the quantised numbers
+                read_as_integers[value.name] = (value, [])
+    for value, only in read_as_integers.values():
+        _pair(result, tensors, value, only)
+    return result, weight_bytes
+
+
+def _pair(graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node]) -> None:
+    """A Q-DQ pair on `value`, read by the nodes in `only`, or by everybody where that is empty."""
+    scale, zero = tensors.parameters(value.name)
+    plan = graph.plan.activations[value.name]
+    quantize = graph.add_node("QuantizeLinear", [value, scale, zero], [graph.fresh(value.name + QUANTIZED)])
+    codes = IntegerTensors.filled(quantize)
+    graph.set_type(codes, np.dtype(np.uint8), value.shape)
+    if plan.code_max < 255:
+        top = graph.constant(f"{plan.tie_group}_code_max", np.array(plan.code_max, np.uint8))
+        codes = IntegerTensors.filled(graph.add_node("Min", [codes, top]))
+    back = IntegerTensors.filled(graph.add_node("DequantizeLinear", [codes, scale, zero]))
+    graph.set_type(back, np.dtype(np.float32), value.shape)
+    if only:
+        names = {n.name for n in only}
+        graph.replace_uses(value, back, only=lambda n: n.name in names)
+    else:
+        graph.replace_uses(value, back, only=lambda n: n.name != quantize.name)
+        if value.is_output or value.used_in_subgraph:
+            _swap_output(graph, value, back, quantize)
+
+
+def _swap_output(graph: LpGraph, value: Value, back: Value, quantize: Node) -> None:
+    inner = graph.add_node("Identity", [value])  # keeps the float side alive under a new name
+    source = value.producer
+    assert source is not None
+    graph.replace_uses(value, back)
+    for i, v in enumerate(quantize.inputs):
+        if v == back:
+            quantize.set_input(i, source.outputs[0])
+    graph.remove(inner)
+
+
+def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
+    assert plan.tensor is not None
+    weight = node.inputs[1]
+    assert weight is not None
+    w8, scale = plan.tensor.int8_image()
+    scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
+    axis = channel_axis(node.op)
+    codes = graph.constant(f"{node.name}/weight_quantized", from_rows(node.op, w8, weight.values.shape))
+    scales = graph.constant(f"{node.name}/weight_scale", scale)
+    zero = graph.constant(f"{node.name}/weight_zero_point", np.zeros(len(scale), np.int8))
+    back = graph.add_node("DequantizeLinear", [codes, scales, zero], attrs={"axis": axis}, name=f"{node.name}/weight")
+    node.set_input(1, IntegerTensors.filled(back))
+    x, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and x is not None:
+        x_scale = graph.plan.activations[x.name].scale
+        ints = quantize_bias(bias.values, x_scale, scale)
+        assert ints is not None
+        b = graph.constant(f"{node.name}/bias_quantized", ints)
+        unit = graph.constant(f"{node.name}/bias_scale", np.float32(x_scale) * scale)
+        none = graph.constant(f"{node.name}/bias_zero_point", np.zeros(len(scale), np.int32))
+        b_back = graph.add_node("DequantizeLinear", [b, unit, none], attrs={"axis": 0}, name=f"{node.name}/bias")
+        node.set_input(2, IntegerTensors.filled(b_back))
+    node.metadata.update(metadata(plan))
+    return w8.nbytes + scale.nbytes + len(scale)

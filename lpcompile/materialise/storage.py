@@ -1,0 +1,130 @@
+"""From the codes of a layer to what the file holds: packed bytes, scales, attributes of the unpacking body."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.formats.base import resolve
+from lpcompile.formats.packing import pack
+from lpcompile.ir.decode import Storage
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.value import Value
+from lpcompile.plan import LayerPlan
+from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.rows import TRANSPOSED_OPS, from_rows
+
+INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The weights of one layer as they stand in the file.
+
+    Attributes:
+        storage: which body unpacks them.
+        values: initialisers in the order of `storage.inputs`.
+        attributes: attributes of the call node that the body refers to.
+        scale: float32 scale of each output channel, (C_out,), as the body computes it.
+        weight_bytes: bytes of the initialisers.
+    """
+
+    storage: Storage
+    values: tuple[Value, ...]
+    attributes: dict[str, Any]
+    scale: NDArray[np.float32]
+    weight_bytes: int
+
+
+def store_weights(graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tuple[int, ...]) -> StoredWeights:
+    """Add the initialisers of a layer's quantised weights to the graph.
+
+    Args:
+        graph: where they go.
+        name: of the layer; initialisers are called `<name>/<role>`.
+        op: of the layer: decides the orientation that its operator wants.
+        plan: with codes of shape (C_out, K).
+        shape: of the original weight tensor.
+    """
+    q = plan.tensor
+    assert q is not None, "a quantised layer has codes once quantize-weights ran"
+    multipliers, channel = split_scales(q)
+    fmt = resolve(plan.weight.format)
+    scale_codes = isinstance(channel, QuantizedTensor)
+    scale = np.broadcast_to(_layer_scale(q).reshape(-1), (q.codes.shape[0],))
+    attributes: dict[str, Any] = {"weight_shape": list(shape)}
+    roles: list[tuple[str, NDArray[Any]]]
+    if fmt.bits > 4 and fmt.image() is not None:
+        w8, _ = q.int8_image()
+        storage = Storage(resolve(INT8), scale_codes=scale_codes)
+        roles = [("weight_quantized", from_rows(op, w8, shape))]
+    else:
+        transposed = op in TRANSPOSED_OPS
+        rows_shape = list(q.codes.shape) if transposed else list(shape)
+        storage = Storage(
+            fmt,
+            group_size=0 if multipliers is None else _group_size(plan),
+            scale_codes=scale_codes,
+            row_tables=bool(plan.weight.codebooks),
+            transposed=transposed,
+        )
+        attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
+        packed = np.frombuffer(pack(q.codes, 4), np.uint8) if fmt.bits <= 4 else q.codes
+        roles = [("weight_codes", packed)]
+        if multipliers is not None:
+            rows, groups = multipliers.shape
+            attributes |= {
+                "group_count": [multipliers.size],
+                "group_shape": [rows, groups, 1],
+                "row_shape": [rows, groups * storage.group_size],
+                "row_length": [q.codes.shape[1]],
+            }
+            roles.append(("weight_multipliers", np.frombuffer(pack(multipliers, 4), np.uint8)))
+        if storage.row_tables:
+            tables = np.array([list(bytes.fromhex(t)) for t in plan.weight.codebooks], np.uint8).view(np.int8)
+            attributes |= {"row_length": [q.codes.shape[1]], "row_offsets": list(range(0, 16 * len(tables), 16))}
+            roles.append(("weight_tables", tables))
+    if isinstance(channel, QuantizedTensor):
+        unit = np.asarray(channel.scales, np.float32).reshape(())
+        roles += [("weight_scale_codes", channel.codes.reshape(-1)), ("weight_scale_unit", unit)]
+    else:
+        roles.append(("weight_scale", np.ascontiguousarray(scale)))
+    values = tuple(graph.constant(f"{name}/{role}", array) for role, array in roles)
+    return StoredWeights(storage, values, attributes, np.ascontiguousarray(scale), sum(a.nbytes for _, a in roles))
+
+
+def split_scales(
+    q: QuantizedTensor,
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.float32] | QuantizedTensor]:
+    """Integer group multipliers (C_out, G), if any, and the channel scales."""
+    scales = q.scales
+    if isinstance(scales, QuantizedTensor) and scales.format.name == "uint4":
+        return scales.codes, scales.scales
+    return None, scales
+
+
+def _layer_scale(q: QuantizedTensor) -> NDArray[np.float32]:
+    """The scale that multiplies what the body unpacks: the int8 image, or the values of a format without one."""
+    if q.has_int8_image:
+        return q.int8_image()[1]
+    scales = q.scales
+    return scales.dequantize() if isinstance(scales, QuantizedTensor) else scales
+
+
+def _group_size(plan: LayerPlan) -> int:
+    return int(plan.weight.granularity.removeprefix("group"))
+
+
+def quantize_bias(bias: NDArray[np.floating] | None, x_scale: float, scale: NDArray[np.float32]) -> NDArray[np.int32] | None:
+    """Bias in units of the accumulator, `rint(b / (x_scale * w_scale))`, int32 (C_out,).
+
+    The weights' scales are chosen so that it fits (`quantize-weights` keeps |bias| below 2^30 units).
+    """
+    if bias is None:
+        return None
+    unit = np.float32(x_scale) * scale
+    return np.clip(np.rint(bias.astype(np.float64) / unit), -(2**31), 2**31 - 1).astype(np.int32)
+
+

@@ -1,0 +1,195 @@
+"""Passes in an order that is checked when it is built, before any weight is read."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+
+from lpcompile.analysis.calibration import Calibration, RunFeeds
+from lpcompile.errors import LpcompileError, PassError, PassOptionError, PipelineError
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.verify import verify_graph
+from lpcompile.plan import QuantPlan
+from lpcompile.records import PassReport
+from lpcompile.target import Target
+
+Arrays = dict[str, np.ndarray]
+RunModel = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], Arrays]
+ObserveGraph = Callable[[LpGraph, Sequence[str]], RunFeeds]
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Show nothing."""
+
+
+@dataclass
+class PassContext:
+    """What a pass may ask for beyond its graph.
+
+    Attributes:
+        run: runs a small float model in the runtime: (proto, feeds) -> outputs by name.
+        observe: opens a float graph so that it gives named tensors: (graph, tensors) -> feeds -> values by name.
+        decisions: a plan to carry out instead of deciding (`--decisions`).
+        target: the target's facts (kernels, cost table); None in unit tests of graph passes.
+        calibration: the samples, or None where the user gave none.
+        seed: of every random choice.
+        progress: called as progress(what, done, total) by loops that may take seconds.
+    """
+
+    run: RunModel | None = None
+    observe: ObserveGraph | None = None
+    decisions: QuantPlan | None = None
+    target: Target | None = None
+    calibration: Calibration | None = None
+    seed: int = 0
+    progress: Progress = no_progress
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """A fresh generator from the seed, so that no pass depends on the draws of another."""
+        return np.random.default_rng(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass(ABC):
+    """One rewrite of the float graph or of its plan; the options are the dataclass fields."""
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    exact: ClassVar[bool] = True  # outputs must not change beyond rounding (checked by --verify)
+    requires: ClassVar[frozenset[Fact]] = frozenset()
+    establishes: ClassVar[frozenset[Fact]] = frozenset()
+    invalidates: ClassVar[frozenset[Fact]] = frozenset()
+
+    @abstractmethod
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Change the graph or its plan in place and say what was done."""
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Option name (kebab-case) -> default value."""
+        found = {}
+        for f in fields(cls):
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            found[f.name.replace("_", "-")] = None if default is MISSING else default
+        return found
+
+    @classmethod
+    def configured(cls, options: Mapping[str, Any]) -> "Pass":
+        """Build the pass from option texts or values; unknown names and wrong kinds are PassOptionError."""
+        known = cls.options()
+        values: dict[str, Any] = {}
+        for key, given in options.items():
+            if key not in known:
+                raise PassOptionError(
+                    f"pass '{cls.name}' has no option '{key}'",
+                    hint=f"its options are: {', '.join(known) or 'none'}",
+                )
+            values[key.replace("-", "_")] = _converted(cls.name, key, given, known[key])
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise PassOptionError(f"pass '{cls.name}': {error}", hint=f"see 'lpcompile passes {cls.name}'") from error
+
+    @property
+    def text(self) -> str:
+        """The pass as pipeline text, default options left out."""
+        shown = [
+            f"{f.name.replace('_', '-')}={_shown(getattr(self, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != self.options()[f.name.replace("_", "-")]
+        ]
+        return self.name + (f"{{{','.join(shown)}}}" if shown else "")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _converted(name: str, key: str, given: Any, default: Any) -> Any:
+    text = _shown(given)
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text]
+        if isinstance(default, (int, float)):
+            return type(default)(text)
+    except (KeyError, ValueError) as error:
+        raise PassOptionError(
+            f"pass '{name}': option '{key}' takes a {type(default).__name__}, not '{text}'",
+            hint=f"its default is {key}={_shown(default)}",
+        ) from error
+    return text
+
+
+Observer = Callable[[int, Pass, LpGraph, PassReport], None]
+
+
+def quiet(_index: int, _pass: Pass, _graph: LpGraph, _report: PassReport) -> None:
+    """Observe nothing."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A tuple of passes whose order was checked."""
+
+    passes: tuple[Pass, ...]
+    given: frozenset[Fact] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        held = set(self.given)
+        for p in self.passes:
+            for missing in sorted(p.requires - held):
+                raise PipelineError(
+                    f"pass '{p.name}' requires '{missing.value}', which no earlier pass establishes",
+                    hint=_who_establishes(missing, self.passes),
+                )
+            held -= p.invalidates
+            held |= p.establishes
+
+    @property
+    def text(self) -> str:
+        """The pipeline as it can be typed again."""
+        return ",".join(p.text for p in self.passes)
+
+    def run(self, graph: LpGraph, ctx: PassContext, observe: Observer = quiet) -> list[PassReport]:
+        """Run every pass in place; structure is checked after each.
+
+        Raises:
+            PassError: a pass broke the graph or failed in a way that is our bug; names pass, node, passes before it.
+        """
+        reports: list[PassReport] = []
+        done: list[str] = []
+        for index, p in enumerate(self.passes):
+            start = time.perf_counter()
+            try:
+                report = p.run(graph, ctx)
+                verify_graph(graph)
+            except LpcompileError as error:
+                if isinstance(error, PassError):
+                    raise PassError(
+                        f"pass '{p.name}' (after {', '.join(done) or 'none'}): {error.message}", hint=error.hint, where=error.where
+                    ) from error
+                raise
+            report.seconds = time.perf_counter() - start
+            graph.facts -= p.invalidates
+            graph.facts |= p.establishes
+            reports.append(report)
+            done.append(p.name)
+            observe(index, p, graph, report)
+        return reports
+
+
+def _who_establishes(fact: Fact, passes: Sequence[Pass]) -> str:
+    from lpcompile.registry import all_passes
+
+    makers = [name for name, cls in all_passes().items() if fact in cls.establishes]
+    if not makers:
+        return f"the caller must provide '{fact.value}' before the pipeline starts"
+    later = [p.name for p in passes if p.name in makers]
+    return f"put '{(later or makers)[0]}' before it, or use a recipe"

@@ -1,0 +1,131 @@
+"""Every decision as immutable data: what each layer, activation and elementwise node becomes.
+
+A graph pass edits the float graph; a plan pass maps plan to plan; `materialise` alone turns a plan into nodes.
+`decisions.toml` is the text of this and nothing else (`plan_text`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+from lpcompile.quant.qtensor import QuantizedTensor
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Kernel(StrEnum):
+    """How a layer runs.
+
+    INTEGER: integers in and out (`y = clip(rne(acc * m) + zp)`, architecture 3.5 `float`).
+    FLOAT_OUT: integers in, the accumulator scaled to float (MatMul and Gemm before a float node).
+    DYNAMIC: the activation range is measured at run time, float in and out.
+    WEIGHT_ONLY: weights stored in their format, expanded to float when the model is loaded.
+    FLOAT: left alone.
+    """
+
+    INTEGER = "integer"
+    FLOAT_OUT = "float-out"
+    DYNAMIC = "dynamic"
+    WEIGHT_ONLY = "weight-only"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPlan:
+    """How the weights of one layer are stored.
+
+    Attributes:
+        format: canonical format name, or "float32" where the layer keeps its weights.
+        granularity: "tensor", "channel" or "group<N>" (integer group scales, N inputs each).
+        scale_rule: absmax, percentile, mse, maxent, l1norm or output-mse.
+        scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
+        rounding: how codes are chosen ("nearest").
+        codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
+    """
+
+    format: str = "float32"
+    granularity: str = "channel"
+    scale_rule: str = "absmax"
+    scale_format: str = "float32"
+    rounding: str = "nearest"
+    codebooks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """One layer with weights, and why it became what it is."""
+
+    kernel: Kernel = Kernel.FLOAT
+    weight: WeightPlan = WeightPlan()
+    tensor: QuantizedTensor | None = None  # the codes once rounded
+    codes_sha256: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationPlan:
+    """One activation held in integers: `x = scale * (q - zero_point)`.
+
+    Attributes:
+        format: "uint8" or "uint4" (a range 0..15 held in 8 bits).
+        scale: a float32 value, exactly.
+        zero_point: the code of zero.
+        tie_group: name of the tensor that stands for the group; members share scale and zero point.
+        rule: how the range was found.
+        reason: why, in the user's words.
+    """
+
+    format: str
+    scale: float
+    zero_point: int
+    tie_group: str
+    rule: str = ""
+    reason: str = ""
+
+    @property
+    def code_max(self) -> int:
+        """The largest code in use."""
+        return (1 << int(self.format.removeprefix("uint"))) - 1
+
+    @property
+    def low(self) -> float:
+        """The smallest value that can be held."""
+        return self.scale * -self.zero_point
+
+    @property
+    def high(self) -> float:
+        """The largest value that can be held."""
+        return self.scale * (self.code_max - self.zero_point)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantPlan:
+    """Decisions by name: layers and elementwise nodes by node name, activations by tensor name, in execution order."""
+
+    layers: Mapping[str, LayerPlan] = field(default_factory=lambda: MappingProxyType({}))
+    activations: Mapping[str, ActivationPlan] = field(default_factory=lambda: MappingProxyType({}))
+    elementwise: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # node -> reason
+
+    def with_layer(self, name: str, plan: LayerPlan) -> "QuantPlan":
+        """The plan with one layer decided anew."""
+        return replace(self, layers=_with(self.layers, name, plan))
+
+    def with_activation(self, tensor: str, plan: ActivationPlan) -> "QuantPlan":
+        """The plan with one activation decided anew."""
+        return replace(self, activations=_with(self.activations, tensor, plan))
+
+    def without(self, nodes: set[str]) -> "QuantPlan":
+        """The plan in which these nodes stay float."""
+        layers = {
+            k: replace(v, kernel=Kernel.FLOAT, weight=WeightPlan(), tensor=None) if k in nodes else v
+            for k, v in self.layers.items()
+        }
+        kept = {k: v for k, v in self.elementwise.items() if k not in nodes}
+        return replace(self, layers=MappingProxyType(layers), elementwise=MappingProxyType(kept))
+
+
+def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
+    return MappingProxyType({**mapping, key: value})

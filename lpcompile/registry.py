@@ -1,0 +1,84 @@
+"""Names to "module:attribute": passes and targets, loaded on use so that `--help` stays instant."""
+
+import difflib
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lpcompile.errors import PipelineError, TargetError
+
+if TYPE_CHECKING:
+    from lpcompile.pipeline import Pass
+    from lpcompile.target import Target
+
+PASSES = {
+    "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
+    "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
+    "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
+    "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
+    "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
+}
+TARGETS = {"ort": "lpcompile.backends.ort.target:OrtTarget"}
+
+
+def _load(path: str) -> Any:
+    module, attribute = path.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def near_match(word: str, words: list[str]) -> str:
+    """A hint that names the nearest of `words`, or all of them."""
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(words)}"
+
+
+def pass_class(name: str) -> "type[Pass]":
+    """The class of a pass by its kebab-case name.
+
+    Raises:
+        PipelineError: there is no such pass.
+    """
+    if name not in PASSES:
+        raise PipelineError(f"no pass is called '{name}'", hint=near_match(name, list(PASSES)))
+    found: type[Pass] = _load(PASSES[name])
+    return found
+
+
+def all_passes() -> "dict[str, type[Pass]]":
+    """Every pass by name, in pipeline order."""
+    return {name: pass_class(name) for name in PASSES}
+
+
+def target(name: str) -> "Target":
+    """A target by its name.
+
+    Raises:
+        TargetError: there is no such target.
+    """
+    if name not in TARGETS:
+        raise TargetError(f"no target is called '{name}'", hint=near_match(name, list(TARGETS)))
+    found: Target = _load(TARGETS[name])()
+    return found
+
+
+def split_pipeline(text: str) -> list[tuple[str, dict[str, str]]]:
+    """Pipeline text as (pass name, option texts): "fold-batchnorm,quantize-weights{format=nf4,rule=mse}".
+
+    Raises:
+        PipelineError: the text does not have that form.
+    """
+    found: list[tuple[str, dict[str, str]]] = []
+    for item in re.findall(r"[^,{}]*\{[^{}]*\}|[^,]+", "".join(text.split())):
+        match = re.fullmatch(r"([a-z0-9-]+)(?:\{([^{}]*)\})?", item.strip(","))
+        if match is None:
+            raise PipelineError(f"cannot read '{item}' in the pipeline", hint='write "pass-name{option=value,option=value}"')
+        options: dict[str, str] = {}
+        for part in filter(None, (match[2] or "").split(",")):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise PipelineError(f"option '{part}' of pass '{match[1]}' has no value", hint="write option=value")
+            options[key] = value
+        found.append((match[1], options))
+    if not found:
+        raise PipelineError("the pipeline is empty", hint="name at least one pass, or use the recipe 'fp32'")
+    return found

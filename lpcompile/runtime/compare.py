@@ -1,0 +1,179 @@
+"""What one model gives against another, accumulated call by call in float64.
+
+SQNR = 10 log10(sum a^2 / sum (a - b)^2) over all elements of all calls, a the reference. Where a value is not
+finite, the same in both is equal and counts for nothing (NaN equals NaN), and any other makes the error
+infinite. Equal tensors have EXACT_DB, more than float32 can tell apart, so that figures stay finite.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.analysis.inputs import Feeds
+from lpcompile.errors import ModelError
+from lpcompile.records import Quality
+
+EXACT_DB = 200.0
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass
+class TensorComparison:
+    """One tensor of two models, over the calls seen so far."""
+
+    is_float: bool = True
+    signal: float = 0.0
+    noise: float = 0.0
+    max_abs: float = 0.0
+    elements: int = 0
+    different: int = 0
+    rows: int = 0
+    agreeing: int = 0
+    divergence: float = 0.0
+
+    def update(self, reference: NDArray[Any], other: NDArray[Any]) -> None:
+        """Take in the tensor of one call."""
+        self.is_float = reference.dtype.name in _FLOATS
+        self.elements += reference.size
+        if not self.is_float:
+            self.different += int(np.count_nonzero(reference != other))
+            return
+        a, b = reference.astype(np.float64), other.astype(np.float64)
+        finite = np.isfinite(a) & np.isfinite(b)
+        if not finite.all():
+            if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+                self.noise = self.max_abs = math.inf
+            a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+        error = a - b
+        self.different += int(np.count_nonzero(error))
+        self.signal += float(np.vdot(a, a))
+        self.noise += float(np.vdot(error, error))
+        self.max_abs = max(self.max_abs, float(np.abs(error).max(initial=0.0)))
+        axis = class_axis(reference)
+        if axis is not None:
+            self._classes(np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1))
+
+    def _classes(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+        self.rows += a[..., 0].size
+        self.agreeing += int(np.count_nonzero(a.argmax(-1) == b.argmax(-1)))
+        log_p, log_q = (_log_probabilities(x) for x in (a, b))
+        self.divergence += float((np.exp(log_p) * (log_p - log_q)).sum())
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal to noise, within +-EXACT_DB; None for integers and where nothing was seen."""
+        if not self.is_float or self.elements == 0:
+            return None
+        if self.noise == 0:
+            return EXACT_DB
+        if self.signal == 0 or math.isinf(self.noise):
+            return -EXACT_DB
+        return float(np.clip(10 * math.log10(self.signal / self.noise), -EXACT_DB, EXACT_DB))
+
+    @property
+    def agreement(self) -> float | None:
+        """Rate of equal arg-maxes along the class axis; for integers the rate of equal elements."""
+        if self.rows:
+            return self.agreeing / self.rows
+        if not self.is_float and self.elements:
+            return 1 - self.different / self.elements
+        return None
+
+    @property
+    def kl(self) -> float | None:
+        """Mean KL divergence in nats of the class distributions, the reference's first."""
+        return self.divergence / self.rows if self.rows else None
+
+
+def class_axis(x: NDArray[Any]) -> int | None:
+    """The axis of the classes: the last of (N, C) and (N, T, C), the second of (N, C, *spatial).
+
+    None where there is none to speak of: scalars, vectors, and a single class.
+    """
+    if x.ndim < 2 or x.size == 0:
+        return None
+    axis = x.ndim - 1 if x.ndim <= 3 else 1
+    return axis if x.shape[axis] > 1 else None
+
+
+def _log_probabilities(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of probabilities (non-negative, last axis sums to one), or log-softmax of anything else."""
+    total = x.sum(-1)
+    if x.min() >= 0 and np.allclose(total, 1, atol=1e-2):
+        tiny = np.finfo(np.float32).tiny
+        return np.asarray(np.log(np.maximum(x, tiny) / np.maximum(x, tiny).sum(-1, keepdims=True)))
+    shifted = x - x.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+@dataclass
+class Comparison:
+    """Every output of two models on the same calls.
+
+    Attributes:
+        tensors: by output name, in the order of the reference.
+        samples: rows of the first output seen (one a call where it has no rows).
+    """
+
+    tensors: dict[str, TensorComparison] = field(default_factory=dict)
+    samples: int = 0
+
+    def update(self, reference: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> None:
+        """Take in the outputs of one call.
+
+        Raises:
+            ModelError: an output is missing from the other, or has another shape.
+        """
+        for i, (name, a) in enumerate(reference.items()):
+            b = other.get(name)
+            if b is None or b.shape != a.shape:
+                found = "is missing" if b is None else f"has shape {b.shape} instead of {a.shape}"
+                raise ModelError(f"output '{name}' {found}", hint="compare models of the same interface")
+            if i == 0:
+                self.samples += len(a) if a.ndim >= 2 else 1
+            self.tensors.setdefault(name, TensorComparison()).update(a, b)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """SQNR of the worst float output: outputs differ in scale, so they are not added up."""
+        known = [t.sqnr_db for t in self.tensors.values() if t.sqnr_db is not None]
+        return min(known) if known else None
+
+    @property
+    def agreement(self) -> float | None:
+        """Agreement of the first output that has one."""
+        return next((t.agreement for t in self.tensors.values() if t.agreement is not None), None)
+
+    @property
+    def kl(self) -> float | None:
+        """KL divergence of the first output that has one."""
+        return next((t.kl for t in self.tensors.values() if t.kl is not None), None)
+
+    @property
+    def max_abs(self) -> float | None:
+        """The largest absolute error of any float output; None where there is none."""
+        return max((t.max_abs for t in self.tensors.values() if t.is_float), default=None)
+
+    def quality(self, *, held_back: bool) -> Quality:
+        """The figures as a record."""
+        return Quality(
+            samples=self.samples,
+            sqnr_db_output=self.sqnr_db,
+            top1_agreement=self.agreement,
+            max_abs_error=self.max_abs,
+            kl=self.kl,
+            outputs={name: t.sqnr_db for name, t in self.tensors.items()},
+            held_back=held_back,
+        )
+
+
+def compare(pairs: Iterable[tuple[Feeds, Feeds]]) -> Comparison:
+    """Compare outputs of a reference and of another model, call by call."""
+    comparison = Comparison()
+    for reference, other in pairs:
+        comparison.update(reference, other)
+    return comparison

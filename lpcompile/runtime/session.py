@@ -1,0 +1,176 @@
+"""A model in stock ONNX Runtime on the CPU, its failures as errors of this package."""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+from onnx import ModelProto
+
+from lpcompile.analysis.inputs import Feeds, InputSpec
+from lpcompile.errors import InputError, ModelError, UnsupportedOpError
+from lpcompile.ir import io
+
+LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,  # the runtime's default
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_SILENT = 4  # failures arrive as exceptions; the runtime need not print them too
+_PROTOBUF_MOST_BYTES = (1 << 31) - 1
+_DTYPES: dict[str, Any] = {
+    "float": np.float32,
+    "double": np.float64,
+    "string": np.object_,
+    "bool": np.bool_,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8e5m2": ml_dtypes.float8_e5m2,
+    "float8e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "int4": ml_dtypes.int4,
+    "uint4": ml_dtypes.uint4,
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class Session:
+    """One loaded model.
+
+    Args:
+        model: proto, bytes or path (a path where the model has external data).
+        threads: of the runtime; 0 leaves it to the runtime.
+        level: of graph optimisation, one of LEVELS.
+        profile: prefix of a profile file that the runtime writes, or None.
+
+    Raises:
+        UnsupportedOpError: an operator that the runtime does not have.
+        ModelError: the runtime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto | bytes | str | os.PathLike[str],
+        *,
+        threads: int = 0,
+        level: str = "all",
+        profile: str | None = None,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.graph_optimization_level = LEVELS[level]
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        source, where = self._source(model)
+        try:
+            self.raw = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's errors share no base class
+            raise _load_error(error, where) from error
+        self.inputs = [_input_spec(i.name, i.type, i.shape, where) for i in self.raw.get_inputs()]
+        self.outputs = [o.name for o in self.raw.get_outputs()]
+
+    def _source(self, model: ModelProto | bytes | str | os.PathLike[str]) -> tuple[bytes | str, str | None]:
+        if isinstance(model, bytes):
+            return model, None
+        if not isinstance(model, ModelProto):
+            return os.fspath(model), os.fspath(model)
+        if model.ByteSize() <= _PROTOBUF_MOST_BYTES:
+            return model.SerializeToString(), None
+        self._folder = tempfile.TemporaryDirectory(prefix="lpcompile-")
+        path = Path(self._folder.name) / "model.onnx"
+        io.save(model, path)
+        return str(path), None
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> Feeds:
+        """Run one call.
+
+        Args:
+            feeds: arrays by input name.
+            outputs: names of the outputs wanted; None for all.
+
+        Returns:
+            Arrays by output name, in the order of the graph; the members of a sequence as "name[i]".
+
+        Raises:
+            InputError: the feeds do not fit the model.
+            ModelError: the runtime fails on an operator.
+        """
+        names = self.outputs if outputs is None else list(outputs)
+        try:
+            values = self.raw.run(names, dict(feeds))
+        except Exception as error:
+            raise _run_error(error, self.inputs) from error
+        found: Feeds = {}
+        for name, value in zip(names, values, strict=True):
+            found.update(_tensors(name, value))
+        return found
+
+
+def _input_spec(name: str, kind: str, shape: Any, where: str | None) -> InputSpec:
+    element = kind.removeprefix("tensor(").removesuffix(")")
+    if element not in _DTYPES:
+        raise UnsupportedOpError(
+            f"input '{name}' is a {kind}, not a tensor",
+            where=where,
+            hint="inputs must be tensors: replace sequences and optionals by tensors",
+        )
+    dims = tuple(d if isinstance(d, (int, str)) else None for d in shape)
+    return InputSpec(name, np.dtype(_DTYPES[element]), dims)
+
+
+def _tensors(name: str, value: Any) -> Feeds:
+    if value is None:  # an optional output without value
+        return {}
+    if isinstance(value, list):
+        return {k: v for i, member in enumerate(value) for k, v in _tensors(f"{name}[{i}]", member).items()}
+    if isinstance(value, dict):
+        raise UnsupportedOpError(
+            f"output '{name}' is a map, not a tensor",
+            hint="export the model without ZipMap, so that it gives tensors",
+        )
+    return {name: np.asarray(value)}
+
+
+def message_of(error: Exception) -> str:
+    """The runtime's message in one line, without its own prefix."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S*/onnxruntime/\S+\.(cc|h):\d+ ", "", text)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _load_error(error: Exception, where: str | None) -> ModelError:
+    text, kind = message_of(error), type(error).__name__
+    if kind == "NotImplemented" or "No Op registered" in text or "is not a registered function/op" in text:
+        return UnsupportedOpError(
+            f"ONNX Runtime cannot run an operator: {text}",
+            where=where,
+            hint="export with standard operators that ONNX Runtime has on the CPU",
+        )
+    hint = "check it with onnx.checker.check_model"
+    if kind == "NoSuchFile":
+        hint = "check the path of the model"
+    return ModelError(f"ONNX Runtime cannot load the model: {text}", where=where, hint=hint)
+
+
+def _run_error(error: Exception, inputs: Sequence[InputSpec]) -> InputError:
+    if type(error).__name__ in {"InvalidArgument", "ValueError", "KeyError"}:
+        return InputError(
+            f"the feeds do not fit the model: {message_of(error)}",
+            hint=f"the model takes {', '.join(map(str, inputs)) or 'no inputs'}",
+        )
+    return ModelError(
+        f"ONNX Runtime fails while running the model: {message_of(error)}",
+        hint="see whether the float model runs on the same feeds with 'lpcompile run'",
+    )

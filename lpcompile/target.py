@@ -1,0 +1,139 @@
+"""What a backend must offer, and what a user may ask of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import onnx
+
+from lpcompile.formats.base import NumberFormat
+from lpcompile.ir.graph import LpGraph
+from lpcompile.records import PassReport
+
+EMIT_FORMS = ("functions", "standard", "qdq")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that a user may set, with the defaults of the command line.
+
+    Attributes:
+        recipe: name of a built-in recipe or path of a TOML file.
+        passes: pipeline text that replaces the recipe's pipeline.
+        weight_format, activation_format: override the recipe's formats.
+        group_size: inputs that share an integer group scale; 0 turns group scales off; None leaves the recipe's.
+        budget: bounds by name ("avg-bits", "sqnr-db", "agreement", ...).
+        decisions: path of a decisions.toml to replay.
+        keep_float: names of nodes that stay float.
+        emit: "functions" (one readable node a layer), "standard" (the same inlined) or "qdq".
+        opset: raise the model to at least this opset; None raises only where a format needs it.
+        input_shapes: concrete shapes of inputs with symbolic axes.
+        seed: of every random choice.
+        verify: check after every pass that outputs agree.
+        benchmark: time the result against the float model.
+        save_temps: keep the graph after each pass under OUT/passes.
+        print_after: names of passes after which the graph is printed.
+        dry_run: decide everything, write nothing.
+        force: overwrite what is there.
+        threads: threads of ONNX Runtime; 0 leaves it to the runtime.
+    """
+
+    recipe: str | None = None
+    passes: str | None = None
+    weight_format: str | None = None
+    activation_format: str | None = None
+    group_size: int | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
+    decisions: Path | None = None
+    keep_float: Sequence[str] = ()
+    emit: str = "functions"
+    opset: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+    effort: int = 1
+    verify: bool = False
+    benchmark: bool = False
+    save_temps: bool = False
+    print_after: Sequence[str] = ()
+    dry_run: bool = False
+    force: bool = False
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What a cost table may know of a layer before anything is decided.
+
+    Attributes:
+        op: Conv, ConvTranspose, Gemm or MatMul.
+        rank: of the input.
+        inputs: K, products summed for one output.
+        outputs: output channels.
+        rows: output pixels or rows of one call; None where symbolic.
+        group: groups of a convolution.
+        kernel: spatial kernel of a convolution.
+    """
+
+    op: str
+    rank: int | None
+    inputs: int
+    outputs: int
+    rows: int | None
+    group: int = 1
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def depthwise(self) -> bool:
+        """One input channel a group."""
+        return self.op == "Conv" and self.group > 1 and self.group == self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether a target has integer arithmetic for something, and why not."""
+
+    yes: bool
+    reason: str = ""
+
+
+class CostModel(Protocol):
+    """Time of a layer or of a piece of elementwise work, from a recorded table."""
+
+    @property
+    def name(self) -> str:
+        """Name of the table, for the report."""
+
+    def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        """Nanoseconds of a layer under a kernel ("float", "integer", "float-out", "dynamic"); None: not known."""
+
+    def quantize_ns(self, elements: int) -> float:
+        """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
+
+
+class Target(ABC):
+    """One place where compiled graphs run."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def cost_model(self) -> CostModel:
+        """The recorded costs that decisions are taken by."""
+
+    @abstractmethod
+    def supports(self, op: str, fmt: NumberFormat) -> Support:
+        """Whether a layer's operator has integer arithmetic with weights in this format."""
+
+    @abstractmethod
+    def supports_elementwise(self, op: str, opset: int) -> Support:
+        """Whether an operator without weights can run on quantised tensors."""
+
+    @abstractmethod
+    def default_recipe(self) -> str:
+        """Name of the recipe when the user asks for none."""
+
+    @abstractmethod
+    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, PassReport]:
+        """The compiled model of a graph and its plan; reads the graph, changes nothing."""

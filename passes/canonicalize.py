@@ -1,0 +1,57 @@
+"""Spell the same computation in one way, so that later passes and backends meet few forms.
+
+Each rule looks at one concept and stands in the module it is imported from. They run until none finds more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.passes.drop_noops import drop_noops, merge_data_movement
+from lpcompile.passes.explicit_padding import explicit_kernel_shape, explicit_pads, merge_pad
+from lpcompile.passes.mean_to_pool import mean_to_pool
+from lpcompile.passes.merge_clips import merge_clips, merge_hard_swish
+from lpcompile.passes.node_replacement import remove_dead
+from lpcompile.passes.normalise_gemm import matmul_add_to_gemm, normalise_gemm
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.records import PassReport
+
+Rule = Callable[[LpGraph, PassReport], None]
+
+RULES: tuple[Rule, ...] = (
+    drop_noops,
+    merge_data_movement,
+    explicit_kernel_shape,
+    explicit_pads,
+    merge_pad,
+    merge_clips,
+    merge_hard_swish,
+    mean_to_pool,
+    matmul_add_to_gemm,
+    normalise_gemm,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Canonicalize(Pass):
+    """Drop what does nothing, merge what belongs together, write out what is implied."""
+
+    name: ClassVar[str] = "canonicalize"
+    summary: ClassVar[str] = "one spelling for padding, clips, pools and matrix products; no-ops removed"
+    establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL, Fact.SHAPES})
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Apply every rule until none changes anything; the skips are those of the last round."""
+        report = PassReport(self.name)
+        graph.infer_shapes()
+        while True:
+            sweep = PassReport(self.name)
+            for rule in RULES:
+                rule(graph, sweep)
+                remove_dead(graph)
+            report.changes += sweep.changes
+            if not sweep.changes:
+                report.skips = sweep.skips
+                return report

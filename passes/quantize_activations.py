@@ -1,0 +1,140 @@
+"""Decide which layers and elementwise nodes run on integers, and the static range of every tensor between them.
+
+Ranges come from one streamed sweep over the deciding calibration samples. Members of a tie group (Concat, pools,
+moves, clamps) share scale and zero point: the group's range holds the range of each member. Without samples nothing
+can be static: MatMul and Gemm measure their input's range at run time, other layers keep float activations.
+[architecture 3.3, 4]
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from lpcompile.analysis.calibration import collect_statistics
+from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.ranges import RULES, affine, find_range
+from lpcompile.analysis.regions import Regions, find_regions
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan
+from lpcompile.records import PassReport
+
+FORMATS = ("uint8", "uint4")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeActivations(Pass):
+    """Static ranges for activations; the options are those of the recipe."""
+
+    name: ClassVar[str] = "quantize-activations"
+    summary: ClassVar[str] = (
+        "decide what runs on integers; static ranges from streamed statistics; tie groups"
+    )
+    exact: ClassVar[bool] = False
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCHNORM_FOLDED})
+    establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED})
+
+    format: str = "uint8"
+    ends: str = "uint8"
+    rule: str = "auto"
+    percentile: float = 99.99
+    matmul: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key, value, known in (
+            ("format", self.format, FORMATS),
+            ("ends", self.ends, FORMATS),
+            ("rule", self.rule, ("auto", *RULES)),
+            ("matmul", self.matmul, ("auto", "static", "dynamic")),
+        ):
+            if value not in known:
+                raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"option 'percentile' lies between 50 and 100, not {self.percentile}")
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Plan kernels, elementwise nodes and activations; decisions that a replay brought along stay."""
+        report = PassReport(self.name)
+        assert ctx.target is not None, "plan passes run with a target"
+        kernels = choose_kernels(
+            graph, ctx.target, calibrated=ctx.calibration is not None, matmul=self.matmul
+        )
+        static = [n for n in graph.layers() if kernels[n.name].kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT)]
+        regions = find_regions(graph, ctx.target, static) if static else Regions()
+        layers = dict(graph.plan.layers)
+        for name, choice in kernels.items():
+            kernel = choice.kernel
+            if kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT):
+                kernel = Kernel.INTEGER if name in regions.integer_out else Kernel.FLOAT_OUT
+            if name in layers and layers[name].reason.startswith("decisions"):
+                continue
+            layers[name] = replace(layers.get(name, LayerPlan()), kernel=kernel, reason=choice.reason)
+            (report.skip if kernel is Kernel.FLOAT else report.change)(name, choice.reason or kernel.value)
+        for name, reason in regions.skipped.items():
+            report.skip(name, reason)
+        activations = self._activations(graph, ctx, regions, [n.name for n in static], report)
+        graph.plan = QuantPlan(
+            MappingProxyType(layers),
+            MappingProxyType(activations),
+            MappingProxyType(dict(regions.elementwise)),
+        )
+        report.metrics["integer_elementwise_nodes"] = len(regions.elementwise)
+        report.metrics["quantized_tensors"] = len(activations)
+        return report
+
+    def _activations(
+        self, graph: LpGraph, ctx: PassContext, regions: Regions, static: list[str], report: PassReport
+    ) -> dict[str, ActivationPlan]:
+        if not regions.tensors or ctx.calibration is None or ctx.observe is None:
+            return {}
+        run = ctx.observe(graph, regions.tensors)
+        calls = ctx.calibration.deciding
+        statistics = collect_statistics(
+            run, calls, regions.tensors, lambda done, total: ctx.progress("calibrating", done, total)
+        )
+        formats = self._formats(graph, regions, static)
+        rules = {t: self._rule(graph, t) for t in regions.tensors}
+        found: dict[str, ActivationPlan] = {}
+        for root in dict.fromkeys(regions.ties.values()):
+            members = [t for t in regions.tensors if regions.ties[t] == root]
+            rule, fmt = rules[root], min((formats[t] for t in members), key=lambda f: int(f[4:]))
+            plan = self._plan(root, members, statistics, rule, fmt)
+            for t in members:
+                found[t] = plan
+                report.change(
+                    t, f"{fmt}, {rule}", after=f"scale {plan.scale:.6g}, zero point {plan.zero_point}"
+                )
+        return {t: found[t] for t in regions.tensors}
+
+    def _plan(
+        self, root: str, members: list[str], statistics: Mapping[str, TensorStatistics], rule: str, fmt: str
+    ) -> ActivationPlan:
+        levels = 1 << int(fmt.removeprefix("uint"))
+        ranges = [find_range(statistics[t], rule, levels=levels, percentile=self.percentile) for t in members]
+        whole = ranges[0]
+        for r in ranges[1:]:
+            whole = whole.union(r)
+        scale, zero = affine(whole, levels)
+        shared = f"shared by {len(members)} tensors" if len(members) > 1 else ""
+        return ActivationPlan(fmt, scale, zero, root, rule, shared)
+
+    def _rule(self, graph: LpGraph, tensor: str) -> str:
+        """`auto`: outliers of tensors that MatMul reads carry meaning, so nothing is cut; elsewhere least error."""
+        if self.rule != "auto":
+            return self.rule
+        return "minmax" if any(c.op == "MatMul" for c in graph.value(tensor).consumers) else "mse"
+
+    def _formats(self, graph: LpGraph, regions: Regions, static: list[str]) -> dict[str, str]:
+        """Layer inputs take `format`, those of the first and last layer `ends`; what no layer reads keeps 8 bits."""
+        formats = dict.fromkeys(regions.tensors, "uint8")
+        for i, name in enumerate(static):
+            x = graph.node(name).inputs[0]
+            assert x is not None
+            wanted = self.ends if i in (0, len(static) - 1) or x.is_input else self.format
+            formats[x.name] = wanted if np.dtype(np.float32) == (x.dtype or np.float32) else "uint8"
+        return formats
