@@ -46,6 +46,8 @@ class FoldBatchnorm(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Fold what can be folded exactly; every other batch norm is named with its reason."""
         report = PassReport(self.name)
+        if Fact.SHAPES not in graph.facts:
+            graph.infer_shapes()
         while True:
             sweep = PassReport(self.name)
             for node in graph.nodes("BatchNormalization", *ARITHMETIC):

@@ -1,6 +1,6 @@
 """The command line: `lpcompile MODEL --target TARGET`, and commands beside it.
 
-Nothing heavy is imported here or at the top of a command's file: `--help` costs little more than importing click.
+Nothing heavy is imported here or at the top of a command's file, so `--help` costs little more than click.
 """
 
 import sys
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 __all__ = ["main"]
+
+PROGRAM = "lpcompile"
+HELP = """Compile an ONNX model to low precision.
+
+\b
+lpcompile model.onnx --target ort --calibration-data samples.npz
+lpcompile inspect model-ort
+
+Options of the main form: lpcompile compile --help"""
 
 
 class MainGroup(click.Group):
@@ -70,11 +79,13 @@ class MainGroup(click.Group):
     ) -> Any:
         """Entry point; usage errors are shown like every other error."""
         if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+            return super().main(args, prog_name or PROGRAM, complete_var, standalone_mode, **extra)
         words = list(sys.argv[1:] if args is None else args)
         failures = Failures.asked_by(words)
         try:
-            code = super().main(words, prog_name, complete_var, standalone_mode=False, obj=failures, **extra)
+            code = super().main(
+                words, prog_name or PROGRAM, complete_var, standalone_mode=False, obj=failures, **extra
+            )
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             code = error.exit_code
@@ -86,20 +97,15 @@ class MainGroup(click.Group):
 
 
 @click.group(
+    PROGRAM,
     cls=MainGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+    help=HELP,
     subcommand_metavar="MODEL --target TARGET | COMMAND ...",
 )
-@click.version_option(__version__, "-V", "--version", prog_name="lpcompile")
+@click.version_option(__version__, "-V", "--version", prog_name=PROGRAM)
 def main() -> None:
-    """Compile an ONNX model to low precision.
-
-    \b
-      lpcompile model.onnx --target ort --calibration-data samples.npz
-      lpcompile inspect model-ort
-
-    Options of the main form: lpcompile compile --help
-    """
+    """Compile an ONNX model to low precision."""
 
 
 for _command in (compile_command, inspect, run, diff, verify, formats, passes, recipes):

@@ -1,5 +1,6 @@
 """How a command fails: two lines or one JSON object on stderr, and an exit code."""
 
+import contextlib
 import errno
 import json
 import os
@@ -37,8 +38,7 @@ class Failures:
     def show(self, error: BaseException) -> int:
         """Say what went wrong and return the exit code."""
         if isinstance(error, BrokenPipeError):
-            # Whoever read our output has gone; a later flush must not fail again.
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            _discard_stdout()
             return PIPE_CLOSED
         message, hint, where, code = described(error)
         if self.traceback and not isinstance(error, (click.ClickException, KeyboardInterrupt)):
@@ -56,6 +56,12 @@ class Failures:
 
     def _line(self, label: str, color: str, text: str) -> None:
         click.echo(click.style(label, fg=color, bold=True) + text, err=True, color=self.color)
+
+
+def _discard_stdout() -> None:
+    """Whoever read our output has gone; the flush at exit must not fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def described(error: BaseException) -> tuple[str, str | None, str | None, int]:
@@ -77,9 +83,9 @@ def described(error: BaseException) -> tuple[str, str | None, str | None, int]:
     return f"internal error in lpcompile: {text}", _INTERNAL_HINT, None, LpcompileError.exit_code
 
 
-def _usage_hint(error: click.ClickException) -> str | None:
+def _usage_hint(error: click.ClickException) -> str:
     own: str | None = getattr(error, "hint", None)
     if own is not None:
         return own
     ctx = getattr(error, "ctx", None)
-    return f"see '{ctx.command_path} --help'" if ctx is not None else None
+    return f"see '{'lpcompile' if ctx is None else ctx.command_path} --help'"

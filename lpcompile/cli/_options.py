@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from lpcompile.errors import ModelError
 F = TypeVar("F", bound=Callable[..., Any])
 
 BUDGETS = ("agreement", "avg-bits", "bytes", "sqnr-db")
+Shapes = dict[str, tuple[int, ...]]
 EMIT_FORMS = ("functions", "standard", "qdq")  # target.EMIT_FORMS, without its imports
 
 
@@ -47,37 +48,25 @@ def common_options(command: F) -> F:
     return found
 
 
-class BudgetType(click.ParamType):
-    """`name=value,name=value`, names among BUDGETS."""
-
-    name = "budget"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, float]:
-        """Parse and check the bounds."""
-        if isinstance(value, dict):
-            return value
-        bounds: dict[str, float] = {}
-        for item in str(value).split(","):
-            key, equals, text = item.strip().partition("=")
-            if key not in BUDGETS:
-                raise OptionError(f"--budget knows no bound '{key}'", _near(key))
-            try:
-                number = float(text)
-            except ValueError:
-                number = float("nan")
-            if not equals or not 0 < number < float("inf"):
-                raise OptionError(
-                    f"--budget {key} takes a positive number, not '{text}'",
-                    f"for example --budget {key}={_EXAMPLES[key]}",
-                )
-            if key == "agreement" and number > 1:
-                raise OptionError(
-                    f"--budget agreement is a rate up to 1, not {text}", "for example --budget agreement=0.99"
-                )
-            bounds[key] = number
-        return bounds
+def parse_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dict[str, float]:
+    """Callback of `--budget name=value,name=value`, names among BUDGETS."""
+    bounds: dict[str, float] = {}
+    for item in [] if value is None else value.split(","):
+        key, _, text = item.strip().partition("=")
+        if key not in BUDGETS:
+            raise OptionError(f"--budget knows no bound '{key}'", _near(key))
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not 0 < number < float("inf"):
+            hint = f"for example --budget {key}={_EXAMPLES[key]}"
+            raise OptionError(f"--budget {key} takes a positive number, not '{text}'", hint)
+        if key == "agreement" and number > 1:
+            hint = "for example --budget agreement=0.99"
+            raise OptionError(f"--budget agreement is a rate up to 1, not {text}", hint)
+        bounds[key] = number
+    return bounds
 
 
 _EXAMPLES = {"agreement": "0.99", "avg-bits": "4.5", "bytes": "2000000", "sqnr-db": "30"}
@@ -90,36 +79,33 @@ def _near(key: str) -> str:
     return f"did you mean '{near[0]}'?" if near else f"bounds are: {', '.join(BUDGETS)}"
 
 
-class ShapeType(click.ParamType):
-    """`name=1x3x224x224`."""
-
-    name = "shape"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Parse the name of an input and its dimensions."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, dims = str(value).rpartition("=")
+def parse_shapes(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> Shapes:
+    """Callback of `--input-shape name=1x3x224x224`."""
+    shapes: Shapes = {}
+    for value in values:
+        name, _, dims = value.rpartition("=")
         words = dims.split("x")
-        if not equals or not name or not all(w.isdecimal() and int(w) > 0 for w in words):
-            raise OptionError(
-                f"--input-shape takes NAME=SHAPE, not '{value}'", "for example --input-shape image=1x3x224x224"
-            )
-        return name, tuple(int(w) for w in words)
+        if not name or not all(w.isdecimal() and int(w) > 0 for w in words):
+            hint = "for example --input-shape image=1x3x224x224"
+            raise OptionError(f"--input-shape takes NAME=SHAPE, not '{value}'", hint)
+        shapes[name] = tuple(int(w) for w in words)
+    return shapes
 
 
 input_shape_option = click.option(
     "--input-shape",
     "input_shapes",
-    type=ShapeType(),
+    callback=parse_shapes,
     multiple=True,
     metavar="NAME=SHAPE",
     help="Concrete shape of an input with symbolic axes, as x=1x3x224x224.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=0), default=0, help="Threads of ONNX Runtime; 0: its own choice."
+    "--threads",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    help="Threads of ONNX Runtime; 0: its own choice.",
 )
 
 

@@ -43,13 +43,16 @@ class Output:
             return
         import logging
 
-        level = logging.INFO if self.verbose == 1 else logging.DEBUG
+        class Echo(logging.Handler):
+            """Writes to what stderr is at the time."""
+
+            def emit(self, record: logging.LogRecord) -> None:
+                click.echo(self.format(record), err=True)
+
         logger = logging.getLogger("lpcompile")
-        logger.setLevel(level)
+        logger.setLevel(logging.INFO if self.verbose == 1 else logging.DEBUG)
         if not logger.handlers:
-            handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-            logger.addHandler(handler)
+            logger.addHandler(Echo())
 
     def progress(self) -> "Progress":
         """A progress callback, silent unless stderr is a terminal."""

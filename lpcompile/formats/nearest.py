@@ -60,13 +60,11 @@ class Nearest:
         cuts = np.where(cuts < middles, np.nextafter(cuts, np.float32(np.inf)), cuts)
         up = np.nextafter(cuts, np.float32(np.inf))
         self._cuts32: F32 = np.where((cuts == middles) & low_wins, up, cuts).astype(np.float32)
-        # One entry more than there are levels: +inf passes the "no cut here" mark, which is +inf too.
-        self._codes_by_index: U8 = np.append(self.codes, self.codes[-1])
-        self._levels_by_index: F32 = np.append(levels, levels[-1]).astype(np.float32)
+        self._levels32: F32 = self.levels.astype(np.float32)
 
     @property
     def top(self) -> float:
-        """The level that an absmax scale maps the largest weight to: the largest, or the largest magnitude."""
+        """The level that an absmax scale maps the largest weight to: the largest one, or the farthest one."""
         return float(self.levels[-1]) if self.levels[-1] > 0 else float(np.abs(self.levels).max())
 
     def encode(self, x: Real) -> U8:
@@ -94,18 +92,19 @@ class Nearest:
         """
         codes = np.empty(x.shape, np.uint8)
         wide = None if scale is None else np.broadcast_to(np.asarray(scale, np.float32), x.shape)
-        for at in blocks(x.shape):
-            v = x[at] if wide is None else x[at] / wide[at]
-            _refuse_nan(v)
-            codes[at] = self._encode_block(np.asarray(v))
+        with np.errstate(over="ignore"):  # an infinite quotient saturates like any other
+            for at in blocks(x.shape):
+                v = x[at] if wide is None else x[at] / wide[at]
+                _refuse_nan(v)
+                codes[at] = self._encode_block(np.asarray(v))
         return codes
 
     def round_block(self, x: F32) -> F32:
         """Nearest levels of a block of float32 without NaN; for blocks that fit the cache."""
-        return np.take(self._levels_by_index, self._index_block(x))
+        return np.take(self._levels32, self._index_block(x))
 
     def _encode_block(self, x: F32) -> U8:
-        return np.take(self._codes_by_index, self._index_block(x))
+        return np.take(self.codes, self._index_block(x))
 
     def _index_block(self, x: F32) -> U8:
         shift, base, cut = self._buckets
@@ -126,6 +125,7 @@ class Nearest:
             within = np.searchsorted(self._cuts32, ends.max(axis=0), side="right") - below
             if within.max() <= 1:
                 padded = np.append(self._cuts32, np.float32(np.inf))
+                below -= ends.min(axis=0) == np.inf  # +inf passes the mark "no cut here", which is +inf too
                 return shift, below.astype(np.uint8), np.where(within > 0, padded[below], np.float32(np.inf))
         raise FormatError("two levels of a table are too close to tell apart in float32")
 
@@ -137,8 +137,8 @@ class UniformNearest(Nearest):
         super().__init__(table)
         self._per_step = np.float32(1 / step)
         self._step = np.float32(step)
-        self._low = np.float32(self.levels[0] / step)
-        self._high = np.float32(self.levels[-1] / step)
+        self._low = np.float32(self.levels[0])
+        self._high = np.float32(self.levels[-1])
         self._mask = np.uint8(len(table) - 1)
 
     def round_block(self, x: F32) -> F32:
@@ -151,8 +151,10 @@ class UniformNearest(Nearest):
         return self._steps(x).astype(np.int16).astype(np.uint8) & self._mask
 
     def _steps(self, x: F32) -> F32:
-        steps = np.rint(x) if self._step == 1 else np.rint(x * self._per_step)
-        return np.clip(steps, self._low, self._high, out=steps)
+        steps = np.clip(x, self._low, self._high)
+        if self._step != 1:
+            steps *= self._per_step
+        return np.rint(steps, out=steps)
 
 
 def nearest_of(table: F64) -> Nearest:

@@ -155,7 +155,8 @@ def _text(raw: bytes) -> str | bytes:
 @lru_cache(maxsize=1024)
 def _declared_types(op: str, domain: str) -> dict[str, int]:
     try:
-        schema = onnx.defs.get_schema(op, domain=domain)
+        schema = onnx.defs.get_schema(op, domain)
     except onnx.defs.SchemaError:
         return {}
-    return {name: attribute.type.value for name, attribute in schema.attributes.items()}
+    kinds: dict[str, Any] = {name: attribute.type for name, attribute in schema.attributes.items()}
+    return {name: kind.value for name, kind in kinds.items()}

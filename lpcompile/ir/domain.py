@@ -74,6 +74,11 @@ def _suffix(code_max: int) -> str:
     return "" if code_max == 255 else f"_a{int(code_max).bit_length()}"
 
 
+def _zeros_like(b: FunctionBuilder, scale: str, dtype: int) -> str:
+    """Zero points of the scale's shape, which only the call knows."""
+    return b.op("Cast", b.op("Mul", scale, b.constant(np.array(0, np.float32))), to=dtype)
+
+
 def _finish(b: FunctionBuilder, value: str, opset: int) -> FunctionProto:
     if not _rename_last(b, value):
         b.op("Identity", value, out="y")
@@ -127,10 +132,11 @@ def quant_gemm(
     )
     w8, scale = weights_int8(b, storage), channel_scale(b, storage)
     x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
-    w = b.op("DequantizeLinear", w8, scale, axis=1)
+    w = b.op("DequantizeLinear", w8, scale, _zeros_like(b, scale, 3), axis=1)  # no QGemm without zero points
     args = [x, w]
     if bias:
-        args.append(b.op("DequantizeLinear", "bias", b.op("Mul", "x_scale", scale), axis=0))
+        unit = b.op("Mul", "x_scale", scale)
+        args.append(b.op("DequantizeLinear", "bias", unit, _zeros_like(b, scale, 6), axis=0))
     y = b.op("Gemm", *args)
     if not float_out:
         y = _held(b, b.op("QuantizeLinear", y, "y_scale", "y_zero_point"), code_max)

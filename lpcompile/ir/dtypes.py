@@ -1,5 +1,7 @@
 """ONNX element types as numpy dtypes, and the packed storage of the narrow ones."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +66,7 @@ def stored_bytes(data_type: int, elements: int) -> int:
     return -(-elements * bits // 8)
 
 
-def pack(array: NDArray, data_type: int) -> bytes:
+def pack(array: NDArray[Any], data_type: int) -> bytes:
     """The bytes of `raw_data` for an array: little-endian, the first narrow value in the low bits."""
     bits = _BITS_OF_ONNX.get(data_type)
     if bits is None:
@@ -77,10 +79,11 @@ def pack(array: NDArray, data_type: int) -> bytes:
     padded = np.zeros(-(-codes.size // per_byte) * per_byte, np.uint8)
     padded[: codes.size] = codes
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(padded.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8).tobytes()
+    joined = np.bitwise_or.reduce(padded.reshape(-1, per_byte) << shifts, axis=1)
+    return bytes(joined.astype(np.uint8))
 
 
-def unpack(raw: bytes | memoryview, data_type: int, shape: tuple[int, ...]) -> NDArray:
+def unpack(raw: bytes | memoryview, data_type: int, shape: tuple[int, ...]) -> NDArray[Any]:
     """The array in `raw_data`: a view where the type is stored byte by byte, else unpacked."""
     dtype = NUMPY_OF_ONNX[data_type]
     bits = _BITS_OF_ONNX.get(data_type)

@@ -153,6 +153,7 @@ def _write_opsets(
     graph: "LpGraph", model: ModelProto, live: list[StoredNode], functions: list[FunctionProto]
 ) -> None:
     domains = {domain for domain, _ in _operators(live)} | {f.domain for f in functions}
+    domains |= {o.domain for f in functions for o in f.opset_import}
     versions = {o.domain: o.version for f in functions for o in f.opset_import} | dict.fromkeys(
         (f.domain for f in functions), 1
     )

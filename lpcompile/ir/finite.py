@@ -1,6 +1,7 @@
 """A check for weights that are no numbers."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def check_finite(graph: LpGraph) -> None:
             )
 
 
-def _chunks(array: NDArray) -> Iterator[NDArray]:
+def _chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Pieces of a bounded size, so that a mapped weight is not brought into memory whole."""
     flat = array.reshape(-1)
     for start in range(0, flat.size, _CHUNK_ELEMENTS):

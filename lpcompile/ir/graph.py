@@ -116,13 +116,13 @@ class LpGraph:
                 yield from body.nodes()
 
     def layers(self) -> list[Node]:
-        """Conv, ConvTranspose, Gemm and MatMul with a constant float weight as input 1, in execution order."""
+        """Conv, ConvTranspose, Gemm, MatMul with a constant float weight as input 1, in execution order."""
         found = []
         for node in self.nodes(*_LAYER_OPS):
             data, weight = (*node.inputs, None, None)[:2]
-            if weight is not None and weight.is_constant and is_float(weight.dtype):
-                if data is not None and not data.is_constant:
-                    found.append(node)
+            quantisable = weight is not None and weight.is_constant and is_float(weight.dtype)
+            if quantisable and data is not None and not data.is_constant:
+                found.append(node)
         return found
 
     def node(self, name: str) -> Node:
@@ -160,7 +160,7 @@ class LpGraph:
         """A tensor name that is free: the stem, or the stem with a number."""
         return self._store.fresh(stem)
 
-    def constant(self, stem: str, array: NDArray[Any]) -> Value:
+    def constant(self, stem: str, array: NDArray[Any] | np.generic) -> Value:
         """A new initialiser; the array may be of an ml_dtypes type and must not be written to later."""
         return self._value(self._store.add_constant(self.fresh(stem), Weights.of_array(np.asarray(array))))
 
@@ -212,11 +212,12 @@ class LpGraph:
         for key, value in (attrs or {}).items():
             node.attrs[key] = value
         node.metadata.update(metadata or {})
+        self.opset_imports.setdefault(domain, 1)
         self._store.add_node(node, None if before is None else before._raw)
         return Node(self, node)
 
     def remove(self, node: Node) -> None:
-        """Take a node out. Readers of its outputs keep reading them: give them something else, before or after.
+        """Take a node out. Readers of its outputs keep reading them: give them something else.
 
         Raises:
             PassError: a control-flow body reads an output of it.
@@ -316,6 +317,9 @@ class LpGraph:
     def _in_use(self, raw: Any) -> bool:
         return bool(raw.outputs) or self._store.captured[raw.name] > 0 or self._value(raw).is_output
 
+    def _read_once(self, value: Value) -> bool:
+        return len(value._raw.outputs) == 1 and not value.is_output and not value.used_in_subgraph
+
     def _unfilled(self, name: str) -> Any:
         raw = self._store.tensors.get(name)
         if raw is None:
@@ -341,8 +345,7 @@ class LpGraph:
     def _set_constant(self, node: Node, i: int, role: str, array: NDArray[Any]) -> None:
         old = node.inputs[i] if i < len(node.inputs) else None
         stem = f"{node.name}/{role}"
-        if old is not None and old.is_constant and len(old._raw.outputs) == 1 and not old.is_output:
-            if not old.used_in_subgraph:
-                stem = old.name
-                node.set_input(i, None)
+        if old is not None and old.is_constant and self._read_once(old):
+            stem = old.name
+            node.set_input(i, None)
         node.set_input(i, self.constant(stem, array))

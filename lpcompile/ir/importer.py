@@ -1,11 +1,12 @@
 """From an ONNX proto to an `LpGraph`: every check that a model must pass before anything else sees it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import Tensor, Variable
 
@@ -72,6 +73,36 @@ def _check_header(proto: ModelProto) -> None:
         raise ModelError("this is no ONNX model", hint="give a file that onnx.checker accepts")
     if not proto.graph.output:
         raise ModelError("the graph has no outputs", hint="export the model with at least one output")
+    if not all(isinstance(text, str) for text in _texts(proto)):
+        raise ModelError("a name or a text in the model is not UTF-8", hint="the file is damaged")
+
+
+def _texts(proto: ModelProto) -> Iterator[str]:
+    """Texts that are read here; protobuf gives bytes for those that are none."""
+    graph = proto.graph
+    yield from (proto.domain, proto.doc_string, graph.name, graph.doc_string)
+    for opset in proto.opset_import:
+        yield opset.domain
+    for node in graph.node:
+        yield from (
+            node.name,
+            node.op_type,
+            node.domain,
+            node.doc_string,
+            node.overload,
+            *node.input,
+            *node.output,
+        )
+        yield from (attribute.name for attribute in node.attribute)
+        for entry in node.metadata_props:
+            yield from (entry.key, entry.value)
+    for tensor in graph.initializer:
+        yield tensor.name
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        yield info.name
+        yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+    for entry in (*proto.metadata_props, *graph.metadata_props):
+        yield from (entry.key, entry.value)
 
 
 def _header(proto: ModelProto) -> ModelProto:
@@ -96,7 +127,7 @@ def _opset_imports(proto: ModelProto) -> dict[str, int]:
 
 def _without_functions(graph: "LpGraph", proto: ModelProto) -> ModelProto:
     try:
-        inlined = onnx.inliner.inline_local_functions(skeleton(proto))
+        inlined: ModelProto = onnx.inliner.inline_local_functions(skeleton(proto))
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"the model's own functions cannot be inlined: {error}") from error
     graph.functions = {(f.domain, f.name): f for f in inlined.functions}

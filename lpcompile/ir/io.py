@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from lpcompile.errors import ModelError, OutputError
@@ -86,14 +86,17 @@ def save(
         OutputError: not writable, disk full; nothing is left under the final name then.
     """
     path = Path(path)
-    graph = model if isinstance(model, LpGraph) else None
-    if graph is None and _weight_bytes_of_proto(model) > threshold_bytes:
-        graph = LpGraph.from_proto(model)
-    if graph is None or _weight_bytes(graph) <= threshold_bytes:
-        proto = model if isinstance(model, ModelProto) else model.to_proto()
-        _write_atomically(path, lambda file: file.write(_serialised(proto)))
+    if isinstance(model, ModelProto):
+        if _weight_bytes_of_proto(model) <= threshold_bytes:
+            data = _serialised(model)
+            _write_atomically(path, lambda file: file.write(data))
+            return
+        model = LpGraph.from_proto(model)
+    if _weight_bytes(model) <= threshold_bytes:
+        data = _serialised(model.to_proto())
+        _write_atomically(path, lambda file: file.write(data))
         return
-    data_path = path.with_name(path.name + ".data")
+    graph, data_path = model, path.with_name(path.name + ".data")
     written: list[ModelProto] = []
     _write_atomically(data_path, lambda file: written.append(_spill(graph, file, data_path.name)))
     _write_atomically(path, lambda file: file.write(_serialised(written[0])))
@@ -112,9 +115,10 @@ def _weight_bytes_of_proto(proto: ModelProto) -> int:
 
 def _serialised(proto: ModelProto) -> bytes:
     try:
-        return proto.SerializeToString(deterministic=True)
+        data: bytes = proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise OutputError("the model is too large for one file", hint="lower threshold_bytes") from error
+    return data
 
 
 def _spill(graph: LpGraph, file: BinaryIO, name: str) -> ModelProto:

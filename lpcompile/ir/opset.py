@@ -8,10 +8,11 @@ test against ONNX Runtime.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.ir.tensor import Tensor, Variable
 
@@ -30,7 +31,7 @@ _OLDEST = 6
 _CONTROL_FLOW = {"If": 1, "Loop": 1, "Scan": 9}  # since when a newer version means the same
 
 
-class _Refusal(Exception):
+class _RefusedError(Exception):
     """Why a node cannot be converted."""
 
 
@@ -67,7 +68,7 @@ def raise_opset(graph: "LpGraph", to: int) -> str | None:
             if not node.domain and not node.attrs.bodies() and _schema_changes(node.op, since, to):
                 converted = _convert(graph, node, infos, since, to)
                 changed += [] if converted is None else [converted]
-        except _Refusal as refusal:
+        except _RefusedError as refusal:
             return f"node {node.name!r} ({node.op}): {refusal}"
     for converted in changed:
         _splice(graph, converted)
@@ -82,16 +83,16 @@ def _schema_changes(op: str, since: int, to: int) -> bool:
             onnx.defs.get_schema(op, since).since_version != onnx.defs.get_schema(op, to).since_version
         )
     except onnx.defs.SchemaError as error:
-        raise _Refusal(f"ONNX {onnx.__version__} does not know this operator") from error
+        raise _RefusedError(f"ONNX {onnx.__version__} does not know this operator") from error
 
 
 def _check_bodies(node: StoredNode, since: int, to: int) -> None:
     for body in node.attrs.bodies():
         if since < _CONTROL_FLOW.get(node.op, to):
-            raise _Refusal("this control flow changed its meaning")
+            raise _RefusedError("this control flow changed its meaning")
         for inner in body.nodes():
             if not inner.domain and not _means_the_same(inner, since, to):
-                raise _Refusal(f"{inner.op} in its body would have to be rewritten")
+                raise _RefusedError(f"{inner.op} in its body would have to be rewritten")
 
 
 def _means_the_same(node: BodyNode, since: int, to: int) -> bool:
@@ -149,10 +150,10 @@ def _convert(
     try:
         converted = onnx.version_converter.convert_version(model, to).graph
     except (RuntimeError, ValueError) as error:
-        raise _Refusal(f"the converter of ONNX failed: {' '.join(str(error).split())[:160]}") from error
+        raise _RefusedError(f"the converter of ONNX failed: {' '.join(str(error).split())[:160]}") from error
     missing = set(filter(None, proto.output)) - {n for c in converted.node for n in c.output}
     if missing:
-        raise _Refusal(f"the converter of ONNX lost {sorted(missing)[0]!r}")
+        raise _RefusedError(f"the converter of ONNX lost {sorted(missing)[0]!r}")
     nodes, constants = [], {}
     for tensor in converted.initializer:
         if tensor.name not in given:
@@ -185,9 +186,9 @@ def _described(tensor: Tensor, infos: dict[str, ValueInfoProto]) -> ValueInfoPro
 def _check_meaning(node: StoredNode, since: int, to: int) -> None:
     """Refuse what the converter passes on although it means something else."""
     if node.op == "BatchNormalization" and since < 9 <= to and node.attrs.get("spatial", 1) != 1:
-        raise _Refusal("statistics per element (spatial=0) exist only before opset 9")
+        raise _RefusedError("statistics per element (spatial=0) exist only before opset 9")
     if node.op == "Dropout" and since < 10 <= to and len(node.outputs) > 1:
-        raise _Refusal("its mask changes from float to bool in opset 10")
+        raise _RefusedError("its mask changes from float to bool in opset 10")
 
 
 def _drop_unread_mask(graph: "LpGraph", node: StoredNode) -> None:
@@ -202,11 +203,35 @@ _Given = dict[str, ValueInfoProto | TensorProto]
 
 
 def _mend_resize(converted: _Converted, given: _Given, since: int, to: int) -> None:
-    """Before opset 11 Resize and Upsample had no choice of coordinates; the new default is another one."""
+    """Before opset 11 Resize and Upsample had no choice of coordinates; the new defaults are others.
+
+    "nearest" was rounding down when growing; ONNX Runtime rounds up when shrinking.
+    """
     for node in converted.nodes:
-        if node.op_type == "Resize" and since < 11 <= to:
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+        if node.op_type != "Resize" or not since < 11 <= to:
+            continue
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+        node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+        if mode == b"nearest":
+            rounding = _rounding_of_scales(_constant(node.input[2], converted, given))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", rounding))
+
+
+def _constant(name: str, converted: _Converted, given: _Given) -> NDArray[Any] | None:
+    if name in converted.constants:
+        return converted.constants[name].array()
+    tensor = given.get(name)
+    return Weights.of_proto(tensor).array() if isinstance(tensor, TensorProto) else None
+
+
+def _rounding_of_scales(scales: NDArray[Any] | None) -> str:
+    if scales is None:
+        raise _RefusedError("its scales are not constant, so that the rounding is not known")
+    if np.all(scales >= 1):
+        return "floor"
+    if np.all(scales <= 1):
+        return "ceil"
+    raise _RefusedError("it grows one axis and shrinks another, with different rounding")
 
 
 def _mend_roi_align(converted: _Converted, given: _Given, since: int, to: int) -> None:
@@ -226,7 +251,7 @@ def _mend_prelu(converted: _Converted, given: _Given, since: int, to: int) -> No
     if since >= 7 or shapes[1] == (1,):
         return
     if shapes[0] is None or shapes[1] is None:
-        raise _Refusal("the ranks of its inputs are not known")
+        raise _RefusedError("the ranks of its inputs are not known")
     if len(shapes[1]) == 1 and len(shapes[0]) > 2:
         dims = np.array([-1, *[1] * (len(shapes[0]) - 2)], np.int64)
         converted.constants["slope_shape"] = Weights.of_array(dims)
@@ -236,11 +261,21 @@ def _mend_prelu(converted: _Converted, given: _Given, since: int, to: int) -> No
         node.input[1] = "slope"
 
 
+def _mend_hardmax(converted: _Converted, given: _Given, since: int, to: int) -> None:
+    """Before opset 13 it took all axes from `axis` on as one; the converter forgets that."""
+    node = converted.nodes[-1]
+    shape = _shape(given[node.input[0]])
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    if since < 13 <= to and (shape is None or axis not in {-1, len(shape) - 1}):
+        raise _RefusedError("it works on more than the last axis, or the rank is not known")
+
+
 def _shape(given: ValueInfoProto | TensorProto) -> Shape | None:
     return tuple(given.dims) if isinstance(given, TensorProto) else value_info.read(given)[1]
 
 
 _MENDERS: dict[str, Callable[[_Converted, _Given, int, int], None]] = {
+    "Hardmax": _mend_hardmax,
     "PRelu": _mend_prelu,
     "Resize": _mend_resize,
     "RoiAlign": _mend_roi_align,

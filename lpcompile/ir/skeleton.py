@@ -1,6 +1,7 @@
 """A model without its weights: cheap to copy, convert and analyse."""
 
-from google.protobuf.message import Message
+from typing import Any
+
 from onnx import ModelProto
 
 _HEAVY = {"initializer", "sparse_initializer"}
@@ -14,13 +15,11 @@ def skeleton(proto: ModelProto) -> ModelProto:
     return light
 
 
-def _copy_fields(source: Message, target: Message, skip: set[str]) -> None:
+def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
     for field, value in source.ListFields():
         if field.name in skip:
             continue
-        if isinstance(value, Message):
-            getattr(target, field.name).CopyFrom(value)
-        elif hasattr(value, "extend") or hasattr(value, "MergeFrom"):
+        if field.message_type is not None or hasattr(value, "MergeFrom"):  # messages and repeated fields
             getattr(target, field.name).MergeFrom(value)
         else:
             setattr(target, field.name, value)

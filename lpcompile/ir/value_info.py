@@ -8,7 +8,7 @@ from lpcompile.ir.store import Shape, StoredVariable, is_constant
 
 
 def read(info: ValueInfoProto) -> tuple[np.dtype | None, Shape | None]:
-    """Element type and shape of a value info; None for what it does not say and for sequences and the like."""
+    """Element type and shape; None for what it does not say, and for sequences and the like."""
     if not info.type.HasField("tensor_type"):
         return None, None
     tensor = info.type.tensor_type
@@ -20,9 +20,8 @@ def _dims(shape: TensorShapeProto) -> Shape:
     dims: list[int | str | None] = []
     for dim in shape.dim:
         if dim.HasField("dim_value"):
-            dims.append(
-                dim.dim_value if dim.dim_value >= 0 else None
-            )  # -1 is how some exporters write unknown
+            # Some exporters write -1 for unknown.
+            dims.append(dim.dim_value if dim.dim_value >= 0 else None)
         else:
             dims.append(dim.dim_param or None)
     return tuple(dims)

@@ -1,12 +1,13 @@
 """Structural checks that run between passes: a pass that breaks one has a bug."""
 
 import onnx
+from onnx_graphsurgeon.ir.tensor import Tensor
 
 from lpcompile.errors import PassError
 from lpcompile.ir.bodies import bodies_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.shapes import light_proto
-from lpcompile.ir.store import is_constant
+from lpcompile.ir.store import Store, is_constant
 
 
 def verify_graph(graph: LpGraph, *, schemas: bool = True) -> None:
@@ -52,22 +53,26 @@ def _check_edges(graph: LpGraph) -> None:
         for tensor in node.inputs:
             if tensor.is_empty():
                 continue
-            if store.tensors.get(tensor.name) is not tensor:
+            if not _entered(store, tensor):
                 raise PassError(f"input {tensor.name!r} is no tensor of this graph", where=node.name)
             if not (tensor.inputs or is_constant(tensor) or id(tensor) in inputs):
                 raise PassError(f"input {tensor.name!r} is filled by nothing", where=node.name)
             if not any(reader is node for reader in tensor.outputs):
                 raise PassError(f"input {tensor.name!r} does not know its reader", where=node.name)
         for tensor in node.outputs:
-            if not tensor.is_empty() and store.tensors.get(tensor.name) is not tensor:
+            if not tensor.is_empty() and not _entered(store, tensor):
                 raise PassError(f"output {tensor.name!r} is no tensor of this graph", where=node.name)
         for name in node.captured:
-            tensor = store.tensors.get(name)
-            if tensor is None or not (tensor.inputs or is_constant(tensor) or id(tensor) in inputs):
+            outer = store.tensors.get(name)
+            if outer is None or not (outer.inputs or is_constant(outer) or id(outer) in inputs):
                 raise PassError(f"a body reads {name!r}, which is filled by nothing", where=node.name)
     for tensor in store.outputs:
         if not (tensor.inputs or is_constant(tensor) or id(tensor) in inputs):
             raise PassError(f"graph output {tensor.name!r} is produced by nothing")
+
+
+def _entered(store: Store, tensor: Tensor) -> bool:
+    return store.tensors.get(tensor.name) is tensor
 
 
 def _check_schemas(graph: LpGraph) -> None:

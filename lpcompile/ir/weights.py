@@ -1,4 +1,4 @@
-"""The data of a constant: read when asked for, shared between copies of a graph, never copied ahead of need."""
+"""The data of a constant: read when asked for, shared by copies of a graph, not copied ahead of need."""
 
 import math
 import weakref
@@ -159,7 +159,7 @@ def tensor_proto(name: str, array: NDArray[Any]) -> TensorProto:
     return proto
 
 
-_FIELD_OF = {
+_FIELD_OF: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.COMPLEX64: "float_data",
     TensorProto.DOUBLE: "double_data",

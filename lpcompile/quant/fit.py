@@ -1,6 +1,7 @@
 """Quantise a weight matrix: scales by a rule, stored in their own format first, then the nearest codes."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from lpcompile.formats.nearest import Nearest, nearest_of
 from lpcompile.quant import scales as rules
 from lpcompile.quant.granularity import PerAxis, PerGroup, PerTensor
 from lpcompile.quant.group_search import GroupFit, encode_groups, group_absmax_scale, search_groups
-from lpcompile.quant.qtensor import GROUP_SCALE_FORMAT, QuantizedTensor
+from lpcompile.quant.qtensor import GROUP_SCALE_FORMAT, QuantizedTensor, image_scales
 from lpcompile.quant.stored_scales import scale_grid
 
 RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
@@ -71,11 +72,12 @@ def fit(
         Codes of shape (C, K), granularity PerTensor(), PerAxis(0) or PerGroup(group_size, 1).
 
     Raises:
-        FormatError: NaN or infinite weights, an unknown rule, granularity or scale format, no group table.
+        FormatError: NaN, infinite or empty weights, negative ones for an unsigned format, an unknown rule,
+            granularity or scale format, no group table.
         CalibrationError: "output-mse" without usable second moments.
     """
     w = np.ascontiguousarray(w, np.float32)
-    _check(w, rule, granularity)
+    _check(w, fmt, rule, granularity)
     weight = _importance(importance, w.shape[1]) if rule == "output-mse" else None
     floor = np.zeros(len(w)) if min_scale is None else np.asarray(min_scale, np.float64) * _ABOVE
     if granularity == "group" and not has_group_table(fmt):
@@ -94,6 +96,7 @@ def fit(
     return _encode(w, fmt, levels, PerAxis(0), stored)
 
 
+@lru_cache(maxsize=256)
 def layer_levels(fmt: NumberFormat) -> Nearest:
     """What a compiled layer rounds `W / s_c` onto: the int8 image where the format has one, else its grid."""
     image = fmt.image()
@@ -110,7 +113,7 @@ def _encode(
     stored: F32 | QuantizedTensor,
 ) -> QuantizedTensor:
     scales = stored.dequantize() if isinstance(stored, QuantizedTensor) else stored
-    divisors = np.asarray(scales.astype(np.float64) * fmt.image_scale, np.float32)
+    divisors = image_scales(scales, fmt.image_scale)
     codes = levels.encode_f32(w, granularity.expand(divisors, w.shape))
     return QuantizedTensor(codes, fmt, granularity, stored)
 
@@ -184,11 +187,11 @@ def _rule_by_group(w: F32, fmt: NumberFormat, size: int, rule: _Rule, levels: Ne
     groups = limits.shape[1]
     padded = np.zeros((len(w), groups * size), np.float32)
     padded[:, : w.shape[1]] = w
-    wanted = rule.scales(padded.reshape(-1, size), levels).reshape(limits.shape) * fmt.image_scale**-1
+    wanted = rule.scales(padded.reshape(-1, size), levels).reshape(limits.shape) / fmt.image_scale
     return np.minimum(wanted, limits)
 
 
-def _check(w: F32, rule: str, granularity: str) -> None:
+def _check(w: F32, fmt: NumberFormat, rule: str, granularity: str) -> None:
     if w.ndim != 2:
         raise FormatError(f"weights must be (C_out, K), not of shape {w.shape}")
     if w.size == 0:
@@ -201,6 +204,8 @@ def _check(w: F32, rule: str, granularity: str) -> None:
         )
     if not (np.isfinite(w.max()) and np.isfinite(w.min())):
         raise FormatError("weights hold NaN or infinity", hint="repair the model: no format can hold them")
+    if fmt.grid()[0] >= 0 and w.min() < 0:
+        raise FormatError(f"{fmt.name} cannot hold negative weights", hint="use a signed format")
 
 
 def _importance(importance: F32 | None, columns: int) -> F32:

@@ -12,6 +12,7 @@ Work arrays are (size, groups): operations run along the long axis.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from lpcompile.formats.arrays import F32, F64, U8, Real
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_nearest, group_table, group_unit, max_group_multiplier
 from lpcompile.formats.nearest import Nearest
+from lpcompile.quant.qtensor import image_scales
 from lpcompile.quant.scales import SMALLEST_SCALE, top_ratio
 from lpcompile.quant.stored_scales import ScaleGrid
 
@@ -206,10 +208,11 @@ def _block(w: F32, size: int, importance: F32 | None) -> _Block:
 
 
 def _int8_scales(scales: Real, fmt: NumberFormat) -> F32:
-    product = scales.astype(np.float64) * group_unit(fmt)
-    return np.maximum(product, SMALLEST_SCALE).astype(np.float32)
+    product = image_scales(scales.astype(np.float32), group_unit(fmt))
+    return np.maximum(product, np.float32(SMALLEST_SCALE))
 
 
+@lru_cache(maxsize=256)
 def _base_levels(fmt: NumberFormat) -> Nearest:
     """The levels of a group with a continuous scale: the finest row of the group table, for m = 1."""
     most = max_group_multiplier(fmt)

@@ -52,6 +52,8 @@ class QuantizedTensor:
     def __post_init__(self) -> None:
         if self.codes.dtype != np.uint8:
             raise FormatError(f"codes must be uint8, not {self.codes.dtype}")
+        if self.codes.size and int(self.codes.max()) >> self.format.bits:
+            raise FormatError(f"code {int(self.codes.max())} does not fit {self.format.name}")
         if not isinstance(self.scales, QuantizedTensor) and self.scales.dtype != np.float32:
             raise FormatError(f"scales must be float32, not {self.scales.dtype}")
         expected = self.granularity.scale_shape(self.codes.shape)
@@ -107,7 +109,7 @@ class QuantizedTensor:
         if not self.has_int8_image:
             raise FormatError(
                 f"{self.format.name} with granularity '{self.granularity}' has no int8 image",
-                hint="use a format that has one, with a scale per tensor, per channel or integer group scales",
+                hint="use a format that has one, with scales per tensor, per channel or integer groups",
             )
         if self.has_integer_groups:
             return self._group_image()
@@ -119,22 +121,23 @@ class QuantizedTensor:
             if shifted.size and (shifted.min() < -128 or shifted.max() > 127):
                 raise FormatError(f"{self.format.name} minus its zero point does not fit int8")
             w8 = shifted.astype(np.int8)
-        return w8, _times(_floats(self.scales), self.format.image_scale)
+        return w8, image_scales(_floats(self.scales), self.format.image_scale)
 
     def _group_image(self) -> tuple[I8, F32]:
         assert isinstance(self.scales, QuantizedTensor)
         table = group_table(self.format)
         rows = self.granularity.expand(self.scales.codes, self.shape) << np.uint8(self.format.bits)
         w8 = np.take(table.reshape(-1), rows | self.codes)  # 4 + 4 bits: the index fits a byte
-        return w8, _times(_floats(self.scales.scales), group_unit(self.format))
+        return w8, image_scales(_floats(self.scales.scales), group_unit(self.format))
 
     def dequantize(self) -> F32:
         """The real values, float32, shape of the codes: one float32 product each."""
         if self.has_int8_image and self.zeros is None:
             w8, scale = self.int8_image()
             axis = PerAxis(0) if self.has_integer_groups else self.granularity
-            return np.multiply(w8, axis.expand(scale, self.shape), dtype=np.float32)
-        values: F32 = self.format.decode(self.codes)
+            values: F32 = np.multiply(w8, axis.expand(scale, self.shape), dtype=np.float32)
+            return values
+        values = self.format.decode(self.codes)
         if self.zeros is not None:
             values -= self.granularity.expand(self.zeros.astype(np.float32), self.shape)
         values *= self.granularity.expand(_floats(self.scales), self.shape)
@@ -202,5 +205,6 @@ def _is_integer(fmt: NumberFormat) -> bool:
     return fmt.codebook_bits == 0 and bool(np.all(np.diff(grid) == 1))
 
 
-def _times(scales: F32, unit: float) -> F32:
-    return np.asarray(scales * np.float32(unit))  # one float32 product, as the compiled graph has it
+def image_scales(scales: F32, unit: float) -> F32:
+    """Scales of the int8 image from those of the format: a float32 product, as the compiled graph has it."""
+    return np.asarray(np.multiply(scales, np.float32(unit), dtype=np.float32))

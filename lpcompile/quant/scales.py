@@ -1,8 +1,8 @@
 """Scale rules: each takes weights in rows and a set of levels, and gives one scale a row.
 
 `w ~ s * level`, s chosen so that the result is good in the sense of the rule; rows of zeros get scale 0, for
-the caller to replace. `output_mse` weights the squared error by the second moments of the inputs, E[x_k^2]:
-for uncorrelated inputs that is the error of the layer's output.
+the caller to replace. The rule output-mse is `mse` with the squared error weighted by the second moments of
+the inputs, E[x_k^2]: for uncorrelated inputs that is the error of the layer's output.
 
 Shapes: w (R, K) float32, finite and not empty, importance (K,) float32, result (R,) float64.
 """
@@ -99,7 +99,7 @@ def _ratios(levels: Nearest, low: float, count: int) -> F64:
 
 
 def _search(base: F64, loss: Callable[[F64], F64], ratios: F64) -> F64:
-    """(R,) the best of base * ratios and of two ever finer steps around it."""
+    """(R,) the best of base, base * ratios and two ever finer steps around it."""
     best_loss = np.full(base.shape, np.inf)
     best = np.ones_like(base)
 
@@ -109,7 +109,7 @@ def _search(base: F64, loss: Callable[[F64], F64], ratios: F64) -> F64:
         best_loss[better] = found[better]
         best[better] = ratio[better]
 
-    for ratio in ratios:
+    for ratio in (1.0, *ratios):
         consider(np.full_like(base, ratio))
     step = float(np.log(ratios[1] / ratios[0]))
     for _ in range(2):

@@ -38,14 +38,15 @@ class Float32Scales:
     def at_least(self, scales: F64) -> F32:
         """(R,) float32 values not below the given ones."""
         rounded = scales.astype(np.float32)
-        return np.where(rounded < scales, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(
-            np.float32
-        )
+        low = rounded < scales
+        rounded[low] = np.nextafter(rounded[low], np.float32(np.inf))
+        return rounded
 
     def ladder(self, centres: F64, low: float, high: float) -> F32:
         """(n, R) values 4 % apart."""
         count = int(np.ceil(np.log(high / low) / np.log(_STEP))) + 1
-        return (centres * np.geomspace(low, high, count)[:, None]).astype(np.float32)
+        values: F32 = (centres * np.geomspace(low, high, count)[:, None]).astype(np.float32)
+        return values
 
     def store(self, scales: F32) -> F32:
         """The values."""
@@ -73,7 +74,8 @@ class Ufloat8Scales:
         first = self._code_at_least(centres * low).astype(np.int64) - 1
         last = self._code_at_least(centres * high).astype(np.int64)
         codes = first + np.arange(int(np.max(last - first, initial=0)) + 1)[:, None]
-        return np.take(self._values, np.clip(codes, 0, 255))
+        values: F32 = np.take(self._values, np.clip(codes, 0, 255))
+        return values
 
     def store(self, scales: F32) -> QuantizedTensor:
         """Codes and the power of two."""

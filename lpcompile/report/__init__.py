@@ -1,1 +1,1 @@
-"""report"""
+"""Renderers of records; nothing is computed here."""

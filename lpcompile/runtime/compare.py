@@ -116,7 +116,7 @@ class Comparison:
 
     Attributes:
         tensors: by output name, in the order of the reference.
-        samples: rows of the first output seen (one a call where it has no rows).
+        samples: rows of the first output that has rows, else one a call.
     """
 
     tensors: dict[str, TensorComparison] = field(default_factory=dict)
@@ -128,13 +128,12 @@ class Comparison:
         Raises:
             ModelError: an output is missing from the other, or has another shape.
         """
-        for i, (name, a) in enumerate(reference.items()):
+        self.samples += next((len(a) for a in reference.values() if a.ndim >= 2), 1)
+        for name, a in reference.items():
             b = other.get(name)
             if b is None or b.shape != a.shape:
                 found = "is missing" if b is None else f"has shape {b.shape} instead of {a.shape}"
                 raise ModelError(f"output '{name}' {found}", hint="compare models of the same interface")
-            if i == 0:
-                self.samples += len(a) if a.ndim >= 2 else 1
             self.tensors.setdefault(name, TensorComparison()).update(a, b)
 
     @property

@@ -11,7 +11,7 @@ import math
 import random
 from pathlib import Path
 
-import softposit
+import softposit  # type: ignore[import-not-found,unused-ignore]
 
 _WIDER = {0: (8, softposit.posit8), 1: (16, softposit.posit16), 2: (32, softposit.posit32)}
 

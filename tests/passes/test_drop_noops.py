@@ -2,8 +2,9 @@
 
 import pytest
 
+from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.canonicalize import Canonicalize
-from tests.passes.rewriting import left_alone, rewrite
+from tests.passes.rewriting import CONTEXT, left_alone, rewrite
 from tests.support import parse_model
 
 NOOPS = [
@@ -15,7 +16,7 @@ NOOPS = [
     "t = Reshape (x, zero_rest)",
     "t = Reshape (x, rest_six)",
     "t = Flatten (x)",
-    "t = Pad <mode = \"reflect\"> (x, nothing)",
+    't = Pad <mode = "reflect"> (x, nothing)',
     "t = Slice (x, start, end)",
     "t = Slice (x, start, six, axis)",
     "t = Tile (x, ones)",
@@ -30,12 +31,15 @@ NOOPS = [
 
 @pytest.mark.parametrize("body", NOOPS)
 def test_a_node_that_changes_nothing_goes(body: str) -> None:
-    graph, report = rewrite(Canonicalize(), f"""
+    graph, report = rewrite(
+        Canonicalize(),
+        f"""
         m (float[N, 6] x) => (float[N, 6] y)
         <int64[2] zero_rest = {{0, -1}}, int64[2] rest_six = {{-1, 6}}, int64[4] nothing = {{0, 0, 0, 0}},
-         int64[1] start = {{0}}, int64[1] end = {{9223372036854775807}}, int64[1] six = {{6}}, int64[1] axis = {{1}},
-         int64[2] ones = {{1, 1}}, float ratio = {{0.5}}, bool off = {{0}}>
-        {{ {body}  y = Abs (t) }}""")
+         int64[1] start = {{0}}, int64[1] end = {{9223372036854775807}}, int64[1] six = {{6}},
+         int64[1] axis = {{1}}, int64[2] ones = {{1, 1}}, float ratio = {{0.5}}, bool off = {{0}}>
+        {{ {body}  y = Abs (t) }}""",
+    )
     assert graph.ops() == ["Abs"]
     assert report.changes
 
@@ -54,43 +58,70 @@ def test_a_node_that_changes_nothing_goes(body: str) -> None:
     ],
 )
 def test_a_node_that_changes_something_stays(body: str) -> None:
-    assert left_alone(Canonicalize(), f"""
+    assert (
+        left_alone(
+            Canonicalize(),
+            f"""
         m (float[2, 6] x) => (float[a, b] y)
         <int64[2] pairs = {{-1, 2}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] end = {{99}},
          int64[1] axis = {{1}}, int64[1] two = {{2}}, int64[2] twice = {{1, 2}}>
-        {{ {body} }}""") == []
+        {{ {body} }}""",
+        )
+        == []
+    )
 
 
 def test_two_reshapes_become_one() -> None:
-    graph, _ = rewrite(Canonicalize(), """
+    graph, _ = rewrite(
+        Canonicalize(),
+        """
         m (float[2, 6] x) => (float[3, 4] y) <int64[3] cube = {1, 3, 4}, int64[2] rows = {3, -1}>
-        { t = Reshape (x, cube)  y = Reshape (t, rows) }""")
+        { t = Reshape (x, cube)  y = Reshape (t, rows) }""",
+    )
     assert graph.ops() == ["Reshape"]
 
 
 def test_a_reshape_that_copies_a_dimension_of_its_input_keeps_it() -> None:
-    assert left_alone(Canonicalize(), """
+    assert (
+        left_alone(
+            Canonicalize(),
+            """
         m (float[2, 6] x) => (float[3, 4] y) <int64[3] cube = {3, 2, 2}, int64[2] rows = {0, -1}>
-        { t = Reshape (x, cube)  y = Reshape (t, rows) }""") == []
+        { t = Reshape (x, cube)  y = Reshape (t, rows) }""",
+        )
+        == []
+    )
 
 
 def test_two_transposes_become_one() -> None:
-    graph, _ = rewrite(Canonicalize(), """
+    graph, _ = rewrite(
+        Canonicalize(),
+        """
         m (float[2, 3, 4] x) => (float[a, b, c] y)
-        { t = Transpose <perm = [1, 2, 0]> (x)  y = Transpose <perm = [0, 2, 1]> (t) }""")
+        { t = Transpose <perm = [1, 2, 0]> (x)  y = Transpose <perm = [0, 2, 1]> (t) }""",
+    )
     assert graph.ops() == ["Transpose"]
 
 
 def test_a_transpose_read_elsewhere_keeps_its_work() -> None:
-    assert left_alone(Canonicalize(), """
+    assert (
+        left_alone(
+            Canonicalize(),
+            """
         m (float[2, 3, 4] x) => (float[a, b, c] y, float[b, c, a] t)
-        { t = Transpose <perm = [1, 2, 0]> (x)  y = Transpose <perm = [0, 2, 1]> (t) }""") == []
+        { t = Transpose <perm = [1, 2, 0]> (x)  y = Transpose <perm = [0, 2, 1]> (t) }""",
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("m (float[4] x) => (float[4] y) { y = Identity (x) }", "both its input and its result are known outside by name"),
+        (
+            "m (float[4] x) => (float[4] y) { y = Identity (x) }",
+            "both its input and its result are known outside by name",
+        ),
         (
             "m (float[4] x) => (float[4] t, float[4] y) { t = Abs (x)  y = Identity (t) }",
             "both its input and its result are known outside by name",
@@ -134,3 +165,17 @@ def test_nodes_without_names_and_old_opsets() -> None:
         node.ClearField("name")
     graph, _ = rewrite(Canonicalize(), model)
     assert graph.ops() == ["Abs"]
+
+
+@pytest.mark.parametrize(("is_test", "ops"), [(1, ["Abs"]), (0, ["Dropout", "Abs"])])
+def test_dropout_of_opset_six_says_whether_it_trains(is_test: int, ops: list[str]) -> None:
+    # ONNX Runtime has no kernel for this version, so the shape of the graph is the check.
+    graph = LpGraph.from_proto(
+        parse_model(
+            f"m (float[4] x) => (float[4] y) {{ t = Dropout <is_test = {is_test}> (x)  y = Abs (t) }}",
+            opset=6,
+        )
+    )
+    report = Canonicalize().run(graph, CONTEXT)
+    assert graph.ops() == ops
+    assert [skip.reason for skip in report.skips] == ["it trains, as is_test=0 says"] * (1 - is_test)

@@ -1,0 +1,122 @@
+"""Layers with weights as they are found in a file: float, quantised by somebody else, or compiled by us."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lpcompile.ir.function import DOMAIN
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+
+_WEIGHT_INPUT = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger"), 1),
+    **dict.fromkeys(("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedConv"), 1),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3),
+}
+_NO_WEIGHT = {"x", "x_scale", "x_zero_point", "y_scale", "y_zero_point", "bias"}
+_CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "QuantConv"}
+_FARTHEST = 64  # nodes between a layer and the constants that its weights are computed from
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer as `inspect` shows it; `macs` is of one call with batch 1, None without shapes."""
+
+    name: str
+    op: str
+    weight_shape: tuple[int, ...]
+    format: str
+    granularity: str
+    macs: int | None
+    weight_bytes: int
+
+    def document(self) -> dict[str, Any]:
+        """The row as JSON."""
+        return {**asdict(self), "weight_shape": list(self.weight_shape)}
+
+
+def layer_rows(graph: LpGraph) -> Iterator[LayerRow]:
+    """Every layer whose weights are constant, in execution order."""
+    for node in graph.nodes():
+        row = _compiled(graph, node) if node.domain == DOMAIN else _other(node)
+        if row is not None:
+            yield row
+
+
+def _compiled(graph: LpGraph, node: Node) -> LayerRow | None:
+    function = graph.functions.get((DOMAIN, node.op))
+    told = node.metadata.get("lpcompile.format")
+    if function is None or told is None or node.op.startswith("DequantizeWeights"):
+        return None
+    weights = [
+        value
+        for formal, value in zip(function.input, node.inputs, strict=False)
+        if value is not None and value.is_constant and formal not in _NO_WEIGHT
+    ]
+    op = node.op.split("_")[0]
+    shape = tuple(int(d) for d in node.attrs.get("weight_shape", ()))
+    if not shape and weights:
+        shape = _known(max(weights, key=lambda v: v.nbytes))
+    granularity = node.metadata.get("lpcompile.granularity", "-")
+    return LayerRow(
+        node.name, op, shape, told, granularity, _macs(node, op, shape), sum(v.nbytes for v in weights)
+    )
+
+
+def _other(node: Node) -> LayerRow | None:
+    index = _WEIGHT_INPUT.get(node.op)
+    if index is None or len(node.inputs) <= index:
+        return None
+    weight = node.inputs[index]
+    leaves = None if weight is None else _constant_leaves(weight)
+    if weight is None or not leaves:
+        return None
+    largest = max(leaves, key=lambda v: v.nbytes)
+    shape = _known(weight) or _known(largest)
+    found = node.metadata.get("lpcompile.format", str(largest.dtype))
+    if node.op == "MatMulNBits":
+        found, shape = f"int{node.attrs.get('bits', 4)}", (int(node.attrs["K"]), int(node.attrs["N"]))
+    granularity = node.metadata.get("lpcompile.granularity", "-")
+    macs = _macs(node, node.op, shape)
+    return LayerRow(node.name, node.op, shape, found, granularity, macs, sum(v.nbytes for v in leaves))
+
+
+def _constant_leaves(value: Value) -> list[Value] | None:
+    """The constants that a tensor is computed from; None if it depends on an input or on too many nodes."""
+    leaves: dict[str, Value] = {}
+    waiting, seen = [value], 0
+    while waiting:
+        v = waiting.pop()
+        if v.is_constant:
+            leaves[v.name] = v
+            continue
+        node = v.producer
+        seen += 1
+        if node is None or seen > _FARTHEST:
+            return None
+        waiting += [i for i in node.inputs if i is not None]
+    return list(leaves.values())
+
+
+def _known(value: Value) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 0 for d in value.shape or ())
+
+
+def _macs(node: Node, op: str, weight: tuple[int, ...]) -> int | None:
+    """Outputs times products of one output; a symbolic first axis counts as 1."""
+    source = node.inputs[0] if op == "ConvTranspose" else node.outputs[0]
+    shape = None if source is None else source.shape
+    if not shape or len(weight) < 2:
+        return None
+    dims = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(shape)]
+    known = [d for d in dims if isinstance(d, int)]
+    if len(known) < len(dims):
+        return None
+    # A convolution visits each kernel element once an output pixel (transposed: once an input pixel).
+    return math.prod(known) * (math.prod(weight[1:]) if op in _CONV else _products(node, weight))
+
+
+def _products(node: Node, weight: tuple[int, ...]) -> int:
+    return weight[-1] if node.op == "Gemm" and node.attrs.get("transB", 0) else weight[-2]

@@ -1,0 +1,125 @@
+"""`lpcompile formats`, `passes`, `recipes`: what there is to choose from."""
+
+from typing import Any
+
+import click
+
+from lpcompile.cli._options import common_options
+from lpcompile.cli._output import Output
+
+DESCRIPTIONS = (
+    ("uint", "unsigned integers from 0"),
+    ("int", "two's complement integers"),
+    ("fixp", "integers read as binary fractions"),
+    ("posit", "posits: dense near 1, with a wide tail"),
+    ("nf4", "quantiles of a normal distribution"),
+    ("pot", "powers of two"),
+    ("float", "small floating-point numbers"),
+    ("lut4", "a learned codebook"),
+)
+
+
+@click.command(short_help="Number formats.")
+@click.argument("name", required=False)
+@common_options
+def formats(output: Output, name: str | None) -> None:
+    """List the number formats, or show every code of the format NAME."""
+    from lpcompile.formats.base import format_names, resolve
+    from lpcompile.report.table import table
+
+    if name is None:
+        rows = [_format_row(resolve(n)) for n in format_names()]
+        header = ("format", "bits", "values", "largest", "int8 image", "what")
+        cells = [(r["name"], r["bits"], r["values"], r["max"], r["image"], r["what"]) for r in rows]
+        text = table(header, cells) + "\n\n'lpcompile formats NAME' shows the codes of one."
+        output.answer({"formats": rows}, text)
+        return
+    fmt = resolve(name)
+    row, values, image = _format_row(fmt), fmt.table(), fmt.image()
+    codes = [
+        {"code": i, "value": float(v), "image": None if image is None else int(image[i])}
+        for i, v in enumerate(values)
+    ]
+    shown = [
+        (
+            f"{c['code']:0{fmt.bits}b}",
+            c["code"],
+            "reserved" if c["value"] != c["value"] else f"{c['value']:.9g}",
+            c["image"],
+        )
+        for c in codes
+    ]
+    text = f"{row['name']}: {row['what']}; {row['bits']} bits, {row['values']} values up to {row['max']:g}\n"
+    text += f"int8 image: {row['image']}"
+    text += f", value = image * {fmt.image_scale:.9g}\n\n" if image is not None else "\n\n"
+    output.answer({**row, "codes": codes}, text + table(("bits", "code", "value", "image"), shown))
+
+
+def _format_row(fmt: Any) -> dict[str, Any]:
+    image = "none" if fmt.image() is None else "exact" if fmt.image_exact else "rounded"
+    what = next((text for start, text in DESCRIPTIONS if fmt.name.startswith(start)), "")
+    return {
+        "name": fmt.name,
+        "bits": fmt.bits,
+        "values": len(fmt.grid()),
+        "max": float(fmt.max),
+        "image": image,
+        "what": what,
+    }
+
+
+@click.command(short_help="Compiler passes and their options.")
+@click.argument("name", required=False)
+@common_options
+def passes(output: Output, name: str | None) -> None:
+    """List the passes in pipeline order, or show the options of the pass NAME."""
+    from lpcompile.registry import all_passes, pass_class
+    from lpcompile.report.table import table
+
+    if name is None:
+        rows = [_pass_row(cls) for cls in all_passes().values()]
+        text = table(("pass", "what"), [(r["name"], r["summary"]) for r in rows])
+        output.answer({"passes": rows}, text + "\n\n'lpcompile passes NAME' shows the options of one.")
+        return
+    row = _pass_row(pass_class(name))
+    lines = [f"{row['name']}: {row['summary']}"]
+    lines += [
+        f"{key:<12} {', '.join(row[key]) or 'nothing'}" for key in ("requires", "establishes", "invalidates")
+    ]
+    lines.append(f"{'outputs':<12} {'unchanged' if row['exact'] else 'change: this pass loses precision'}")
+    if row["options"]:
+        lines += ["", table(("option", "default"), list(row["options"].items()))]
+    output.answer(row, "\n".join(lines))
+
+
+def _pass_row(cls: Any) -> dict[str, Any]:
+    return {
+        "name": cls.name,
+        "summary": cls.summary,
+        "exact": cls.exact,
+        **{
+            key: sorted(fact.value for fact in getattr(cls, key))
+            for key in ("requires", "establishes", "invalidates")
+        },
+        "options": {
+            k: v if isinstance(v, (bool, int, float, str)) or v is None else str(v)
+            for k, v in cls.options().items()
+        },
+    }
+
+
+@click.command(short_help="Built-in recipes.")
+@click.argument("name", required=False)
+@common_options
+def recipes(output: Output, name: str | None) -> None:
+    """List the recipes, or print the TOML of the recipe NAME, ready to copy and edit."""
+    from lpcompile.recipes import load_recipe, recipe_names
+    from lpcompile.report.table import table
+
+    if name is None:
+        rows = [{"name": n, "summary": load_recipe(n).summary} for n in recipe_names()]
+        text = table(("recipe", "what"), [(r["name"], r["summary"]) for r in rows])
+        output.answer({"recipes": rows}, text + "\n\n'lpcompile recipes NAME' prints one.")
+        return
+    recipe = load_recipe(name)
+    output.answer({"name": name, "summary": recipe.summary, "toml": recipe.text}, recipe.text.rstrip())

@@ -1,0 +1,149 @@
+"""`lpcompile MODEL --target TARGET`: the main command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpcompile.cli._options import (
+    EMIT_FORMS,
+    common_options,
+    input_shape_option,
+    model_file,
+    parse_budget,
+    threads_option,
+)
+from lpcompile.cli._output import Output
+from lpcompile.errors import DecisionsError, OutputError, PipelineError
+from lpcompile.registry import PASSES, TARGETS, near_match
+
+if TYPE_CHECKING:
+    from lpcompile.ir.graph import LpGraph
+    from lpcompile.pipeline import Observer, Pass
+    from lpcompile.records import PassReport
+
+OUR_FILES = ("model.onnx", "report.json", "report.html", "decisions.toml", "program.lpcim", "program.lpcasm")
+
+
+@click.command("compile", short_help="Compile a model; the word 'compile' may be left out.")
+@click.argument("model")
+@click.option("-t", "--target", type=click.Choice(list(TARGETS)), required=True, help="Where it shall run.")
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), help="Folder; default ./MODEL-TARGET."
+)
+@click.option(
+    "--calibration-data", metavar="DATA", help="Samples: .npz, a folder, or package.module:attribute."
+)
+@click.option("--recipe", metavar="NAME|FILE", help="A recipe by name, or a TOML file.")
+@click.option("--weight-format", metavar="FORMAT", help="Weights of every layer, as int8 or posit4.")
+@click.option("--activation-format", metavar="FORMAT", help="Activations, as uint8 or uint4.")
+@click.option(
+    "--group-size", type=click.IntRange(min=0), metavar="N", help="Inputs that share a group scale; 0: none."
+)
+@click.option("--budget", callback=parse_budget, metavar="NAME=VALUE,...", help="Bounds on the result.")
+@click.option("--decisions", type=click.Path(path_type=Path), metavar="FILE", help="Replay a decisions.toml.")
+@click.option("--keep-float", multiple=True, metavar="NODE", help="A node that stays float; may be repeated.")
+@click.option("--emit", type=click.Choice(EMIT_FORMS), default="functions", help="How layers are written.")
+@click.option(
+    "--opset", type=click.IntRange(min=1), metavar="N", help="Raise the model to at least this opset."
+)
+@input_shape_option
+@click.option("-O", "effort", type=click.IntRange(0, 3), default=1, metavar="0..3", help="Effort, as -O2.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
+@click.option("-p", "--passes", metavar="TEXT", help="Pipeline text that replaces the recipe's.")
+@click.option(
+    "--print-after", multiple=True, metavar="PASS", help="Print the graph after a pass (on stderr)."
+)
+@click.option("--save-temps", is_flag=True, help="Keep the graph after each pass under OUT/passes.")
+@click.option("--verify", is_flag=True, help="Check after every pass that outputs agree.")
+@click.option("--time-passes", is_flag=True, help="Print the time of each pass.")
+@click.option("--benchmark", is_flag=True, help="Time the result against the float model.")
+@click.option("--dry-run", is_flag=True, help="Decide everything, write nothing.")
+@click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")
+@threads_option
+@common_options
+def compile_command(
+    output: Output,
+    model: str,
+    target: str,
+    out: Path | None,
+    calibration_data: str | None,
+    time_passes: bool,
+    **given: Any,
+) -> None:
+    """Compile MODEL for a target.
+
+    Writes model.onnx, report.json and decisions.toml into the output folder, and prints a summary.
+    """
+    path = model_file(model, folder=False)
+    out = out or Path(f"{path.stem}-{target}")
+    if not given["dry_run"]:
+        refuse_existing(out, force=given["force"])
+    _check_names(given)
+
+    from lpcompile.api import compile as compile_model
+    from lpcompile.report.text import pass_times, summary
+    from lpcompile.target import Options
+
+    options = Options(**given)
+    progress = output.progress()
+    try:
+        artefacts = compile_model(
+            path,
+            target=target,
+            calibration=calibration_data,
+            output=None if options.dry_run else out,
+            options=options,
+            progress=progress,
+            observe=_printer(output, options.print_after),
+        )
+    finally:
+        progress.close()
+    if output.quiet and not output.json:
+        return
+    written = [out / name for name in OUR_FILES if (out / name).is_file()] if not options.dry_run else []
+    text = summary(artefacts.report, written)
+    if time_passes:
+        text += "\n\n" + pass_times(artefacts.report)
+    output.answer(artefacts.report, text)
+
+
+def refuse_existing(out: Path, *, force: bool) -> None:
+    """Stop before any work where the output could not be written.
+
+    Raises:
+        OutputError: `out` is a file, or holds files of an earlier run and `force` is not set.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError("this is a file, not a folder", where=str(out), hint="give a folder with --output")
+    ours = [name for name in OUR_FILES if (out / name).exists()]
+    if ours and not force:
+        raise OutputError(
+            f"the folder holds {', '.join(ours)} of an earlier run",
+            where=str(out),
+            hint="overwrite with --force, or choose another folder with --output",
+        )
+
+
+def _check_names(given: dict[str, Any]) -> None:
+    for name in given["print_after"]:
+        if name not in PASSES:
+            raise PipelineError(f"no pass is called '{name}'", hint=near_match(name, list(PASSES)))
+    decisions = given["decisions"]
+    if decisions is not None and not decisions.is_file():
+        hint = "give the decisions.toml of an earlier run"
+        raise DecisionsError("there is no such file", where=str(decisions), hint=hint)
+
+
+def _printer(output: Output, names: Sequence[str]) -> "Observer | None":
+    if not names:
+        return None
+
+    def show(index: int, done: "Pass", graph: "LpGraph", _report: "PassReport") -> None:
+        if done.name in names:
+            from lpcompile.ir.text import to_text
+
+            click.echo(f"# after pass {index}, {done.text}\n{to_text(graph)}", err=True, color=output.color)
+
+    return show

@@ -1,0 +1,104 @@
+"""The report as a few lines for a terminal."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lpcompile.report.table import bytes_text, db_text, table
+
+WARNINGS_SHOWN = 3
+
+
+def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
+    """At most 12 lines: what became of the layers, what it cost and gained, what to do next.
+
+    Args:
+        report: schema 1.
+        written: files of the output folder; empty after a dry run.
+    """
+    lines = [_title(report), _layers(report), _weights(report)]
+    lines += [line for line in (_quality(report), _checked(report)) if line]
+    warnings = [str(w) for w in report.get("warnings", [])]
+    lines += [f"warning   {w}" for w in warnings[:WARNINGS_SHOWN]]
+    if len(warnings) > WARNINGS_SHOWN:
+        lines.append(f"          and {len(warnings) - WARNINGS_SHOWN} more warnings, see report.json")
+    if written:
+        folder = written[0].parent
+        lines.append(f"wrote     {folder}: {', '.join(p.name for p in written)}")
+        lines.append(f"next      {_next(report, folder)}")
+    else:
+        lines.append("wrote     nothing (dry run)")
+    return "\n".join(lines)
+
+
+def pass_times(report: Mapping[str, Any]) -> str:
+    """A table of passes: time, changes, skips."""
+    rows = [
+        (p["name"], round(1000 * p["seconds"], 1), len(p["changes"]), len(p["skips"]))
+        for p in report["passes"]
+    ]
+    total = ("total", round(sum(r[1] for r in rows), 1), sum(r[2] for r in rows), sum(r[3] for r in rows))
+    return table(("pass", "ms", "changes", "skips"), [*rows, total])
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    path = Path(str(report["model"].get("path") or "model")).name
+    created = report.get("created_with", {})
+    return f"{path} for {report['target']}, recipe {report['recipe']}, seed {created.get('seed', 0)}"
+
+
+def _layers(report: Mapping[str, Any]) -> str:
+    layers = report["layers"]
+    by_format = Counter(layer["weight_format"] for layer in layers)
+    shown = ", ".join(f"{n} {name}" for name, n in by_format.most_common(5))
+    if len(by_format) > 5:
+        shown += f", {sum(n for _, n in by_format.most_common()[5:])} others"
+    return f"layers    {len(layers)} with weights: {shown}" if layers else "layers    none with weights"
+
+
+def _weights(report: Mapping[str, Any]) -> str:
+    totals, size = report["totals"], (report.get("verification") or {}).get("bytes") or {}
+    text = f"weights   {totals['bits_per_weight']:.3g} bits each, {bytes_text(totals['weight_bytes'])}"
+    before, after = size.get("float"), size.get("compiled", totals.get("file_bytes"))
+    if before and after:
+        text += f"; file {bytes_text(before)} -> {bytes_text(after)} ({after / before:.2f}x)"
+    return text
+
+
+def _quality(report: Mapping[str, Any]) -> str:
+    quality = report.get("quality") or {}
+    if not quality.get("samples"):
+        return "quality   not measured"
+    parts = []
+    if quality.get("sqnr_db_output") is not None:
+        parts.append(f"SQNR {db_text(quality['sqnr_db_output'])}")
+    if quality.get("top1_agreement") is not None:
+        parts.append(f"agreement {quality['top1_agreement']:.3f}")
+    held = "held-back samples" if quality.get("held_back", True) else "samples that also decided"
+    return f"quality   {', '.join(parts) or 'no float output'} against float on {quality['samples']} {held}"
+
+
+def _checked(report: Mapping[str, Any]) -> str:
+    verification = report.get("verification") or {}
+    if not verification:
+        return ""
+    parts = [name for name in ("loads", "runs") if verification.get(name)]
+    if verification.get("fused_layers") is not None:
+        parts.append(f"{verification['fused_layers']} layers fused")
+    times = verification.get("latency_ms") or {}
+    if times.get("float") and times.get("compiled"):
+        ratio = times["float"] / times["compiled"]
+        parts.append(f"{times['float']:.3g} ms -> {times['compiled']:.3g} ms ({ratio:.2f}x faster)")
+    return f"checked   in ONNX Runtime: {', '.join(parts)}" if parts else ""
+
+
+def _next(report: Mapping[str, Any], folder: Path) -> str:
+    created = report.get("created_with", {}).get("options", {})
+    if not created.get("calibration_data", created.get("calibration", True)):
+        return "give --calibration-data DATA for integer activations, which are faster"
+    if str(report["recipe"]) == "int8":
+        return f"'lpcompile inspect {folder}' lists the layers; --recipe w4a8 halves the file again"
+    return (
+        f"'lpcompile inspect {folder}' lists the layers; edit decisions.toml and replay it with --decisions"
+    )

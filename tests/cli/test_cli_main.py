@@ -1,0 +1,176 @@
+"""The group: main form, near matches, errors and exit codes."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lpcompile import __version__
+from lpcompile.cli import MainGroup
+from lpcompile.errors import BudgetError, InputError, LpcompileError, OutputError, PipelineError, TargetError
+from tests.cli.cli_runner import error_lines, lpcompile, small_model
+
+
+def test_help_names_the_main_form_and_every_command() -> None:
+    for word in ("-h", "--help"):
+        result = lpcompile(word)
+        assert result.exit_code == 0
+        assert "lpcompile [OPTIONS] MODEL --target TARGET | COMMAND ..." in result.stdout
+        for command in ("compile", "inspect", "run", "diff", "verify", "formats", "passes", "recipes"):
+            assert f"\n  {command} " in result.stdout
+            assert lpcompile(command, "-h").exit_code == 0
+
+
+def test_version() -> None:
+    assert lpcompile("-V").stdout == f"lpcompile, version {__version__}\n"
+
+
+def test_no_words_show_the_help() -> None:
+    result = lpcompile()
+    assert result.exit_code == 2
+    assert "MODEL --target TARGET" in result.stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = "{'numpy', 'onnx', 'onnxruntime', 'networkx', 'logging'} & set(sys.modules)"
+    code = f"import sys, lpcompile.cli; print(sorted({heavy}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (
+            "inspct m.onnx",
+            "'inspct' is neither a file nor a command. Did you mean 'inspect'?",
+            "lpcompile --help",
+        ),
+        ("qqq", "'qqq' is neither a file nor a command.", "lpcompile --help"),
+        ("m.onnx", "Missing option '-t' / '--target'. Choose from: ort", "lpcompile compile --help"),
+        ("-t ort", "Missing argument 'MODEL'.", "lpcompile compile --help"),
+        ("m.onnx -t tpu", "Invalid value for '-t' / '--target': 'tpu' is not", "lpcompile compile --help"),
+        ("run m.onnx --quux", "No such option", "lpcompile run --help"),
+        ("m.onnx -t ort --budget avg-bit=3", "--budget knows no bound 'avg-bit'", "'avg-bits'?"),
+        ("m.onnx -t ort --budget x=3", "--budget knows no bound 'x'", "agreement, avg-bits, bytes, sqnr-db"),
+        ("m.onnx -t ort --budget avg-bits=-3", "avg-bits takes a positive number, not '-3'", "avg-bits=4.5"),
+        ("m.onnx -t ort --budget avg-bits", "avg-bits takes a positive number, not ''", "avg-bits=4.5"),
+        ("m.onnx -t ort --budget sqnr-db=nan", "sqnr-db takes a positive number, not 'nan'", "sqnr-db=30"),
+        ("m.onnx -t ort --budget bytes=inf", "bytes takes a positive number, not 'inf'", "bytes=2000000"),
+        ("m.onnx -t ort --budget agreement=99", "agreement is a rate up to 1, not 99", "agreement=0.99"),
+        ("m.onnx -t ort --input-shape x=3y", "takes NAME=SHAPE, not 'x=3y'", "image=1x3x224x224"),
+        ("m.onnx -t ort --input-shape 1x3", "takes NAME=SHAPE, not '1x3'", "image=1x3x224x224"),
+        ("m.onnx -t ort -O4", "Invalid value for '-O': 4 is not in the range 0<=x<=3", "compile --help"),
+    ],
+)
+def test_usage_errors(words: str, error: str, hint: str) -> None:
+    lines = error_lines(*words.split(), code=2)
+    assert len(lines) == 2
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
+    assert lines[1].startswith("hint: ")
+    assert hint in lines[1]
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    small_model(tmp_path)
+    assert error_lines("nowhere/m.onnx", "-t", "ort", code=3) == [
+        "error: nowhere/m.onnx: there is no such file",
+        "hint: check the path of the model",
+    ]
+    near = error_lines("inspect", tmp_path / "smal.onnx", code=3)
+    assert near[1] == f"hint: did you mean '{tmp_path / 'small.onnx'}'?"
+    assert error_lines(tmp_path, "-t", "ort", code=3)[0] == f"error: {tmp_path}: this is a folder"
+    assert error_lines("run", tmp_path, code=3)[0] == f"error: {tmp_path}: the folder holds no model.onnx"
+
+
+def test_errors_as_json() -> None:
+    (line,) = error_lines("inspect", "nowhere/m.onnx", "--json", code=3)
+    expected = {"error": "there is no such file", "hint": "check the path of the model", "code": 3}
+    assert json.loads(line) == {**expected, "where": "nowhere/m.onnx"}
+    (line,) = error_lines("inspct", "--json", code=2)
+    assert json.loads(line)["code"] == 2
+
+
+def failing_group(error: BaseException) -> MainGroup:
+    """A command line with one command, `fail`, which takes any words."""
+    group = MainGroup("lpcompile")
+
+    @group.command(context_settings={"ignore_unknown_options": True})
+    @click.argument("words", nargs=-1)
+    def fail(words: tuple[str, ...]) -> None:
+        raise error
+
+    return group
+
+
+def failed(error: BaseException, *words: str) -> Any:
+    return CliRunner().invoke(failing_group(error), ["fail", *words], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (LpcompileError("a\n  b", where="node"), 1, "error: node: a b"),
+        (PipelineError("order"), 2, "error: order"),
+        (InputError("input"), 3, "error: input"),
+        (BudgetError("bound"), 4, "error: bound"),
+        (TargetError("target"), 5, "error: target"),
+        (OutputError("output"), 6, "error: output"),
+        (OSError(errno.ENOSPC, "full", "f"), 6, "error: f: cannot be written: full"),
+        (MemoryError(), 3, "error: out of memory"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (EOFError("x"), 1, "error: internal error in lpcompile: EOFError: x"),
+        (ValueError("a\nb"), 1, "error: internal error in lpcompile: ValueError: a b"),
+    ],
+)  # fmt: skip
+def test_every_error_has_its_code_and_one_line(error: BaseException, code: int, line: str) -> None:
+    result = failed(error)
+    assert result.exit_code == code
+    assert result.stderr.splitlines()[0] == line
+    assert len(result.stderr.splitlines()) <= 2
+    assert result.stdout == ""
+
+
+def test_bugs_ask_for_a_report_and_show_their_traceback_only_when_asked() -> None:
+    assert failed(ValueError("x")).stderr.splitlines()[1] == (
+        "hint: this is a bug: run again with -vv for the traceback and report it"
+    )
+    assert "Traceback" in failed(ValueError("x"), "-vv").stderr
+    assert "Traceback" in failed(InputError("x"), "-v", "-v").stderr
+    assert "Traceback" not in failed(ValueError("x"), "-v").stderr
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    result = failed(BrokenPipeError())
+    assert (result.exit_code, result.stderr) == (141, "")
+
+
+def test_colour_only_on_request_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stderr_of(*words: str, **env: str) -> str:
+        runner = CliRunner()
+        return runner.invoke(failing_group(InputError("x")), ["fail", *words], color=True, env=env).stderr
+
+    assert "\x1b[" in stderr_of()
+    assert "\x1b[" not in stderr_of("--no-color")
+    assert "\x1b[" not in stderr_of(NO_COLOR="1")
+
+
+def test_completion_offers_commands_and_files() -> None:
+    result = lpcompile(
+        env={"_LPCOMPILE_COMPLETE": "bash_complete", "COMP_WORDS": "lpcompile in", "COMP_CWORD": "1"}
+    )
+    assert result.stdout.splitlines() == ["plain,inspect", "file,in"]
+
+
+def test_python_m_is_the_same_program() -> None:
+    words = [sys.executable, "-m", "lpcompile", "inspct"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[1] == "hint: see 'lpcompile --help'"

@@ -1,0 +1,6 @@
+"""Settings that every test shares."""
+
+from hypothesis import settings
+
+settings.register_profile("lpcompile", derandomize=True, deadline=None)
+settings.load_profile("lpcompile")

@@ -1,0 +1,107 @@
+"""Sessions: results against hand calculations, failures as one line."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from lpcompile.analysis.inputs import InputSpec
+from lpcompile.errors import InputError, ModelError, UnsupportedOpError
+from lpcompile.runtime.session import LEVELS, Session
+
+HEADER = '<ir_version: 8, opset_import: ["": 17, "my": 1]>'
+
+
+def model(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(HEADER + text)
+
+
+ADD = model("g (float[n, 2] x, float[2] b) => (float[n, 2] y, float[n, 2] z) { y = Add(x, b) z = Neg(y) }")
+FEEDS = {"x": np.array([[1, 2]], np.float32), "b": np.array([10, 20], np.float32)}
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
+    onnx.save(ADD, tmp_path / "m.onnx")
+    for source in (ADD, ADD.SerializeToString(), tmp_path / "m.onnx", str(tmp_path / "m.onnx")):
+        found = Session(source, threads=1).run(FEEDS)
+        assert list(found) == ["y", "z"]
+        np.testing.assert_array_equal(found["y"], [[11, 22]])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_runs(level: str) -> None:
+    np.testing.assert_array_equal(Session(ADD, level=level).run(FEEDS, ["z"])["z"], [[-11, -22]])
+
+
+def test_the_interface_is_known() -> None:
+    session = Session(ADD)
+    f32 = np.dtype(np.float32)
+    assert session.inputs == [InputSpec("x", f32, ("n", 2)), InputSpec("b", f32, (2,))]
+    assert session.outputs == ["y", "z"]
+
+
+def test_sequences_are_given_member_by_member() -> None:
+    found = Session(model("g (float[4] x) => (seq(float[2]) y) { y = SplitToSequence<axis = 0>(x) }")).run(
+        {"x": np.arange(4, dtype=np.float32)}
+    )
+    assert list(found) == ["y[0]", "y[1]", "y[2]", "y[3]"]
+    assert found["y[2]"] == 2
+
+
+def test_strings_go_through() -> None:
+    found = Session(model("g (string[n] x) => (string[n] y) { y = Identity(x) }")).run(
+        {"x": np.array(["ä", "b"])}
+    )
+    assert found["y"].tolist() == ["ä", "b"]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "message"),
+    [
+        (b"hello", ModelError, "cannot load the model: Failed to load model because protobuf parsing failed"),
+        (b"", ModelError, "cannot load the model"),
+        ("nowhere.onnx", ModelError, "cannot load the model: Load model from nowhere.onnx failed"),
+        (
+            model("g (float[2] x) => (float[2] y) { y = Foo(x) }"),
+            UnsupportedOpError,
+            "No Op registered for Foo",
+        ),
+        (model("g (float[2] x) => (float[2] y) { y = my.Foo(x) }"), UnsupportedOpError, "my:Foo(-1) is not"),
+        (
+            model("g (seq(float[2]) x) => (int64 y) { y = SequenceLength(x) }"),
+            UnsupportedOpError,
+            "input 'x' is a seq(tensor(float)), not a tensor",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded(
+    source: onnx.ModelProto | bytes | str, kind: type[ModelError], message: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        Session(source)
+    assert type(caught.value) is kind
+    assert message in caught.value.message
+    assert "ONNXRuntimeError" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_feeds_that_do_not_fit() -> None:
+    session = Session(ADD)
+    wrong: list[dict[str, np.ndarray]] = [
+        {},
+        {**FEEDS, "b": np.ones(3, np.float32)},
+        {**FEEDS, "x": np.ones((1, 2))},
+    ]
+    for feeds in wrong:
+        with pytest.raises(InputError, match="the feeds do not fit the model") as caught:
+            session.run(feeds)
+        assert caught.value.hint == "the model takes x (float32, nx2), b (float32, 2)"
+
+
+def test_an_operator_that_fails_is_named() -> None:
+    session = Session(model("g (float[n] x, int64[m] s) => (float[k] y) { [shaper] y = Reshape(x, s) }"))
+    with pytest.raises(ModelError, match=r"fails while running the model.*shaper") as caught:
+        session.run({"x": np.ones(4, np.float32), "s": np.array([3])})
+    assert "\n" not in caught.value.message
+    assert ".cc:" not in caught.value.message
