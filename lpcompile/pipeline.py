@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from lpcompile.analysis.calibration import Calibration, RunFeeds
+from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.errors import LpcompileError, PassError, PassOptionError, PipelineError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -40,6 +41,9 @@ class PassContext:
         calibration: the samples, or None where the user gave none.
         seed: of every random choice.
         progress: called as progress(what, done, total) by loops that may take seconds.
+        keep_float: names of nodes that the user wants float.
+        warnings: what the user should read; passes append.
+        statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
     """
 
     run: RunModel | None = None
@@ -49,6 +53,9 @@ class PassContext:
     calibration: Calibration | None = None
     seed: int = 0
     progress: Progress = no_progress
+    keep_float: frozenset[str] = frozenset()
+    statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def rng(self) -> np.random.Generator:

@@ -10,6 +10,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lpcompile.quant.qtensor import QuantizedTensor
 
 K = TypeVar("K")
@@ -61,6 +64,7 @@ class LayerPlan:
     kernel: Kernel = Kernel.FLOAT
     weight: WeightPlan = WeightPlan()
     tensor: QuantizedTensor | None = None  # the codes once rounded
+    bias_correction: NDArray[np.float32] | None = field(default=None, compare=False)  # added to the bias, (C_out,)
     codes_sha256: str = ""
     reason: str = ""
 

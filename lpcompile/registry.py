@@ -17,6 +17,7 @@ PASSES = {
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
+    "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
 }
 TARGETS = {"ort": "lpcompile.backends.ort.target:OrtTarget"}
 

@@ -1,1 +1,10 @@
-"""Rewrite passes."""
+"""Rewrite passes, in pipeline order.
+
+| pass             | does                                                                              |
+| ---------------- | --------------------------------------------------------------------------------- |
+| `fold-constants` | evaluates constant expressions and static shape computations; inlines decided Ifs |
+| `canonicalize`   | one spelling for padding, clips, pools and matrix products; removes no-ops        |
+| `fold-batchnorm` | folds batch norms, also those spelled as Mul and Add, into the layer beside them  |
+
+Every other module here holds one concept that a pass is made of, and is named after it.
+"""

@@ -15,9 +15,11 @@ import numpy as np
 
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.input_moments import moment_axes
+from lpcompile.analysis.layer_kernels import KernelChoice, choose_kernels
 from lpcompile.analysis.ranges import RULES, affine, find_range
 from lpcompile.analysis.regions import Regions, find_regions
+from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext
@@ -25,6 +27,7 @@ from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
 
 FORMATS = ("uint8", "uint4")
+STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,43 +63,65 @@ class QuantizeActivations(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan kernels, elementwise nodes and activations; decisions that a replay brought along stay."""
         report = PassReport(self.name)
+        if ctx.decisions is not None:
+            return self._replay(graph, ctx, report)
         assert ctx.target is not None, "plan passes run with a target"
-        kernels = choose_kernels(
-            graph, ctx.target, calibrated=ctx.calibration is not None, matmul=self.matmul
-        )
-        static = [n for n in graph.layers() if kernels[n.name].kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT)]
-        regions = find_regions(graph, ctx.target, static) if static else Regions()
-        layers = dict(graph.plan.layers)
+        kernels = choose_kernels(graph, ctx.target, calibrated=ctx.calibration is not None, matmul=self.matmul)
+        for name in ctx.keep_float & kernels.keys():
+            kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
+        static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
+        regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
+        layers = {}
         for name, choice in kernels.items():
             kernel = choice.kernel
-            if kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT):
+            if kernel in STATIC:
                 kernel = Kernel.INTEGER if name in regions.integer_out else Kernel.FLOAT_OUT
-            if name in layers and layers[name].reason.startswith("decisions"):
-                continue
-            layers[name] = replace(layers.get(name, LayerPlan()), kernel=kernel, reason=choice.reason)
-            (report.skip if kernel is Kernel.FLOAT else report.change)(name, choice.reason or kernel.value)
+            layers[name] = LayerPlan(kernel, reason=choice.reason)
+            (report.skip if kernel is Kernel.FLOAT else report.change)(name, choice.reason or f"kernel {kernel.value}")
         for name, reason in regions.skipped.items():
             report.skip(name, reason)
-        activations = self._activations(graph, ctx, regions, [n.name for n in static], report)
-        graph.plan = QuantPlan(
-            MappingProxyType(layers),
-            MappingProxyType(activations),
-            MappingProxyType(dict(regions.elementwise)),
-        )
+        graph.plan = QuantPlan(MappingProxyType(layers), elementwise=MappingProxyType(dict(regions.elementwise)))
+        statistics = self._statistics(graph, ctx, regions.tensors)
+        if statistics:
+            activations = self._activations(graph, regions, statistics, [n.name for n in static], report)
+            graph.plan = replace(graph.plan, activations=MappingProxyType(activations))
         report.metrics["integer_elementwise_nodes"] = len(regions.elementwise)
-        report.metrics["quantized_tensors"] = len(activations)
+        report.metrics["quantized_tensors"] = len(graph.plan.activations)
         return report
 
-    def _activations(
-        self, graph: LpGraph, ctx: PassContext, regions: Regions, static: list[str], report: PassReport
-    ) -> dict[str, ActivationPlan]:
-        if not regions.tensors or ctx.calibration is None or ctx.observe is None:
+    def _replay(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> PassReport:
+        """Carry out the decisions that were given; the sweep only serves passes that need means of activations."""
+        assert ctx.decisions is not None
+        graph.plan, warnings = fitted(ctx.decisions, graph)
+        ctx.warnings.extend(warnings)
+        self._statistics(graph, ctx, list(graph.plan.activations))
+        for name, layer in graph.plan.layers.items():
+            report.change(name, f"kernel {layer.kernel.value}, as decided in the file")
+        return report
+
+    def _statistics(self, graph: LpGraph, ctx: PassContext, planned: list[str]) -> Mapping[str, TensorStatistics]:
+        if ctx.calibration is None or ctx.observe is None:
             return {}
-        run = ctx.observe(graph, regions.tensors)
-        calls = ctx.calibration.deciding
-        statistics = collect_statistics(
-            run, calls, regions.tensors, lambda done, total: ctx.progress("calibrating", done, total)
-        )
+        axes = moment_axes([n for n in graph.layers() if graph.plan.layers[n.name].kernel is not Kernel.FLOAT])
+        tensors = list(dict.fromkeys([*planned, *axes]))
+        if tensors:
+            ctx.statistics = collect_statistics(
+                ctx.observe(graph, tensors),
+                ctx.calibration.deciding,
+                tensors,
+                axes,
+                lambda done, total: ctx.progress("calibrating", done, total),
+            )
+        return ctx.statistics
+
+    def _activations(
+        self,
+        graph: LpGraph,
+        regions: Regions,
+        statistics: Mapping[str, TensorStatistics],
+        static: list[str],
+        report: PassReport,
+    ) -> dict[str, ActivationPlan]:
         formats = self._formats(graph, regions, static)
         rules = {t: self._rule(graph, t) for t in regions.tensors}
         found: dict[str, ActivationPlan] = {}

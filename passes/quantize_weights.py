@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.analysis.input_moments import input_moments
+from lpcompile.analysis.input_moments import second_moments
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.group import has_group_table
@@ -62,12 +62,10 @@ class QuantizeWeights(Pass):
         report = PassReport(self.name)
         todo = [n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT]
         todo = [n for n in todo if graph.plan.layers[n.name].tensor is None]
-        moments = {}
-        if self.rule == "output-mse" and ctx.calibration is not None and ctx.observe is not None:
-            moments = input_moments(graph, ctx.observe, ctx.calibration.deciding, todo)
         for done, node in enumerate(todo):
             ctx.progress("rounding weights", done, len(todo))
-            self._round(graph, node, moments.get(node.name), report)
+            moments = second_moments(node, ctx.statistics) if self.rule == "output-mse" else None
+            self._round(graph, node, moments, report)
         for node in graph.layers():
             layer = graph.plan.layers.get(node.name)
             if layer is not None and layer.kernel is Kernel.FLOAT:

@@ -1,6 +1,6 @@
 """Calibration samples: those that decide, and those held back to judge what was decided."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,11 @@ class Calibration:
 
 
 def collect_statistics(
-    run: RunFeeds, calls: Sequence[Feeds], tensors: Sequence[str], progress: Callable[[int, int], None] | None = None
+    run: RunFeeds,
+    calls: Sequence[Feeds],
+    tensors: Sequence[str],
+    channel_axes: Mapping[str, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, TensorStatistics]:
     """One streamed sweep: statistics of each tensor over the calls.
 
@@ -60,12 +64,14 @@ def collect_statistics(
         run: gives at least `tensors` for the feeds of one call.
         calls: the deciding calls.
         tensors: names to observe.
+        channel_axes: tensors whose moments per channel are wanted -> the axis of the channels.
         progress: called with (done, total).
 
     Raises:
         CalibrationError: an activation is not finite.
     """
-    statistics = {t: TensorStatistics() for t in tensors}
+    axes = channel_axes or {}
+    statistics = {t: TensorStatistics(channel_axis=axes.get(t)) for t in tensors}
     for done, feeds in enumerate(calls):
         values = run(feeds)
         for name, s in statistics.items():
@@ -81,10 +87,3 @@ def collect_statistics(
             )
     return statistics
 
-
-def pairs(
-    first: RunFeeds, second: RunFeeds, calls: Sequence[Feeds]
-) -> Iterator[tuple[Feeds, Feeds]]:
-    """Outputs of two models on the same calls."""
-    for feeds in calls:
-        yield first(feeds), second(feeds)

@@ -23,6 +23,10 @@ class TensorStatistics:
     count: int = 0
     reach: float = 0.0
     bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    channel_axis: int | None = None
+    channel_rows: int = 0
+    channel_sum: NDArray[np.float64] | None = None
+    channel_sum_squares: NDArray[np.float64] | None = None
 
     def update(self, x: NDArray[np.floating]) -> None:
         """Take in one array of any shape."""
@@ -34,6 +38,7 @@ class TensorStatistics:
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.count += x.size
+        self._add_moments(x)
         flat = x.reshape(-1)
         if flat.size > SAMPLE:  # an odd stride, so that no channel or column is favoured
             flat = flat[:: (flat.size // SAMPLE) | 1]
@@ -53,6 +58,28 @@ class TensorStatistics:
             self.bins[BINS // 4 : BINS // 4 + BINS // 2] = merged
             self.reach *= 2
         self.reach = max(self.reach, wanted)
+
+    def _add_moments(self, x: NDArray[np.floating]) -> None:
+        if self.channel_axis is None or x.ndim < 2:
+            return
+        axes = tuple(i for i in range(x.ndim) if i != self.channel_axis % x.ndim)
+        first, second = x.sum(axes, dtype=np.float64), np.square(x).sum(axes, dtype=np.float64)
+        rows = x.size // len(first)
+        if self.channel_sum is None or self.channel_sum_squares is None:
+            self.channel_sum, self.channel_sum_squares = first, second
+        else:
+            self.channel_sum, self.channel_sum_squares = self.channel_sum + first, self.channel_sum_squares + second
+        self.channel_rows += rows
+
+    @property
+    def channel_mean(self) -> NDArray[np.float64] | None:
+        """E[x_c] of each channel, (C,)."""
+        return None if self.channel_sum is None else self.channel_sum / max(1, self.channel_rows)
+
+    @property
+    def channel_second_moment(self) -> NDArray[np.float64] | None:
+        """E[x_c^2] of each channel, (C,)."""
+        return None if self.channel_sum_squares is None else self.channel_sum_squares / max(1, self.channel_rows)
 
     def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centres and weights of the filled bins; the weights sum to one."""

@@ -1,50 +1,44 @@
-"""Second moments of the inputs of layers, E[x_k^2], for every one of the K products of an output."""
+"""Moments of the inputs of layers for every one of the K products of an output, from the calibration sweep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.analysis.calibration import Feeds, RunFeeds
-from lpcompile.ir.graph import LpGraph
+from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.ir.node import Node
 
 
-def input_moments(
-    graph: LpGraph,
-    observe: Callable[[LpGraph, Sequence[str]], RunFeeds],
-    calls: Sequence[Feeds],
-    layers: Sequence[Node],
-) -> dict[str, NDArray[np.float32]]:
-    """E[x_k^2] of each layer, (K,), in one sweep. For Conv a channel's moment stands for all kernel positions.
+def moment_axes(layers: list[Node]) -> dict[str, int]:
+    """Input tensor of each layer -> axis of its channels."""
+    return {n.inputs[0].name: 1 if n.op == "Conv" else -1 for n in layers if n.inputs[0] is not None and n.op != "ConvTranspose"}
 
-    Grouped convolutions see different channels in different groups; their rows share the mean over groups.
-    """
-    wanted = {n.name: n.inputs[0].name for n in layers if n.inputs[0] is not None and n.op != "ConvTranspose"}
-    if not wanted:
-        return {}
-    names = list(dict.fromkeys(wanted.values()))
-    axes = {n.inputs[0].name: 1 if n.op == "Conv" else -1 for n in layers if n.inputs[0] is not None}
-    run = observe(graph, names)
-    sums: dict[str, NDArray[np.float64]] = {}
-    counts: dict[str, int] = {}
-    for feeds in calls:
-        values = run(feeds)
-        for name in names:
-            x = np.moveaxis(values[name], axes[name], -1)
-            flat = x.reshape(-1, x.shape[-1])
-            sums[name] = sums.get(name, 0) + np.einsum("ij,ij->j", flat, flat, dtype=np.float64)
-            counts[name] = counts.get(name, 0) + len(flat)
-    found = {}
-    for node in layers:
-        if node.name not in wanted:
-            continue
-        moment = sums[wanted[node.name]] / max(1, counts[wanted[node.name]])
-        weight = node.inputs[1]
-        assert weight is not None
-        if node.op == "Conv":
-            group = int(node.attrs.get("group", 1))
-            per_group = moment.reshape(group, -1).mean(0)
-            moment = np.repeat(per_group, int(np.prod(weight.values.shape[2:])))
-        found[node.name] = moment.astype(np.float32)
-    return found
+
+def row_means(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float64] | None:
+    """E[x_k] for each row of a layer's weights, (C_out, K); a channel's mean stands for all kernel positions."""
+    found = _of(node, statistics)
+    return None if found is None or found.channel_mean is None else _spread(node, found.channel_mean)
+
+
+def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float32] | None:
+    """E[x_k^2], (K,). The rows of a grouped convolution see different channels: they share the mean over rows."""
+    found = _of(node, statistics)
+    if found is None or found.channel_second_moment is None:
+        return None
+    return _spread(node, found.channel_second_moment).mean(0).astype(np.float32)
+
+
+def _of(node: Node, statistics: Mapping[str, TensorStatistics]) -> TensorStatistics | None:
+    x = node.inputs[0]
+    return None if x is None or node.op == "ConvTranspose" else statistics.get(x.name)
+
+
+def _spread(node: Node, moment: NDArray[np.float64]) -> NDArray[np.float64]:
+    weight = node.inputs[1]
+    assert weight is not None
+    shape = weight.values.shape
+    if node.op != "Conv":
+        return np.broadcast_to(moment, (shape[-1], len(moment)))
+    group = int(node.attrs.get("group", 1))
+    per_group = np.repeat(moment.reshape(group, -1), int(np.prod(shape[2:])), axis=1)  # (group, K)
+    return np.repeat(per_group, shape[0] // group, axis=0)

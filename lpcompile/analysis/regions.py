@@ -4,7 +4,7 @@ Integer work grows from the layers: an elementwise or moving node joins where it
 somebody after it wants integers, so that no dequantise-quantise pair remains between quantised layers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -38,8 +38,8 @@ class Regions:
     ties: dict[str, str] = field(default_factory=dict)
 
 
-def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node]) -> Regions:
-    """Grow integer work from `layers`, the ones that have an integer kernel."""
+def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node], keep_float: Set[str] = frozenset()) -> Regions:
+    """Grow integer work from `layers`, the ones that have an integer kernel; nodes in `keep_float` stay out."""
     found = Regions()
     layer_names = {n.name for n in layers}
     nodes = graph.nodes()
@@ -49,7 +49,7 @@ def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node]) -> Regi
         outputs = [o for o in node.outputs if o is not None]
         if node.name in layer_names:
             supply |= {o.name for o in outputs}
-        elif reason := _refused(graph, target, node, supply):
+        elif reason := "kept float on request" if node.name in keep_float else _refused(graph, target, node, supply):
             if any(v.name in supply for v in node.inputs if v is not None) and reason != "unknown":
                 found.skipped[node.name] = reason
         else:

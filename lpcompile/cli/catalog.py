@@ -8,6 +8,7 @@ from lpcompile.cli._options import common_options
 from lpcompile.cli._output import Output
 
 DESCRIPTIONS = (
+    ("ufloat", "small floating-point numbers without a sign, for scales"),
     ("uint", "unsigned integers from 0"),
     ("int", "two's complement integers"),
     ("fixp", "integers read as binary fractions"),

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ from lpcompile.ir import export, importer
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.store import weights_of
 from lpcompile.ir.weights import Weights
-from lpcompile.ir.wire import cut_weights
+from lpcompile.ir.wire import cut_weights, with_weights
 
 # Protobuf ends at 2 GiB; the rest of the model needs some of it.
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
@@ -93,8 +93,8 @@ def save(
             return
         model = LpGraph.from_proto(model)
     if _weight_bytes(model) <= threshold_bytes:
-        data = _serialised(model.to_proto())
-        _write_atomically(path, lambda file: file.write(data))
+        graph = model
+        _write_atomically(path, lambda file: file.writelines(_pieces(graph)))
         return
     graph, data_path = model, path.with_name(path.name + ".data")
     written: list[ModelProto] = []
@@ -121,11 +121,32 @@ def _serialised(proto: ModelProto) -> bytes:
     return data
 
 
+def _stays_inline(weights: Weights) -> bool:
+    return weights.nbytes <= _KEPT_INLINE_BYTES or weights.data_type == TensorProto.STRING
+
+
+def _pieces(graph: LpGraph) -> Iterator[bytes | memoryview]:
+    """The bytes of the model; large weights go from where they are to the file, one at a time."""
+    large: dict[int, Weights] = {}
+    count = 0
+
+    def write(target: TensorProto, name: str, weights: Weights) -> None:
+        nonlocal count
+        if _stays_inline(weights) or weights.has_proto:
+            weights.write_to(target, name)
+        else:
+            weights.write_header(target, name)
+            large[count] = weights
+        count += 1
+
+    return with_weights(_serialised(export.model_proto(graph, write)), large)
+
+
 def _spill(graph: LpGraph, file: BinaryIO, name: str) -> ModelProto:
     """Write large constants to `file`; the model that refers to them by `name`."""
 
     def write(target: TensorProto, tensor_name: str, weights: Weights) -> None:
-        if weights.nbytes <= _KEPT_INLINE_BYTES or weights.data_type == TensorProto.STRING:
+        if _stays_inline(weights):
             weights.write_to(target, tensor_name)
             return
         offset = file.tell()

@@ -98,6 +98,11 @@ class Weights(LazyValues):  # type: ignore[misc]
         """Bytes as stored, packed where the type is narrow."""
         return stored_bytes(self.data_type, math.prod(self.shape))
 
+    @property
+    def has_proto(self) -> bool:
+        """Whether a proto holds the values already."""
+        return self._proto is not None
+
     def array(self) -> NDArray[Any]:
         """The values, read only; a view wherever the bytes are already in memory or mapped."""
         if self._array is not None:
@@ -126,14 +131,18 @@ class Weights(LazyValues):  # type: ignore[misc]
             target.CopyFrom(self._proto)
             target.name = name
             return
-        target.name = name
-        target.data_type = self.data_type
-        target.dims.extend(self.shape)
+        self.write_header(target, name)
         if self.data_type == TensorProto.STRING:
             target.string_data.extend(_encoded(item) for item in self.array().reshape(-1))
         else:
             raw = self.raw()
             target.raw_data = raw if isinstance(raw, bytes) else bytes(raw)
+
+    def write_header(self, target: TensorProto, name: str) -> None:
+        """Fill an empty tensor proto with name, type and dimensions, but no data."""
+        target.name = name
+        target.data_type = self.data_type
+        target.dims.extend(self.shape)
 
     def _read(self) -> NDArray[Any]:
         if self._raw is not None:

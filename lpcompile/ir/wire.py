@@ -1,12 +1,14 @@
-"""Weights cut out of a serialised model, so that protobuf never copies them.
+"""Weights cut out of a serialised model, or put into one, so that protobuf never copies them.
 
 A model is a protobuf message: `ModelProto.graph` (7) holds `GraphProto.initializer` (5) holds
 `TensorProto.raw_data` (9). Large `raw_data` stay where they are, as views on the file's bytes; the rest,
 usually some kilobytes, is what protobuf parses. [https://protobuf.dev/programming-guides/encoding]
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from lpcompile.ir.weights import Weights
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -41,6 +43,41 @@ def cut_weights(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
         return None
     pieces: list[bytes | memoryview] = [view[: graphs[0].start], _tag(_GRAPH, len(graph)), graph]
     return b"".join([*pieces, view[graphs[0].end :]]), cuts
+
+
+def with_weights(rest: bytes, weights: Mapping[int, Weights]) -> Iterator[bytes | memoryview]:
+    """Pieces of a serialised model: the inverse of `cut_weights`, byte for byte what protobuf would write.
+
+    Args:
+        rest: a model as protobuf serialises it, whose initialisers lack `raw_data`.
+        weights: what they lack, by index; read one at a time, when its piece is due.
+    """
+    view = memoryview(rest)
+    graph = next(f for f in _fields(view, 0, len(view)) if f.number == _GRAPH)
+    initializers = [f for f in _fields(view, graph.value, graph.end) if f.number == _INITIALIZER]
+    heads, sizes = {}, graph.end - graph.value
+    for i, data in weights.items():
+        field = initializers[i]
+        head = _tag(_RAW_DATA, data.nbytes)
+        outer = _tag(_INITIALIZER, field.end - field.value + len(head) + data.nbytes)
+        heads[i] = (outer, head)
+        sizes += len(outer) - (field.value - field.start) + len(head) + data.nbytes
+    yield view[: graph.start]
+    yield _tag(_GRAPH, sizes)
+    written = graph.value
+    for i in sorted(weights):
+        field = initializers[i]
+        # Fields are written by number, so `raw_data` goes before the first one with a larger number.
+        later = (f.start for f in _fields(view, field.value, field.end) if f.number > _RAW_DATA)
+        at = next(later, field.end)
+        outer, head = heads[i]
+        yield view[written : field.start]
+        yield outer
+        yield view[field.value : at]
+        yield head
+        yield weights[i].raw()
+        written = at
+    yield view[written:]
 
 
 def _without_weights(view: memoryview, graph: _Field) -> tuple[bytes, dict[int, memoryview]]:

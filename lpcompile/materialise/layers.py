@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import FunctionProto
 
 from lpcompile.ir import domain
@@ -53,9 +54,8 @@ class LayerWriter:
         code_max = 255
         if output is not None:
             code_max = self.tensors.plan.activations[output.name].code_max
-        bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         x_plan = self.tensors.plan.activations[x.name]
-        bias = quantize_bias(None if bias_value is None else bias_value.values, x_plan.scale, stored.scale)
+        bias = quantize_bias(planned_bias(node, plan), x_plan.scale, stored.scale)
         make, attributes = self._maker(node, stored, bias is not None, output is None, code_max)
         inputs = [self.tensors.codes(x), *self.tensors.parameters(x.name), *stored.values]
         if output is not None:
@@ -104,6 +104,9 @@ class LayerWriter:
         call = self._call(function, node, plan, list(stored.values), out, stored.attributes, role="/weight")
         self.graph.set_type(call, np.dtype(np.float32), weight.values.shape)
         node.set_input(1, call)
+        bias = planned_bias(node, plan)
+        if plan.bias_correction is not None and bias is not None:
+            node.set_input(2, self.graph.constant(f"{node.name}/bias_corrected", bias))
         node.metadata.update(metadata(plan))
 
     def _call(
@@ -130,6 +133,15 @@ class LayerWriter:
             metadata={**node.metadata, **metadata(plan)},
         )
         return self.tensors.filled(call)
+
+
+def planned_bias(node: Node, plan: LayerPlan) -> NDArray[np.float32] | None:
+    """The float bias of a layer with its correction, (C_out,); None where it has neither."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return plan.bias_correction
+    bias = np.asarray(value.values, np.float32)
+    return bias if plan.bias_correction is None else bias + plan.bias_correction
 
 
 def metadata(plan: LayerPlan) -> dict[str, str]:

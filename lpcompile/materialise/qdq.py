@@ -10,7 +10,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import units
-from lpcompile.materialise.layers import metadata
+from lpcompile.materialise.layers import metadata, planned_bias
 from lpcompile.materialise.storage import quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
@@ -84,10 +84,10 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
     zero = graph.constant(f"{node.name}/weight_zero_point", np.zeros(len(scale), np.int8))
     back = graph.add_node("DequantizeLinear", [codes, scales, zero], attrs={"axis": axis}, name=f"{node.name}/weight")
     node.set_input(1, IntegerTensors.filled(back))
-    x, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    x, bias = node.inputs[0], planned_bias(node, plan)
     if bias is not None and plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and x is not None:
         x_scale = graph.plan.activations[x.name].scale
-        ints = quantize_bias(bias.values, x_scale, scale)
+        ints = quantize_bias(bias, x_scale, scale)
         assert ints is not None
         b = graph.constant(f"{node.name}/bias_quantized", ints)
         unit = graph.constant(f"{node.name}/bias_scale", np.float32(x_scale) * scale)

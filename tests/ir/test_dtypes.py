@@ -35,7 +35,7 @@ def test_packing_is_that_of_onnx(name: str, codes: list[int]) -> None:
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float4_e2m1fn])
 def test_a_packed_constant_reads_back_from_the_proto_onnx_makes(dtype: type) -> None:
-    array = np.array([[0, 1, 2], [3, 4, 6]]).astype(dtype)
+    array: Array = np.array([[0, 1, 2], [3, 4, 6]]).astype(dtype)
     proto = onnx.numpy_helper.from_array(array, "w")
     np.testing.assert_array_equal(Weights.of_proto(proto).array(), array)
     assert tensor_proto("w", array).raw_data == proto.raw_data

@@ -16,7 +16,8 @@ from onnx import ModelProto, TensorProto
 from lpcompile.errors import ModelError, OutputError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.io import load, save
-from lpcompile.ir.wire import cut_weights
+from lpcompile.ir.weights import Weights
+from lpcompile.ir.wire import cut_weights, with_weights
 from tests.support import assert_same_outputs, conv_bn_model, parse_model, random_feeds, run_model
 
 
@@ -86,6 +87,31 @@ def test_damaged_bytes_never_end_in_anything_but_a_model_error(data: st.DataObje
     cut = data.draw(st.integers(0, len(good)))
     with contextlib.suppress(ModelError):
         load(bytes(good[:cut])).to_proto()
+
+
+@pytest.mark.parametrize("source", ["bytes", "proto", "edited"])
+def test_a_written_file_is_what_protobuf_would_write(tmp_path: Path, source: str) -> None:
+    model = big_model()
+    model.graph.initializer[0].doc_string = "after the data"
+    graph = load(model if source == "proto" else model.SerializeToString())
+    if source == "edited":
+        graph.set_weights(graph.nodes("Gemm")[0], np.ones((32, 32)), np.zeros(32))
+    save(graph, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == graph.to_proto().SerializeToString(deterministic=True)
+
+
+@given(sizes=st.lists(st.sampled_from([1, 31, 1024, 5000, 70_000]), min_size=1, max_size=5))
+def test_cutting_weights_out_and_putting_them_back(sizes: list[int]) -> None:
+    model = big_model()
+    for i, size in enumerate(sizes):
+        model.graph.initializer.add(
+            name=f"k{i}", data_type=TensorProto.INT8, dims=[size], raw_data=bytes(size)
+        )
+    data = model.SerializeToString(deterministic=True)
+    rest, cuts = cut_weights(data) or (b"", {})
+    assert [len(c) for c in cuts.values()] == [4096, *(s for s in sizes if s >= 4096)]
+    weights = {i: Weights(TensorProto.INT8, (len(raw),), raw=raw) for i, raw in cuts.items()}
+    assert b"".join(with_weights(rest, weights)) == data
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

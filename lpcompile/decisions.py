@@ -1,0 +1,187 @@
+"""`decisions.toml`: the plan as text, with hashes of model, data and codes; edit it and replay it with `--decisions`.
+
+It holds no time, no path and no command line, and the same decisions give the same bytes.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lpcompile.errors import DecisionsError, FormatError
+from lpcompile.formats.base import resolve
+from lpcompile.ir.graph import LpGraph
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+
+SCHEMA = 1
+MOST_BYTES = 64 << 20
+HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit")
+WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
+LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
+ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
+_HINT = "compile once without --decisions and edit the decisions.toml it writes"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A plan and what it was made for.
+
+    Attributes:
+        header: by the names in HEADER; missing ones are "".
+        versions: of the packages that took part.
+        plan: without codes; they are rounded again.
+    """
+
+    header: Mapping[str, str]
+    versions: Mapping[str, str]
+    plan: QuantPlan = field(default_factory=QuantPlan)
+
+
+def write_decisions(decisions: Decisions) -> str:
+    """The text of a decisions file."""
+    lines = ["# lpcompile decisions: edit and replay with --decisions FILE", f"schema = {SCHEMA}", "", "[made_for]"]
+    lines += [f"{key} = {_toml(decisions.header.get(key, ''))}" for key in HEADER]
+    lines += ["", "[versions]", *(f"{key} = {_toml(v)}" for key, v in sorted(decisions.versions.items()))]
+    for name, layer in decisions.plan.layers.items():
+        lines += ["", f"[layers.{_toml(name)}]", f"kernel = {_toml(layer.kernel.value)}"]
+        lines += [f"{key} = {_toml(getattr(layer.weight, key))}" for key in WEIGHT_KEYS if getattr(layer.weight, key) != ()]
+        lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
+    for name, activation in decisions.plan.activations.items():
+        lines += ["", f"[activations.{_toml(name)}]"]
+        lines += [f"{key} = {_toml(getattr(activation, key))}" for key in ACTIVATION_KEYS]
+    if decisions.plan.elementwise:
+        lines += ["", "[elementwise]"]
+        lines += [f"{_toml(name)} = {_toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, (int, bool)):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def read_decisions(path: Path) -> Decisions:
+    """Read a decisions file.
+
+    Raises:
+        DecisionsError: it cannot be read, is not TOML, or has a key or value that means nothing.
+    """
+    where = str(path)
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DecisionsError("a decisions file of more than 64 MiB", where=where, hint=_HINT)
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise DecisionsError(f"cannot read the decisions: {reason}", where=where, hint="check the path") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise DecisionsError(f"not TOML: {error}", where=where, hint=_HINT) from error
+    try:
+        return _parse(data)
+    except (DecisionsError, FormatError) as error:
+        raise DecisionsError(error.message, where=where, hint=error.hint or _HINT) from error
+
+
+def _parse(data: dict[str, Any]) -> Decisions:
+    _only(data, ("schema", "made_for", "versions", "layers", "activations", "elementwise"), "the file")
+    if data.get("schema") != SCHEMA:
+        raise DecisionsError(f"schema {data.get('schema')!r}, not {SCHEMA}", hint=_HINT)
+    tables = {}
+    for key in ("made_for", "versions", "layers", "activations", "elementwise"):
+        tables[key] = data.get(key, {})
+        if not isinstance(tables[key], dict):
+            raise DecisionsError(f"'{key}' is no table", hint=_HINT)
+    _only(tables["made_for"], HEADER, "made_for")
+    layers = {name: _layer(name, _table(name, t)) for name, t in tables["layers"].items()}
+    activations = {name: _activation(name, _table(name, t)) for name, t in tables["activations"].items()}
+    elementwise = {name: str(reason) for name, reason in tables["elementwise"].items()}
+    plan = QuantPlan(MappingProxyType(layers), MappingProxyType(activations), MappingProxyType(elementwise))
+    header = {k: str(v) for k, v in tables["made_for"].items()}
+    return Decisions(header, {k: str(v) for k, v in tables["versions"].items()}, plan)
+
+
+def _table(name: str, table: Any) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise DecisionsError(f"'{name}' is no table", hint=_HINT)
+    return table
+
+
+def _only(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise DecisionsError(f"unknown key '{key}' in {where}", hint=f"keys are: {', '.join(known)}")
+
+
+def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
+    _only(table, LAYER_KEYS, f"layer '{name}'")
+    try:
+        kernel = Kernel(table.get("kernel", "float"))
+    except ValueError as error:
+        kinds = ", ".join(k.value for k in Kernel)
+        raise DecisionsError(f"layer '{name}': no kernel '{table['kernel']}'", hint=f"kernels are: {kinds}") from error
+    books = table.get("codebooks", [])
+    if not isinstance(books, list):
+        raise DecisionsError(f"layer '{name}': 'codebooks' is no list", hint=_HINT)
+    for book in books:
+        resolve(f"lut4:{book}")
+    given = {k: str(table[k]) for k in WEIGHT_KEYS if k in table and k != "codebooks"}
+    weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books))
+    if kernel is not Kernel.FLOAT:
+        resolve(weight.format)
+    return LayerPlan(kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", "")))
+
+
+def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
+    _only(table, ACTIVATION_KEYS, f"activation '{name}'")
+    fmt = str(table.get("format", "uint8"))
+    if fmt not in ("uint8", "uint4"):
+        raise DecisionsError(f"activation '{name}': no format '{fmt}'", hint="activations are uint8 or uint4")
+    scale, zero = table.get("scale"), table.get("zero_point")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < float(np.float32(scale)) < np.inf:
+        raise DecisionsError(f"activation '{name}': scale {scale!r} is no positive number", hint=_HINT)
+    top = (1 << int(fmt.removeprefix("uint"))) - 1
+    if isinstance(zero, bool) or not isinstance(zero, int) or not 0 <= zero <= top:
+        raise DecisionsError(f"activation '{name}': zero point {zero!r} is no code of {fmt}", hint=f"codes are 0..{top}")
+    texts = {k: str(table.get(k, "")) for k in ("tie_group", "rule", "reason")}
+    return ActivationPlan(fmt, float(np.float32(scale)), zero, texts["tie_group"] or name, texts["rule"], texts["reason"])
+
+
+def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
+    """A replayed plan checked against a graph, and what its owner should know.
+
+    Raises:
+        DecisionsError: it names a layer or tensor that is not there, or a kernel lacks an activation it needs.
+    """
+    warnings = []
+    layers = {n.name: n for n in graph.layers()}
+    for name in plan.layers:
+        if name not in layers:
+            raise DecisionsError(f"there is no layer '{name}' in the model", hint="use it with the model it was made for")
+    for name in plan.activations:
+        if name not in graph:
+            raise DecisionsError(f"there is no tensor '{name}' in the model", hint="use it with the model it was made for")
+    whole = {}
+    for name, node in layers.items():
+        if name not in plan.layers:
+            warnings.append(f"layer '{name}' is not in the decisions and stays float")
+        layer = plan.layers.get(name, LayerPlan(reason="not in the decisions"))
+        x = node.inputs[0]
+        if layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and (x is None or x.name not in plan.activations):
+            raise DecisionsError(
+                f"layer '{name}' runs on integers, but its input has no entry under [activations]",
+                hint=f'add [activations."{"" if x is None else x.name}"], or set kernel = "weight-only"',
+            )
+        if layer.kernel is Kernel.DYNAMIC and node.op not in ("MatMul", "Gemm"):
+            raise DecisionsError(f"layer '{name}': a {node.op} has no dynamic kernel", hint='set kernel = "weight-only"')
+        whole[name] = replace(layer, tensor=None)
+    return replace(plan, layers=MappingProxyType(whole)), warnings
