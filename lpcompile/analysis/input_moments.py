@@ -25,7 +25,7 @@ def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> ND
     found = _of(node, statistics)
     if found is None or found.channel_second_moment is None:
         return None
-    return _spread(node, found.channel_second_moment).mean(0).astype(np.float32)
+    return np.asarray(_spread(node, found.channel_second_moment).mean(0), np.float32)
 
 
 def _of(node: Node, statistics: Mapping[str, TensorStatistics]) -> TensorStatistics | None:

@@ -26,7 +26,7 @@ def choose_kernels(graph: LpGraph, target: Target, *, calibrated: bool, matmul: 
 
 
 def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> KernelChoice:
-    weight, x, y = node.inputs[1], node.inputs[0], node.outputs[0]
+    weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None
     if weight.dtype != np.dtype(np.float32):
         return KernelChoice(Kernel.FLOAT, f"weights are {weight.dtype}, not float32")
@@ -57,7 +57,7 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> Ker
         return KernelChoice(Kernel.WEIGHT_ONLY, slower)
     if node.op == "MatMul" and matmul != "static" and (matmul == "dynamic" or _dynamic_pays(node, target)):
         return KernelChoice(Kernel.DYNAMIC, "the range is measured at run time: " + target.cost_model.name)
-    return KernelChoice(Kernel.INTEGER if y is not None else Kernel.FLOAT, "")
+    return KernelChoice(Kernel.INTEGER, "has an integer kernel and calibrated ranges")
 
 
 def _slower_than_float(node: Node, target: Target) -> str:

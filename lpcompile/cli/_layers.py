@@ -3,10 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from onnx import ModelProto
 
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.io import load
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
@@ -35,6 +39,26 @@ class LayerRow:
     def document(self) -> dict[str, Any]:
         """The row as JSON."""
         return {**asdict(self), "weight_shape": list(self.weight_shape)}
+
+
+def as_written(path: Path) -> LpGraph:
+    """A model with our own functions as nodes; loading inlines functions, which is no way to show them.
+
+    Raises:
+        ModelError: the file is no model.
+    """
+    graph = load(path)
+    if DOMAIN not in graph.opset_imports:
+        return graph
+    proto = ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    ours = {(f.domain, f.name): f for f in proto.functions if f.domain == DOMAIN}
+    others = [f for f in proto.functions if f.domain != DOMAIN]
+    del proto.functions[:]
+    proto.functions.extend(others)
+    graph = LpGraph.from_proto(proto, base_dir=path.parent)
+    graph.functions.update(ours)
+    return graph
 
 
 def layer_rows(graph: LpGraph) -> Iterator[LayerRow]:

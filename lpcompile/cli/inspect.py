@@ -24,9 +24,9 @@ def inspect(output: Output, model: str, input_shapes: Shapes) -> None:
     path = model_file(model)
 
     from lpcompile.analysis.inputs import InputSpec, check_names, concrete_shape
-    from lpcompile.ir.io import load
+    from lpcompile.cli._layers import as_written
 
-    graph = load(path)
+    graph = as_written(path)
     specs = {v.name: InputSpec(v.name, v.dtype, v.shape) for v in graph.inputs if v.dtype is not None}
     check_names(input_shapes, list(specs.values()))
     graph.infer_shapes({name: concrete_shape(specs[name], input_shapes) for name in input_shapes})

@@ -94,14 +94,14 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
         return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
     codes = unpack(b, "codes", b.attribute("code_count"))
     if storage.group_size:
-        table = b.constant(np.ascontiguousarray(group_table(storage.format), np.int8).reshape(-1))
+        levels = b.constant(np.ascontiguousarray(group_table(storage.format), np.int8).reshape(-1))
         index = b.op("Add", codes, _multiplier_offsets(b, storage.group_size, storage.format.bits))
     elif storage.row_tables:
-        table = b.op("Reshape", ROW_TABLES, b.constant(np.array([-1], np.int64)))
+        levels = b.op("Reshape", ROW_TABLES, b.constant(np.array([-1], np.int64)))
         index = b.op("Add", codes, _row_offsets(b))
     else:
-        table, index = b.constant(np.asarray(storage.format.image(), np.int8)), codes
-    w8 = b.op("Reshape", b.op("Gather", table, index), shape)
+        levels, index = b.constant(np.asarray(storage.format.image(), np.int8)), codes
+    w8 = b.op("Reshape", b.op("Gather", levels, index), shape)
     return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
 
 

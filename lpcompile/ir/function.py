@@ -18,7 +18,7 @@ DOMAIN_VERSION = 1
 class Ref:
     """A reference to an attribute of the function, used in place of a node attribute's value."""
 
-    def __init__(self, name: str, kind: int) -> None:
+    def __init__(self, name: str, kind: "AttributeProto.AttributeType") -> None:
         self.name = name
         self.kind = kind
 

@@ -8,11 +8,12 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from lpcompile.errors import PipelineError, RecipeError
 from lpcompile.registry import near_match, pass_class, split_pipeline
 
-KEYS = {"name": str, "summary": str, "pipeline": str, "min-sqnr-db": (int, float)}
+KEYS: dict[str, Any] = {"name": str, "summary": str, "pipeline": str, "min-sqnr-db": (int, float)}
 MOST_BYTES = 1 << 20
 
 

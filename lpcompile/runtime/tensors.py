@@ -13,6 +13,7 @@ from lpcompile.ir.io import load
 from lpcompile.ir.value import Value
 from lpcompile.runtime.session import Session
 
+CODES_SUFFIX = "_quantized"  # as ONNX Runtime's tools and ours name the codes of a tensor
 Run = Callable[[Mapping[str, np.ndarray]], Feeds]
 
 
@@ -29,8 +30,18 @@ class Affine:
         return np.asarray(real.astype(np.float32))
 
 
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A tensor of one model: under which name it stands there, and how its codes are read (None: floats)."""
+
+    name: str
+    affine: Affine | None
+
+
 def open_tensors(first: Path, second: Path, *, threads: int = 0) -> tuple[tuple[Run, Run], list[InputSpec]]:
     """Two models that give every tensor which both have, in the order of the first.
+
+    The codes of a tensor `t` are found as `t` or as `t_quantized`.
 
     Raises:
         ModelError: they have no tensor in common, or cannot be loaded.
@@ -38,45 +49,49 @@ def open_tensors(first: Path, second: Path, *, threads: int = 0) -> tuple[tuple[
     graphs = load(first), load(second)
     for graph in graphs:
         graph.infer_shapes()
-    kinds = [{v.name: _readable(v) for n in g.nodes() for v in n.outputs if v is not None} for g in graphs]
-    shared = [name for name, kind in kinds[0].items() if kind is not None and kinds[1].get(name) is not None]
+    found = [_readable_tensors(g) for g in graphs]
+    shared = [name for name in found[0] if name in found[1]]
     if not shared:
-        raise ModelError(
-            "the models have no tensor of the same name",
-            where=str(second),
-            hint="compare outputs without --tensors",
-        )
-    sessions = [_session(g, shared, threads) for g in graphs]
-    runs = tuple(_decoding(s, shared, k) for s, k in zip(sessions, kinds, strict=True))
-    return (runs[0], runs[1]), sessions[0].inputs
+        hint = "compare outputs without --tensors"
+        raise ModelError("the models have no tensor of the same name", where=str(second), hint=hint)
+    opened = [
+        _open(g, {name: f[name] for name in shared}, threads) for g, f in zip(graphs, found, strict=True)
+    ]
+    return (opened[0][1], opened[1][1]), opened[0][0].inputs
 
 
-def _session(graph: LpGraph, names: list[str], threads: int) -> Session:
-    for name in names:
-        value = graph.value(name)
+def _open(graph: LpGraph, tensors: Mapping[str, Readable], threads: int) -> tuple[Session, Run]:
+    for tensor in tensors.values():
+        value = graph.value(tensor.name)
         if not value.is_output:
             graph.add_output(value)
-    return Session(graph.to_proto(), threads=threads)
+    session = Session(graph.to_proto(), threads=threads)
 
-
-def _decoding(session: Session, names: list[str], kinds: Mapping[str, Affine | bool | None]) -> Run:
     def run(feeds: Mapping[str, np.ndarray]) -> Feeds:
-        found = session.run(feeds, names)
-        for name in names:
-            kind = kinds[name]
-            if isinstance(kind, Affine):
-                found[name] = kind.decode(found[name])
-        return found
+        values = session.run(feeds, [t.name for t in tensors.values()])
+        return {
+            name: values[t.name] if t.affine is None else t.affine.decode(values[t.name])
+            for name, t in tensors.items()
+        }
 
-    return run
+    return session, run
 
 
-def _readable(value: Value) -> Affine | bool | None:
-    """True for floats, how to read codes, or None where neither holds."""
-    if value.dtype is None:
-        return None
-    if value.dtype.kind == "f":
-        return True
+def _readable_tensors(graph: LpGraph) -> dict[str, Readable]:
+    """Tensors whose real values can be told, by the name that they have in a float model."""
+    found: dict[str, Readable] = {}
+    for value in [v for node in graph.nodes() for v in node.outputs if v is not None]:
+        if value.dtype is not None and value.dtype.kind == "f":
+            found[value.name] = Readable(value.name, None)
+            continue
+        affine = _affine(value)
+        if affine is not None:
+            found.setdefault(value.name.removesuffix(CODES_SUFFIX), Readable(value.name, affine))
+    return found
+
+
+def _affine(value: Value) -> Affine | None:
+    """Scale and zero point where a node reads the codes with both right after them."""
     for node in value.consumers:
         inputs = node.inputs
         for i, read in enumerate(inputs[:-2]):

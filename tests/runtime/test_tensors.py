@@ -31,6 +31,16 @@ def test_codes_are_compared_by_their_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(b["t"], np.array([0, 0.5, 2], np.float32))
 
 
+def test_codes_are_found_by_their_suffix(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(FLOAT), tmp_path / "a.onnx")
+    text = QUANTISED.replace("t = Q", "t_quantized = Q").replace("(t, s", "(t_quantized, s")
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "b.onnx")
+    (_, second), _ = open_tensors(tmp_path / "a.onnx", tmp_path / "b.onnx", threads=1)
+    np.testing.assert_array_equal(
+        second({"x": np.array([0.6], np.float32)})["t"], np.array([0.5], np.float32)
+    )
+
+
 def test_models_without_a_common_tensor(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(FLOAT), tmp_path / "a.onnx")
     onnx.save(

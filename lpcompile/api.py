@@ -1,0 +1,143 @@
+"""compile(), load(): everything that the command line does, for Python."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from lpcompile.compilation import Compilation
+from lpcompile.errors import InputError
+from lpcompile.ir import io
+from lpcompile.output import refuse_existing, write_folder
+from lpcompile.pipeline import Observer, Progress, no_progress, quiet
+from lpcompile.report.json import read_report, to_json
+from lpcompile.runtime.session import Session
+from lpcompile.target import Options
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MODEL, REPORT, DECISIONS = "model.onnx", "report.json", "decisions.toml"
+
+
+@dataclass
+class Artefacts:
+    """What a compilation gives.
+
+    Attributes:
+        model: the compiled graph.
+        report: `report.json`, schema 1.
+        decisions: text of `decisions.toml`.
+        path: the folder it was written to, or None.
+        temporaries: graphs between passes by file name, with `save_temps`.
+    """
+
+    model: onnx.ModelProto
+    report: dict[str, Any]
+    decisions: str
+    path: Path | None = None
+    temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    _session: Session | None = None
+
+    def session(self) -> "onnxruntime.InferenceSession":
+        """The compiled model in stock ONNX Runtime."""
+        return self._own_session().raw
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for the feeds of one call.
+
+        Raises:
+            InputError: the feeds do not fit the model.
+        """
+        return self._own_session().run(feeds)
+
+    def write(self, out: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write model, report and decisions into a folder; nothing half-written is left under a final name.
+
+        Raises:
+            OutputError: not writable, disk full, or files of an earlier run without `force`.
+        """
+        folder = Path(out)
+        refuse_existing(folder, force=force)
+        writers = {name: _writer_of_model(proto) for name, proto in self.temporaries.items()}
+        writers |= {
+            MODEL: _writer_of_model(self.model),
+            DECISIONS: lambda path: _write_text(path, self.decisions),
+            REPORT: lambda path: _write_text(path, to_json(self.report)),
+        }
+        write_folder(folder, writers)
+        self.path = folder
+
+    def _own_session(self) -> Session:
+        if self._session is None:
+            self._session = Session(self.model)
+        return self._session
+
+
+def _writer_of_model(proto: onnx.ModelProto) -> Any:
+    return lambda path: io.save(proto, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def compile(  # noqa: A001  the product's verb
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    target: str = "ort",
+    calibration: Any = None,
+    recipe: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
+    **overrides: Any,
+) -> Artefacts:
+    """Compile a float ONNX model.
+
+    Args:
+        model: path, bytes or proto.
+        target: "ort".
+        calibration: samples: a `.npz`, a folder, "package.module:attribute", an iterable of {input: array}, an object
+            with `get_next()`, or None for weights only.
+        recipe: name of a recipe or path of a TOML file; None takes the target's default.
+        output: folder to write to; None writes nothing.
+        options: everything else that the command line offers.
+        progress: called as progress(what, done, total).
+        observe: called after each pass.
+        **overrides: single fields of `Options`.
+
+    Raises:
+        LpcompileError: see `lpcompile.errors` for the tree.
+    """
+    chosen = replace(options or Options(), **overrides)
+    if recipe is not None:
+        chosen = replace(chosen, recipe=recipe)
+    if output is not None:
+        refuse_existing(Path(output), force=chosen.force)
+    done = Compilation(target, chosen, progress or no_progress, observe or quiet).run(model, calibration)
+    artefacts = Artefacts(done.model, done.report, done.decisions, None, done.temporaries)
+    if output is not None and not chosen.dry_run:
+        artefacts.write(output, force=chosen.force)
+    return artefacts
+
+
+def load(path: str | os.PathLike[str]) -> Artefacts:
+    """Read back a compiled folder, or any `.onnx` file.
+
+    Raises:
+        InputError: there is no model.
+    """
+    given = Path(path)
+    model = given / MODEL if given.is_dir() else given
+    if given.is_dir() and not model.is_file():
+        raise InputError("no model.onnx in this folder", where=str(given), hint="give the folder that 'lpcompile MODEL' wrote")
+    proto = io.load(model).to_proto()
+    folder = model.parent
+    report = read_report(folder / REPORT) if (folder / REPORT).is_file() else {}
+    decisions = (folder / DECISIONS).read_text("utf-8") if (folder / DECISIONS).is_file() else ""
+    return Artefacts(proto, report, decisions, folder)

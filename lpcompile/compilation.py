@@ -1,0 +1,392 @@
+"""One compilation from end to end: load, rewrite, decide, emit, judge, fall back, report."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+
+from lpcompile import registry
+from lpcompile.analysis.calibration import Calibration, Feeds
+from lpcompile.analysis.inputs import InputSpec, random_feeds
+from lpcompile.analysis.samples import load_samples
+from lpcompile.decisions import Decisions, read_decisions, write_decisions
+from lpcompile.errors import BudgetError, InputError, PassError, UnsupportedOpError
+from lpcompile.ir import io
+from lpcompile.ir.finite import check_finite
+from lpcompile.ir.graph import LpGraph
+from lpcompile.materialise import materialise
+from lpcompile.pipeline import Observer, Pass, PassContext, Pipeline, Progress
+from lpcompile.plan import Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.recipes import Recipe, load_recipe
+from lpcompile.records import PassReport
+from lpcompile.report import document
+from lpcompile.runtime.compare import Comparison
+from lpcompile.runtime.execution import observer, run_once
+from lpcompile.runtime.gate import Verdict, judge
+from lpcompile.runtime.session import Session
+from lpcompile.target import Options, Target
+
+LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
+GENERATED_CALLS = 2
+MOST_ATTEMPTS = 6
+
+
+@dataclass
+class Result:
+    """What a compilation made."""
+
+    model: onnx.ModelProto
+    report: dict[str, Any]
+    decisions: str
+    temporaries: dict[str, onnx.ModelProto]
+
+
+@dataclass
+class Compilation:
+    """The steps and what they share."""
+
+    target_name: str
+    options: Options
+    progress: Progress
+    observe: Observer
+    warnings: list[str] = field(default_factory=list)
+    temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
+
+    def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
+        """Compile one model."""
+        target = registry.target(self.target_name)
+        recipe = load_recipe(self.options.recipe or target.default_recipe())
+        decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
+        passes = self._passes(recipe, decisions)
+        graph = io.load(source)
+        check_finite(graph)
+        sha256 = _sha256(source)
+        self._check_decisions_model(decisions, sha256)
+        reference, graph = self._reference(source, graph, plans=any(not p.exact for p in passes))
+        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
+            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
+        graph.infer_shapes(dict(self.options.input_shapes))
+        calibration = None if data is None else self._calibration(data, reference.inputs)
+        if calibration is None and any(not p.exact for p in passes):
+            self.warnings.append("no calibration data: weights only; --calibration-data would give integer activations and speed")
+        calls, expected = self._judging(reference, calibration)
+        self._check_names(graph)
+        context = PassContext(
+            run=run_once,
+            observe=lambda g, tensors: observer(g, tensors, threads=self.options.threads),
+            decisions=None if decisions is None else decisions.plan,
+            target=target,
+            calibration=calibration,
+            seed=self.options.seed,
+            progress=self.progress,
+            keep_float=frozenset(self.options.keep_float),
+            warnings=self.warnings,
+        )
+        watch = _Watch(self, reference, calls, expected)
+        reports = Pipeline(passes).run(graph, context, watch.after)
+        self.warnings += graph.notes
+        emitted, verdict = self._emit(graph, target, recipe, reference, calls, expected, reports)
+        self._warn_of_codes(decisions, graph.plan)
+        report = self._report(
+            _Facts(graph, emitted, verdict, reports, recipe, source, sha256, calibration, context, reference)
+        )
+        self._check_budget(report)
+        header = {
+            "model_sha256": sha256,
+            "data_sha256": _data_sha256(calibration),
+            "pipeline": Pipeline(passes).text,
+            "recipe": recipe.name,
+            "target": target.name,
+            "seed": str(self.options.seed),
+            "emit": self.options.emit,
+        }
+        if decisions is not None and decisions.header.get("data_sha256", "") not in ("", header["data_sha256"]):
+            report["warnings"].append("the decisions were made with other calibration data")
+        text = write_decisions(Decisions(header, document.versions(), graph.plan))
+        return Result(emitted, report, text, self.temporaries)
+
+    # before the passes
+
+    def _passes(self, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
+        text = self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
+        found = []
+        for name, given in registry.split_pipeline(text):
+            extra: dict[str, Any] = {}
+            if name == "quantize-weights" and not self.options.passes:
+                extra = self._weight_options(given)
+            if name == "quantize-activations" and self.options.activation_format:
+                extra = {"format": self.options.activation_format}
+            found.append(registry.pass_class(name).configured({**given, **extra}))
+        return tuple(found)
+
+    def _weight_options(self, given: Mapping[str, str]) -> dict[str, Any]:
+        from lpcompile.formats.base import resolve
+        from lpcompile.formats.group import has_group_table
+
+        extra: dict[str, Any] = {}
+        if self.options.weight_format:
+            fmt = resolve(self.options.weight_format)
+            extra["format"] = fmt.name
+            grouped = given.get("granularity") == "group"
+            if grouped and not has_group_table(fmt):
+                extra["granularity"] = "channel"  # 8-bit formats and formats without an int8 image
+        if self.options.group_size is not None:
+            extra["granularity"] = "group" if self.options.group_size else "channel"
+            if self.options.group_size:
+                extra["group-size"] = self.options.group_size
+        return extra
+
+    def _reference(
+        self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, graph: LpGraph, *, plans: bool
+    ) -> tuple[Session, LpGraph]:
+        """The float model in the runtime, and the graph at an opset that passes and runtime can work with."""
+        if plans and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
+            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        try:
+            direct = isinstance(source, (str, os.PathLike)) and not graph.notes
+            reference = Session(os.fspath(source) if direct else graph.to_proto(), threads=self.options.threads)
+        except UnsupportedOpError:
+            if graph.opset >= LOWEST_OPSET or graph.raise_opset(LOWEST_OPSET):
+                raise
+            reference = Session(graph.to_proto(), threads=self.options.threads)
+        return reference, graph
+
+    def _calibration(self, data: Any, inputs: Sequence[InputSpec]) -> Calibration:
+        return data if isinstance(data, Calibration) else load_samples(data, inputs)
+
+    def _judging(self, reference: Session, calibration: Calibration | None) -> tuple[list[Feeds], list[Feeds]]:
+        """Calls to judge the result on, and what the float model gives on them."""
+        if calibration is not None:
+            calls = calibration.judging
+            return calls, [reference.run(c) for c in calls]
+        try:
+            seeds = range(self.options.seed, self.options.seed + GENERATED_CALLS)
+            calls = [random_feeds(reference.inputs, seed, self.options.input_shapes) for seed in seeds]
+            return calls, [reference.run(c) for c in calls]
+        except InputError as error:
+            self.warnings.append(f"not judged by running: the float model fails on generated inputs ({error.message})")
+            return [], []
+
+    def _check_names(self, graph: LpGraph) -> None:
+        names = {n.name for n in graph.nodes()}
+        for name in self.options.keep_float:
+            if name not in names:
+                raise InputError(f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000]))
+
+    def _check_decisions_model(self, decisions: Decisions | None, sha256: str) -> None:
+        if decisions is not None and decisions.header.get("model_sha256", "") not in ("", sha256):
+            self.warnings.append("the decisions were made for another model")
+
+    def _warn_of_codes(self, decisions: Decisions | None, plan: QuantPlan) -> None:
+        if decisions is None:
+            return
+        for name, layer in decisions.plan.layers.items():
+            found = plan.layers.get(name)
+            if found is not None and layer.codes_sha256 and found.codes_sha256 != layer.codes_sha256:
+                self.warnings.append(f"layer '{name}': its codes are not those of the decisions")
+
+    # after the passes
+
+    def _emit(
+        self,
+        graph: LpGraph,
+        target: Target,
+        recipe: Recipe,
+        reference: Session,
+        calls: Sequence[Feeds],
+        expected: Sequence[Feeds],
+        reports: list[PassReport],
+    ) -> tuple[onnx.ModelProto, Verdict]:
+        """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step."""
+        falling = PassReport("fall-back")
+        for _ in range(MOST_ATTEMPTS):
+            proto, report = target.emit(graph, self.options)
+            verdict = judge(
+                proto, reference, calls, expected, threads=self.options.threads, benchmark=self.options.benchmark
+            )
+            quality = verdict.comparison.sqnr_db
+            low = quality is not None and quality < recipe.min_sqnr_db
+            if not verdict.failure and not low:
+                break
+            reason = verdict.failure or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
+            if verdict.layers and not low:
+                graph.plan = graph.plan.without(set(verdict.layers))
+                changed = verdict.layers
+            else:
+                graph.plan, changed = _more_precise(graph.plan, reason)
+            if not changed:
+                if verdict.failure:
+                    raise PassError(verdict.failure, hint="this is a bug of lpcompile: please report it with the model")
+                break
+            self.warnings.append(f"{len(changed)} layers fell back: {reason}")
+            for name in changed:
+                falling.change(name, reason, after=graph.plan.layers[name].kernel.value)
+        else:
+            raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
+        reports.append(report)
+        if falling.changes:
+            reports.append(falling)
+        return proto, verdict
+
+    def _report(self, facts: "_Facts") -> dict[str, Any]:
+        graph, proto, verdict = facts.graph, facts.proto, facts.verdict
+        _, weight_bytes = materialise(graph, "qdq" if self.options.emit == "qdq" else "functions")
+        layers = document.layer_records(graph, weight_bytes, facts.context.statistics)
+        totals = document.totals(layers, graph)
+        before, after = _model_bytes(facts.source), proto.ByteSize()
+        totals["file_bytes"] = after
+        if before and after > before + (64 << 10):
+            self.warnings.append(f"the file grew from {before} to {after} bytes")
+        held = facts.calibration is not None and facts.calibration.has_held_back
+        if facts.calibration is not None and not held:
+            self.warnings.append("fewer than 4 calls of calibration data: quality is measured on samples that also decided")
+        quality = asdict(verdict.comparison.quality(held_back=held))
+        quality["source"] = "generated inputs" if facts.calibration is None else facts.calibration.source
+        path = os.fspath(facts.source) if isinstance(facts.source, (str, os.PathLike)) else None
+        shown = {k: v for k, v in asdict(self.options).items() if v not in (None, {}, (), False)}
+        return {
+            "schema": 1,
+            "tool": {"name": "lpcompile", "version": document.versions()["lpcompile"]},
+            "created_with": {
+                "command": _command(path, self.target_name, self.options),
+                "options": {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()},
+                "seed": self.options.seed,
+                "versions": document.versions(),
+            },
+            "model": document.model_document(graph, path, facts.sha256),
+            "target": self.target_name,
+            "recipe": facts.recipe.name,
+            "warnings": list(dict.fromkeys(self.warnings)),
+            "assumptions": [],
+            "passes": document.pass_documents(facts.reports),
+            "layers": [asdict(r) for r in layers],
+            "totals": totals,
+            "quality": quality,
+            "verification": {
+                "loads": True,
+                "runs": verdict.ran,
+                "integer_layers_checked": len(verdict.checks),
+                "elements_compared": sum(c.compared for c in verdict.checks),
+                "elements_different": sum(c.different for c in verdict.checks),
+                "latency_ms": verdict.latency_ms or None,
+                "bytes": {"float": before, "compiled": after},
+            },
+        }
+
+    def _check_budget(self, report: Mapping[str, Any]) -> None:
+        found = {
+            "avg-bits": (report["totals"]["bits_per_weight"], False),
+            "bytes": (report["totals"]["weight_bytes"], False),
+            "sqnr-db": (report["quality"]["sqnr_db_output"], True),
+            "agreement": (report["quality"]["top1_agreement"], True),
+        }
+        for key, bound in self.options.budget.items():
+            value, at_least = found[key]
+            if value is None or (value < bound if at_least else value > bound):
+                shown = "not measurable" if value is None else f"{value:.4g}"
+                raise BudgetError(
+                    f"{key} is {shown}, the bound is {bound:g}",
+                    hint="the nearest point of this recipe is the one named; try another recipe or --weight-format",
+                )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    graph: LpGraph
+    proto: onnx.ModelProto
+    verdict: Verdict
+    reports: list[PassReport]
+    recipe: Recipe
+    source: Any
+    sha256: str
+    calibration: Calibration | None
+    context: PassContext
+    reference: Session
+
+
+@dataclass
+class _Watch:
+    """After each pass: tell the observer, keep temporaries, and with --verify compare outputs."""
+
+    compilation: Compilation
+    reference: Session
+    calls: Sequence[Feeds]
+    expected: Sequence[Feeds]
+
+    def after(self, index: int, done: Pass, graph: LpGraph, report: PassReport) -> None:
+        """Called by the pipeline."""
+        options = self.compilation.options
+        if options.save_temps:
+            shown, _ = materialise(graph)
+            self.compilation.temporaries[f"passes/{index:02d}-{done.name}.onnx"] = shown.to_proto()
+        if options.verify and self.calls:
+            shown, _ = materialise(graph)
+            session = Session(shown.to_proto(), threads=options.threads)
+            found = Comparison()
+            for feeds, wanted in zip(self.calls, self.expected, strict=True):
+                found.update(wanted, session.run(feeds))
+            if found.sqnr_db is not None:
+                report.metrics["sqnr_db"] = found.sqnr_db
+                if done.exact and found.sqnr_db < 80:  # 1e-4 of the output's norm
+                    raise PassError(
+                        f"pass '{done.name}' changed the outputs: SQNR {found.sqnr_db:.1f} dB",
+                        hint="this is a bug of lpcompile: please report it with the model",
+                    )
+        self.compilation.observe(index, done, graph, report)
+
+
+def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
+    """The next more precise plan: float activations first, then float weights too; and the layers that changed."""
+    integer = [k for k, v in plan.layers.items() if v.kernel not in (Kernel.FLOAT, Kernel.WEIGHT_ONLY)]
+    if integer:
+        layers = {
+            k: replace(v, kernel=Kernel.WEIGHT_ONLY, bias_correction=None, reason=reason) if k in integer else v
+            for k, v in plan.layers.items()
+        }
+        return QuantPlan(MappingProxyType(layers)), integer
+    stored = [k for k, v in plan.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
+    layers = {
+        k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v for k, v in plan.layers.items()
+    }
+    return QuantPlan(MappingProxyType(layers)), stored
+
+
+def _sha256(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if isinstance(source, onnx.ModelProto):
+        return hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+    with Path(source).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _data_sha256(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return ""
+    digest = hashlib.sha256()
+    for feeds in calibration.calls:
+        for name, array in feeds.items():
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())
+    return digest.hexdigest()
+
+
+def _model_bytes(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return source.ByteSize() if isinstance(source, onnx.ModelProto) else Path(source).stat().st_size
+
+
+def _command(path: str | None, target: str, options: Options) -> str:
+    words = ["lpcompile", path or "MODEL", "--target", target]
+    for key in ("recipe", "weight_format", "activation_format", "passes"):
+        value = getattr(options, key)
+        if value is not None:
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    return " ".join(words)
+

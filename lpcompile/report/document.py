@@ -1,0 +1,135 @@
+"""Assemble `report.json`, schema 1, from what a compilation knows. [architecture 2]"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from lpcompile import __version__
+from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.input_moments import second_moments
+from lpcompile.analysis.macs import macs
+from lpcompile.formats.base import resolve
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.quant.rows import to_rows
+from lpcompile.records import LayerRecord, PassReport
+
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything whose change may change a result."""
+    return {"lpcompile": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+
+
+def layer_records(
+    graph: LpGraph, weight_bytes: Mapping[str, int], statistics: Mapping[str, TensorStatistics]
+) -> list[LayerRecord]:
+    """Every layer with weights, quantised or not, those in control-flow bodies too."""
+    records = [_record(graph, n, weight_bytes, statistics) for n in graph.layers()]
+    known = {r.name for r in records}
+    for node in graph.walk():
+        if isinstance(node, Node) or node.op not in LAYER_OPS or node.name in known:
+            continue
+        reason = "inside a control-flow body, which is left intact"
+        records.append(
+            LayerRecord(node.name, node.op, 0, (), "float32", "", "float32", "", 0, None, None, None, 32.0, 0, 0.0, 0.0, reason)
+        )
+    return records
+
+
+def _record(
+    graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], statistics: Mapping[str, TensorStatistics]
+) -> LayerRecord:
+    weight, x = node.inputs[1], node.inputs[0]
+    assert weight is not None
+    plan = graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))
+    quantised = plan.kernel is not Kernel.FLOAT and plan.tensor is not None
+    shape = tuple(weight.values.shape)
+    size = int(np.prod(shape))
+    activation = graph.plan.activations.get(x.name) if x is not None else None
+    if plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
+        activation_format = activation.format
+    else:
+        activation_format = "uint8 (dynamic)" if plan.kernel is Kernel.DYNAMIC else str(weight.dtype)
+    stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
+    count = macs(node) or 0
+    weight_bits = resolve(plan.weight.format).bits if quantised else 8 * weight.nbytes // max(1, size)
+    activation_bits = 4 if activation_format == "uint4" else 8 if activation_format.startswith("uint8") else 32
+    return LayerRecord(
+        name=node.name,
+        op=node.op,
+        macs=count,
+        weight_shape=shape,
+        weight_format=plan.weight.format if quantised else str(weight.dtype),
+        weight_granularity=plan.weight.granularity if quantised else "",
+        activation_format=activation_format,
+        rounding=plan.weight.rounding if quantised else "",
+        rank=0,
+        sensitivity=None,
+        sqnr_db_local=_local_sqnr_db(node, plan, statistics, None if activation is None else activation.scale),
+        sqnr_db_end=None,
+        bits_per_weight=8 * stored / max(1, size),
+        weight_bytes=stored,
+        ace=float(count * weight_bits * activation_bits),
+        acev2=float(count * weight_bits * activation_bits),
+        reason=plan.reason or ("" if quantised else "stays float"),
+    )
+
+
+def _local_sqnr_db(
+    node: Node, plan: LayerPlan, statistics: Mapping[str, TensorStatistics], x_scale: float | None
+) -> float | None:
+    """Output SQNR of this layer alone, estimated from second moments of its input: rounding of weights and of the input.
+
+    Inputs count as uncorrelated, so that the figure needs no run: sum m_k W_k^2 over sum (m_k dW_k^2 + s^2/12 W_k^2).
+    """
+    moments = second_moments(node, statistics)
+    weight = node.inputs[1]
+    if moments is None or plan.tensor is None or weight is None or plan.kernel is Kernel.FLOAT:
+        return None
+    w = to_rows(node.op, weight.values).astype(np.float64)
+    error = plan.tensor.dequantize() - w
+    step = 0.0 if x_scale is None or plan.kernel is Kernel.WEIGHT_ONLY else x_scale**2 / 12
+    signal, noise = (moments * w**2).sum(), (moments * error**2).sum() + step * (w**2).sum()
+    return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+
+
+def totals(records: Sequence[LayerRecord], graph: LpGraph) -> dict[str, Any]:
+    """Sums over layers; biases, norms and embeddings stand apart."""
+    sizes = [int(np.prod(r.weight_shape)) if r.weight_shape else 0 for r in records]
+    weights = max(1, sum(sizes))
+    layer_weights = {n.inputs[1].name for n in graph.layers() if n.inputs[1] is not None}
+    posit = sum(s for s, r in zip(sizes, records, strict=True) if r.weight_format.startswith("posit"))
+    return {
+        "macs": sum(r.macs for r in records),
+        "weight_bytes": sum(r.weight_bytes for r in records),
+        "other_bytes": sum(c.nbytes for c in graph.constants() if c.name not in layer_weights),
+        "bits_per_weight": 8 * sum(r.weight_bytes for r in records) / weights if records else 0.0,
+        "ace": sum(r.ace for r in records),
+        "acev2": sum(r.acev2 for r in records),
+        "posit_fraction": posit / weights,
+        "side_path_mac_fraction": 0.0,
+    }
+
+
+def pass_documents(reports: Sequence[PassReport]) -> list[dict[str, Any]]:
+    """The passes as the schema has them."""
+    return [asdict(r) for r in reports]
+
+
+def model_document(graph: LpGraph, path: str | None, sha256: str) -> dict[str, Any]:
+    """The input model."""
+
+    def interface(values: Sequence[Any]) -> list[dict[str, Any]]:
+        return [{"name": v.name, "dtype": str(v.dtype), "shape": None if v.shape is None else list(v.shape)} for v in values]
+
+    return {"path": path, "sha256": sha256, "opset": graph.opset, "inputs": interface(graph.inputs), "outputs": interface(graph.outputs)}
+
+
