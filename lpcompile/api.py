@@ -135,7 +135,11 @@ def load(path: str | os.PathLike[str]) -> Artefacts:
     given = Path(path)
     model = given / MODEL if given.is_dir() else given
     if given.is_dir() and not model.is_file():
-        raise InputError("no model.onnx in this folder", where=str(given), hint="give the folder that 'lpcompile MODEL' wrote")
+        raise InputError(
+            "no model.onnx in this folder",
+            where=str(given),
+            hint="give the folder that 'lpcompile MODEL' wrote",
+        )
     proto = io.load(model).to_proto()
     folder = model.parent
     report = read_report(folder / REPORT) if (folder / REPORT).is_file() else {}

@@ -73,7 +73,9 @@ class Compilation:
         graph.infer_shapes(dict(self.options.input_shapes))
         calibration = None if data is None else self._calibration(data, reference.inputs)
         if calibration is None and any(not p.exact for p in passes):
-            self.warnings.append("no calibration data: weights only; --calibration-data would give integer activations and speed")
+            self.warnings.append(
+                "no calibration data: weights only; --calibration-data would give integer activations and speed"
+            )
         calls, expected = self._judging(reference, calibration)
         self._check_names(graph)
         context = PassContext(
@@ -105,7 +107,10 @@ class Compilation:
             "seed": str(self.options.seed),
             "emit": self.options.emit,
         }
-        if decisions is not None and decisions.header.get("data_sha256", "") not in ("", header["data_sha256"]):
+        if decisions is not None and decisions.header.get("data_sha256", "") not in (
+            "",
+            header["data_sha256"],
+        ):
             report["warnings"].append("the decisions were made with other calibration data")
         text = write_decisions(Decisions(header, document.versions(), graph.plan))
         return Result(emitted, report, text, self.temporaries)
@@ -113,7 +118,9 @@ class Compilation:
     # before the passes
 
     def _passes(self, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
-        text = self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
+        text = (
+            self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
+        )
         found = []
         for name, given in registry.split_pipeline(text):
             extra: dict[str, Any] = {}
@@ -149,7 +156,9 @@ class Compilation:
             self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
         try:
             direct = isinstance(source, (str, os.PathLike)) and not graph.notes
-            reference = Session(os.fspath(source) if direct else graph.to_proto(), threads=self.options.threads)
+            reference = Session(
+                os.fspath(source) if direct else graph.to_proto(), threads=self.options.threads
+            )
         except UnsupportedOpError:
             if graph.opset >= LOWEST_OPSET or graph.raise_opset(LOWEST_OPSET):
                 raise
@@ -159,7 +168,9 @@ class Compilation:
     def _calibration(self, data: Any, inputs: Sequence[InputSpec]) -> Calibration:
         return data if isinstance(data, Calibration) else load_samples(data, inputs)
 
-    def _judging(self, reference: Session, calibration: Calibration | None) -> tuple[list[Feeds], list[Feeds]]:
+    def _judging(
+        self, reference: Session, calibration: Calibration | None
+    ) -> tuple[list[Feeds], list[Feeds]]:
         """Calls to judge the result on, and what the float model gives on them."""
         if calibration is not None:
             calls = calibration.judging
@@ -169,14 +180,18 @@ class Compilation:
             calls = [random_feeds(reference.inputs, seed, self.options.input_shapes) for seed in seeds]
             return calls, [reference.run(c) for c in calls]
         except InputError as error:
-            self.warnings.append(f"not judged by running: the float model fails on generated inputs ({error.message})")
+            self.warnings.append(
+                f"not judged by running: the float model fails on generated inputs ({error.message})"
+            )
             return [], []
 
     def _check_names(self, graph: LpGraph) -> None:
         names = {n.name for n in graph.nodes()}
         for name in self.options.keep_float:
             if name not in names:
-                raise InputError(f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000]))
+                raise InputError(
+                    f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000])
+                )
 
     def _check_decisions_model(self, decisions: Decisions | None, sha256: str) -> None:
         if decisions is not None and decisions.header.get("model_sha256", "") not in ("", sha256):
@@ -207,13 +222,21 @@ class Compilation:
         for _ in range(MOST_ATTEMPTS):
             proto, report = target.emit(graph, self.options)
             verdict = judge(
-                proto, reference, calls, expected, threads=self.options.threads, benchmark=self.options.benchmark
+                proto,
+                reference,
+                calls,
+                expected,
+                threads=self.options.threads,
+                benchmark=self.options.benchmark,
             )
             quality = verdict.comparison.sqnr_db
             low = quality is not None and quality < recipe.min_sqnr_db
             if not verdict.failure and not low:
                 break
-            reason = verdict.failure or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
+            reason = (
+                verdict.failure
+                or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
+            )
             if verdict.layers and not low:
                 graph.plan = graph.plan.without(set(verdict.layers))
                 changed = verdict.layers
@@ -221,7 +244,9 @@ class Compilation:
                 graph.plan, changed = _more_precise(graph.plan, reason)
             if not changed:
                 if verdict.failure:
-                    raise PassError(verdict.failure, hint="this is a bug of lpcompile: please report it with the model")
+                    raise PassError(
+                        verdict.failure, hint="this is a bug of lpcompile: please report it with the model"
+                    )
                 break
             self.warnings.append(f"{len(changed)} layers fell back: {reason}")
             for name in changed:
@@ -244,7 +269,9 @@ class Compilation:
             self.warnings.append(f"the file grew from {before} to {after} bytes")
         held = facts.calibration is not None and facts.calibration.has_held_back
         if facts.calibration is not None and not held:
-            self.warnings.append("fewer than 4 calls of calibration data: quality is measured on samples that also decided")
+            self.warnings.append(
+                "fewer than 4 calls of calibration data: quality is measured on samples that also decided"
+            )
         quality = asdict(verdict.comparison.quality(held_back=held))
         quality["source"] = "generated inputs" if facts.calibration is None else facts.calibration.source
         path = os.fspath(facts.source) if isinstance(facts.source, (str, os.PathLike)) else None
@@ -345,13 +372,16 @@ def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
     integer = [k for k, v in plan.layers.items() if v.kernel not in (Kernel.FLOAT, Kernel.WEIGHT_ONLY)]
     if integer:
         layers = {
-            k: replace(v, kernel=Kernel.WEIGHT_ONLY, bias_correction=None, reason=reason) if k in integer else v
+            k: replace(v, kernel=Kernel.WEIGHT_ONLY, bias_correction=None, reason=reason)
+            if k in integer
+            else v
             for k, v in plan.layers.items()
         }
         return QuantPlan(MappingProxyType(layers)), integer
     stored = [k for k, v in plan.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
     layers = {
-        k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v for k, v in plan.layers.items()
+        k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v
+        for k, v in plan.layers.items()
     }
     return QuantPlan(MappingProxyType(layers)), stored
 
@@ -389,4 +419,3 @@ def _command(path: str | None, target: str, options: Options) -> str:
         if value is not None:
             words += [f"--{key.replace('_', '-')}", str(value)]
     return " ".join(words)
-

@@ -44,12 +44,21 @@ class Decisions:
 
 def write_decisions(decisions: Decisions) -> str:
     """The text of a decisions file."""
-    lines = ["# lpcompile decisions: edit and replay with --decisions FILE", f"schema = {SCHEMA}", "", "[made_for]"]
+    lines = [
+        "# lpcompile decisions: edit and replay with --decisions FILE",
+        f"schema = {SCHEMA}",
+        "",
+        "[made_for]",
+    ]
     lines += [f"{key} = {_toml(decisions.header.get(key, ''))}" for key in HEADER]
     lines += ["", "[versions]", *(f"{key} = {_toml(v)}" for key, v in sorted(decisions.versions.items()))]
     for name, layer in decisions.plan.layers.items():
         lines += ["", f"[layers.{_toml(name)}]", f"kernel = {_toml(layer.kernel.value)}"]
-        lines += [f"{key} = {_toml(getattr(layer.weight, key))}" for key in WEIGHT_KEYS if getattr(layer.weight, key) != ()]
+        lines += [
+            f"{key} = {_toml(getattr(layer.weight, key))}"
+            for key in WEIGHT_KEYS
+            if getattr(layer.weight, key) != ()
+        ]
         lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
     for name, activation in decisions.plan.activations.items():
         lines += ["", f"[activations.{_toml(name)}]"]
@@ -83,7 +92,9 @@ def read_decisions(path: Path) -> Decisions:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise DecisionsError(f"cannot read the decisions: {reason}", where=where, hint="check the path") from error
+        raise DecisionsError(
+            f"cannot read the decisions: {reason}", where=where, hint="check the path"
+        ) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DecisionsError(f"not TOML: {error}", where=where, hint=_HINT) from error
     try:
@@ -128,7 +139,9 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
         kernel = Kernel(table.get("kernel", "float"))
     except ValueError as error:
         kinds = ", ".join(k.value for k in Kernel)
-        raise DecisionsError(f"layer '{name}': no kernel '{table['kernel']}'", hint=f"kernels are: {kinds}") from error
+        raise DecisionsError(
+            f"layer '{name}': no kernel '{table['kernel']}'", hint=f"kernels are: {kinds}"
+        ) from error
     books = table.get("codebooks", [])
     if not isinstance(books, list):
         raise DecisionsError(f"layer '{name}': 'codebooks' is no list", hint=_HINT)
@@ -138,7 +151,9 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
     weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books))
     if kernel is not Kernel.FLOAT:
         resolve(weight.format)
-    return LayerPlan(kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", "")))
+    return LayerPlan(
+        kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", ""))
+    )
 
 
 def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
@@ -147,13 +162,21 @@ def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
     if fmt not in ("uint8", "uint4"):
         raise DecisionsError(f"activation '{name}': no format '{fmt}'", hint="activations are uint8 or uint4")
     scale, zero = table.get("scale"), table.get("zero_point")
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < float(np.float32(scale)) < np.inf:
+    if (
+        isinstance(scale, bool)
+        or not isinstance(scale, (int, float))
+        or not 0 < float(np.float32(scale)) < np.inf
+    ):
         raise DecisionsError(f"activation '{name}': scale {scale!r} is no positive number", hint=_HINT)
     top = (1 << int(fmt.removeprefix("uint"))) - 1
     if isinstance(zero, bool) or not isinstance(zero, int) or not 0 <= zero <= top:
-        raise DecisionsError(f"activation '{name}': zero point {zero!r} is no code of {fmt}", hint=f"codes are 0..{top}")
+        raise DecisionsError(
+            f"activation '{name}': zero point {zero!r} is no code of {fmt}", hint=f"codes are 0..{top}"
+        )
     texts = {k: str(table.get(k, "")) for k in ("tie_group", "rule", "reason")}
-    return ActivationPlan(fmt, float(np.float32(scale)), zero, texts["tie_group"] or name, texts["rule"], texts["reason"])
+    return ActivationPlan(
+        fmt, float(np.float32(scale)), zero, texts["tie_group"] or name, texts["rule"], texts["reason"]
+    )
 
 
 def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
@@ -166,22 +189,30 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
     layers = {n.name: n for n in graph.layers()}
     for name in plan.layers:
         if name not in layers:
-            raise DecisionsError(f"there is no layer '{name}' in the model", hint="use it with the model it was made for")
+            raise DecisionsError(
+                f"there is no layer '{name}' in the model", hint="use it with the model it was made for"
+            )
     for name in plan.activations:
         if name not in graph:
-            raise DecisionsError(f"there is no tensor '{name}' in the model", hint="use it with the model it was made for")
+            raise DecisionsError(
+                f"there is no tensor '{name}' in the model", hint="use it with the model it was made for"
+            )
     whole = {}
     for name, node in layers.items():
         if name not in plan.layers:
             warnings.append(f"layer '{name}' is not in the decisions and stays float")
         layer = plan.layers.get(name, LayerPlan(reason="not in the decisions"))
         x = node.inputs[0]
-        if layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and (x is None or x.name not in plan.activations):
+        if layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and (
+            x is None or x.name not in plan.activations
+        ):
             raise DecisionsError(
                 f"layer '{name}' runs on integers, but its input has no entry under [activations]",
                 hint=f'add [activations."{"" if x is None else x.name}"], or set kernel = "weight-only"',
             )
         if layer.kernel is Kernel.DYNAMIC and node.op not in ("MatMul", "Gemm"):
-            raise DecisionsError(f"layer '{name}': a {node.op} has no dynamic kernel", hint='set kernel = "weight-only"')
+            raise DecisionsError(
+                f"layer '{name}': a {node.op} has no dynamic kernel", hint='set kernel = "weight-only"'
+            )
         whole[name] = replace(layer, tensor=None)
     return replace(plan, layers=MappingProxyType(whole)), warnings

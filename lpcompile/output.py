@@ -54,7 +54,9 @@ def write_folder(out: Path, writers: Mapping[str, Callable[[Path], None]]) -> No
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(
-            f"cannot write: {reason}", where=str(out), hint="choose a folder with room that you may write to, with --output"
+            f"cannot write: {reason}",
+            where=str(out),
+            hint="choose a folder with room that you may write to, with --output",
         ) from error
     finally:
         if work is not None:

@@ -102,7 +102,9 @@ class Pass(ABC):
         try:
             return cls(**values)
         except ValueError as error:
-            raise PassOptionError(f"pass '{cls.name}': {error}", hint=f"see 'lpcompile passes {cls.name}'") from error
+            raise PassOptionError(
+                f"pass '{cls.name}': {error}", hint=f"see 'lpcompile passes {cls.name}'"
+            ) from error
 
     @property
     def text(self) -> str:
@@ -180,7 +182,9 @@ class Pipeline:
             except LpcompileError as error:
                 if isinstance(error, PassError):
                     raise PassError(
-                        f"pass '{p.name}' (after {', '.join(done) or 'none'}): {error.message}", hint=error.hint, where=error.where
+                        f"pass '{p.name}' (after {', '.join(done) or 'none'}): {error.message}",
+                        hint=error.hint,
+                        where=error.where,
                     ) from error
                 raise
             report.seconds = time.perf_counter() - start

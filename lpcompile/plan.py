@@ -64,7 +64,9 @@ class LayerPlan:
     kernel: Kernel = Kernel.FLOAT
     weight: WeightPlan = WeightPlan()
     tensor: QuantizedTensor | None = None  # the codes once rounded
-    bias_correction: NDArray[np.float32] | None = field(default=None, compare=False)  # added to the bias, (C_out,)
+    bias_correction: NDArray[np.float32] | None = field(
+        default=None, compare=False
+    )  # added to the bias, (C_out,)
     codes_sha256: str = ""
     reason: str = ""
 

@@ -72,12 +72,16 @@ def split_pipeline(text: str) -> list[tuple[str, dict[str, str]]]:
     for item in re.findall(r"[^,{}]*\{[^{}]*\}|[^,]+", "".join(text.split())):
         match = re.fullmatch(r"([a-z0-9-]+)(?:\{([^{}]*)\})?", item.strip(","))
         if match is None:
-            raise PipelineError(f"cannot read '{item}' in the pipeline", hint='write "pass-name{option=value,option=value}"')
+            raise PipelineError(
+                f"cannot read '{item}' in the pipeline", hint='write "pass-name{option=value,option=value}"'
+            )
         options: dict[str, str] = {}
         for part in filter(None, (match[2] or "").split(",")):
             key, equals, value = part.partition("=")
             if not equals:
-                raise PipelineError(f"option '{part}' of pass '{match[1]}' has no value", hint="write option=value")
+                raise PipelineError(
+                    f"option '{part}' of pass '{match[1]}' has no value", hint="write option=value"
+                )
             options[key] = value
         found.append((match[1], options))
     if not found:

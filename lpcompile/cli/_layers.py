@@ -138,9 +138,8 @@ def _macs(node: Node, op: str, weight: tuple[int, ...]) -> int | None:
     known = [d for d in dims if isinstance(d, int)]
     if len(known) < len(dims):
         return None
-    # A convolution visits each kernel element once an output pixel (transposed: once an input pixel).
-    return math.prod(known) * (math.prod(weight[1:]) if op in _CONV else _products(node, weight))
-
-
-def _products(node: Node, weight: tuple[int, ...]) -> int:
-    return weight[-1] if node.op == "Gemm" and node.attrs.get("transB", 0) else weight[-2]
+    if op in _CONV:  # each kernel element once an output pixel (transposed: once an input pixel)
+        return math.prod(known) * math.prod(weight[1:])
+    if len(weight) == 2:  # either way round
+        return math.prod(known[:-1]) * math.prod(weight)
+    return math.prod(known) * weight[-2]

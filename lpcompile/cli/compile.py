@@ -15,15 +15,13 @@ from lpcompile.cli._options import (
     threads_option,
 )
 from lpcompile.cli._output import Output
-from lpcompile.errors import DecisionsError, OutputError, PipelineError
+from lpcompile.errors import DecisionsError, PipelineError
 from lpcompile.registry import PASSES, TARGETS, near_match
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph
     from lpcompile.pipeline import Observer, Pass
     from lpcompile.records import PassReport
-
-OUR_FILES = ("model.onnx", "report.json", "report.html", "decisions.toml", "program.lpcim", "program.lpcasm")
 
 
 @click.command("compile", short_help="Compile a model; the word 'compile' may be left out.")
@@ -78,9 +76,12 @@ def compile_command(
     """
     path = model_file(model, folder=False)
     out = out or Path(f"{path.stem}-{target}")
+    _check_names(given)
+
+    from lpcompile.output import FINAL, refuse_existing
+
     if not given["dry_run"]:
         refuse_existing(out, force=given["force"])
-    _check_names(given)
 
     from lpcompile.api import compile as compile_model
     from lpcompile.report.text import pass_times, summary
@@ -102,28 +103,11 @@ def compile_command(
         progress.close()
     if output.quiet and not output.json:
         return
-    written = [out / name for name in OUR_FILES if (out / name).is_file()] if not options.dry_run else []
+    written = [out / name for name in FINAL if not options.dry_run]
     text = summary(artefacts.report, written)
     if time_passes:
         text += "\n\n" + pass_times(artefacts.report)
     output.answer(artefacts.report, text)
-
-
-def refuse_existing(out: Path, *, force: bool) -> None:
-    """Stop before any work where the output could not be written.
-
-    Raises:
-        OutputError: `out` is a file, or holds files of an earlier run and `force` is not set.
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputError("this is a file, not a folder", where=str(out), hint="give a folder with --output")
-    ours = [name for name in OUR_FILES if (out / name).exists()]
-    if ours and not force:
-        raise OutputError(
-            f"the folder holds {', '.join(ours)} of an earlier run",
-            where=str(out),
-            hint="overwrite with --force, or choose another folder with --output",
-        )
 
 
 def _check_names(given: dict[str, Any]) -> None:

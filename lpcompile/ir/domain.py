@@ -107,7 +107,17 @@ def quant_conv(storage: Storage, opset: int, *, bias: bool, code_max: int = 255)
     b = _start("QuantConv", storage, inputs, doc, suffix=("" if bias else "_nobias") + _suffix(code_max))
     w8, scale = weights_int8(b, storage), channel_scale(b, storage)
     zero = b.constant(np.array(0, np.int8))
-    args = ["x", "x_scale", "x_zero_point", w8, scale, zero, "y_scale", "y_zero_point", *(["bias"] if bias else [])]
+    args = [
+        "x",
+        "x_scale",
+        "x_zero_point",
+        w8,
+        scale,
+        zero,
+        "y_scale",
+        "y_zero_point",
+        *(["bias"] if bias else []),
+    ]
     attributes: dict[str, Any] = {**{k: ints(k) for k in CONV_ATTRIBUTES}, "group": integer("group")}
     y = b.op("QLinearConv", *args, **attributes)
     return _finish(b, _held(b, y, code_max), opset)

@@ -78,7 +78,9 @@ class LayerWriter:
             kept = {k: node.attrs[k] for k in CONV_KEPT if k in node.attrs}
             return lambda: domain.quant_conv(storage, opset, bias=bias, code_max=code_max), kept
         if node.op == "Gemm":
-            return lambda: domain.quant_gemm(storage, opset, bias=bias, float_out=float_out, code_max=code_max), {}
+            return lambda: domain.quant_gemm(
+                storage, opset, bias=bias, float_out=float_out, code_max=code_max
+            ), {}
         return lambda: domain.quant_matmul(storage, opset, float_out=float_out, code_max=code_max), {}
 
     def _dynamic(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
@@ -91,7 +93,9 @@ class LayerWriter:
         out = self.tensors.float_name(y) if bias is None else self.graph.fresh(f"{y.name}/product")
         call = self._call(function, node, plan, inputs, out, stored.attributes)
         if bias is not None:
-            add = self.graph.add_node("Add", [call, bias], [self.tensors.float_name(y)], name=f"{node.name}/bias")
+            add = self.graph.add_node(
+                "Add", [call, bias], [self.tensors.float_name(y)], name=f"{node.name}/bias"
+            )
             call = self.tensors.filled(add)
         self.tensors.give_float(y, call)
 

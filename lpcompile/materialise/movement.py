@@ -12,10 +12,14 @@ from lpcompile.ir.value import Value
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import ActivationPlan
 
+
 def code_bounds(limits: tuple[float, float], plan: ActivationPlan) -> tuple[int, int]:
     """The codes of a clamp's bounds: what lies outside the range of the tensor is clipped by the tensor itself."""
     low, high = (
-        int(np.clip(np.rint(np.clip(v, plan.low, plan.high) / plan.scale) + plan.zero_point, 0, plan.code_max)) for v in limits
+        int(
+            np.clip(np.rint(np.clip(v, plan.low, plan.high) / plan.scale) + plan.zero_point, 0, plan.code_max)
+        )
+        for v in limits
     )
     return low, high
 
@@ -31,7 +35,9 @@ def write_movement(graph: LpGraph, tensors: IntegerTensors, node: Node) -> None:
         inputs = _pad_with_zero_point(graph, tensors, node, inputs, outputs[0])
     tensors.take_out(node)
     names = [tensors.name_of_codes(o) for o in outputs]
-    call = graph.add_node(node.op, inputs, names, name=node.name, attrs=dict(node.attrs), metadata=node.metadata)
+    call = graph.add_node(
+        node.op, inputs, names, name=node.name, attrs=dict(node.attrs), metadata=node.metadata
+    )
     for old, new in zip(outputs, call.outputs, strict=True):
         assert new is not None
         tensors.fill(old, new)
@@ -72,5 +78,8 @@ def clamped(
     low, high = code_bounds(limits, plan)
     if low == 0 and high == plan.code_max:
         return codes
-    ends = [graph.constant(f"{name}/code_{role}", np.array(v, np.uint8)) for role, v in (("min", low), ("max", high))]
+    ends = [
+        graph.constant(f"{name}/code_{role}", np.array(v, np.uint8))
+        for role, v in (("min", low), ("max", high))
+    ]
     return tensors.filled(graph.add_node("Clip", [codes, *ends], [tensors.name_of_codes(y)], name=name))

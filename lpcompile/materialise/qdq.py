@@ -32,7 +32,9 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
                 if layer is None or layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT):
                     read_as_integers.setdefault(value.name, (value, []))[1].append(unit.node)
         if unit.output is not None and (layer is None or layer.kernel is Kernel.INTEGER):
-            outs = [unit.output] if unit.clamp is not None else [o for o in unit.node.outputs if o is not None]
+            outs = (
+                [unit.output] if unit.clamp is not None else [o for o in unit.node.outputs if o is not None]
+            )
             for value in outs:  # every reader sees the quantised numbers
                 read_as_integers[value.name] = (value, [])
     for value, only in read_as_integers.values():
@@ -82,7 +84,9 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
     codes = graph.constant(f"{node.name}/weight_quantized", from_rows(node.op, w8, weight.values.shape))
     scales = graph.constant(f"{node.name}/weight_scale", scale)
     zero = graph.constant(f"{node.name}/weight_zero_point", np.zeros(len(scale), np.int8))
-    back = graph.add_node("DequantizeLinear", [codes, scales, zero], attrs={"axis": axis}, name=f"{node.name}/weight")
+    back = graph.add_node(
+        "DequantizeLinear", [codes, scales, zero], attrs={"axis": axis}, name=f"{node.name}/weight"
+    )
     node.set_input(1, IntegerTensors.filled(back))
     x, bias = node.inputs[0], planned_bias(node, plan)
     if bias is not None and plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and x is not None:
@@ -92,7 +96,9 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
         b = graph.constant(f"{node.name}/bias_quantized", ints)
         unit = graph.constant(f"{node.name}/bias_scale", np.float32(x_scale) * scale)
         none = graph.constant(f"{node.name}/bias_zero_point", np.zeros(len(scale), np.int32))
-        b_back = graph.add_node("DequantizeLinear", [b, unit, none], attrs={"axis": 0}, name=f"{node.name}/bias")
+        b_back = graph.add_node(
+            "DequantizeLinear", [b, unit, none], attrs={"axis": 0}, name=f"{node.name}/bias"
+        )
         node.set_input(2, IntegerTensors.filled(b_back))
     node.metadata.update(metadata(plan))
     return w8.nbytes + scale.nbytes + len(scale)

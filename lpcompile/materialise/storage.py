@@ -38,7 +38,9 @@ class StoredWeights:
     weight_bytes: int
 
 
-def store_weights(graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tuple[int, ...]) -> StoredWeights:
+def store_weights(
+    graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tuple[int, ...]
+) -> StoredWeights:
     """Add the initialisers of a layer's quantised weights to the graph.
 
     Args:
@@ -84,7 +86,10 @@ def store_weights(graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tu
             roles.append(("weight_multipliers", np.frombuffer(pack(multipliers, 4), np.uint8)))
         if storage.row_tables:
             tables = np.array([list(bytes.fromhex(t)) for t in plan.weight.codebooks], np.uint8).view(np.int8)
-            attributes |= {"row_length": [q.codes.shape[1]], "row_offsets": list(range(0, 16 * len(tables), 16))}
+            attributes |= {
+                "row_length": [q.codes.shape[1]],
+                "row_offsets": list(range(0, 16 * len(tables), 16)),
+            }
             roles.append(("weight_tables", tables))
     if isinstance(channel, QuantizedTensor):
         unit = np.asarray(channel.scales, np.float32).reshape(())
@@ -92,7 +97,9 @@ def store_weights(graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tu
     else:
         roles.append(("weight_scale", np.ascontiguousarray(scale)))
     values = tuple(graph.constant(f"{name}/{role}", array) for role, array in roles)
-    return StoredWeights(storage, values, attributes, np.ascontiguousarray(scale), sum(a.nbytes for _, a in roles))
+    return StoredWeights(
+        storage, values, attributes, np.ascontiguousarray(scale), sum(a.nbytes for _, a in roles)
+    )
 
 
 def split_scales(
@@ -117,7 +124,9 @@ def _group_size(plan: LayerPlan) -> int:
     return int(plan.weight.granularity.removeprefix("group"))
 
 
-def quantize_bias(bias: NDArray[np.floating] | None, x_scale: float, scale: NDArray[np.float32]) -> NDArray[np.int32] | None:
+def quantize_bias(
+    bias: NDArray[np.floating] | None, x_scale: float, scale: NDArray[np.float32]
+) -> NDArray[np.int32] | None:
     """Bias in units of the accumulator, `rint(b / (x_scale * w_scale))`, int32 (C_out,).
 
     The weights' scales are chosen so that it fits (`quantize-weights` keeps |bias| below 2^30 units).
@@ -126,5 +135,3 @@ def quantize_bias(bias: NDArray[np.floating] | None, x_scale: float, scale: NDAr
         return None
     unit = np.float32(x_scale) * scale
     return np.clip(np.rint(bias.astype(np.float64) / unit), -(2**31), 2**31 - 1).astype(np.int32)
-
-

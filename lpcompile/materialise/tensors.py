@@ -84,7 +84,9 @@ class IntegerTensors:
         scale, zero = self.parameters(value.name)
         shape, dtype = value.shape, value.dtype or np.dtype(np.float32)
         inputs, name = [self._codes[value.name], scale, zero], f"{value.name}/dequantize"
-        out = self.filled(self.graph.add_node("DequantizeLinear", inputs, [self.float_name(value)], name=name))
+        out = self.filled(
+            self.graph.add_node("DequantizeLinear", inputs, [self.float_name(value)], name=name)
+        )
         self.graph.set_type(out, dtype, shape)
         self.give_float(value, out)
 

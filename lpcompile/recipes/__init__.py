@@ -50,7 +50,9 @@ def load_recipe(name: str) -> Recipe:
             raise RecipeError("a recipe of more than 1 MiB", where=str(path), hint="give a recipe, not data")
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe: {error}", where=str(path), hint="check the path") from error
+        raise RecipeError(
+            f"cannot read the recipe: {error}", where=str(path), hint="check the path"
+        ) from error
     return _parse(text, str(path))
 
 
@@ -65,7 +67,9 @@ def _parse(text: str, where: str) -> Recipe:
         if key not in KEYS:
             raise RecipeError(f"unknown key '{key}'", where=where, hint=near_match(key, list(KEYS)))
         if not isinstance(value, KEYS[key]) or isinstance(value, bool):
-            raise RecipeError(f"key '{key}' has the wrong type", where=where, hint="see 'lpcompile recipes int8'")
+            raise RecipeError(
+                f"key '{key}' has the wrong type", where=where, hint="see 'lpcompile recipes int8'"
+            )
     if "pipeline" not in data:
         raise RecipeError("key 'pipeline' is missing", where=where, hint="see 'lpcompile recipes int8'")
     try:

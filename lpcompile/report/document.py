@@ -25,7 +25,11 @@ PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 def versions() -> dict[str, str]:
     """Versions of everything whose change may change a result."""
-    return {"lpcompile": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    return {
+        "lpcompile": __version__,
+        "python": platform.python_version(),
+        **{p: version(p) for p in PACKAGES},
+    }
 
 
 def layer_records(
@@ -39,7 +43,25 @@ def layer_records(
             continue
         reason = "inside a control-flow body, which is left intact"
         records.append(
-            LayerRecord(node.name, node.op, 0, (), "float32", "", "float32", "", 0, None, None, None, 32.0, 0, 0.0, 0.0, reason)
+            LayerRecord(
+                node.name,
+                node.op,
+                0,
+                (),
+                "float32",
+                "",
+                "float32",
+                "",
+                0,
+                None,
+                None,
+                None,
+                32.0,
+                0,
+                0.0,
+                0.0,
+                reason,
+            )
         )
     return records
 
@@ -61,7 +83,9 @@ def _record(
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
     count = macs(node) or 0
     weight_bits = resolve(plan.weight.format).bits if quantised else 8 * weight.nbytes // max(1, size)
-    activation_bits = 4 if activation_format == "uint4" else 8 if activation_format.startswith("uint8") else 32
+    activation_bits = (
+        4 if activation_format == "uint4" else 8 if activation_format.startswith("uint8") else 32
+    )
     return LayerRecord(
         name=node.name,
         op=node.op,
@@ -73,7 +97,9 @@ def _record(
         rounding=plan.weight.rounding if quantised else "",
         rank=0,
         sensitivity=None,
-        sqnr_db_local=_local_sqnr_db(node, plan, statistics, None if activation is None else activation.scale),
+        sqnr_db_local=_local_sqnr_db(
+            node, plan, statistics, None if activation is None else activation.scale
+        ),
         sqnr_db_end=None,
         bits_per_weight=8 * stored / max(1, size),
         weight_bytes=stored,
@@ -128,8 +154,15 @@ def model_document(graph: LpGraph, path: str | None, sha256: str) -> dict[str, A
     """The input model."""
 
     def interface(values: Sequence[Any]) -> list[dict[str, Any]]:
-        return [{"name": v.name, "dtype": str(v.dtype), "shape": None if v.shape is None else list(v.shape)} for v in values]
+        return [
+            {"name": v.name, "dtype": str(v.dtype), "shape": None if v.shape is None else list(v.shape)}
+            for v in values
+        ]
 
-    return {"path": path, "sha256": sha256, "opset": graph.opset, "inputs": interface(graph.inputs), "outputs": interface(graph.outputs)}
-
-
+    return {
+        "path": path,
+        "sha256": sha256,
+        "opset": graph.opset,
+        "inputs": interface(graph.inputs),
+        "outputs": interface(graph.outputs),
+    }

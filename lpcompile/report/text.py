@@ -8,6 +8,7 @@ from typing import Any
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
+GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
@@ -75,8 +76,14 @@ def _quality(report: Mapping[str, Any]) -> str:
         parts.append(f"SQNR {db_text(quality['sqnr_db_output'])}")
     if quality.get("top1_agreement") is not None:
         parts.append(f"agreement {quality['top1_agreement']:.3f}")
-    held = "held-back samples" if quality.get("held_back", True) else "samples that also decided"
-    return f"quality   {', '.join(parts) or 'no float output'} against float on {quality['samples']} {held}"
+    return f"quality   {', '.join(parts) or 'no float output'} against float on {_samples(quality)}"
+
+
+def _samples(quality: Mapping[str, Any]) -> str:
+    if quality.get("source") == GENERATED:
+        return f"{quality['samples']} generated inputs"
+    kind = "held-back samples" if quality.get("held_back", True) else "samples that also decided"
+    return f"{quality['samples']} {kind}"
 
 
 def _checked(report: Mapping[str, Any]) -> str:
@@ -84,8 +91,8 @@ def _checked(report: Mapping[str, Any]) -> str:
     if not verification:
         return ""
     parts = [name for name in ("loads", "runs") if verification.get(name)]
-    if verification.get("fused_layers") is not None:
-        parts.append(f"{verification['fused_layers']} layers fused")
+    if verification.get("integer_layers_checked"):
+        parts.append(f"{verification['integer_layers_checked']} layers equal the numpy reference")
     times = verification.get("latency_ms") or {}
     if times.get("float") and times.get("compiled"):
         ratio = times["float"] / times["compiled"]
@@ -94,8 +101,7 @@ def _checked(report: Mapping[str, Any]) -> str:
 
 
 def _next(report: Mapping[str, Any], folder: Path) -> str:
-    created = report.get("created_with", {}).get("options", {})
-    if not created.get("calibration_data", created.get("calibration", True)):
+    if (report.get("quality") or {}).get("source") == GENERATED:
         return "give --calibration-data DATA for integer activations, which are faster"
     if str(report["recipe"]) == "int8":
         return f"'lpcompile inspect {folder}' lists the layers; --recipe w4a8 halves the file again"

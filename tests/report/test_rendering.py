@@ -34,7 +34,7 @@ REPORT: dict[str, Any] = {
     "verification": {
         "loads": True,
         "runs": True,
-        "fused_layers": 8,
+        "integer_layers_checked": 8,
         "bytes": {"float": 280_100, "compiled": 74_200},
         "latency_ms": {"float": 1.2, "compiled": 0.6},
     },
@@ -48,7 +48,7 @@ def test_the_summary_tells_what_happened() -> None:
         "layers    9 with weights: 8 int8, 1 float32",
         "weights   8.25 bits each, 61.2 kB; file 280 kB -> 74.2 kB (0.26x)",
         "quality   SQNR 38.2 dB, agreement 0.998 against float on 8 held-back samples",
-        "checked   in ONNX Runtime: loads, runs, 8 layers fused, 1.2 ms -> 0.6 ms (2.00x faster)",
+        "checked   in ONNX Runtime: loads, runs, 8 layers equal the numpy reference, 1.2 ms -> 0.6 ms (2.00x faster)",
         "wrote     out: model.onnx, report.json",
         "next      'lpcompile inspect out' lists the layers; --recipe w4a8 halves the file again",
     ]
@@ -72,6 +72,13 @@ def test_the_summary_of_little() -> None:
     assert "layers    none with weights" in text
     assert "quality   not measured" in text
     assert "wrote     nothing (dry run)" in text
+
+
+def test_the_summary_asks_for_data_where_there_was_none() -> None:
+    quality = {**REPORT["quality"], "source": "generated inputs", "held_back": False}
+    text = summary({**REPORT, "quality": quality}, [Path("out/model.onnx")])
+    assert "agreement 0.998 against float on 8 generated inputs" in text
+    assert text.endswith("next      give --calibration-data DATA for integer activations, which are faster")
 
 
 def test_pass_times_add_up() -> None:
