@@ -111,6 +111,9 @@ class CostModel(Protocol):
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
 
+    def pool_ns(self, elements: int) -> float:
+        """Nanoseconds of a MaxPool on integers that come from floats, by elements before it."""
+
 
 class Target(ABC):
     """One place where compiled graphs run."""

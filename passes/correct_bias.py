@@ -13,6 +13,7 @@ import numpy as np
 from lpcompile.analysis.input_moments import row_means
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel
 from lpcompile.quant.rows import to_rows
@@ -35,19 +36,37 @@ class CorrectBias(Pass):
             layer = graph.plan.layers.get(node.name)
             if layer is None or layer.tensor is None or layer.bias_correction is not None:
                 continue
-            if node.op not in ("Conv", "Gemm"):
-                report.skip(node, f"{node.op} has no bias of its own")
-                continue
-            if layer.kernel is Kernel.DYNAMIC:
-                report.skip(node, "its range is measured at run time, there are no calibrated means")
+            if reason := _obstacle(node, layer.kernel):
+                report.skip(node, reason)
                 continue
             mean = row_means(node, ctx.statistics)
             weight = node.inputs[1]
             if mean is None or weight is None:
                 report.skip(node, "no calibration data, so the mean of its input is not known")
                 continue
-            rounding = layer.tensor.dequantize().astype(np.float64) - to_rows(node.op, weight.values)
-            shift = np.asarray(-(rounding * mean).sum(1), np.float32)
+            rounding = layer.tensor.dequantize() - to_rows(node.op, weight.values)
+            shift = np.asarray(-np.einsum("ok,ok->o", rounding, mean), np.float32)
             graph.plan = graph.plan.with_layer(node.name, replace(layer, bias_correction=shift))
             report.change(node, "bias corrected", after=f"by {float(np.abs(shift).max()):.3g} at most")
         return report
+
+
+def _obstacle(node: Node, kernel: Kernel) -> str:
+    """Why the bias of a layer cannot take a correction; empty where it can."""
+    if node.op == "MatMul":
+        return "MatMul has no bias of its own"
+    if node.op == "ConvTranspose":
+        return "outputs of ConvTranspose sum different numbers of products"
+    if kernel is Kernel.DYNAMIC:
+        return "its range is measured at run time, there are no calibrated means"
+    if any(node.attrs.get(k, 0) for k in ("transA", "transB")) or node.attrs.get("alpha", 1) != 1:
+        return "the Gemm is not in the form x @ W + b"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return ""
+    weight = node.inputs[1]
+    assert weight is not None
+    outputs = (weight.values.shape[0 if node.op == "Conv" else -1],)
+    if not bias.is_constant or bias.values.shape != outputs or node.attrs.get("beta", 1) != 1:
+        return "its bias is not one constant an output channel"
+    return ""

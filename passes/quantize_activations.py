@@ -1,12 +1,12 @@
 """Decide which layers and elementwise nodes run on integers, and the static range of every tensor between them.
 
-Ranges come from one streamed sweep over the deciding calibration samples. Members of a tie group (Concat, pools,
-moves, clamps) share scale and zero point: the group's range holds the range of each member. Without samples nothing
+Ranges come from one streamed sweep over the deciding calibration samples. Members of a tie group (pools, moves,
+clamps, and Concats where that costs little) share scale and zero point: the group's range holds that of each member. Without samples nothing
 can be static: MatMul and Gemm measure their input's range at run time, other layers keep float activations.
 [architecture 3.3, 4]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
@@ -17,8 +17,10 @@ from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import moment_axes
 from lpcompile.analysis.layer_kernels import KernelChoice, choose_kernels
-from lpcompile.analysis.ranges import RULES, affine, find_range
+from lpcompile.analysis.partition import float_layers
+from lpcompile.analysis.ranges import RULES, Range, affine, find_range
 from lpcompile.analysis.regions import Regions, find_regions
+from lpcompile.analysis.ties import tie_groups, union
 from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -26,7 +28,7 @@ from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
 
-FORMATS = ("uint8", "uint4")
+LEVELS = {"uint8": 256, "uint4": 16}
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
@@ -47,13 +49,15 @@ class QuantizeActivations(Pass):
     rule: str = "auto"
     percentile: float = 99.99
     matmul: str = "auto"
+    cost: str = "time"
 
     def __post_init__(self) -> None:
         for key, value, known in (
-            ("format", self.format, FORMATS),
-            ("ends", self.ends, FORMATS),
+            ("format", self.format, tuple(LEVELS)),
+            ("ends", self.ends, tuple(LEVELS)),
             ("rule", self.rule, ("auto", *RULES)),
             ("matmul", self.matmul, ("auto", "static", "dynamic")),
+            ("cost", self.cost, ("time", "none")),
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
@@ -71,6 +75,11 @@ class QuantizeActivations(Pass):
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
         regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
+        if self.cost == "time":
+            for name, reason in float_layers(graph, regions, static, ctx.target.cost_model).items():
+                kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, reason)
+            static = [n for n in static if kernels[n.name].kernel in STATIC]
+            regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
         layers = {}
         for name, choice in kernels.items():
             kernel = choice.kernel
@@ -123,36 +132,43 @@ class QuantizeActivations(Pass):
         report: PassReport,
     ) -> dict[str, ActivationPlan]:
         formats = self._formats(graph, regions, static)
-        rules = {t: self._rule(graph, t) for t in regions.tensors}
+        groups = regions.groups
+        levels = [min(LEVELS[formats[t]] for t in g.members) for g in groups]
+        rules = [self._rule(graph, g.members) for g in groups]
+        alone = [
+            self._range(g.members, statistics, r, n) for g, r, n in zip(groups, rules, levels, strict=True)
+        ]
         found: dict[str, ActivationPlan] = {}
-        for root in dict.fromkeys(regions.ties.values()):
-            members = [t for t in regions.tensors if regions.ties[t] == root]
-            rule, fmt = rules[root], min((formats[t] for t in members), key=lambda f: int(f[4:]))
-            plan = self._plan(root, members, statistics, rule, fmt)
+        for together in tie_groups(groups, regions.joins, alone, levels):
+            fewest = min(levels[i] for i in together)
+            held = [
+                alone[i]
+                if levels[i] == fewest
+                else self._range(groups[i].members, statistics, rules[i], fewest)
+                for i in together
+            ]
+            members = [t for i in together for t in groups[i].members]
+            fmt, rule = f"uint{fewest.bit_length() - 1}", rules[together[0]]
+            scale, zero = affine(union(held), fewest)
+            shared = f"shared by {len(members)} tensors" if len(members) > 1 else ""
+            plan = ActivationPlan(fmt, scale, zero, members[0], rule, shared)
             for t in members:
                 found[t] = plan
-                report.change(
-                    t, f"{fmt}, {rule}", after=f"scale {plan.scale:.6g}, zero point {plan.zero_point}"
-                )
+                report.change(t, f"{fmt}, {rule}", after=f"scale {scale:.6g}, zero point {zero}")
         return {t: found[t] for t in regions.tensors}
 
-    def _plan(
-        self, root: str, members: list[str], statistics: Mapping[str, TensorStatistics], rule: str, fmt: str
-    ) -> ActivationPlan:
-        levels = 1 << int(fmt.removeprefix("uint"))
-        ranges = [find_range(statistics[t], rule, levels=levels, percentile=self.percentile) for t in members]
-        whole = ranges[0]
-        for r in ranges[1:]:
-            whole = whole.union(r)
-        scale, zero = affine(whole, levels)
-        shared = f"shared by {len(members)} tensors" if len(members) > 1 else ""
-        return ActivationPlan(fmt, scale, zero, root, rule, shared)
+    def _range(
+        self, members: Sequence[str], statistics: Mapping[str, TensorStatistics], rule: str, levels: int
+    ) -> Range:
+        found = (find_range(statistics[t], rule, levels=levels, percentile=self.percentile) for t in members)
+        return union(list(found))
 
-    def _rule(self, graph: LpGraph, tensor: str) -> str:
+    def _rule(self, graph: LpGraph, members: Sequence[str]) -> str:
         """`auto`: outliers of tensors that MatMul reads carry meaning, so nothing is cut; elsewhere least error."""
         if self.rule != "auto":
             return self.rule
-        return "minmax" if any(c.op == "MatMul" for c in graph.value(tensor).consumers) else "mse"
+        readers = (n.op for t in members for n in graph.value(t).consumers)
+        return "minmax" if "MatMul" in readers else "mse"
 
     def _formats(self, graph: LpGraph, regions: Regions, static: list[str]) -> dict[str, str]:
         """Layer inputs take `format`, those of the first and last layer `ends`; what no layer reads keeps 8 bits."""

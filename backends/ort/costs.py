@@ -1,5 +1,6 @@
 """Recorded times of ONNX Runtime's kernels: a table that decisions read, never the clock of this run."""
 
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ from lpcompile.target import LayerShape
 
 @dataclass(frozen=True, slots=True)
 class RecordedCosts:
-    """Linear cost formulas per kind of kernel: fixed_ns + ns_per_mac * macs + ns_per_output * outputs.
+    """Linear cost formulas per kind of kernel, in macs, outputs, weights and patches (output pixels x kernel pixels).
 
     Attributes:
         name: of the table, shown in reasons.
@@ -42,15 +43,19 @@ class RecordedCosts:
         c = self.kernels.get(f"{kind}.{kernel}")
         if c is None or layer.rows is None:
             return None
-        outputs = layer.rows * layer.outputs
-        inputs = layer.rows * layer.inputs
+        patches = layer.rows * math.prod(layer.kernel) if math.prod(layer.kernel) > 1 and not layer.depthwise else 0
         return (
             c["fixed_ns"]
-            + c.get("ns_per_mac", 0) * inputs * layer.outputs
-            + c.get("ns_per_output", 0) * outputs
-            + c.get("ns_per_input", 0) * inputs
+            + c.get("ns_per_mac", 0) * layer.rows * layer.inputs * layer.outputs
+            + c.get("ns_per_output", 0) * layer.rows * layer.outputs
+            + c.get("ns_per_patch", 0) * patches
+            + c.get("ns_per_weight", 0) * layer.inputs * layer.outputs
         )
 
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
         return self.quantize["fixed_ns"] + self.quantize["ns_per_element"] * elements
+
+    def pool_ns(self, elements: int) -> float:
+        """Nanoseconds of a MaxPool on integers that come from floats: the runtime has no fast NCHW kernel for uint8."""
+        return self.quantize["pool_ns_per_element"] * elements

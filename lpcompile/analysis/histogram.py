@@ -1,12 +1,16 @@
-"""Streamed statistics of one activation: extremes, a histogram whose range doubles when it must, second moments."""
+"""Streamed statistics of one activation: extremes, a histogram whose range doubles when it must, moments of channels."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 16384  # at least 16 bins a step of 8 bits over the range in use
-SAMPLE = 1 << 18  # elements of one tensor and call that go into the histogram; extremes read all
+BINS = 16384  # 32 bins or more for each step of 8 bits over the range in use
+SAMPLE = 1 << 17  # elements of one tensor and call that go into the histogram; extremes and moments read all
+LEAST_REACH = 2.0**-100  # keeps BINS / reach a float32
+LARGEST_SQUARED = 1e15  # beyond it, sums of squares leave float32
+ROWS = 4096  # summed in float32 before going on in float64
 
 
 @dataclass
@@ -32,26 +36,29 @@ class TensorStatistics:
         """Take in one array of any shape."""
         if x.size == 0:
             return
+        x = np.ascontiguousarray(x)
         low, high = float(x.min()), float(x.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not (math.isfinite(low) and math.isfinite(high)):
             self.finite = False
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.count += x.size
-        self._add_moments(x)
-        flat = x.reshape(-1)
+        self._reach_for(max(-low, high))
+        self._add_moments(x if max(-low, high) < LARGEST_SQUARED else x.astype(np.float64))
+        self._add_bins(x.reshape(-1))
+
+    def _add_bins(self, flat: NDArray[np.floating]) -> None:
         if flat.size > SAMPLE:  # an odd stride, so that no channel or column is favoured
             flat = flat[:: (flat.size // SAMPLE) | 1]
-        self._reach_for(max(-low, high))
-        if self.reach > 0:
-            index = (flat * np.float32(BINS / 2 / self.reach) + np.float32(BINS / 2)).astype(np.int32)
-            np.clip(index, 0, BINS - 1, out=index)
+        if self.reach > 0:  # an exact product, so merging bins gives what a wider histogram would have counted
+            index = np.floor(flat * flat.dtype.type(BINS / 2 / self.reach)).astype(np.intp)
+            index += BINS // 2
             self.bins += np.bincount(index, minlength=BINS)
 
     def _reach_for(self, largest: float) -> None:
         if largest <= 0 or largest < self.reach:
             return
-        wanted = float(2.0 ** (np.floor(np.log2(largest)) + 1))
+        wanted = max(math.ldexp(1.0, math.frexp(largest)[1]), LEAST_REACH)
         while 0 < self.reach < wanted:
             merged = self.bins.reshape(-1, 2).sum(1)
             self.bins = np.zeros(BINS, np.int64)
@@ -62,14 +69,12 @@ class TensorStatistics:
     def _add_moments(self, x: NDArray[np.floating]) -> None:
         if self.channel_axis is None or x.ndim < 2:
             return
-        axes = tuple(i for i in range(x.ndim) if i != self.channel_axis % x.ndim)
-        first, second = x.sum(axes, dtype=np.float64), np.square(x).sum(axes, dtype=np.float64)
-        rows = x.size // len(first)
+        first, second = channel_sums(x, self.channel_axis % x.ndim)
         if self.channel_sum is None or self.channel_sum_squares is None:
-            self.channel_sum, self.channel_sum_squares = first, second
-        else:
-            self.channel_sum, self.channel_sum_squares = self.channel_sum + first, self.channel_sum_squares + second
-        self.channel_rows += rows
+            self.channel_sum, self.channel_sum_squares = np.zeros_like(first), np.zeros_like(second)
+        self.channel_sum += first
+        self.channel_sum_squares += second
+        self.channel_rows += x.size // len(first)
 
     @property
     def channel_mean(self) -> NDArray[np.float64] | None:
@@ -81,9 +86,38 @@ class TensorStatistics:
         """E[x_c^2] of each channel, (C,)."""
         return None if self.channel_sum_squares is None else self.channel_sum_squares / max(1, self.channel_rows)
 
-    def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Centres and weights of the filled bins; the weights sum to one."""
+    def points(self, most: int = BINS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres and weights of the filled bins; the weights sum to one.
+
+        Args:
+            most: neighbouring bins are merged, in powers of two, until there are no more than this.
+        """
         filled = np.flatnonzero(self.bins)
         centres = (filled + 0.5 - BINS / 2) * (2 * self.reach / BINS)
         weights = self.bins[filled] / max(1, self.bins.sum())
+        cell, width = filled, 1
+        starts = np.arange(len(filled))
+        while len(starts) > most:
+            width *= 2
+            cell = filled // width
+            starts = np.flatnonzero(np.diff(cell, prepend=-1))
+        if width > 1:
+            centres = np.add.reduceat(centres * weights, starts)
+            weights = np.add.reduceat(weights, starts)
+            centres /= weights
         return centres, weights
+
+
+def channel_sums(x: NDArray[np.floating], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of x and of x^2 over all axes but one, (C,) each: short sums in the type of x, long ones in float64."""
+    channels = x.shape[axis]
+    if axis == x.ndim - 1:
+        rows = x.reshape(-1, channels)
+        parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
+        first = np.stack([np.add.reduce(p, 0) for p in parts])
+        second = np.stack([np.einsum("rc,rc->c", p, p) for p in parts])
+    else:
+        planes = x.reshape(math.prod(x.shape[:axis]), channels, -1)
+        first = np.add.reduce(planes, -1)
+        second = np.einsum("ncp,ncp->nc", planes, planes)
+    return first.sum(0, dtype=np.float64), second.sum(0, dtype=np.float64)

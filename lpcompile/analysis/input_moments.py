@@ -1,5 +1,6 @@
 """Moments of the inputs of layers for every one of the K products of an output, from the calibration sweep."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +12,11 @@ from lpcompile.ir.node import Node
 
 def moment_axes(layers: list[Node]) -> dict[str, int]:
     """Input tensor of each layer -> axis of its channels."""
-    return {n.inputs[0].name: 1 if n.op == "Conv" else -1 for n in layers if n.inputs[0] is not None and n.op != "ConvTranspose"}
+    return {
+        n.inputs[0].name: 1 if n.op == "Conv" else -1
+        for n in layers
+        if n.inputs[0] is not None and _has_channels(n)
+    }
 
 
 def row_means(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float64] | None:
@@ -30,7 +35,12 @@ def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> ND
 
 def _of(node: Node, statistics: Mapping[str, TensorStatistics]) -> TensorStatistics | None:
     x = node.inputs[0]
-    return None if x is None or node.op == "ConvTranspose" else statistics.get(x.name)
+    return statistics.get(x.name) if x is not None and _has_channels(node) else None
+
+
+def _has_channels(node: Node) -> bool:
+    """Whether the products of an output are channels of the input on a known axis, in the order of its weights."""
+    return node.op != "ConvTranspose" and not (node.attrs.get("transA", 0) or node.attrs.get("transB", 0))
 
 
 def _spread(node: Node, moment: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -40,5 +50,6 @@ def _spread(node: Node, moment: NDArray[np.float64]) -> NDArray[np.float64]:
     if node.op != "Conv":
         return np.broadcast_to(moment, (shape[-1], len(moment)))
     group = int(node.attrs.get("group", 1))
-    per_group = np.repeat(moment.reshape(group, -1), int(np.prod(shape[2:])), axis=1)  # (group, K)
-    return np.repeat(per_group, shape[0] // group, axis=0)
+    per_group = np.repeat(moment.reshape(group, -1), math.prod(shape[2:]), axis=1)  # (group, K)
+    spread = np.broadcast_to(per_group[:, None], (group, shape[0] // group, per_group.shape[1]))
+    return spread[0] if group == 1 else spread.reshape(shape[0], -1)

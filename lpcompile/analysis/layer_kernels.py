@@ -52,20 +52,9 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> Ker
         if node.op == "Conv":
             return KernelChoice(Kernel.WEIGHT_ONLY, "no calibration data, so its activations stay float")
         return KernelChoice(Kernel.DYNAMIC, "no calibration data, so the range is measured at run time")
-    slower = _slower_than_float(node, target)
-    if slower:
-        return KernelChoice(Kernel.WEIGHT_ONLY, slower)
     if node.op == "MatMul" and matmul != "static" and (matmul == "dynamic" or _dynamic_pays(node, target)):
         return KernelChoice(Kernel.DYNAMIC, "the range is measured at run time: " + target.cost_model.name)
     return KernelChoice(Kernel.INTEGER, "has an integer kernel and calibrated ranges")
-
-
-def _slower_than_float(node: Node, target: Target) -> str:
-    shape, costs = layer_shape(node), target.cost_model
-    as_float, as_integer = costs.layer_ns(shape, "float"), costs.layer_ns(shape, "integer")
-    if as_float is None or as_integer is None or as_integer <= as_float:
-        return ""
-    return f"integers take {as_integer / as_float:.2f} times as long as floats ({costs.name})"
 
 
 def _dynamic_pays(node: Node, target: Target) -> bool:

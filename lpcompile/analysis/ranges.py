@@ -7,10 +7,16 @@ error is least). Zero is always exactly representable.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpcompile.analysis.histogram import TensorStatistics
 
 RULES = ("minmax", "percentile", "mse")
+FACTORS = np.concatenate([[1.0], np.linspace(0.05, 0.3, 6), np.linspace(0.34, 0.98, 33)])
+POINTS = 2048  # of the histogram while candidates are compared
+BOTH, LOW, HIGH = (True, True), (True, False), (False, True)
+
+F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +43,60 @@ def find_range(statistics: TensorStatistics, rule: str, *, levels: int, percenti
 
 def _percentile(statistics: TensorStatistics, full: Range, percentile: float) -> Range:
     centres, weights = statistics.points()
-    half_bin = statistics.reach / (len(statistics.bins))
+    half_bin = statistics.reach / len(statistics.bins)
     running = np.cumsum(weights)
     tail = 1 - percentile / 100
-    low = centres[np.searchsorted(running, tail)] - half_bin
-    high = centres[min(np.searchsorted(running, 1 - tail), len(centres) - 1)] + half_bin
+    last = len(centres) - 1
+    low = centres[min(np.searchsorted(running, tail), last)] - half_bin
+    high = centres[min(np.searchsorted(running, 1 - tail), last)] + half_bin
     return Range(float(max(full.low, min(0.0, low))), float(min(full.high, max(0.0, high))))
 
 
 def mean_squared_error(statistics: TensorStatistics, r: Range, levels: int) -> float:
-    """Mean squared rounding and clipping error of the tensor quantised over `r`."""
+    """Mean squared rounding and clipping error of the tensor quantised over `r`, by its histogram."""
     centres, weights = statistics.points()
-    scale, zero = affine(r, levels)
-    codes = np.clip(np.rint(centres / scale) + zero, 0, levels - 1)
-    return float((weights * (scale * (codes - zero) - centres) ** 2).sum())
+    return float(_errors(centres, weights, np.array([r.low]), np.array([r.high]), levels)[0])
+
+
+def _errors(centres: F64, weights: F64, lows: F64, highs: F64, levels: int) -> F64:
+    """Mean squared error for each of k candidate ranges, (k,)."""
+    scales, zeros = affine_arrays(lows, highs, levels)
+    unit = float(np.abs(centres).max())  # so that no square leaves float32
+    s, z = (scales / unit).astype(np.float32)[:, None], zeros.astype(np.float32)[:, None]
+    x = (centres / unit).astype(np.float32)[None, :]
+    error = np.rint(x / s)
+    np.clip(error, -z, levels - 1 - z, out=error)
+    error *= s
+    error -= x
+    found = np.einsum("km,km,m->k", error, error, weights.astype(np.float32))
+    return found.astype(np.float64) * unit**2
 
 
 def _least_error(statistics: TensorStatistics, full: Range, levels: int) -> Range:
-    """Shrink both ends together, then each alone, while the error falls (coordinate search, deterministic)."""
-    factors = np.concatenate([np.linspace(0.05, 0.3, 6), np.linspace(0.34, 1.0, 34)])
-    best, least = full, mean_squared_error(statistics, full, levels)
-    for low_too, high_too in ((True, True), (True, False), (False, True), (True, False)):
-        start = best
-        for f in factors:
-            trial = Range(
-                (full.low if low_too and high_too else start.low) * (f if low_too else 1.0),
-                (full.high if low_too and high_too else start.high) * (f if high_too else 1.0),
-            )
-            if trial.low == trial.high:
-                continue
-            error = mean_squared_error(statistics, trial, levels)
-            if error < least:
-                best, least = trial, error
-    return best
+    """Shrink both ends together, then each alone, to the least error (coordinate search, deterministic)."""
+    centres, weights = statistics.points(POINTS)
+    best = np.array([full.low, full.high])
+    one_sided = full.low == 0 or full.high == 0
+    for ends in (BOTH,) if one_sided else (BOTH, LOW, HIGH, LOW, HIGH):
+        trials = np.where(ends, FACTORS[:, None] * [full.low, full.high], best)
+        trials = np.concatenate([best[None], trials])
+        best = trials[np.argmin(_errors(centres, weights, trials[:, 0], trials[:, 1], levels))]
+    found = Range(float(best[0]), float(best[1]))
+    whole = mean_squared_error(statistics, full, levels)
+    return found if mean_squared_error(statistics, found, levels) < whole else full
 
 
 def affine(r: Range, levels: int) -> tuple[float, int]:
-    """Scale (a float32 value) and zero point of the codes 0..levels-1 over a range; a one-sided range gets 0 or levels-1."""
-    width = r.high - r.low
-    if width <= 0 or not np.isfinite(width):
-        return 1.0, 0
-    scale = max(float(np.float32(width / (levels - 1))), float(np.finfo(np.float32).tiny))
-    zero = int(np.clip(np.rint(-r.low / scale), 0, levels - 1))
-    return scale, zero
+    """Scale (a float32 value) and zero point of the codes 0..levels-1; a one-sided range has zero at one end."""
+    scales, zeros = affine_arrays(np.array([r.low]), np.array([r.high]), levels)
+    return float(scales[0]), int(zeros[0])
+
+
+def affine_arrays(lows: F64, highs: F64, levels: int) -> tuple[F64, F64]:
+    """`affine` of many ranges: scales and zero points, (k,) each; a range without width gets scale 1 and zero 0."""
+    widths = highs - lows
+    usable = (widths > 0) & np.isfinite(widths)
+    scales = np.where(usable, widths, 1.0) / np.where(usable, levels - 1, 1)
+    scales = np.maximum(scales.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)
+    zeros = np.clip(np.rint(-np.where(usable, lows, 0.0) / scales), 0, levels - 1)
+    return scales, zeros

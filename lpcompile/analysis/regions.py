@@ -1,4 +1,4 @@
-"""Which nodes run on integers, and which tensors must share a scale.
+"""Which nodes run on integers, and which tensors move between them without arithmetic.
 
 Integer work grows from the layers: an elementwise or moving node joins where its inputs already come as integers and
 somebody after it wants integers, so that no dequantise-quantise pair remains between quantised layers.
@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import networkx as nx
 import numpy as np
 
+from lpcompile.analysis.ties import OUTSIDE, Join, MoveGroup
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
-from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
 from lpcompile.target import Target
 
 REDUCING = ("GlobalAveragePool", "AveragePool", "MaxPool")  # fewer numbers to dequantise after than before
@@ -28,14 +29,16 @@ class Regions:
         skipped: node name -> why it stays float although its inputs come as integers.
         integer_out: layers whose output is taken as integers by everybody who reads it.
         tensors: every tensor held in integers, in execution order.
-        ties: tensors that share scale and zero point; each maps to the first of its group.
+        groups: tensors that must share scale and zero point because codes only move between them.
+        joins: the Concats among the elementwise nodes.
     """
 
     elementwise: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     integer_out: set[str] = field(default_factory=set)
     tensors: list[str] = field(default_factory=list)
-    ties: dict[str, str] = field(default_factory=dict)
+    groups: list[MoveGroup] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
 
 
 def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node], keep_float: Set[str] = frozenset()) -> Regions:
@@ -43,7 +46,8 @@ def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node], keep_fl
     found = Regions()
     layer_names = {n.name for n in layers}
     nodes = graph.nodes()
-    supply: set[str] = set()  # tensors that can come as integers
+    # Tensors that can come as integers: outputs of layers, and their inputs, which are quantised anyway.
+    supply = {n.inputs[0].name for n in nodes if n.name in layer_names and n.inputs[0] is not None}
     eligible: set[str] = set()
     for node in nodes:
         outputs = [o for o in node.outputs if o is not None]
@@ -102,6 +106,7 @@ def _record(
 ) -> None:
     ties: nx.Graph[str] = nx.Graph()
     absorbed: set[str] = set()
+    movers: set[str] = set()
 
     def hold(value: Value) -> None:
         ties.add_node(value.name)
@@ -114,12 +119,13 @@ def _record(
             if node.inputs[0] is not None:
                 hold(node.inputs[0])
             clamp = following_clamp(y)
-            # A clamp after a Conv is free even where floats follow: the codes are clipped anyway.
-            absorb = clamp is not None and (clamp.name in chosen or node.op == "Conv")
+            # A clamp is free even where floats follow: the codes are clipped anyway. (And a float Relu after a Gemm
+            # makes ONNX Runtime fuse the two before it sees the integers.)
+            absorb = clamp is not None and (clamp.name in chosen or node.op in ("Conv", "Gemm"))
             out = clamp.outputs[0] or y if clamp is not None and absorb else y
             readers = out.consumers
             integers = readers and all(r.name in layer_names | chosen for r in readers) and not out.is_output
-            if node.op == "Conv" or (integers and out.name in wanted):
+            if node.op == "Conv" or (integers and out.name in wanted) or (node.op == "Gemm" and absorb):
                 found.integer_out.add(node.name)
                 hold(out)
                 if clamp is not None and absorb:
@@ -137,10 +143,16 @@ def _record(
                     outputs = [o for o in clamp.outputs if o is not None]
             for value in (*values, *outputs):
                 hold(value)
-            if node.op in DATA_INPUTS or node.op in CLAMPS:
+            if node.op == "Concat":
+                found.joins.append(Join(node.name, tuple(v.name for v in values), y.name))
+            elif node.op in DATA_INPUTS or node.op in CLAMPS:
+                movers.add(node.name)
                 nx.add_star(ties, [v.name for v in (*values, *outputs)])
     order = {name: i for i, name in enumerate(found.tensors)}
-    for group in nx.connected_components(ties):
-        first = min(group, key=order.__getitem__)
-        found.ties.update(dict.fromkeys(group, first))
-
+    components = [sorted(c, key=order.__getitem__) for c in nx.connected_components(ties)]
+    for members in sorted(components, key=lambda c: order[c[0]]):
+        values = [graph.value(t) for t in members]
+        readers = {n.name for v in values for n in v.consumers} - movers
+        if any(v.is_output or v.used_in_subgraph for v in values):
+            readers.add(OUTSIDE)
+        found.groups.append(MoveGroup(tuple(members), frozenset(readers)))

@@ -33,7 +33,6 @@ def common_options(command: F) -> F:
     def with_output(*args: Any, verbose: int, quiet: bool, json: bool, no_color: bool, **kwargs: Any) -> Any:
         plain = no_color or bool(os.environ.get("NO_COLOR"))
         output = Output(json=json, quiet=quiet, verbose=verbose, color=False if plain else None)
-        output.start_logging()
         return command(output, *args, **kwargs)
 
     decorated: Any = with_output
@@ -41,7 +40,9 @@ def common_options(command: F) -> F:
         click.option("--no-color", is_flag=True, help="Plain text."),
         click.option("--json", is_flag=True, help="Print one JSON document; errors are JSON too."),
         click.option("-q", "--quiet", is_flag=True, help="Errors only."),
-        click.option("-v", "--verbose", count=True, help="Log each pass; -vv each change, and tracebacks."),
+        click.option(
+            "-v", "--verbose", count=True, help="Tell of each pass; -vv of each change, and tracebacks."
+        ),
     ):
         decorated = option(decorated)
     found: F = decorated

@@ -37,23 +37,6 @@ class Output:
         if not self.quiet:
             click.echo(text, err=True, color=self.color)
 
-    def start_logging(self) -> None:
-        """Show the library's log: a line a pass with -v, a line a change with -vv."""
-        if not self.verbose:
-            return
-        import logging
-
-        class Echo(logging.Handler):
-            """Writes to what stderr is at the time."""
-
-            def emit(self, record: logging.LogRecord) -> None:
-                click.echo(self.format(record), err=True)
-
-        logger = logging.getLogger("lpcompile")
-        logger.setLevel(logging.INFO if self.verbose == 1 else logging.DEBUG)
-        if not logger.handlers:
-            logger.addHandler(Echo())
-
     def progress(self) -> "Progress":
         """A progress callback, silent unless stderr is a terminal."""
         return Progress(shown=sys.stderr.isatty() and not self.quiet)

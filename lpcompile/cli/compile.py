@@ -97,7 +97,7 @@ def compile_command(
             output=None if options.dry_run else out,
             options=options,
             progress=progress,
-            observe=_printer(output, options.print_after),
+            observe=_observer(output, options.print_after),
         )
     finally:
         progress.close()
@@ -120,14 +120,23 @@ def _check_names(given: dict[str, Any]) -> None:
         raise DecisionsError("there is no such file", where=str(decisions), hint=hint)
 
 
-def _printer(output: Output, names: Sequence[str]) -> "Observer | None":
-    if not names:
-        return None
+def _observer(output: Output, print_after: Sequence[str]) -> "Observer":
+    """Tells of each pass what -v, -vv and --print-after ask for."""
 
-    def show(index: int, done: "Pass", graph: "LpGraph", _report: "PassReport") -> None:
-        if done.name in names:
+    def observe(index: int, done: "Pass", graph: "LpGraph", report: "PassReport") -> None:
+        if output.verbose:
+            counts = f"{len(report.changes)} changes, {len(report.skips)} skips"
+            output.note(f"{done.text}: {counts}, {1000 * report.seconds:.1f} ms")
+        if output.verbose > 1:
+            for change in report.changes:
+                output.note(
+                    f"  {change.node}: {' '.join((change.what, change.before, change.after)).strip()}"
+                )
+            for skip in report.skips:
+                output.note(f"  {skip.node}: left alone: {skip.reason}")
+        if done.name in print_after:
             from lpcompile.ir.text import to_text
 
             click.echo(f"# after pass {index}, {done.text}\n{to_text(graph)}", err=True, color=output.color)
 
-    return show
+    return observe

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import Tensor
 
-import lpcompile
+from lpcompile.version import VERSION
 from lpcompile.ir import value_info
 from lpcompile.ir.bodies import bodies_of
 from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
@@ -78,7 +78,7 @@ def _has_type(tensor: Tensor) -> bool:
 
 def _write_header(graph: "LpGraph", model: ModelProto) -> None:
     header = graph._header
-    model.producer_name, model.producer_version = "lpcompile", lpcompile.__version__
+    model.producer_name, model.producer_version = "lpcompile", VERSION
     model.domain, model.model_version, model.doc_string = (
         header.domain,
         header.model_version,

@@ -29,8 +29,11 @@ def write_movement(graph: LpGraph, tensors: IntegerTensors, node: Node) -> None:
     data = DATA_INPUTS[node.op]
     inputs: list[Value | None] = node.inputs
     outputs = [o for o in node.outputs if o is not None]
-    codes = [tensors.codes(v) for v in inputs[data] if v is not None]
-    inputs[data] = codes
+    values = [v for v in inputs[data] if v is not None]
+    if any(tensors.parameters(v.name) != tensors.parameters(outputs[0].name) for v in values):
+        _write_requantising(graph, tensors, node, values, outputs[0])
+        return
+    inputs[data] = [tensors.codes(v) for v in values]
     if node.op == "Pad":
         inputs = _pad_with_zero_point(graph, tensors, node, inputs, outputs[0])
     tensors.take_out(node)
@@ -41,6 +44,23 @@ def write_movement(graph: LpGraph, tensors: IntegerTensors, node: Node) -> None:
     for old, new in zip(outputs, call.outputs, strict=True):
         assert new is not None
         tensors.fill(old, new)
+
+
+def _write_requantising(
+    graph: LpGraph, tensors: IntegerTensors, node: Node, values: list[Value], output: Value
+) -> None:
+    """A Concat of operands with scales of their own: ONNX Runtime fuses this into one QLinearConcat."""
+    operands: list[Value | None] = []
+    for i, value in enumerate(values):
+        inputs = [tensors.codes(value), *tensors.parameters(value.name)]
+        operand = tensors.filled(graph.add_node("DequantizeLinear", inputs, name=f"{node.name}/dequantize{i}"))
+        graph.set_type(operand, np.dtype(np.float32), value.shape)
+        operands.append(operand)
+    tensors.take_out(node)
+    attrs, shape = dict(node.attrs), output.shape
+    call = graph.add_node(node.op, operands, name=node.name, attrs=attrs, metadata=node.metadata)
+    graph.set_type(tensors.filled(call), np.dtype(np.float32), shape)
+    tensors.fill(output, tensors.quantize(output, tensors.filled(call)))
 
 
 def _pad_with_zero_point(

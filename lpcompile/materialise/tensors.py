@@ -34,22 +34,19 @@ class IntegerTensors:
     def codes(self, value: Value) -> Value:
         """The uint8 tensor of a planned activation; quantised here if no integer node has filled it."""
         if value.name not in self._codes:
-            scale, zero = self.parameters(value.name)
-            codes = self._new(value)
-            node = self.graph.add_node(
-                "QuantizeLinear", [value, scale, zero], [codes], name=f"{value.name}/quantize"
-            )
-            filled = node.outputs[0]
-            assert filled is not None
-            plan = self.plan.activations[value.name]
-            if plan.code_max < 255:
-                top = self.graph.constant(f"{plan.tie_group}_code_max", np.array(plan.code_max, np.uint8))
-                filled = self.filled(
-                    self.graph.add_node("Min", [filled, top], [self._new(value)], name=f"{value.name}/hold")
-                )
-            self._type(filled, value)
-            self._codes[value.name] = filled
+            self.fill(value, self.quantize(value, value))
         return self._codes[value.name]
+
+    def quantize(self, value: Value, floats: Value) -> Value:
+        """Codes of `floats` under the plan of `value`."""
+        scale, zero = self.parameters(value.name)
+        inputs, name = [floats, scale, zero], f"{value.name}/quantize"
+        codes = self.filled(self.graph.add_node("QuantizeLinear", inputs, [self._new(value)], name=name))
+        plan = self.plan.activations[value.name]
+        if plan.code_max == 255:
+            return codes
+        top = self.graph.constant(f"{plan.tie_group}_code_max", np.array(plan.code_max, np.uint8))
+        return self.filled(self.graph.add_node("Min", [codes, top], [self._new(value)], name=f"{value.name}/hold"))
 
     def fill(self, value: Value, node_output: Value) -> None:
         """Say that an integer node fills the uint8 side of `value`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcompile import __version__
+from lpcompile.version import VERSION
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.macs import macs
@@ -26,7 +26,7 @@ PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 def versions() -> dict[str, str]:
     """Versions of everything whose change may change a result."""
     return {
-        "lpcompile": __version__,
+        "lpcompile": VERSION,
         "python": platform.python_version(),
         **{p: version(p) for p in PACKAGES},
     }

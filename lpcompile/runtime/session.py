@@ -24,6 +24,11 @@ LEVELS = {
 }
 _SILENT = 4  # failures arrive as exceptions; the runtime need not print them too
 _PROTOBUF_MOST_BYTES = (1 << 31) - 1
+# "<file>:<line> <signature of a C++ function> ", which the runtime puts before what it has to say
+_ORIGIN = re.compile(
+    r"\S*/onnxruntime/\S+\.(?:cc|h):\d+ "
+    r"(?:(?:\w+ )*onnxruntime::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])?(?:::\S*)? )?"
+)
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
     "double": np.float64,
@@ -146,7 +151,7 @@ def message_of(error: Exception) -> str:
     """The runtime's message in one line, without its own prefix."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"\S*/onnxruntime/\S+\.(cc|h):\d+ ", "", text)
+    text = _ORIGIN.sub("", text)
     return text if len(text) <= 300 else text[:297] + "..."
 
 

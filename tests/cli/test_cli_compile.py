@@ -6,9 +6,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from lpcompile.cli._options import EMIT_FORMS
+from lpcompile.ir.io import load
+from lpcompile.records import PassReport
+from lpcompile.registry import pass_class
 from lpcompile.target import EMIT_FORMS as TARGET_EMIT_FORMS
 from lpcompile.target import Options
 from tests.cli.cli_runner import error_lines, lpcompile, small_model
@@ -141,7 +146,7 @@ def test_the_summary_goes_to_stdout(tmp_path: Path, calls: list[dict[str, Any]])
     result = lpcompile(small_model(tmp_path), "-t", "ort", "-o", out, "--time-passes")
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert f"wrote     {out}: model.onnx" in lines
+    assert f"wrote     {out}: model.onnx, decisions.toml, report.json" in lines
     assert "warning   mind this" in lines
     assert lines[-2].split() == ["canonicalize", "250", "0", "0"]
 
@@ -193,23 +198,39 @@ def test_a_file_called_like_a_command(
     assert [c["model"].name for c in calls] == ["inspect", "inspect", "plainname"]
 
 
-def test_print_after_prints_the_graph_on_stderr(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
-    from lpcompile.ir.io import load
-    from lpcompile.registry import pass_class
-
+def observed(tmp_path: Path, calls: list[dict[str, Any]], *words: str) -> str:
+    """Stderr after a pass that changed one node and left one alone, and after a second pass."""
     model = small_model(tmp_path)
-    lpcompile(model, "-t", "ort", "-o", tmp_path / "out", "--print-after", "canonicalize")
+    lpcompile(model, "-t", "ort", "-o", tmp_path / "out", *words)
     observe = calls[0]["observe"]
-    done = [pass_class(name)() for name in ("canonicalize", "fold-constants")]
-    import click
-    from click.testing import CliRunner
+    report = PassReport("canonicalize", seconds=0.0025)
+    report.change("fc", "renamed", "a", "b")
+    report.skip("gemm", "no bias")
 
     @click.command()
     def show() -> None:
-        for i, p in enumerate(done):
-            observe(i, p, load(model), None)
+        observe(0, pass_class("canonicalize")(), load(model), report)
+        observe(1, pass_class("fold-constants")(), load(model), PassReport("fold-constants"))
 
-    shown = CliRunner().invoke(show, catch_exceptions=False).stderr
+    return CliRunner().invoke(show, catch_exceptions=False).stderr
+
+
+def test_print_after_prints_the_graph_on_stderr(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    shown = observed(tmp_path, calls, "--print-after", "canonicalize")
     assert shown.startswith("# after pass 0, canonicalize\n")
     assert "MatMul (x, w)" in shown
     assert "fold-constants" not in shown
+
+
+def test_verbose_tells_of_passes(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    first, second = "canonicalize: 1 changes, 1 skips, 2.5 ms", "fold-constants: 0 changes, 0 skips, 0.0 ms"
+    assert observed(tmp_path, calls, "-v").splitlines() == [first, second]
+
+
+def test_twice_verbose_tells_of_changes(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    lines = observed(tmp_path, calls, "-vv").splitlines()
+    assert lines[1:3] == ["  fc: renamed a b", "  gemm: left alone: no bias"]
+
+
+def test_quiet_observers(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    assert observed(tmp_path, calls) == ""

@@ -48,7 +48,8 @@ def test_the_summary_tells_what_happened() -> None:
         "layers    9 with weights: 8 int8, 1 float32",
         "weights   8.25 bits each, 61.2 kB; file 280 kB -> 74.2 kB (0.26x)",
         "quality   SQNR 38.2 dB, agreement 0.998 against float on 8 held-back samples",
-        "checked   in ONNX Runtime: loads, runs, 8 layers equal the numpy reference, 1.2 ms -> 0.6 ms (2.00x faster)",
+        "checked   in ONNX Runtime: loads, runs, 8 layers equal the numpy reference, "
+        "1.2 ms -> 0.6 ms (2.00x faster)",
         "wrote     out: model.onnx, report.json",
         "next      'lpcompile inspect out' lists the layers; --recipe w4a8 halves the file again",
     ]

@@ -1,0 +1,47 @@
+"""The networks of `models/`, with samples, and the formats of layers as tests name them."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from tests.support import Array
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+SHIPPED = ("digits_mobilenet", "digits_resnet", "digits_transformer")
+TOYS = tuple(sorted(p.stem for p in (MODELS / "toy").glob("*.onnxtxt")))
+FOUR_BIT = ("fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn")
+Calls = list[dict[str, Array]]
+
+
+@functools.cache
+def toy(name: str) -> ModelProto:
+    """A graph of `models/toy`."""
+    return onnx.parser.parse_model((MODELS / "toy" / f"{name}.onnxtxt").read_text("utf-8"))
+
+
+def toy_calls(name: str, count: int = 8) -> Calls:
+    """Seeded normal samples for a toy, one call each; flags are true."""
+    rng = np.random.default_rng(5)
+    inputs = [(i.name, i.type.tensor_type) for i in toy(name).graph.input]
+    shapes = {n: [d.dim_value or 4 for d in t.shape.dim] for n, t in inputs}
+    flags = {n for n, t in inputs if t.elem_type == onnx.TensorProto.BOOL}
+    return [
+        {
+            n: np.array(True) if n in flags else rng.standard_normal(s).astype(np.float32)
+            for n, s in shapes.items()
+        }
+        for _ in range(count)
+    ]
+
+
+def shipped(name: str) -> Path:
+    """The file of a shipped network."""
+    return MODELS / f"{name}.onnx"
+
+
+def shipped_data(name: str, part: str = "calib") -> Path:
+    """Its samples: "calib" or "eval"."""
+    return MODELS / f"{name}.{part}.npz"

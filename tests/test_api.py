@@ -1,0 +1,154 @@
+"""compile() and load(): every form of model, every recipe, files in and out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import lpcompile
+from lpcompile.errors import InputError, OutputError
+from lpcompile.recipes import load_recipe, recipe_names
+from lpcompile.runtime.compare import compare
+from tests.networks import SHIPPED, TOYS, shipped, shipped_data, toy, toy_calls
+from tests.support import run_model
+
+LOSSY = [r for r in ("int8", "w4a8", "w4a4") if r in recipe_names()]
+
+
+def test_the_recipes_of_this_version() -> None:
+    assert {"fp32", "int8", "w4a8", "w4a4"} <= set(recipe_names())
+
+
+def test_path_bytes_and_proto_are_one_model() -> None:
+    path, data = shipped("digits_resnet"), shipped_data("digits_resnet")
+    forms: list[Any] = [path, str(path), path.read_bytes(), onnx.load(path)]
+    made = [lpcompile.compile(form, calibration=data) for form in forms]
+    first = made[0].model.SerializeToString(deterministic=True)
+    assert all(m.model.SerializeToString(deterministic=True) == first for m in made[1:])
+    assert [m.report["model"]["path"] for m in made] == [str(path), str(path), None, None]
+
+
+@pytest.mark.parametrize("recipe", ["fp32", *LOSSY])
+@pytest.mark.parametrize("name", TOYS)
+def test_every_recipe_on_every_toy(name: str, recipe: str) -> None:
+    model, calls = toy(name), toy_calls(name)
+    compiled = lpcompile.compile(model, calibration=calls, recipe=recipe)
+    fresh = toy_calls(name, 12)[8:]
+    found = compare((run_model(model, c), compiled.run(c)) for c in fresh).sqnr_db
+    assert found is not None
+    assert found >= load_recipe(recipe).min_sqnr_db
+    assert found >= {"fp32": 80, "int8": 20}.get(recipe, 0)
+    formats = {row["weight_format"] for row in compiled.report["layers"] if row["macs"] or row["weight_shape"]}
+    assert formats == {{"fp32": "float32", "int8": "int8"}.get(recipe, "fixp4")}
+
+
+@pytest.mark.parametrize("recipe", ["fp32", *LOSSY])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_recipe_on_every_shipped_network(name: str, recipe: str) -> None:
+    """Accuracy on samples the compiler never saw; the bounds leave room for other CPUs, not for a broken layer."""
+    compiled = lpcompile.compile(shipped(name), calibration=shipped_data(name), recipe=recipe)
+    with np.load(shipped_data(name, "eval")) as data:
+        images, labels = data["image"], data["y"]
+    reference = run_model(onnx.load(shipped(name)), {"image": images})["logits"].argmax(1)
+    found = compiled.run({"image": images})["logits"].argmax(1)
+    lost = float((reference == labels).mean() - (found == labels).mean())
+    assert lost <= {"fp32": 0.0, "int8": 0.006, "w4a8": 0.03}.get(recipe, 0.1)
+    assert (found == reference).mean() >= {"fp32": 1.0, "int8": 0.99, "w4a8": 0.96}.get(recipe, 0.88)
+
+
+def test_without_data_weights_are_quantised_and_it_says_what_data_would_give() -> None:
+    compiled = lpcompile.compile(shipped("digits_resnet"))
+    assert {r["weight_format"] for r in compiled.report["layers"]} == {"int8"}
+    assert {r["activation_format"] for r in compiled.report["layers"]} <= {"float32", "uint8 (dynamic)"}
+    assert any("calibration" in w for w in compiled.report["warnings"])
+    assert compiled.report["quality"]["source"] == "generated inputs"
+    assert compiled.report["quality"]["sqnr_db_output"] > 30
+
+
+def test_what_is_written_is_what_was_returned(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    compiled = lpcompile.compile(
+        shipped("digits_resnet"), calibration=shipped_data("digits_resnet"), output=out
+    )
+    assert compiled.path == out
+    assert {p.name for p in out.iterdir()} == {"model.onnx", "report.json", "decisions.toml"}
+    assert onnx.load(out / "model.onnx") == compiled.model
+    assert (out / "decisions.toml").read_text("utf-8") == compiled.decisions
+    written = json.loads((out / "report.json").read_text("utf-8"))
+    assert written["totals"] == compiled.report["totals"]
+    session = ort.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    with np.load(shipped_data("digits_resnet")) as data:
+        feeds = {"image": data["image"][:4]}
+    (wanted,) = session.run(None, feeds)
+    np.testing.assert_array_equal(compiled.run(feeds)["logits"], wanted)
+    again = lpcompile.load(out)
+    np.testing.assert_array_equal(again.run(feeds)["logits"], wanted)
+    assert [o.name for o in again.session().get_outputs()] == ["logits"]
+    assert again.decisions == compiled.decisions
+    assert again.report == written
+
+
+def test_load_takes_a_file_too_and_refuses_an_empty_folder(tmp_path: Path) -> None:
+    found = lpcompile.load(shipped("digits_resnet"))
+    assert found.report == {}
+    assert found.decisions == ""
+    with pytest.raises(InputError, match=r"no model\.onnx in this folder") as caught:
+        lpcompile.load(tmp_path)
+    assert caught.value.hint
+    with pytest.raises(InputError, match="there is no such file"):
+        lpcompile.load(tmp_path / "none.onnx")
+
+
+def test_feeds_that_do_not_fit_are_an_input_error() -> None:
+    compiled = lpcompile.compile(toy("conv_bn_relu"), calibration=toy_calls("conv_bn_relu"))
+    with pytest.raises(InputError, match="the feeds do not fit the model"):
+        compiled.run({"x": np.zeros((1, 2, 8, 8), np.float32)})
+
+
+def test_an_earlier_run_is_not_overwritten_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+    with pytest.raises(OutputError, match="of an earlier run") as caught:
+        lpcompile.compile(b"no model at all", output=tmp_path)
+    assert caught.value.hint == "overwrite with --force, or choose another folder with --output"
+    lpcompile.compile(toy("shared_weights"), output=tmp_path, force=True)
+    assert (tmp_path / "report.json").stat().st_size > 0
+
+
+def test_a_dry_run_decides_and_writes_nothing(tmp_path: Path) -> None:
+    compiled = lpcompile.compile(toy("shared_weights"), output=tmp_path / "out", dry_run=True)
+    assert "[layers." in compiled.decisions
+    assert not list(tmp_path.iterdir())
+
+
+def test_temporaries_are_the_graph_after_each_pass(tmp_path: Path) -> None:
+    name = "residual_add"
+    compiled = lpcompile.compile(
+        toy(name), calibration=toy_calls(name), output=tmp_path / "out", save_temps=True
+    )
+    passes = [p["name"] for p in compiled.report["passes"] if p["name"] != "emit"]
+    files = sorted((tmp_path / "out" / "passes").iterdir())
+    assert [f.name for f in files] == [f"{i:02d}-{n}.onnx" for i, n in enumerate(passes)]
+    feeds = toy_calls(name)[0]
+    wanted = run_model(toy(name), feeds)
+    for file in files:  # each one is a model that runs
+        found = compare([(wanted, run_model(onnx.load(file), feeds))]).sqnr_db
+        assert found is not None
+        assert found > 20
+
+
+def test_progress_and_observers_are_called() -> None:
+    steps: list[tuple[str, int, int]] = []
+    seen: list[tuple[int, str]] = []
+    lpcompile.compile(
+        toy("residual_add"),
+        calibration=toy_calls("residual_add"),
+        progress=lambda what, done, total: steps.append((what, done, total)),
+        observe=lambda index, done, _graph, _report: seen.append((index, done.name)),
+    )
+    assert ("calibrating", 6, 6) in steps  # two of the eight calls are held back
+    assert [i for i, _ in seen] == list(range(len(seen)))
+    assert ("quantize-weights" in dict(enumerate(n for _, n in seen)).values()) is True
