@@ -237,9 +237,9 @@ class Compilation:
                 verdict.failure
                 or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
             )
-            if verdict.layers and not low:
-                graph.plan = graph.plan.without(set(verdict.layers))
-                changed = verdict.layers
+            changed = [n for n in verdict.layers if n in {**graph.plan.layers, **graph.plan.elementwise}]
+            if changed and not low:
+                graph.plan = graph.plan.without(set(changed), reason)
             else:
                 graph.plan, changed = _more_precise(graph.plan, reason)
             if not changed:
@@ -250,7 +250,8 @@ class Compilation:
                 break
             self.warnings.append(f"{len(changed)} layers fell back: {reason}")
             for name in changed:
-                falling.change(name, reason, after=graph.plan.layers[name].kernel.value)
+                now = graph.plan.layers.get(name)
+                falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
         else:
             raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
         reports.append(report)
@@ -349,10 +350,10 @@ class _Watch:
         """Called by the pipeline."""
         options = self.compilation.options
         if options.save_temps:
-            shown, _ = materialise(graph)
+            shown, _ = materialise(_rounded(graph))
             self.compilation.temporaries[f"passes/{index:02d}-{done.name}.onnx"] = shown.to_proto()
         if options.verify and self.calls:
-            shown, _ = materialise(graph)
+            shown, _ = materialise(_rounded(graph))
             session = Session(shown.to_proto(), threads=options.threads)
             found = Comparison()
             for feeds, wanted in zip(self.calls, self.expected, strict=True):
@@ -367,12 +368,21 @@ class _Watch:
         self.compilation.observe(index, done, graph, report)
 
 
+def _rounded(graph: LpGraph) -> LpGraph:
+    """The graph as it can be shown: float as long as layers are planned whose codes no pass has chosen yet."""
+    if all(v.kernel is Kernel.FLOAT or v.tensor is not None for v in graph.plan.layers.values()):
+        return graph
+    shown = graph.copy()
+    shown.plan = QuantPlan()
+    return shown
+
+
 def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
     """The next more precise plan: float activations first, then float weights too; and the layers that changed."""
     integer = [k for k, v in plan.layers.items() if v.kernel not in (Kernel.FLOAT, Kernel.WEIGHT_ONLY)]
     if integer:
         layers = {
-            k: replace(v, kernel=Kernel.WEIGHT_ONLY, bias_correction=None, reason=reason)
+            k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason)
             if k in integer
             else v
             for k, v in plan.layers.items()

@@ -4,6 +4,7 @@ It holds no time, no path and no command line, and the same decisions give the s
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +18,7 @@ from lpcompile.errors import DecisionsError, FormatError
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.quant.fit import RULES
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
@@ -24,6 +26,9 @@ HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed",
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
+SCALE_FORMATS = ("float32", "ufloat8_e4m4")
+ROUNDINGS = ("nearest", "kernel-sums")
+_GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
 _HINT = "compile once without --decisions and edit the decisions.toml it writes"
 
 
@@ -151,9 +156,24 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
     weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books))
     if kernel is not Kernel.FLOAT:
         resolve(weight.format)
+        _check_words(name, weight)
     return LayerPlan(
         kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", ""))
     )
+
+
+def _check_words(name: str, weight: WeightPlan) -> None:
+    for key, known in (("scale_rule", RULES), ("scale_format", SCALE_FORMATS), ("rounding", ROUNDINGS)):
+        value = getattr(weight, key)
+        if value not in known:
+            raise DecisionsError(
+                f"layer '{name}': no {key} '{value}'", hint=f"it is one of: {', '.join(known)}"
+            )
+    if not _GRANULARITY.fullmatch(weight.granularity):
+        raise DecisionsError(
+            f"layer '{name}': no granularity '{weight.granularity}'",
+            hint="it is 'tensor', 'channel', or 'group' and a number of inputs, as 'group32'",
+        )
 
 
 def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:

@@ -39,7 +39,7 @@ def write_folder(out: Path, writers: Mapping[str, Callable[[Path], None]]) -> No
     Raises:
         OutputError: not writable, disk full.
     """
-    made = not out.exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     work: Path | None = None
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -51,16 +51,18 @@ def write_folder(out: Path, writers: Mapping[str, Callable[[Path], None]]) -> No
             target = out / file.relative_to(work)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, OutputError) as error:
+        system = error.__cause__ if isinstance(error, OutputError) else error
+        if not isinstance(system, OSError):
+            raise
         raise OutputError(
-            f"cannot write: {reason}",
+            f"cannot write: {system.strerror or system}",
             where=str(out),
             hint="choose a folder with room that you may write to, with --output",
         ) from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):
-                out.rmdir()  # only if nothing came to stand in it
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()  # only while nothing came to stand in it

@@ -123,12 +123,9 @@ class QuantPlan:
         """The plan with one activation decided anew."""
         return replace(self, activations=_with(self.activations, tensor, plan))
 
-    def without(self, nodes: set[str]) -> "QuantPlan":
-        """The plan in which these nodes stay float."""
-        layers = {
-            k: replace(v, kernel=Kernel.FLOAT, weight=WeightPlan(), tensor=None) if k in nodes else v
-            for k, v in self.layers.items()
-        }
+    def without(self, nodes: set[str], reason: str) -> "QuantPlan":
+        """The plan in which these nodes stay float, and why."""
+        layers = {k: LayerPlan(reason=reason) if k in nodes else v for k, v in self.layers.items()}
         kept = {k: v for k, v in self.elementwise.items() if k not in nodes}
         return replace(self, layers=MappingProxyType(layers), elementwise=MappingProxyType(kept))
 

@@ -69,8 +69,8 @@ def split_pipeline(text: str) -> list[tuple[str, dict[str, str]]]:
         PipelineError: the text does not have that form.
     """
     found: list[tuple[str, dict[str, str]]] = []
-    for item in re.findall(r"[^,{}]*\{[^{}]*\}|[^,]+", "".join(text.split())):
-        match = re.fullmatch(r"([a-z0-9-]+)(?:\{([^{}]*)\})?", item.strip(","))
+    for item in filter(None, re.split(r",(?![^{]*\})", "".join(text.split()))):
+        match = re.fullmatch(r"([a-z0-9-]+)(?:\{([^{}]*)\})?", item)
         if match is None:
             raise PipelineError(
                 f"cannot read '{item}' in the pipeline", hint='write "pass-name{option=value,option=value}"'
@@ -81,6 +81,10 @@ def split_pipeline(text: str) -> list[tuple[str, dict[str, str]]]:
             if not equals:
                 raise PipelineError(
                     f"option '{part}' of pass '{match[1]}' has no value", hint="write option=value"
+                )
+            if key in options:
+                raise PipelineError(
+                    f"option '{key}' of pass '{match[1]}' is given twice", hint="keep one of them"
                 )
             options[key] = value
         found.append((match[1], options))

@@ -134,7 +134,7 @@ class QuantizeActivations(Pass):
         formats = self._formats(graph, regions, static)
         groups = regions.groups
         levels = [min(LEVELS[formats[t]] for t in g.members) for g in groups]
-        rules = [self._rule(graph, g.members) for g in groups]
+        rules = [self._rule(graph, g.members, n) for g, n in zip(groups, levels, strict=True)]
         alone = [
             self._range(g.members, statistics, r, n) for g, r, n in zip(groups, rules, levels, strict=True)
         ]
@@ -163,12 +163,12 @@ class QuantizeActivations(Pass):
         found = (find_range(statistics[t], rule, levels=levels, percentile=self.percentile) for t in members)
         return union(list(found))
 
-    def _rule(self, graph: LpGraph, members: Sequence[str]) -> str:
-        """`auto`: outliers of tensors that MatMul reads carry meaning, so nothing is cut; elsewhere least error."""
+    def _rule(self, graph: LpGraph, members: Sequence[str], levels: int) -> str:
+        """`auto`: outliers of tensors that MatMul reads carry meaning, so nothing is cut; 4 bits need least error."""
         if self.rule != "auto":
             return self.rule
         readers = (n.op for t in members for n in graph.value(t).consumers)
-        return "minmax" if "MatMul" in readers else "mse"
+        return "minmax" if "MatMul" in readers else "middle" if levels > LEVELS["uint4"] else "mse"
 
     def _formats(self, graph: LpGraph, regions: Regions, static: list[str]) -> dict[str, str]:
         """Layer inputs take `format`, those of the first and last layer `ends`; what no layer reads keeps 8 bits."""

@@ -21,6 +21,7 @@ from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.error import sqnr_db
 from lpcompile.quant.fit import fit
+from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
@@ -28,6 +29,7 @@ ACCUMULATOR = 2**31 - 1
 BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
 RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
 GRANULARITIES = ("tensor", "channel", "group")
+ROUNDINGS = ("nearest", "kernel-sums")
 INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
@@ -46,9 +48,15 @@ class QuantizeWeights(Pass):
     group_size: int = 32
     rule: str = "absmax"
     scale_format: str = "float32"
+    rounding: str = "nearest"
+    rho: float = -1.0  # below 0: measured for each layer
 
     def __post_init__(self) -> None:
-        for key, value, known in (("rule", self.rule, RULES), ("granularity", self.granularity, GRANULARITIES)):
+        for key, value, known in (
+            ("rule", self.rule, RULES),
+            ("granularity", self.granularity, GRANULARITIES),
+            ("rounding", self.rounding, ROUNDINGS),
+        ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         if self.group_size < 2:
@@ -65,14 +73,18 @@ class QuantizeWeights(Pass):
         for done, node in enumerate(todo):
             ctx.progress("rounding weights", done, len(todo))
             moments = second_moments(node, ctx.statistics) if self.rule == "output-mse" else None
-            self._round(graph, node, moments, report)
+            found = None if node.inputs[0] is None else ctx.statistics.get(node.inputs[0].name)
+            rho = self.rho if self.rho >= 0 or found is None else found.spatial_correlation
+            self._round(graph, node, moments, max(0.0, rho), report)
         for node in graph.layers():
             layer = graph.plan.layers.get(node.name)
             if layer is not None and layer.kernel is Kernel.FLOAT:
                 report.skip(node, layer.reason)
         return report
 
-    def _round(self, graph: LpGraph, node: Node, moments: NDArray[np.float32] | None, report: PassReport) -> None:
+    def _round(
+        self, graph: LpGraph, node: Node, moments: NDArray[np.float32] | None, rho: float, report: PassReport
+    ) -> None:
         layer = graph.plan.layers[node.name]
         weight = node.inputs[1]
         assert weight is not None
@@ -98,6 +110,9 @@ class QuantizeWeights(Pass):
             importance=moments,
             min_scale=self._least_scale(graph, node, kernel),
         )
+        if decided.rounding == "kernel-sums" and node.op == "Conv":
+            window = weight.values.shape[2:]
+            tensor = round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
         decided = replace(decided, granularity=decided.granularity if tensor.has_integer_groups or not grouped else "channel")
         new = replace(layer, kernel=kernel, weight=decided, tensor=tensor, codes_sha256=tensor.digest())
         graph.plan = graph.plan.with_layer(node.name, replace(new, reason=layer.reason or reason))
@@ -107,7 +122,7 @@ class QuantizeWeights(Pass):
     def _weight_plan(self, moments: bool) -> WeightPlan:
         granularity = f"group{self.group_size}" if self.granularity == "group" else self.granularity
         rule = "mse" if self.rule == "output-mse" and not moments else self.rule
-        return WeightPlan(resolve(self.format).name, granularity, rule, self.scale_format)
+        return WeightPlan(resolve(self.format).name, granularity, rule, self.scale_format, self.rounding)
 
     @staticmethod
     def _kernel(layer: LayerPlan, fmt: NumberFormat, inputs: int) -> tuple[Kernel, str]:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import ModelProto
 
+import lpcompile
+from lpcompile.backends.ort.costs import RecordedCosts
 from tests.support import Array
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -45,3 +48,14 @@ def shipped(name: str) -> Path:
 def shipped_data(name: str, part: str = "calib") -> Path:
     """Its samples: "calib" or "eval"."""
     return MODELS / f"{name}.{part}.npz"
+
+
+@functools.cache
+def compiled_network(name: str, recipe: str) -> lpcompile.Artefacts:
+    """A shipped network compiled with its samples; made once for all tests, so do not change it."""
+    return lpcompile.compile(shipped(name), calibration=shipped_data(name), recipe=recipe)
+
+
+def without_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no cost be known, so that every layer runs on integers that can: toys are faster as floats."""
+    monkeypatch.setattr(RecordedCosts, "layer_ns", lambda *_: None)

@@ -58,7 +58,7 @@ class Quantized:
         return _run(self.graph, self.context, text)
 
 
-def context(model: ModelProto, calls: int = 6) -> PassContext:
+def context(model: ModelProto, calls: int = 40) -> PassContext:
     """What plan passes need, with random calibration calls; none: uncalibrated."""
     samples = Calibration([random_feeds(model, seed=i) for i in range(calls)]) if calls else None
     return PassContext(
@@ -73,7 +73,7 @@ def quantized(
     model: ModelProto | str,
     passes: str = PLAN_PASSES,
     *,
-    calls: int = 6,
+    calls: int = 40,
     opset: int = 17,
     graph_passes: str = GRAPH_PASSES,
 ) -> Quantized:

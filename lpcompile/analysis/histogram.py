@@ -10,7 +10,7 @@ BINS = 16384  # 32 bins or more for each step of 8 bits over the range in use
 SAMPLE = 1 << 17  # elements of one tensor and call that go into the histogram; extremes and moments read all
 LEAST_REACH = 2.0**-100  # keeps BINS / reach a float32
 LARGEST_SQUARED = 1e15  # beyond it, sums of squares leave float32
-ROWS = 4096  # summed in float32 before going on in float64
+ROWS = 256  # summed in float32 before going on in float64
 
 
 @dataclass
@@ -31,6 +31,8 @@ class TensorStatistics:
     channel_rows: int = 0
     channel_sum: NDArray[np.float64] | None = None
     channel_sum_squares: NDArray[np.float64] | None = None
+    lag_sum: float = 0.0
+    lag_count: int = 0
 
     def update(self, x: NDArray[np.floating]) -> None:
         """Take in one array of any shape."""
@@ -50,7 +52,9 @@ class TensorStatistics:
     def _add_bins(self, flat: NDArray[np.floating]) -> None:
         if flat.size > SAMPLE:  # an odd stride, so that no channel or column is favoured
             flat = flat[:: (flat.size // SAMPLE) | 1]
-        if self.reach > 0:  # an exact product, so merging bins gives what a wider histogram would have counted
+        if self.reach == 0:  # nothing but zeros so far, and zero has the same bin at any reach
+            self.bins[BINS // 2] += flat.size
+        else:  # an exact product, so merging bins gives what a wider histogram would have counted
             index = np.floor(flat * flat.dtype.type(BINS / 2 / self.reach)).astype(np.intp)
             index += BINS // 2
             self.bins += np.bincount(index, minlength=BINS)
@@ -75,6 +79,10 @@ class TensorStatistics:
         self.channel_sum += first
         self.channel_sum_squares += second
         self.channel_rows += x.size // len(first)
+        if self.channel_axis == 1 and x.ndim > 2 and x.shape[-1] > 1:
+            planes = x.reshape(-1, x.shape[-1])
+            self.lag_sum += float(np.einsum("rc,rc->r", planes[:, 1:], planes[:, :-1]).sum(dtype=np.float64))
+            self.lag_count += planes.size - len(planes)
 
     @property
     def channel_mean(self) -> NDArray[np.float64] | None:
@@ -85,6 +93,16 @@ class TensorStatistics:
     def channel_second_moment(self) -> NDArray[np.float64] | None:
         """E[x_c^2] of each channel, (C,)."""
         return None if self.channel_sum_squares is None else self.channel_sum_squares / max(1, self.channel_rows)
+
+    @property
+    def spatial_correlation(self) -> float:
+        """Correlation of neighbours along the last axis, means of channels taken out; 0 where there are none."""
+        mean, second = self.channel_mean, self.channel_second_moment
+        if mean is None or second is None or self.lag_count == 0:
+            return 0.0
+        square = float((mean**2).mean())
+        variance = float(second.mean()) - square
+        return float(np.clip((self.lag_sum / self.lag_count - square) / variance, 0, 1)) if variance > 0 else 0.0
 
     def points(self, most: int = BINS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centres and weights of the filled bins; the weights sum to one.
@@ -113,9 +131,10 @@ def channel_sums(x: NDArray[np.floating], axis: int) -> tuple[NDArray[np.float64
     channels = x.shape[axis]
     if axis == x.ndim - 1:
         rows = x.reshape(-1, channels)
-        parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
-        first = np.stack([np.add.reduce(p, 0) for p in parts])
-        second = np.stack([np.einsum("rc,rc->c", p, p) for p in parts])
+        whole = len(rows) // ROWS * ROWS
+        parts = [rows[:whole].reshape(-1, ROWS, channels), rows[None, whole:]]
+        first = np.concatenate([np.add.reduce(p, 1) for p in parts])
+        second = np.concatenate([np.einsum("nrc,nrc->nc", p, p) for p in parts])
     else:
         planes = x.reshape(math.prod(x.shape[:axis]), channels, -1)
         first = np.add.reduce(planes, -1)

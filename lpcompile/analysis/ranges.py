@@ -1,9 +1,11 @@
 """From statistics to a range, from a range to a scale and a zero point.
 
 Rules: `minmax` (the extremes), `percentile` (tails cut at both ends), `mse` (the range whose rounding and clipping
-error is least). Zero is always exactly representable.
+error is least), `middle` (halfway between mse and minmax on a log scale: large values weigh more at a network's output
+than their squared error says, and at 8 bits a wider step costs little). Zero is always exactly representable.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from lpcompile.analysis.histogram import TensorStatistics
 
-RULES = ("minmax", "percentile", "mse")
+RULES = ("minmax", "percentile", "mse", "middle")
 FACTORS = np.concatenate([[1.0], np.linspace(0.05, 0.3, 6), np.linspace(0.34, 0.98, 33)])
 POINTS = 2048  # of the histogram while candidates are compared
 BOTH, LOW, HIGH = (True, True), (True, False), (False, True)
@@ -38,7 +40,10 @@ def find_range(statistics: TensorStatistics, rule: str, *, levels: int, percenti
         return full
     if rule == "percentile":
         return _percentile(statistics, full, percentile)
-    return _least_error(statistics, full, levels)
+    least = _least_error(statistics, full, levels)
+    if rule == "mse":
+        return least
+    return Range(-math.sqrt(least.low * full.low), math.sqrt(least.high * full.high))
 
 
 def _percentile(statistics: TensorStatistics, full: Range, percentile: float) -> Range:

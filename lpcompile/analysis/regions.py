@@ -93,6 +93,10 @@ def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> st
         return "the padding value is not constant"
     if op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
         return "only nearest selects without computing"
+    if op == "Resize" and node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return "what lies outside is filled with a real value"
+    if op == "AveragePool" and node.attrs.get("ceil_mode", 0) and node.attrs.get("count_include_pad", 0):
+        return "ONNX Runtime's integer kernel counts numbers beyond the padding"
     if op == "MaxPool" and len([o for o in node.outputs if o is not None]) > 1:
         return "its indices are read"
     if op in ("AveragePool", "MaxPool") and node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):

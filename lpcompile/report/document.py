@@ -1,5 +1,6 @@
 """Assemble `report.json`, schema 1, from what a compilation knows. [architecture 2]"""
 
+import functools
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of everything whose change may change a result."""
     return {

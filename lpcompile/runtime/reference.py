@@ -1,0 +1,72 @@
+"""The numpy reference of every `lpcompile` operator: the oracle that compiled graphs are checked against."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from lpcompile.analysis.inputs import Feeds
+from lpcompile.ir.function import DOMAIN
+from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_elementwise import elementwise_outputs
+from lpcompile.runtime.reference_layers import layer_outputs
+from lpcompile.runtime.reference_weights import decode_rows, expanded
+
+
+def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Outputs of one call of an `lpcompile` function.
+
+    Args:
+        node: the call; its function's body is not looked at.
+        inputs: arrays in the order of `node.input`.
+
+    Raises:
+        ModelError: the domain has no such operator.
+    """
+    call = Call.of(node)
+    if not call.is_layer:
+        return [elementwise_outputs(call, inputs)]
+    rows = decode_rows(call, stored_weights(call, inputs))
+    if call.family == "DequantizeWeights":
+        return [expanded(call, rows)]
+    values, at, shape = layer_outputs(call, rows, inputs)
+    output = np.empty(shape, values.dtype)
+    output[at] = values
+    return [output]
+
+
+def stored_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """Those inputs of a layer's call that hold its weights."""
+    first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 3)
+    return inputs[first : first + call.stored_inputs]
+
+
+def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
+    """Outputs of a compiled model without ONNX Runtime: `onnx.reference` for standard operators.
+
+    Args:
+        model: standard operators and calls of `lpcompile` functions; it is copied.
+        feeds: arrays by input name.
+
+    Returns:
+        Arrays by output name, in the order of the graph.
+    """
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    kept = [f for f in bare.functions if f.domain != DOMAIN]
+    del bare.functions[:]
+    bare.functions.extend(kept)
+    calls = {n.op_type for n in bare.graph.node if n.domain == DOMAIN}
+    evaluator = ReferenceEvaluator(bare, new_ops=[_operator(name) for name in sorted(calls)])
+    return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
+
+
+def _operator(name: str) -> type[OpRun]:
+    def run(self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
+        return tuple(run_node(self.onnx_node, inputs))
+
+    return type(name, (OpRun,), {"op_domain": DOMAIN, "_run": run})

@@ -1,0 +1,93 @@
+"""What a call of an `lpcompile` function says of itself: family, stored format, layout, output range."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import NodeProto, helper
+
+from lpcompile.errors import ModelError
+from lpcompile.formats.base import NumberFormat, resolve
+from lpcompile.ir.function import DOMAIN
+
+LAYERS = ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
+_LAYER = re.compile(
+    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(_g(?P<group>\d+))?(?P<scale_codes>_s8)?(?P<tables>_rows)?"
+    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?"
+)
+_ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, read from the name of its function and its attributes.
+
+    Attributes:
+        family: "QuantConv", ..., or for elementwise work the float operator ("Add").
+        attributes: of the node.
+        format: of the stored codes; None for elementwise work.
+        group_size: inputs that share an integer multiplier; 0 for none.
+        scale_codes: whether channel scales are 8-bit codes.
+        row_tables: whether every output channel has a table of its own.
+        has_bias: whether the last input is a bias.
+        float_out: whether the accumulator is scaled to float32.
+        code_max: largest code of the output.
+        axis: of DequantizeWeights, the axis of the channels; 0 elsewhere.
+    """
+
+    family: str
+    attributes: dict[str, Any]
+    format: NumberFormat | None = None
+    group_size: int = 0
+    scale_codes: bool = False
+    row_tables: bool = False
+    has_bias: bool = False
+    float_out: bool = False
+    code_max: int = 255
+    axis: int = 0
+
+    @classmethod
+    def of(cls, node: NodeProto) -> "Call":
+        """Read a node.
+
+        Raises:
+            ModelError: no function of `lpcompile` has this name.
+        """
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        match = _LAYER.fullmatch(node.op_type)
+        if match is None:
+            match = _ELEMENTWISE.fullmatch(node.op_type)
+            if match is None or node.domain != DOMAIN:
+                raise ModelError(
+                    f"'{node.domain}::{node.op_type}' is no operator of {DOMAIN}",
+                    where=node.name,
+                    hint="the file was written by another version, or edited",
+                )
+            return cls(match["family"], attributes, code_max=_code_max(match["bits"]))
+        name = match["format"]
+        return cls(
+            match["family"],
+            attributes,
+            resolve(name.replace("_", ":") if name.startswith("lut4_") else name),
+            int(match["group"] or 0),
+            match["scale_codes"] is not None,
+            match["tables"] is not None,
+            match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
+            match["float_out"] is not None or match["family"] in ("DynamicQuantMatMul", "DequantizeWeights"),
+            _code_max(match["bits"]),
+            int(match["axis"] or 0),
+        )
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it has weights."""
+        return self.format is not None
+
+    @property
+    def stored_inputs(self) -> int:
+        """How many inputs hold the stored weights."""
+        return 2 + (self.group_size > 0) + self.row_tables + self.scale_codes
+
+
+def _code_max(bits: str | None) -> int:
+    return (1 << int(bits or 8)) - 1

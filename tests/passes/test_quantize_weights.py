@@ -1,0 +1,168 @@
+"""`quantize-weights`: codes near the weights, the bias fits, what cannot be exact falls back with its reason."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lpcompile.errors import FormatError, PassOptionError
+from lpcompile.formats.base import resolve
+from lpcompile.passes.quantize_weights import BIAS_UNITS, QuantizeWeights
+from lpcompile.plan import Kernel
+from lpcompile.quant.error import sqnr_db
+from lpcompile.quant.rows import to_rows
+from tests.quantizing import NO_COSTS, Quantized, quantized, same_plan
+from tests.support import parse_model
+
+CONV = """m (float[1,3,8,8] x) => (float[1,4,6,6] y) <float[4,3,3,3] w, float[4] b> { y = Conv (x, w, b) }"""
+MLP = """m (float[4,96] x) => (float[4,8] y) <float[96,64] w, float[64] b, float[64,8] v> {
+    h = Gemm (x, w, b)  r = Relu (h)  y = MatMul (r, v)
+}"""
+GROUPED = "granularity=group,group-size=32,rule=mse,scale-format=ufloat8_e4m4"
+
+
+def with_weights(options: str, text: str = MLP, **kwargs: Any) -> Quantized:
+    return quantized(text, f"{NO_COSTS},quantize-weights{{{options}}}", **kwargs)
+
+
+def weight_sqnr_db(found: Quantized) -> float:
+    worst = np.inf
+    for node in found.graph.layers():
+        tensor, weight = found.graph.plan.layers[node.name].tensor, node.inputs[1]
+        assert tensor is not None
+        assert weight is not None
+        worst = min(worst, sqnr_db(to_rows(node.op, weight.values), tensor.dequantize()))
+    return worst
+
+
+@pytest.mark.parametrize(
+    ("options", "least_db"),
+    [
+        ("format=int8", 40),
+        ("format=int8,granularity=tensor", 35),
+        ("format=int8,rule=mse", 40),
+        ("format=fixp4,rule=mse", 17),
+        (f"format=fixp4,{GROUPED}", 19),
+        (f"format=posit4,{GROUPED}", 17),
+        (f"format=nf4,{GROUPED}", 19),
+        ("format=nf4,rule=output-mse,scale-format=ufloat8_e4m4", 17),
+    ],
+)
+def test_codes_come_near_the_weights(options: str, least_db: float) -> None:
+    found = with_weights(options)
+    assert weight_sqnr_db(found) > least_db
+    assert found.sqnr_db() > least_db - 6
+    for layer in found.layers.values():
+        assert layer.codes_sha256
+        assert layer.weight.format == options.split(",")[0].partition("=")[2]
+        assert layer.weight.granularity in ("group32", "channel", "tensor")
+
+
+def test_integer_groups_beat_channels() -> None:
+    groups = weight_sqnr_db(with_weights(f"format=fixp4,{GROUPED}"))
+    channels = weight_sqnr_db(with_weights("format=fixp4,rule=mse,scale-format=ufloat8_e4m4"))
+    assert groups > channels + 1
+
+
+def test_a_second_run_changes_nothing() -> None:
+    found = with_weights("format=nf4")
+    before = found.graph.copy()
+    again = found.rerun("quantize-weights{format=int8}")
+    assert again["quantize-weights"].changes == []
+    assert same_plan(before, found.graph)
+
+
+def test_a_layer_kept_float_is_skipped_with_its_reason() -> None:
+    found = quantized("m (double[4,6] x) => (double[4,3] y) <double[6,3] w> { y = MatMul (x, w) }")
+    assert found.skip_reason("quantize-weights", "MatMul") == "weights are float64, not float32"
+    assert found.sqnr_db() > 300  # nothing changed
+
+
+def test_weights_that_two_layers_share_stay_shared_codes() -> None:
+    found = quantized(
+        """m (float[4,6] x) => (float[4,6] y) <float[6,6] w, float[6] b> {
+            h = Gemm (x, w, b)  y = Gemm (h, w, b)
+        }"""
+    )
+    digests = {layer.tensor.digest() for layer in found.layers.values() if layer.tensor is not None}
+    assert len(digests) == 1
+    assert found.sqnr_db() > 30
+
+
+def test_a_layer_without_weights_stays_float() -> None:
+    found = quantized("m (float[4,6] x) => (float[4,0] y) <float[6,0] w> { y = MatMul (x, w) }")
+    assert found.skip_reason("quantize-weights", "MatMul") == "it has no weights"
+    assert found.layer("MatMul").kernel is Kernel.FLOAT
+
+
+def test_a_format_without_int8_image_is_expanded_at_load() -> None:
+    found = with_weights("format=float8_e4m3fn")
+    for layer in found.layers.values():
+        assert layer.kernel is Kernel.WEIGHT_ONLY
+        assert "float8_e4m3fn has no int8 image" in layer.reason
+    assert found.sqnr_db() > 25
+
+
+def test_long_sums_that_could_overflow_the_accumulator_are_not_taken_as_integers() -> None:
+    model = parse_model("m (float[1,40000] x) => (float[1,2] y) <float[40000,2] w> { y = MatMul (x, w) }")
+    layer = quantized(model, calls=4).layer("MatMul")
+    assert layer.kernel is Kernel.WEIGHT_ONLY
+    assert layer.reason == "40000 products of 8 bits could overflow the int32 accumulator"
+
+
+def test_a_large_bias_widens_the_scale_until_it_fits() -> None:
+    model = parse_model(CONV)
+    for tensor in model.graph.initializer:
+        if tensor.name == "w":
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(1e-9)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+    found = quantized(model)
+    node, layer = found.graph.layers()[0], found.layer("Conv")
+    assert layer.tensor is not None
+    _, scale = layer.tensor.int8_image()
+    bias, x = node.inputs[2], node.inputs[0]
+    assert bias is not None
+    assert x is not None
+    units = np.abs(bias.values) / (scale.reshape(-1) * found.graph.plan.activations[x.name].scale)
+    assert units.max() <= BIAS_UNITS * (1 + 1e-6)
+    assert found.sqnr_db() > 30
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_an_error_of_the_input(bad: float) -> None:
+    found = quantized(CONV, NO_COSTS)
+    node = found.graph.layers()[0]
+    weight = node.inputs[1]
+    assert weight is not None
+    values = weight.values.copy()
+    values[0, 0, 0, 0] = bad
+    found.graph.set_weights(node, values, None)
+    with pytest.raises(FormatError, match="weights are NaN or infinite") as caught:
+        found.rerun("quantize-weights")
+    assert caught.value.where == node.name
+    assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "best"}, "option 'rule' is one of absmax, percentile, mse"),
+        ({"granularity": "row"}, "option 'granularity' is one of tensor, channel, group, not 'row'"),
+        ({"granularity": "group", "format": "fixp4", "group-size": "1"}, "option 'group-size' is at least 2, not 1"),
+        ({"granularity": "group"}, "int8 takes no integer group scales"),
+        ({"scale-format": "bfloat3"}, "option 'scale-format' is one of"),
+    ],
+)
+def test_wrong_options(options: dict[str, str], message: str) -> None:
+    with pytest.raises(PassOptionError) as caught:
+        QuantizeWeights.configured(options)
+    assert message in caught.value.message
+    assert caught.value.hint == "see 'lpcompile passes quantize-weights'"
+
+
+def test_a_format_that_does_not_exist_draws_the_nearest() -> None:
+    with pytest.raises(FormatError) as caught:
+        QuantizeWeights.configured({"format": "posit5x"})
+    assert caught.value.hint is not None
+    assert resolve("posit4").name in caught.value.hint

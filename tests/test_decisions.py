@@ -1,0 +1,190 @@
+"""decisions.toml: written, edited by hand, replayed, refused."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lpcompile
+from lpcompile.decisions import Decisions, read_decisions, write_decisions
+from lpcompile.errors import DecisionsError
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from tests.networks import toy, toy_calls, without_costs
+
+TOY = "residual_add"
+LAYER = '[layers."Conv_0"]'
+
+
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The decisions of a small residual block: Conv_0, Conv_2 and the activations around them."""
+    without_costs(monkeypatch)
+    return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8").decisions
+
+
+def replayed(text: str, folder: Path) -> lpcompile.Artefacts:
+    file = folder / "decisions.toml"
+    file.write_text(text, "utf-8")
+    return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file)
+
+
+def edited(text: str, heading: str, key: str, value: str) -> str:
+    """The text with one key of one table set anew."""
+    before, found, rest = text.partition(f"{heading}\n")
+    assert found
+    table, sep, after = rest.partition("\n\n")
+    lines = [f"{key} = {value}" if line.startswith(f"{key} =") else line for line in table.splitlines()]
+    assert f"{key} = {value}" in lines
+    return before + found + "\n".join(lines) + sep + after
+
+
+def without_table(text: str, heading: str) -> str:
+    before, found, rest = text.partition(f"{heading}\n")
+    assert found
+    return before + rest.partition("\n\n")[2]
+
+
+def test_it_is_made_for_people(text: str) -> None:
+    data = tomllib.loads(text)
+    assert text.startswith("# lpcompile decisions")
+    assert set(data) == {"schema", "made_for", "versions", "layers", "activations", "elementwise"}
+    assert len(data["made_for"]["model_sha256"]) == len(data["made_for"]["data_sha256"]) == 64
+    layer = data["layers"]["Conv_0"]
+    assert (layer["format"], layer["kernel"], layer["granularity"]) == ("fixp4", "integer", "group32")
+    assert all(a["scale"] > 0 for a in data["activations"].values())
+
+
+def test_an_edited_format(text: str, tmp_path: Path) -> None:
+    changed = edited(text, LAYER, "format", '"posit4"')
+    made = replayed(edited(changed, LAYER, "granularity", '"channel"'), tmp_path)
+    rows = {r["name"]: (r["weight_format"], r["weight_granularity"]) for r in made.report["layers"]}
+    assert rows == {"Conv_0": ("posit4", "channel"), "Conv_2": ("fixp4", "group32")}
+    assert any("'Conv_0': its codes are not those" in w for w in made.report["warnings"])
+    assert made.report["quality"]["sqnr_db_output"] > 10
+
+
+def test_an_edited_kernel(text: str, tmp_path: Path) -> None:
+    made = replayed(edited(text, LAYER, "kernel", '"weight-only"'), tmp_path)
+    rows = {r["name"]: r["activation_format"] for r in made.report["layers"]}
+    assert rows == {"Conv_0": "float32", "Conv_2": "uint8"}
+    made = replayed(edited(text, LAYER, "kernel", '"float"'), tmp_path)
+    assert {r["name"]: r["weight_format"] for r in made.report["layers"]}["Conv_0"] == "float32"
+
+
+def test_an_edited_scale_is_taken(text: str, tmp_path: Path) -> None:
+    data = tomllib.loads(text)
+    name, plan = next(iter(data["activations"].items()))
+    made = replayed(edited(text, f'[activations."{name}"]', "scale", repr(plan["scale"] * 4)), tmp_path)
+    again = tomllib.loads(made.decisions)["activations"][name]
+    assert again["scale"] == pytest.approx(plan["scale"] * 4)
+    usual = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8").report["quality"]
+    assert made.report["quality"]["sqnr_db_output"] < usual["sqnr_db_output"]
+
+
+def test_a_layer_that_is_left_out_stays_float(text: str, tmp_path: Path) -> None:
+    made = replayed(without_table(text, LAYER), tmp_path)
+    rows = {r["name"]: r for r in made.report["layers"]}
+    assert rows["Conv_0"]["weight_format"] == "float32"
+    assert rows["Conv_0"]["reason"] == "not in the decisions"
+    assert any("'Conv_0' is not in the decisions" in w for w in made.report["warnings"])
+
+
+def renamed(text: str) -> str:
+    return text.replace(LAYER, '[layers."Conv_9"]')
+
+
+def without_activation(text: str) -> str:
+    return without_table(text, '[activations."x"]')
+
+
+@pytest.mark.parametrize(
+    ("edit", "message", "hint"),
+    [
+        (renamed, "there is no layer 'Conv_9' in the model", "model it was made for"),
+        (lambda t: t.replace('[activations."x"]', '[activations."xx"]'), "no tensor 'xx'", "made for"),
+        (without_activation, "'Conv_0' runs on integers, but its input has no entry", 'add [activations."x"]'),
+        (lambda t: edited(t, LAYER, "format", '"posit44"'), "no number format", "posit4"),
+        (lambda t: edited(t, LAYER, "kernel", '"fast"'), "no kernel 'fast'", "integer, float-out, dynamic"),
+        (lambda t: edited(t, LAYER, "kernel", '"dynamic"'), "a Conv has no dynamic kernel", "weight-only"),
+        (lambda t: edited(t, LAYER, "granularity", '"groups"'), "no granularity 'groups'", "group32"),
+        (lambda t: edited(t, LAYER, "scale_rule", '"guess"'), "no scale_rule 'guess'", "absmax"),
+        (lambda t: edited(t, LAYER, "scale_format", '"int3"'), "no scale_format 'int3'", "ufloat8_e4m4"),
+        (lambda t: edited(t, LAYER, "rounding", '"up"'), "no rounding 'up'", "nearest"),
+        (lambda t: t.replace(LAYER, LAYER + "\nbits = 3"), "unknown key 'bits' in layer 'Conv_0'", "keys are"),
+        (lambda t: edited(t, '[activations."x"]', "scale", "-1.0"), "scale -1.0 is no positive", "edit"),
+        (lambda t: edited(t, '[activations."x"]', "scale", "nan"), "scale nan is no positive", "edit"),
+        (lambda t: edited(t, '[activations."x"]', "scale", "1e-60"), "is no positive number", "edit"),
+        (lambda t: edited(t, '[activations."x"]', "zero_point", "256"), "zero point 256", "codes are 0..255"),
+        (lambda t: edited(t, '[activations."x"]', "zero_point", "1.5"), "zero point 1.5", "codes are 0..255"),
+        (lambda t: edited(t, '[activations."x"]', "format", '"int8"'), "no format 'int8'", "uint8 or uint4"),
+        (lambda t: t.replace("schema = 1", "schema = 7"), "schema 7, not 1", "edit"),
+        (lambda t: t + "\n[extra]\n", "unknown key 'extra' in the file", "keys are"),
+        (lambda t: t[: len(t) // 2] + "[[", "not TOML", "edit"),
+        (lambda t: "layers = 3\nschema = 1", "'layers' is no table", "edit"),
+        (lambda t: "schema = 1\nlayers.a = 3", "'a' is no table", "edit"),
+        (lambda t: "[" * 100_000, "not TOML", "edit"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    edit: Callable[[str], str], message: str, hint: str, text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DecisionsError) as caught:
+        replayed(edit(text), tmp_path)
+    assert message in str(caught.value)
+    assert hint in (caught.value.hint or "")
+    assert caught.value.exit_code == 3
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DecisionsError, match="cannot read the decisions"):
+        read_decisions(tmp_path / "none.toml")
+    with pytest.raises(DecisionsError, match="cannot read the decisions"):
+        read_decisions(tmp_path)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DecisionsError, match="it is not text"):
+        read_decisions(tmp_path / "bytes.toml")
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+scales = st.floats(2**-20, 2**20, width=32)
+layers = st.builds(
+    LayerPlan,
+    kernel=st.sampled_from(Kernel),
+    weight=st.builds(
+        WeightPlan,
+        format=st.sampled_from(["int8", "posit4", "nf4"]),
+        granularity=st.sampled_from(["channel", "group32"]),
+        codebooks=st.sampled_from([(), ("00" * 16, "7f" * 16)]),
+    ),
+    reason=names,
+)
+activations = st.builds(
+    ActivationPlan,
+    format=st.just("uint8"),
+    scale=scales,
+    zero_point=st.integers(0, 255),
+    tie_group=names,
+    reason=names,
+)
+plans = st.builds(
+    QuantPlan,
+    layers=st.dictionaries(names, layers, max_size=4),
+    activations=st.dictionaries(names, activations, max_size=4),
+    elementwise=st.dictionaries(names, names, max_size=3),
+)
+
+
+@given(plan=plans, sha=names)
+def test_what_is_written_is_read_back(plan: QuantPlan, sha: str, tmp_path_factory: Any) -> None:
+    """Any names, any float32 scale; the codes themselves are rounded again."""
+    file = tmp_path_factory.mktemp("decisions") / "decisions.toml"
+    written = write_decisions(Decisions({"model_sha256": sha}, {"numpy": "2"}, plan))
+    file.write_bytes(written.encode())
+    read = read_decisions(file)
+    assert read.plan == plan
+    assert read.header["model_sha256"] == sha
+    assert write_decisions(Decisions(read.header, read.versions, read.plan)) == written

@@ -1,0 +1,75 @@
+"""Recipes: the built-in ones are valid pipelines; a file of one's own is checked key by key."""
+
+from pathlib import Path
+
+import pytest
+
+from lpcompile.errors import RecipeError
+from lpcompile.ir.facts import Fact
+from lpcompile.pipeline import Pipeline
+from lpcompile.recipes import MOST_BYTES, load_recipe, recipe_names
+from lpcompile.registry import pass_class, split_pipeline
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_built_in_recipes_are_pipelines_in_a_possible_order(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+    passes = tuple(pass_class(n).configured(options) for n, options in split_pipeline(recipe.pipeline))
+    pipeline = Pipeline(passes, given=frozenset({Fact.SHAPES}))
+    again = tuple(pass_class(n).configured(options) for n, options in split_pipeline(pipeline.text))
+    assert again == pipeline.passes
+
+
+def test_the_promised_recipes_are_there() -> None:
+    assert {"fp32", "int8", "w4a8", "w4a4"} <= set(recipe_names())
+
+
+def test_a_copy_of_a_built_in_recipe_is_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(load_recipe("w4a8").text.replace('name = "w4a8"\n', ""))
+    recipe = load_recipe(str(path))
+    assert recipe.name == "mine"
+    assert recipe.pipeline == load_recipe("w4a8").pipeline
+    assert recipe.min_sqnr_db == load_recipe("w4a8").min_sqnr_db
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("pipeline = ", "not TOML", "prints a recipe to start from"),
+        ('pipelin = "fold-constants"', "unknown key 'pipelin'", "did you mean 'pipeline'?"),
+        ("pipeline = 3", "key 'pipeline' has the wrong type", "see 'lpcompile recipes int8'"),
+        ('pipeline = "fold-constants"\nmin-sqnr-db = true', "has the wrong type", "see"),
+        ('name = "x"', "key 'pipeline' is missing", "see 'lpcompile recipes int8'"),
+        ('pipeline = "fold-constant"', "no pass is called 'fold-constant'", "did you mean 'fold-constants'?"),
+        ('pipeline = ""', "the pipeline is empty", "name at least one pass"),
+    ],
+)
+def test_a_broken_recipe_says_what_and_where(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert message in caught.value.message
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+    assert caught.value.where == str(path)
+    assert caught.value.exit_code == 3
+
+
+def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe is called 'int9'") as near:
+        load_recipe("int9")
+    assert near.value.hint == "did you mean 'int8'?"
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        load_recipe(str(tmp_path / "missing.toml"))
+    big = tmp_path / "big.toml"
+    big.write_text("#" * (MOST_BYTES + 1))
+    with pytest.raises(RecipeError, match="more than 1 MiB"):
+        load_recipe(str(big))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        load_recipe(str(binary))
