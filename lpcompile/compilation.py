@@ -15,7 +15,7 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
-from lpcompile.errors import BudgetError, InputError, PassError, UnsupportedOpError
+from lpcompile.errors import BudgetError, InputError, ModelError, PassError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
@@ -63,8 +63,7 @@ class Compilation:
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
         passes = self._passes(recipe, decisions)
-        graph = io.load(source)
-        check_finite(graph)
+        graph = _load(source)
         sha256 = _sha256(source)
         self._check_decisions_model(decisions, sha256)
         reference, graph = self._reference(source, graph, plans=any(not p.exact for p in passes))
@@ -394,6 +393,16 @@ def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
         for k, v in plan.layers.items()
     }
     return QuantPlan(MappingProxyType(layers)), stored
+
+
+def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> LpGraph:
+    graph = io.load(source)
+    try:
+        check_finite(graph)
+    except ModelError as error:
+        error.where = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        raise
+    return graph
 
 
 def _sha256(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> str:

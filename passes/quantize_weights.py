@@ -29,6 +29,7 @@ ACCUMULATOR = 2**31 - 1
 BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
 RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
 GRANULARITIES = ("tensor", "channel", "group")
+SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 ROUNDINGS = ("nearest", "kernel-sums")
 INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
@@ -56,6 +57,7 @@ class QuantizeWeights(Pass):
             ("rule", self.rule, RULES),
             ("granularity", self.granularity, GRANULARITIES),
             ("rounding", self.rounding, ROUNDINGS),
+            ("scale-format", self.scale_format, SCALE_FORMATS),
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
@@ -115,7 +117,7 @@ class QuantizeWeights(Pass):
             tensor = round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
         decided = replace(decided, granularity=decided.granularity if tensor.has_integer_groups or not grouped else "channel")
         new = replace(layer, kernel=kernel, weight=decided, tensor=tensor, codes_sha256=tensor.digest())
-        graph.plan = graph.plan.with_layer(node.name, replace(new, reason=layer.reason or reason))
+        graph.plan = graph.plan.with_layer(node.name, replace(new, reason=reason or layer.reason))
         found = sqnr_db(rows, tensor.dequantize())
         report.change(node, f"{decided.format}, {decided.granularity}, {decided.scale_rule}", after=f"{found:.1f} dB")
 

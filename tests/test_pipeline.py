@@ -84,7 +84,9 @@ def test_facts_are_established_and_invalidated_in_order() -> None:
 
 
 def test_an_order_that_cannot_work_fails_when_it_is_built() -> None:
-    with pytest.raises(PipelineError, match="pass 'needs' requires 'canonical', which no earlier pass") as caught:
+    with pytest.raises(
+        PipelineError, match="pass 'needs' requires 'canonical', which no earlier pass"
+    ) as caught:
         Pipeline((Needs(),))
     assert caught.value.hint == "put 'canonicalize' before it, or use a recipe"
     assert caught.value.exit_code == 2
@@ -110,7 +112,11 @@ def test_options_from_text_and_from_values() -> None:
     [
         ({"tims": "2"}, "pass 'note' has no option 'tims'", "its options are: word, times, share, loud"),
         ({"times": "2.5"}, "pass 'note': option 'times' takes a int, not '2.5'", "its default is times=1"),
-        ({"share": "half"}, "pass 'note': option 'share' takes a float, not 'half'", "its default is share=0.5"),
+        (
+            {"share": "half"},
+            "pass 'note': option 'share' takes a float, not 'half'",
+            "its default is share=0.5",
+        ),
         ({"loud": "yes"}, "pass 'note': option 'loud' takes a bool, not 'yes'", "its default is loud=false"),
         ({"times": "0"}, "pass 'note': option 'times' is at least 1, not 0", "see 'lpcompile passes note'"),
     ],

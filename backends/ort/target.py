@@ -60,7 +60,7 @@ class OrtTarget(Target):
         result, weight_bytes = materialise(graph, form)
         report.metrics["weight_bytes"] = sum(weight_bytes.values())
         proto = result.to_proto()
-        if options.emit == "standard" and proto.functions:
+        if options.emit != "functions" and proto.functions:
             proto = inlined(proto)
         return proto, report
 

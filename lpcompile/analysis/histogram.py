@@ -1,4 +1,4 @@
-"""Streamed statistics of one activation: extremes, a histogram whose range doubles when it must, moments of channels."""
+"""Streamed statistics of one activation: extremes, a histogram that widens when it must, moments of channels."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ ROWS = 256  # summed in float32 before going on in float64
 class TensorStatistics:
     """Statistics of one tensor over many calls, in bounded memory (BINS counters).
 
-    The histogram is centred on zero and covers [-reach, reach), `reach` a power of two; when a larger value arrives,
-    neighbouring bins merge, so one sweep over the data is enough whatever the range. [architecture 8]
+    The histogram is centred on zero and covers [-reach, reach), `reach` a power of two; when a larger value
+    arrives, neighbouring bins merge, so one sweep over the data is enough whatever the range. [architecture 8]
     """
 
     low: float = 0.0  # zero is always in the range: padding and sparsity must be exact
@@ -92,17 +92,21 @@ class TensorStatistics:
     @property
     def channel_second_moment(self) -> NDArray[np.float64] | None:
         """E[x_c^2] of each channel, (C,)."""
-        return None if self.channel_sum_squares is None else self.channel_sum_squares / max(1, self.channel_rows)
+        return (
+            None if self.channel_sum_squares is None else self.channel_sum_squares / max(1, self.channel_rows)
+        )
 
     @property
     def spatial_correlation(self) -> float:
-        """Correlation of neighbours along the last axis, means of channels taken out; 0 where there are none."""
+        """Correlation of neighbours along the last axis without the channels' means; 0 where there are none."""
         mean, second = self.channel_mean, self.channel_second_moment
         if mean is None or second is None or self.lag_count == 0:
             return 0.0
         square = float((mean**2).mean())
         variance = float(second.mean()) - square
-        return float(np.clip((self.lag_sum / self.lag_count - square) / variance, 0, 1)) if variance > 0 else 0.0
+        return (
+            float(np.clip((self.lag_sum / self.lag_count - square) / variance, 0, 1)) if variance > 0 else 0.0
+        )
 
     def points(self, most: int = BINS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centres and weights of the filled bins; the weights sum to one.
@@ -127,7 +131,7 @@ class TensorStatistics:
 
 
 def channel_sums(x: NDArray[np.floating], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of x and of x^2 over all axes but one, (C,) each: short sums in the type of x, long ones in float64."""
+    """Sums of x and x^2 over all axes but one, (C,) each: short sums in the type of x, long ones in float64."""
     channels = x.shape[axis]
     if axis == x.ndim - 1:
         rows = x.reshape(-1, channels)

@@ -1,4 +1,4 @@
-"""Moments of the inputs of layers for every one of the K products of an output, from the calibration sweep."""
+"""Moments of the inputs of layers for each of the K products of an output, from the calibration sweep."""
 
 import math
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ def moment_axes(layers: list[Node]) -> dict[str, int]:
 
 
 def row_means(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float64] | None:
-    """E[x_k] for each row of a layer's weights, (C_out, K); a channel's mean stands for all kernel positions."""
+    """E[x_k] for each row of a layer's weights, (C_out, K); a channel's mean serves all kernel positions."""
     found = _of(node, statistics)
     return None if found is None or found.channel_mean is None else _spread(node, found.channel_mean)
 
 
 def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float32] | None:
-    """E[x_k^2], (K,). The rows of a grouped convolution see different channels: they share the mean over rows."""
+    """E[x_k^2], (K,). Rows of a grouped convolution see different channels: they share the mean over rows."""
     found = _of(node, statistics)
     if found is None or found.channel_second_moment is None:
         return None
@@ -39,7 +39,7 @@ def _of(node: Node, statistics: Mapping[str, TensorStatistics]) -> TensorStatist
 
 
 def _has_channels(node: Node) -> bool:
-    """Whether the products of an output are channels of the input on a known axis, in the order of its weights."""
+    """Whether the products of an output are channels of the input on a known axis, in the weights' order."""
     return node.op != "ConvTranspose" and not (node.attrs.get("transA", 0) or node.attrs.get("transB", 0))
 
 

@@ -1,8 +1,9 @@
 """From statistics to a range, from a range to a scale and a zero point.
 
-Rules: `minmax` (the extremes), `percentile` (tails cut at both ends), `mse` (the range whose rounding and clipping
-error is least), `middle` (halfway between mse and minmax on a log scale: large values weigh more at a network's output
-than their squared error says, and at 8 bits a wider step costs little). Zero is always exactly representable.
+Rules: `minmax` (the extremes), `percentile` (tails cut at both ends), `mse` (the range whose rounding and
+clipping error is least), `middle` (halfway between mse and minmax on a log scale: large values weigh more at a
+network's output than their squared error says, and at 8 bits a wider step costs little). Zero is always exactly
+representable.
 """
 
 import math
@@ -92,13 +93,13 @@ def _least_error(statistics: TensorStatistics, full: Range, levels: int) -> Rang
 
 
 def affine(r: Range, levels: int) -> tuple[float, int]:
-    """Scale (a float32 value) and zero point of the codes 0..levels-1; a one-sided range has zero at one end."""
+    """Scale (a float32 value) and zero point of codes 0..levels-1; a one-sided range has zero at one end."""
     scales, zeros = affine_arrays(np.array([r.low]), np.array([r.high]), levels)
     return float(scales[0]), int(zeros[0])
 
 
 def affine_arrays(lows: F64, highs: F64, levels: int) -> tuple[F64, F64]:
-    """`affine` of many ranges: scales and zero points, (k,) each; a range without width gets scale 1 and zero 0."""
+    """`affine` of many ranges: scales and zero points, (k,) each; without width they are 1 and 0."""
     widths = highs - lows
     usable = (widths > 0) & np.isfinite(widths)
     scales = np.where(usable, widths, 1.0) / np.where(usable, levels - 1, 1)

@@ -1,7 +1,7 @@
 """Which nodes run on integers, and which tensors move between them without arithmetic.
 
-Integer work grows from the layers: an elementwise or moving node joins where its inputs already come as integers and
-somebody after it wants integers, so that no dequantise-quantise pair remains between quantised layers.
+Integer work grows from the layers: an elementwise or moving node joins where its inputs already come as integers
+and somebody after it wants integers, so that no dequantise-quantise pair remains between quantised layers.
 """
 
 from collections.abc import Iterable, Set
@@ -41,8 +41,10 @@ class Regions:
     joins: list[Join] = field(default_factory=list)
 
 
-def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node], keep_float: Set[str] = frozenset()) -> Regions:
-    """Grow integer work from `layers`, the ones that have an integer kernel; nodes in `keep_float` stay out."""
+def find_regions(
+    graph: LpGraph, target: Target, layers: Iterable[Node], keep_float: Set[str] = frozenset()
+) -> Regions:
+    """Grow integer work from `layers`, those with an integer kernel; nodes in `keep_float` stay out."""
     found = Regions()
     layer_names = {n.name for n in layers}
     nodes = graph.nodes()
@@ -53,7 +55,11 @@ def find_regions(graph: LpGraph, target: Target, layers: Iterable[Node], keep_fl
         outputs = [o for o in node.outputs if o is not None]
         if node.name in layer_names:
             supply |= {o.name for o in outputs}
-        elif reason := "kept float on request" if node.name in keep_float else _refused(graph, target, node, supply):
+        elif (
+            reason := "kept float on request"
+            if node.name in keep_float
+            else _refused(graph, target, node, supply)
+        ):
             if any(v.name in supply for v in node.inputs if v is not None) and reason != "unknown":
                 found.skipped[node.name] = reason
         else:
@@ -106,7 +112,12 @@ def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> st
 
 
 def _record(
-    graph: LpGraph, nodes: list[Node], layer_names: set[str], chosen: set[str], wanted: set[str], found: Regions
+    graph: LpGraph,
+    nodes: list[Node],
+    layer_names: set[str],
+    chosen: set[str],
+    wanted: set[str],
+    found: Regions,
 ) -> None:
     ties: nx.Graph[str] = nx.Graph()
     absorbed: set[str] = set()
@@ -123,8 +134,8 @@ def _record(
             if node.inputs[0] is not None:
                 hold(node.inputs[0])
             clamp = following_clamp(y)
-            # A clamp is free even where floats follow: the codes are clipped anyway. (And a float Relu after a Gemm
-            # makes ONNX Runtime fuse the two before it sees the integers.)
+            # A clamp is free even where floats follow: the codes are clipped anyway. (And a float Relu after a
+            # Gemm makes ONNX Runtime fuse the two before it sees the integers.)
             absorb = clamp is not None and (clamp.name in chosen or node.op in ("Conv", "Gemm"))
             out = clamp.outputs[0] or y if clamp is not None and absorb else y
             readers = out.consumers

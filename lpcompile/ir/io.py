@@ -23,6 +23,7 @@ _ALIGNMENT = 4096
 # Small tensors stay in the model: shape inference of other tools needs to see them.
 _KEPT_INLINE_BYTES = 1024
 
+_HINT_BROKEN = "export the model again; onnx.checker.check_model tells more"
 _HINT_MODEL = "give an ONNX model, written whole by an exporter or onnx.save"
 
 
@@ -35,11 +36,16 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LpGraph:
     Raises:
         ModelError: there is no such file, it is no ONNX model, or the model is damaged.
     """
-    if isinstance(source, ModelProto):
-        return LpGraph.from_proto(source)
-    if isinstance(source, bytes):
-        return _from_bytes(source, None)
-    path = Path(source)
+    try:
+        if isinstance(source, ModelProto):
+            return LpGraph.from_proto(source)
+        return _from_bytes(source, None) if isinstance(source, bytes) else _from_path(Path(source))
+    except ModelError as error:
+        error.hint = error.hint or _HINT_BROKEN
+        raise
+
+
+def _from_path(path: Path) -> LpGraph:
     try:
         if path.is_dir():
             raise ModelError("this is a folder", where=str(path), hint="give the .onnx file inside it")

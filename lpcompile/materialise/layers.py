@@ -85,14 +85,15 @@ class LayerWriter:
 
     def _dynamic(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
         x, y = node.inputs[0], node.outputs[0]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
         assert y is not None
         function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset)
         self.tensors.take_out(node)
         inputs = [x, *stored.values]
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
         out = self.tensors.float_name(y) if bias is None else self.graph.fresh(f"{y.name}/product")
         call = self._call(function, node, plan, inputs, out, stored.attributes)
         if bias is not None:
+            self.graph.set_type(call, np.dtype(np.float32), y.shape)
             add = self.graph.add_node(
                 "Add", [call, bias], [self.tensors.float_name(y)], name=f"{node.name}/bias"
             )
@@ -140,9 +141,9 @@ class LayerWriter:
 
 
 def planned_bias(node: Node, plan: LayerPlan) -> NDArray[np.float32] | None:
-    """The float bias of a layer with its correction, (C_out,); None where it has neither."""
+    """The constant bias of a layer with its correction, (C_out,); None where it has neither."""
     value = node.inputs[2] if len(node.inputs) > 2 else None
-    if value is None:
+    if value is None or not value.is_constant:
         return plan.bias_correction
     bias = np.asarray(value.values, np.float32)
     return bias if plan.bias_correction is None else bias + plan.bias_correction

@@ -53,7 +53,8 @@ def _write_requantising(
     operands: list[Value | None] = []
     for i, value in enumerate(values):
         inputs = [tensors.codes(value), *tensors.parameters(value.name)]
-        operand = tensors.filled(graph.add_node("DequantizeLinear", inputs, name=f"{node.name}/dequantize{i}"))
+        call = graph.add_node("DequantizeLinear", inputs, name=f"{node.name}/dequantize{i}")
+        operand = tensors.filled(call)
         graph.set_type(operand, np.dtype(np.float32), value.shape)
         operands.append(operand)
     tensors.take_out(node)

@@ -10,7 +10,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import units
-from lpcompile.materialise.layers import metadata, planned_bias
+from lpcompile.materialise.layers import LayerWriter, metadata, planned_bias
 from lpcompile.materialise.storage import quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
@@ -21,11 +21,14 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     """A copy of the graph with QDQ pairs, and the bytes of every layer's stored weights."""
     result = graph.copy()
     tensors = IntegerTensors(result, result.plan)
-    weight_bytes: dict[str, int] = {}
+    expanding = LayerWriter(result, tensors)
+    weight_bytes = expanding.weight_bytes
     read_as_integers: dict[str, tuple[Value, list[Node]]] = {}
     for unit in units(result):
         layer = result.plan.layers.get(unit.node.name)
-        if layer is not None:
+        if layer is not None and layer.tensor is not None and not layer.tensor.has_int8_image:
+            expanding.write(unit.node, layer, None)  # QDQ has no such format: its table is looked up
+        elif layer is not None:
             weight_bytes[unit.node.name] = _weights(result, unit.node, layer)
         for value in unit.node.inputs:
             if value is not None and value.name in result.plan.activations:

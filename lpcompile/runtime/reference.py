@@ -1,6 +1,6 @@
 """The numpy reference of every `lpcompile` operator: the oracle that compiled graphs are checked against."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from onnx.reference.op_run import OpRun
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_elementwise import elementwise_outputs
+from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
 from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
+
+_FIRST_IN_ONNX_REFERENCE = 19  # opset of its QuantizeLinear and DequantizeLinear
 
 
 def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -61,12 +63,24 @@ def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
     del bare.functions[:]
     bare.functions.extend(kept)
     calls = {n.op_type for n in bare.graph.node if n.domain == DOMAIN}
-    evaluator = ReferenceEvaluator(bare, new_ops=[_operator(name) for name in sorted(calls)])
+    operators = [_operator(DOMAIN, name, _run_call) for name in sorted(calls)]
+    if next(o.version for o in bare.opset_import if not o.domain) < _FIRST_IN_ONNX_REFERENCE:
+        operators += [_operator("", "QuantizeLinear", _run_quantize), _operator("", "DequantizeLinear", _run_dequantize)]
+    evaluator = ReferenceEvaluator(bare, new_ops=operators)
     return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
 
-def _operator(name: str) -> type[OpRun]:
-    def run(self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
-        return tuple(run_node(self.onnx_node, inputs))
+def _operator(domain: str, name: str, run: Callable[..., tuple[NDArray[Any], ...]]) -> type[OpRun]:
+    return type(name, (OpRun,), {"op_domain": domain, "_run": run})
 
-    return type(name, (OpRun,), {"op_domain": DOMAIN, "_run": run})
+
+def _run_call(self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
+    return tuple(run_node(self.onnx_node, inputs))
+
+
+def _run_quantize(_self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
+    return (quantize(*inputs, 255),)
+
+
+def _run_dequantize(_self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
+    return (dequantize(*inputs),)

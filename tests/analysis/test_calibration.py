@@ -63,7 +63,9 @@ def test_one_sweep_gathers_every_tensor_and_tells_its_progress() -> None:
 
 
 def test_an_activation_that_is_not_finite_is_named() -> None:
-    with pytest.raises(CalibrationError, match="activation is not finite on the calibration samples") as caught:
+    with pytest.raises(
+        CalibrationError, match="activation is not finite on the calibration samples"
+    ) as caught:
         collect_statistics(
             lambda feeds: {"fine": ONE * 1, "broken": np.array([1, np.nan], np.float32)}, calls(2), ["broken"]
         )

@@ -80,7 +80,9 @@ def test_points_hold_the_mass_and_the_mean_of_the_histogram(chunks: list[F32], m
     assert (mass * fine).sum() == pytest.approx(np.concatenate(chunks).mean(dtype=float), abs=bin_width)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((2, 5, 6, 7), 1), ((3, 4, 5), -1), ((9000, 3), -1), ((4, 3), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((2, 5, 6, 7), 1), ((3, 4, 5), -1), ((9000, 3), -1), ((4, 3), 1)]
+)
 def test_moments_of_channels(shape: tuple[int, ...], axis: int) -> None:
     rng = np.random.default_rng(0)
     chunks = [rng.normal(0.5, 2, shape).astype(np.float32) for _ in range(3)]

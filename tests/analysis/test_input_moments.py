@@ -37,7 +37,9 @@ def observed(text: str, x: Array) -> tuple[LpGraph, dict[str, TensorStatistics]]
     ],
 )
 def test_rows_times_means_are_the_mean_outputs(text: str, shape: tuple[int, ...]) -> None:
-    x = np.random.default_rng(0).normal(size=shape) + np.arange(6).reshape(-1, *[1] * (len(shape) - 2) * (len(shape) > 3))
+    x = np.random.default_rng(0).normal(size=shape) + np.arange(6).reshape(
+        -1, *[1] * (len(shape) - 2) * (len(shape) > 3)
+    )
     x = np.broadcast_to(x.mean((-2, -1), keepdims=True), shape) if len(shape) == 4 else x  # flat planes
     x = x.astype(np.float32)
     graph, statistics = observed(text, x)
@@ -56,7 +58,9 @@ def test_rows_times_means_are_the_mean_outputs(text: str, shape: tuple[int, ...]
 
 def test_second_moments_of_a_matrix_are_those_of_its_inputs() -> None:
     x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
-    graph, statistics = observed("m (float[50,6] x) => (float[50,3] y) <float[6,3] w> { y = MatMul (x, w) }", x)
+    graph, statistics = observed(
+        "m (float[50,6] x) => (float[50,3] y) <float[6,3] w> { y = MatMul (x, w) }", x
+    )
     np.testing.assert_allclose(second_moments(graph.layers()[0], statistics), (x**2).mean(0), rtol=1e-5)
 
 
@@ -77,6 +81,8 @@ def test_layers_whose_products_do_not_follow_channels_have_none(text: str) -> No
 
 
 def test_without_a_sweep_there_are_none() -> None:
-    graph = LpGraph.from_proto(parse_model("m (float[4,6] x) => (float[4,3] y) <float[6,3] w> { y = MatMul (x, w) }"))
+    graph = LpGraph.from_proto(
+        parse_model("m (float[4,6] x) => (float[4,3] y) <float[6,3] w> { y = MatMul (x, w) }")
+    )
     assert row_means(graph.layers()[0], {}) is None
     assert second_moments(graph.layers()[0], {}) is None

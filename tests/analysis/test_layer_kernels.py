@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pytest
 
 from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.backends.ort.target import OrtTarget
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import Kernel
-from lpcompile.backends.ort.target import OrtTarget
 from lpcompile.target import CostModel, LayerShape, Support
 from tests.support import parse_model
 
@@ -24,6 +24,9 @@ class FixedCosts:
         return self.ns.get(kernel)
 
     def quantize_ns(self, elements: int) -> float:
+        return 0.0
+
+    def pool_ns(self, elements: int, kind: str) -> float:
         return 0.0
 
 
@@ -118,7 +121,8 @@ def test_layers_in_good_form_run_on_integers(text: str) -> None:
             "the Gemm is not in the form x @ W + b",
         ),
         (
-            "m (float[2,6] x) => (float[2,3] y) <float[6,3] w, float[3] b> { y = Gemm <alpha = 0.5> (x, w, b) }",
+            """m (float[2,6] x) => (float[2,3] y) <float[6,3] w, float[3] b>
+            { y = Gemm <alpha = 0.5> (x, w, b) }""",
             Kernel.WEIGHT_ONLY,
             "the Gemm is not in the form x @ W + b",
         ),

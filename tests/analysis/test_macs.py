@@ -26,7 +26,8 @@ def only_layer(text: str) -> Node:
             27 * 8 * 256,
         ),
         (
-            """m (float[1,6,8,8] x) => (float[1,6,6,6] y) <float[6,1,3,3] w> { y = Conv <group = 6> (x, w) }""",
+            """m (float[1,6,8,8] x) => (float[1,6,6,6] y) <float[6,1,3,3] w>
+            { y = Conv <group = 6> (x, w) }""",
             LayerShape("Conv", 4, 9, 6, 36, 6, (3, 3)),
             9 * 6 * 36,
         ),

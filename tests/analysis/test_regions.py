@@ -1,4 +1,4 @@
-"""What runs on integers: ONNX Runtime's own optimised graph is the witness that nothing goes to floats and back."""
+"""What runs on integers: ONNX Runtime's own optimised graph is the witness."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,8 +16,8 @@ from tests.networks import shipped
 from tests.quantizing import NO_COSTS, PLAN_PASSES, Quantized, quantized
 from tests.support import parse_model
 
-STEM = """<float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[4,8,1,1] w3, float[6,16,1,1] w4,
- float zero = {0.0}, float six = {6.0}>"""
+STEM = """<float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[4,8,1,1] w3,
+ float[6,16,1,1] w4, float zero = {0.0}, float six = {6.0}>"""
 
 
 def fused_ops(found: Quantized, tmp_path: Path) -> Counter[str]:
@@ -149,7 +149,9 @@ def between(nodes: str, *, extra: str = "", weights: str = "", head: str = "m (f
             "padding depends on the input shape",
         ),
         (
-            "m (float[1,3,8,8] x) => (float[1,3,8,8] y) <float[3,3,1,1] w> { a = Conv (x, w)  b = Sigmoid (a)  y = Exp (b) }",
+            """m (float[1,3,8,8] x) => (float[1,3,8,8] y) <float[3,3,1,1] w> {
+                a = Conv (x, w)  b = Sigmoid (a)  y = Exp (b)
+            }""",
             "Sigmoid",
             "nothing after it reads integers",
         ),
@@ -182,14 +184,18 @@ def test_a_clamp_is_absorbed_by_the_layer_or_the_sum_before_it() -> None:
     )
     found = find_regions(graph, OrtTarget(), graph.layers())
     first, add = graph.layers()[0].name, graph.nodes("Add")[0].name
-    assert [found.elementwise[n.name] for n in graph.nodes("Relu")] == [f"absorbed by {first}", f"absorbed by {add}"]
+    assert [found.elementwise[n.name] for n in graph.nodes("Relu")] == [
+        f"absorbed by {first}",
+        f"absorbed by {add}",
+    ]
     assert found.elementwise[add] == "between quantised layers"
     assert found.tensors == ["x", "r", "b", "z", "y"]
 
 
 def test_moves_tie_and_readers_are_known() -> None:
     graph = LpGraph.from_proto(
-        parse_model("""m (float[1,4,8,8] x) => (float[1,4,H,W] y, float[1,4,4,4] p) <float[4,4,1,1] w1, float[4,8,1,1] w2> {
+        parse_model("""m (float[1,4,8,8] x) => (float[1,4,H,W] y, float[1,4,4,4] p)
+        <float[4,4,1,1] w1, float[4,8,1,1] w2> {
             a = Conv (x, w1)
             p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
             j = Concat <axis = 1> (p, p)
@@ -209,10 +215,14 @@ def test_a_transformer_block_keeps_what_needs_floats_and_quantises_every_weight(
     graph, plan = found.graph, found.graph.plan
     for node in graph.nodes("Softmax", "LayerNormalization", "Erf", "Gelu"):
         assert node.name not in plan.elementwise
-    residual = [n for n in graph.nodes("Add") if any(r.op == "LayerNormalization" for r in n.outputs[0].consumers)]  # type: ignore[union-attr]
+    residual = [
+        n for n in graph.nodes("Add") if any(r.op == "LayerNormalization" for r in n.outputs[0].consumers)
+    ]  # type: ignore[union-attr]
     assert residual
     assert not {n.name for n in residual} & plan.elementwise.keys()
-    constant = [n for n in graph.nodes("MatMul", "Gemm") if n.inputs[1] is not None and n.inputs[1].is_constant]
+    constant = [
+        n for n in graph.nodes("MatMul", "Gemm") if n.inputs[1] is not None and n.inputs[1].is_constant
+    ]
     assert len(constant) >= 6  # Q, K, V, output and both of the feed-forward part
     for node in constant:
         layer = plan.layers[node.name]

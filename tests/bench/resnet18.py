@@ -1,4 +1,4 @@
-"""A ResNet-18-shaped graph with seeded weights, BatchNormalization not folded: what compile time is measured on."""
+"""A ResNet-18-shaped graph with seeded weights and unfolded batch norms: compile time is measured on it."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ class _Writer:
         return f"{name}_output"
 
     def conv_bn(self, x: str, name: str, inputs: int, outputs: int, kernel: int, stride: int) -> str:
-        """Conv without bias (He's initialisation), then a batch norm whose statistics are near those of its input."""
+        """Conv without bias (He's initialisation), then a batch norm whose statistics fit roughly."""
         deviation = math.sqrt(2 / (inputs * kernel**2))
         w = self.rng.normal(0, deviation, (outputs, inputs, kernel, kernel))
         y = self.node(

@@ -1,4 +1,4 @@
-"""`correct-bias`: means of outputs come back to those of the float model; each layer that has no way says why."""
+"""`correct-bias`: output means come back to those of the float model; a layer that has no way says why."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from tests.support import Array, parse_model, random_feeds, run_model
 
 ALL = f"{NO_COSTS},quantize-weights{{format=fixp4}},correct-bias"
 # inputs far from zero on average, where the mean error of rounded weights shows
-CNN = """m (float[2,4,6,6] x) => (float[2,4,4,4] y) <float[8,4,3,3] w1, float[8] b1, float[4,8,1,1] w2, float[4] b2> {
+CNN = """m (float[2,4,6,6] x) => (float[2,4,4,4] y)
+<float[8,4,3,3] w1, float[8] b1, float[4,8,1,1] w2, float[4] b2> {
     s = Mul (x, x)
     a = Conv (s, w1, b1)
     r = Relu (a)
@@ -92,13 +93,13 @@ def test_a_second_run_changes_nothing() -> None:
             "its range is measured at run time, there are no calibrated means",
         ),
         (
-            "m (float[1,3,4,4] x) => (float[1,3,4,4] y) <float[3,3,1,1] w, float[3] b> { y = Conv (x, w, b) }",
+            "m (float[1,3,4,4] x) => (float[1,3,4,4] y) <float[3,3,1,1] w, float[3] b> {y = Conv (x, w, b)}",
             0,
             "Conv",
             "no calibration data, so the mean of its input is not known",
         ),
         (
-            "m (float[6,4] x) => (float[4,3] y) <float[6,3] w, float[3] b> { y = Gemm <transA = 1> (x, w, b) }",
+            "m (float[6,4] x) => (float[4,3] y) <float[6,3] w, float[3] b> {y = Gemm <transA=1> (x, w, b)}",
             8,
             "Gemm",
             "the Gemm is not in the form x @ W + b",
