@@ -34,6 +34,7 @@ from lpcompile.target import Options, Target
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
 MOST_ATTEMPTS = 6
+REFERENCE_LEVEL = "extended"  # the default level would copy the weights once more for a handful of runs
 
 
 @dataclass
@@ -66,20 +67,27 @@ class Compilation:
         graph = _load(source)
         sha256 = _sha256(source)
         self._check_decisions_model(decisions, sha256)
-        reference, graph = self._reference(source, graph, plans=any(not p.exact for p in passes))
+        decides = any(not p.exact for p in passes)
+        reference = self._reference(graph)
+        calibration = None if data is None else self._calibration(data, reference.inputs)
+        calls, expected = self._judging(reference, calibration)
+        original = graph.copy() if self.options.benchmark else None
+        del reference  # its copy of the weights would stand beside the passes' own
+        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
+            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes(dict(self.options.input_shapes))
-        calibration = None if data is None else self._calibration(data, reference.inputs)
-        if calibration is None and any(not p.exact for p in passes):
+        if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"
             )
-        calls, expected = self._judging(reference, calibration)
         self._check_names(graph)
         context = PassContext(
             run=run_once,
-            observe=lambda g, tensors: observer(g, tensors, threads=self.options.threads),
+            observe=lambda g, tensors: observer(
+                g, tensors, threads=self.options.threads, calls=len(calibration.calls) if calibration else 1
+            ),
             decisions=None if decisions is None else decisions.plan,
             target=target,
             calibration=calibration,
@@ -88,13 +96,13 @@ class Compilation:
             keep_float=frozenset(self.options.keep_float),
             warnings=self.warnings,
         )
-        watch = _Watch(self, reference, calls, expected)
+        watch = _Watch(self, calls, expected)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
-        emitted, verdict = self._emit(graph, target, recipe, reference, calls, expected, reports)
+        emitted, verdict = self._emit(graph, target, recipe, original, calls, expected, reports)
         self._warn_of_codes(decisions, graph.plan)
         report = self._report(
-            _Facts(graph, emitted, verdict, reports, recipe, source, sha256, calibration, context, reference)
+            _Facts(graph, emitted, verdict, reports, recipe, source, sha256, calibration, context)
         )
         self._check_budget(report)
         header = {
@@ -147,22 +155,14 @@ class Compilation:
                 extra["group-size"] = self.options.group_size
         return extra
 
-    def _reference(
-        self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, graph: LpGraph, *, plans: bool
-    ) -> tuple[Session, LpGraph]:
-        """The float model in the runtime, and the graph at an opset that passes and runtime can work with."""
-        if plans and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
-            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+    def _reference(self, graph: LpGraph) -> Session:
+        """The float model in the runtime, as it came; at a newer opset where the runtime has no kernel for the old one."""
         try:
-            direct = isinstance(source, (str, os.PathLike)) and not graph.notes
-            reference = Session(
-                os.fspath(source) if direct else graph.to_proto(), threads=self.options.threads
-            )
+            return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
         except UnsupportedOpError:
             if graph.opset >= LOWEST_OPSET or graph.raise_opset(LOWEST_OPSET):
                 raise
-            reference = Session(graph.to_proto(), threads=self.options.threads)
-        return reference, graph
+            return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
 
     def _calibration(self, data: Any, inputs: Sequence[InputSpec]) -> Calibration:
         return data if isinstance(data, Calibration) else load_samples(data, inputs)
@@ -211,7 +211,7 @@ class Compilation:
         graph: LpGraph,
         target: Target,
         recipe: Recipe,
-        reference: Session,
+        original: LpGraph | None,
         calls: Sequence[Feeds],
         expected: Sequence[Feeds],
         reports: list[PassReport],
@@ -220,14 +220,7 @@ class Compilation:
         falling = PassReport("fall-back")
         for _ in range(MOST_ATTEMPTS):
             proto, report = target.emit(graph, self.options)
-            verdict = judge(
-                proto,
-                reference,
-                calls,
-                expected,
-                threads=self.options.threads,
-                benchmark=self.options.benchmark,
-            )
+            verdict = judge(proto, original, calls, expected, threads=self.options.threads)
             quality = verdict.comparison.sqnr_db
             low = quality is not None and quality < recipe.min_sqnr_db
             if not verdict.failure and not low:
@@ -333,7 +326,6 @@ class _Facts:
     sha256: str
     calibration: Calibration | None
     context: PassContext
-    reference: Session
 
 
 @dataclass
@@ -341,7 +333,6 @@ class _Watch:
     """After each pass: tell the observer, keep temporaries, and with --verify compare outputs."""
 
     compilation: Compilation
-    reference: Session
     calls: Sequence[Feeds]
     expected: Sequence[Feeds]
 
@@ -381,9 +372,7 @@ def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
     integer = [k for k, v in plan.layers.items() if v.kernel not in (Kernel.FLOAT, Kernel.WEIGHT_ONLY)]
     if integer:
         layers = {
-            k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason)
-            if k in integer
-            else v
+            k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason) if k in integer else v
             for k, v in plan.layers.items()
         }
         return QuantPlan(MappingProxyType(layers)), integer

@@ -1,8 +1,8 @@
 """Take the mean error that rounding the weights causes out of every channel, analytically.
 
-W^ x = W x + dW x with dW = W^ - W, so a channel is off by dW E[x] on average: b' = b - dW E[x]. E[x] comes from the
-calibration sweep. Where inputs are far from zero on average (after Relu) this mean is most of the error.
-[nagel2019, sec. 4.2]
+W^ x = W x + dW x with dW = W^ - W, so a channel is off by dW E[x] on average: b' = b - dW E[x]. E[x] comes
+from the calibration sweep. Where inputs are far from zero on average (after Relu) this mean is most of the
+error. [nagel2019, sec. 4.2]
 """
 
 from dataclasses import dataclass, replace

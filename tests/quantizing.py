@@ -102,5 +102,5 @@ def same_plan(one: LpGraph, other: LpGraph) -> bool:
         and dict(a.elementwise) == dict(b.elementwise)
         and [x.kernel for x in a.layers.values()] == [x.kernel for x in b.layers.values()]
         and digests[0] == digests[1]
-        and all(np.array_equal(x, y) for x, y in zip(*corrections, strict=True))  # type: ignore[arg-type]
+        and all(np.array_equal(x, y) for x, y in zip(*corrections, strict=True))
     )

@@ -40,9 +40,9 @@ def test_plans_cannot_be_written_to() -> None:
 
 def test_nodes_taken_out_of_the_plan_stay_float() -> None:
     plan = QuantPlan(two_layers().layers, elementwise={"relu": "between", "add": "between"})
-    without = plan.without({"a", "relu"})
+    without = plan.without({"a", "relu"}, "too coarse")
     assert without.layers["a"].kernel is Kernel.FLOAT
-    assert without.layers["a"].weight.format == "float32"
+    assert without.layers["a"] == LayerPlan(reason="too coarse")
     assert without.layers["b"] == plan.layers["b"]
     assert dict(without.elementwise) == {"add": "between"}
 

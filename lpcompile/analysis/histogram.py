@@ -1,4 +1,4 @@
-"""Streamed statistics of one activation: extremes, a histogram that widens when it must, moments of channels."""
+"""Streamed statistics of one activation: extremes, a histogram that widens when it must, moments."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class TensorStatistics:
     """Statistics of one tensor over many calls, in bounded memory (BINS counters).
 
     The histogram is centred on zero and covers [-reach, reach), `reach` a power of two; when a larger value
-    arrives, neighbouring bins merge, so one sweep over the data is enough whatever the range. [architecture 8]
+    arrives, neighbouring bins merge, so one sweep over the data is enough. [architecture 8]
     """
 
     low: float = 0.0  # zero is always in the range: padding and sparsity must be exact
@@ -98,7 +98,7 @@ class TensorStatistics:
 
     @property
     def spatial_correlation(self) -> float:
-        """Correlation of neighbours along the last axis without the channels' means; 0 where there are none."""
+        """Correlation of neighbours on the last axis, channels' means taken out; 0 where there are none."""
         mean, second = self.channel_mean, self.channel_second_moment
         if mean is None or second is None or self.lag_count == 0:
             return 0.0
@@ -115,8 +115,8 @@ class TensorStatistics:
             most: neighbouring bins are merged, in powers of two, until there are no more than this.
         """
         filled = np.flatnonzero(self.bins)
-        centres = (filled + 0.5 - BINS / 2) * (2 * self.reach / BINS)
-        weights = self.bins[filled] / max(1, self.bins.sum())
+        centres = np.asarray((filled + 0.5 - BINS / 2) * (2 * self.reach / BINS), np.float64)
+        weights = np.asarray(self.bins[filled] / max(1, self.bins.sum()), np.float64)
         cell, width = filled, 1
         starts = np.arange(len(filled))
         while len(starts) > most:
@@ -124,14 +124,13 @@ class TensorStatistics:
             cell = filled // width
             starts = np.flatnonzero(np.diff(cell, prepend=-1))
         if width > 1:
-            centres = np.add.reduceat(centres * weights, starts)
-            weights = np.add.reduceat(weights, starts)
-            centres /= weights
+            mass = np.asarray(np.add.reduceat(weights, starts), np.float64)
+            return np.asarray(np.add.reduceat(centres * weights, starts)) / mass, mass
         return centres, weights
 
 
 def channel_sums(x: NDArray[np.floating], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of x and x^2 over all axes but one, (C,) each: short sums in the type of x, long ones in float64."""
+    """Sums of x and x^2 over all axes but one, (C,): short sums in the type of x, long ones in float64."""
     channels = x.shape[axis]
     if axis == x.ndim - 1:
         rows = x.reshape(-1, channels)
@@ -143,4 +142,4 @@ def channel_sums(x: NDArray[np.floating], axis: int) -> tuple[NDArray[np.float64
         planes = x.reshape(math.prod(x.shape[:axis]), channels, -1)
         first = np.add.reduce(planes, -1)
         second = np.einsum("ncp,ncp->nc", planes, planes)
-    return first.sum(0, dtype=np.float64), second.sum(0, dtype=np.float64)
+    return first.astype(np.float64).sum(0), second.astype(np.float64).sum(0)

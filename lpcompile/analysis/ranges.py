@@ -1,9 +1,9 @@
 """From statistics to a range, from a range to a scale and a zero point.
 
 Rules: `minmax` (the extremes), `percentile` (tails cut at both ends), `mse` (the range whose rounding and
-clipping error is least), `middle` (halfway between mse and minmax on a log scale: large values weigh more at a
-network's output than their squared error says, and at 8 bits a wider step costs little). Zero is always exactly
-representable.
+clipping error is least), `middle` (halfway between mse and minmax on a log scale: large values weigh more
+at the output of a network than their squared error says, and at 8 bits a wider step costs little). Zero is
+always exactly representable.
 """
 
 import math
@@ -53,8 +53,8 @@ def _percentile(statistics: TensorStatistics, full: Range, percentile: float) ->
     running = np.cumsum(weights)
     tail = 1 - percentile / 100
     last = len(centres) - 1
-    low = centres[min(np.searchsorted(running, tail), last)] - half_bin
-    high = centres[min(np.searchsorted(running, 1 - tail), last)] + half_bin
+    ends = np.minimum(np.searchsorted(running, [tail, 1 - tail]), last)
+    low, high = centres[ends[0]] - half_bin, centres[ends[1]] + half_bin
     return Range(float(max(full.low, min(0.0, low))), float(min(full.high, max(0.0, high))))
 
 
@@ -75,7 +75,7 @@ def _errors(centres: F64, weights: F64, lows: F64, highs: F64, levels: int) -> F
     error *= s
     error -= x
     found = np.einsum("km,km,m->k", error, error, weights.astype(np.float32))
-    return found.astype(np.float64) * unit**2
+    return np.asarray(found, np.float64) * unit**2
 
 
 def _least_error(statistics: TensorStatistics, full: Range, levels: int) -> Range:

@@ -1,7 +1,8 @@
 """Which nodes run on integers, and which tensors move between them without arithmetic.
 
-Integer work grows from the layers: an elementwise or moving node joins where its inputs already come as integers
-and somebody after it wants integers, so that no dequantise-quantise pair remains between quantised layers.
+Integer work grows from the layers: an elementwise or moving node joins where its inputs already come as
+integers and somebody after it wants integers, so that nothing between quantised layers goes to floats and
+back.
 """
 
 from collections.abc import Iterable, Set
@@ -134,8 +135,8 @@ def _record(
             if node.inputs[0] is not None:
                 hold(node.inputs[0])
             clamp = following_clamp(y)
-            # A clamp is free even where floats follow: the codes are clipped anyway. (And a float Relu after a
-            # Gemm makes ONNX Runtime fuse the two before it sees the integers.)
+            # A clamp is free even where floats follow: the codes are clipped anyway. (And a float Relu after
+            # a Gemm makes ONNX Runtime fuse the two before it sees the integers.)
             absorb = clamp is not None and (clamp.name in chosen or node.op in ("Conv", "Gemm"))
             out = clamp.outputs[0] or y if clamp is not None and absorb else y
             readers = out.consumers
@@ -167,7 +168,6 @@ def _record(
     components = [sorted(c, key=order.__getitem__) for c in nx.connected_components(ties)]
     for members in sorted(components, key=lambda c: order[c[0]]):
         values = [graph.value(t) for t in members]
-        readers = {n.name for v in values for n in v.consumers} - movers
-        if any(v.is_output or v.used_in_subgraph for v in values):
-            readers.add(OUTSIDE)
-        found.groups.append(MoveGroup(tuple(members), frozenset(readers)))
+        outside = {OUTSIDE} if any(v.is_output or v.used_in_subgraph for v in values) else set()
+        inside = {n.name for v in values for n in v.consumers} - movers
+        found.groups.append(MoveGroup(tuple(members), frozenset(inside | outside)))

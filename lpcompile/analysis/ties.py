@@ -1,10 +1,10 @@
 """Which tensors share scale and zero point.
 
-Codes that only move keep their scale, so tensors between which nothing computes form one group. A Concat may join
-the groups of its operands as well, or requantise an operand. Let joining make an operand's step r times as wide.
-Joined, the operand's readers and the Concat's see a noise of r^2 units each, 2 r^2 together; apart, the operand's
-see 1 and the Concat's 1 + r^2. So joining is better up to r = sqrt(2), and always where the Concat alone reads the
-operand.
+Codes that only move keep their scale, so tensors between which nothing computes form one group. A Concat
+may join the groups of its operands as well, or requantise one of them. Let joining make an operand's step r
+times as wide. Joined, the operand's readers and the Concat's see a noise of r^2 units each, 2 r^2 together;
+apart, the operand's see 1 and the Concat's 1 + r^2. So joining is better up to r = sqrt(2), and always
+where the Concat alone reads the operand.
 """
 
 from collections.abc import Sequence

@@ -4,9 +4,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from lpcompile.errors import ModelError, OutputError
@@ -39,7 +41,7 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LpGraph:
     try:
         if isinstance(source, ModelProto):
             return LpGraph.from_proto(source)
-        return _from_bytes(source, None) if isinstance(source, bytes) else _from_path(Path(source))
+        return _from_bytes(source, None, own=False) if isinstance(source, bytes) else _from_path(Path(source))
     except ModelError as error:
         error.hint = error.hint or _HINT_BROKEN
         raise
@@ -47,9 +49,18 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LpGraph:
 
 def _from_path(path: Path) -> LpGraph:
     try:
+        return _from_bytes(_read(path), path.parent, own=True)
+    except ModelError as error:
+        if error.where != str(path):
+            error.where = str(path) if error.where is None else f"{path}: {error.where}"
+        raise
+
+
+def _read(path: Path) -> bytes:
+    try:
         if path.is_dir():
             raise ModelError("this is a folder", where=str(path), hint="give the .onnx file inside it")
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(
             "there is no such file", where=str(path), hint="check the path of the model"
@@ -57,17 +68,16 @@ def _from_path(path: Path) -> LpGraph:
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or error
         raise ModelError(f"cannot be read: {detail}", where=str(path), hint="check the path") from error
-    try:
-        return _from_bytes(data, path.parent)
-    except ModelError as error:
-        error.where = str(path) if error.where is None else f"{path}: {error.where}"
-        raise
 
 
-def _from_bytes(data: bytes, base_dir: Path | None) -> LpGraph:
+def _from_bytes(data: bytes, base_dir: Path | None, *, own: bool) -> LpGraph:
+    """A graph from a serialised model; with `own`, weights are copied out one by one, so that each can go by itself."""
     if not data:
         raise ModelError("the file is empty", hint=_HINT_MODEL)
     rest, weights = cut_weights(data) or (data, {})
+    if own:
+        weights = {i: memoryview(bytes(view)) for i, view in weights.items()}
+    del data
     proto = ModelProto()
     try:
         proto.ParseFromString(rest)
@@ -106,6 +116,23 @@ def save(
     written: list[ModelProto] = []
     _write_atomically(data_path, lambda file: written.append(_spill(graph, file, data_path.name)))
     _write_atomically(path, lambda file: file.write(_serialised(written[0])))
+
+
+def shared_weights(graph: LpGraph) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
+    """A proto whose large float weights are named but not held, and those weights where they are: no byte is copied."""
+    held: dict[str, NDArray[Any]] = {}
+
+    def write(target: TensorProto, name: str, weights: Weights) -> None:
+        if _stays_inline(weights) or weights.data_type != TensorProto.FLOAT:
+            weights.write_to(target, name)
+            return
+        target.name, target.data_type, target.data_location = name, weights.data_type, TensorProto.EXTERNAL
+        target.dims.extend(weights.shape)
+        entry = target.external_data.add()
+        entry.key, entry.value = "location", "memory"
+        held[name] = np.ascontiguousarray(weights.array())
+
+    return export.model_proto(graph, write), held
 
 
 def _weight_bytes(graph: LpGraph) -> int:

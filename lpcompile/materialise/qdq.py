@@ -11,7 +11,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import units
 from lpcompile.materialise.layers import LayerWriter, metadata, planned_bias
-from lpcompile.materialise.storage import quantize_bias
+from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.rows import channel_axis, from_rows
@@ -24,10 +24,12 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     expanding = LayerWriter(result, tensors)
     weight_bytes = expanding.weight_bytes
     read_as_integers: dict[str, tuple[Value, list[Node]]] = {}
+    filled: set[str] = set()
     for unit in units(result):
         layer = result.plan.layers.get(unit.node.name)
-        if layer is not None and layer.tensor is not None and not layer.tensor.has_int8_image:
-            expanding.write(unit.node, layer, None)  # QDQ has no such format: its table is looked up
+        if layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
+            # No pair says this: DQ and MatMul alone become MatMulNBits, with activations quantised unasked.
+            expanding.write(unit.node, layer, None)
         elif layer is not None:
             weight_bytes[unit.node.name] = _weights(result, unit.node, layer)
         for value in unit.node.inputs:
@@ -38,10 +40,12 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
             outs = (
                 [unit.output] if unit.clamp is not None else [o for o in unit.node.outputs if o is not None]
             )
-            for value in outs:  # every reader sees the quantised numbers
-                read_as_integers[value.name] = (value, [])
-    for value, only in read_as_integers.values():
-        _pair(result, tensors, value, only)
+            for value in outs:
+                filled.add(value.name)
+                read_as_integers.setdefault(value.name, (value, []))
+    for value, readers in read_as_integers.values():
+        # Every reader of an integer node sees the quantised numbers.
+        _pair(result, tensors, value, [] if value.name in filled else readers)
     return result, weight_bytes
 
 
@@ -78,10 +82,9 @@ def _swap_output(graph: LpGraph, value: Value, back: Value, quantize: Node) -> N
 
 
 def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
-    assert plan.tensor is not None
     weight = node.inputs[1]
     assert weight is not None
-    w8, scale = plan.tensor.int8_image()
+    w8, scale = image_rows(plan)
     scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
     axis = channel_axis(node.op)
     codes = graph.constant(f"{node.name}/weight_quantized", from_rows(node.op, w8, weight.values.shape))

@@ -85,7 +85,7 @@ def store_weights(
             }
             roles.append(("weight_multipliers", np.frombuffer(pack(multipliers, 4), np.uint8)))
         if storage.row_tables:
-            tables = np.array([list(bytes.fromhex(t)) for t in plan.weight.codebooks], np.uint8).view(np.int8)
+            tables = _row_tables(plan)
             attributes |= {
                 "row_length": [q.codes.shape[1]],
                 "row_offsets": list(range(0, 16 * len(tables), 16)),
@@ -110,6 +110,19 @@ def split_scales(
     if isinstance(scales, QuantizedTensor) and scales.format.name == "uint4":
         return scales.codes, scales.scales
     return None, scales
+
+
+def image_rows(plan: LayerPlan) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The int8 weights (C_out, K) of a layer and their scale, from its own tables where it has them."""
+    assert plan.tensor is not None
+    w8, scale = plan.tensor.int8_image()
+    if plan.weight.codebooks:
+        w8 = np.take_along_axis(_row_tables(plan), plan.tensor.codes.astype(np.intp), axis=1)
+    return w8, scale
+
+
+def _row_tables(plan: LayerPlan) -> NDArray[np.int8]:
+    return np.array([list(bytes.fromhex(t)) for t in plan.weight.codebooks], np.uint8).view(np.int8)
 
 
 def _layer_scale(q: QuantizedTensor) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import onnx
 
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.errors import LpcompileError
+from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
 from lpcompile.runtime.session import Session
@@ -46,22 +47,20 @@ class Verdict:
 
 def judge(
     proto: onnx.ModelProto,
-    reference: Session,
+    original: LpGraph | None,
     calls: Sequence[Feeds],
     expected: Sequence[Feeds],
     *,
     threads: int,
-    benchmark: bool,
 ) -> Verdict:
     """Load, run and compare a compiled model.
 
     Args:
         proto: the compiled model.
-        reference: the float model.
+        original: the float model, to be timed against; None times nothing.
         calls: the judging calls; empty where the float model could not be run.
         expected: outputs of the float model on them.
         threads: of the runtime.
-        benchmark: also time both models.
     """
     verdict = Verdict()
     try:
@@ -83,8 +82,8 @@ def judge(
         verdict.failure = (
             f"{len(verdict.layers)} layers differ from the numpy reference: {', '.join(verdict.layers[:3])}"
         )
-    if benchmark and calls and not verdict.failure:
-        verdict.latency_ms = _timed(reference, session, calls[0])
+    if original is not None and calls and not verdict.failure:
+        verdict.latency_ms = _timed(Session(original, threads=threads), session, calls[0])
     return verdict
 
 

@@ -65,7 +65,10 @@ def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
     calls = {n.op_type for n in bare.graph.node if n.domain == DOMAIN}
     operators = [_operator(DOMAIN, name, _run_call) for name in sorted(calls)]
     if next(o.version for o in bare.opset_import if not o.domain) < _FIRST_IN_ONNX_REFERENCE:
-        operators += [_operator("", "QuantizeLinear", _run_quantize), _operator("", "DequantizeLinear", _run_dequantize)]
+        operators += [
+            _operator("", "QuantizeLinear", _run_quantize),
+            _operator("", "DequantizeLinear", _run_dequantize),
+        ]
     evaluator = ReferenceEvaluator(bare, new_ops=operators)
     return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from lpcompile.analysis.inputs import Feeds, InputSpec
 from lpcompile.errors import InputError, ModelError, UnsupportedOpError
 from lpcompile.ir import io
+from lpcompile.ir.graph import LpGraph
 
 LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,  # the runtime's default
@@ -50,7 +51,8 @@ class Session:
     """One loaded model.
 
     Args:
-        model: proto, bytes or path (a path where the model has external data).
+        model: graph, proto, bytes or path (a path where the model has external data). The runtime reads the weights
+            of a graph where they are, without a copy.
         threads: of the runtime; 0 leaves it to the runtime.
         level: of graph optimisation, one of LEVELS.
         profile: prefix of a profile file that the runtime writes, or None.
@@ -62,7 +64,7 @@ class Session:
 
     def __init__(
         self,
-        model: ModelProto | bytes | str | os.PathLike[str],
+        model: LpGraph | ModelProto | bytes | str | os.PathLike[str],
         *,
         threads: int = 0,
         level: str = "all",
@@ -77,6 +79,12 @@ class Session:
             options.enable_profiling = True
             options.profile_file_prefix = profile
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._shared: dict[str, np.ndarray] = {}
+        if isinstance(model, LpGraph):
+            model, self._shared = io.shared_weights(model)
+            names = list(self._shared)
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(self._shared[n]) for n in names]
+            options.add_external_initializers(names, values)
         source, where = self._source(model)
         try:
             self.raw = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

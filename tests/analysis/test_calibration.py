@@ -1,5 +1,7 @@
 """Which samples decide and which judge; the sweep over them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,7 @@ from hypothesis import strategies as st
 
 from lpcompile.analysis.calibration import HELD_BACK_MOST, Calibration, Feeds, collect_statistics
 from lpcompile.errors import CalibrationError
-
-ONE = np.float32(1)
+from tests.support import Array
 
 
 def calls(n: int) -> list[Feeds]:
@@ -42,12 +43,12 @@ def test_with_few_calls_all_decide_and_all_judge(n: int) -> None:
 def test_one_sweep_gathers_every_tensor_and_tells_its_progress() -> None:
     ran, told = [], []
 
-    def run(feeds: Feeds) -> Feeds:  # type: ignore[type-arg]
+    def run(feeds: Mapping[str, Array]) -> Feeds:
         ran.append(feeds["x"][0])
         return {"double": 2 * feeds["x"].reshape(1, 3), "negative": -feeds["x"], "unasked": feeds["x"]}
 
     found = collect_statistics(
-        run,  # type: ignore[arg-type]
+        run,
         calls(4),
         ["double", "negative"],
         {"double": 1},
@@ -63,12 +64,11 @@ def test_one_sweep_gathers_every_tensor_and_tells_its_progress() -> None:
 
 
 def test_an_activation_that_is_not_finite_is_named() -> None:
+    broken = {"fine": np.ones(1, np.float32), "broken": np.array([1, np.nan], np.float32)}
     with pytest.raises(
         CalibrationError, match="activation is not finite on the calibration samples"
     ) as caught:
-        collect_statistics(
-            lambda feeds: {"fine": ONE * 1, "broken": np.array([1, np.nan], np.float32)}, calls(2), ["broken"]
-        )
+        collect_statistics(lambda _: broken, calls(2), ["fine", "broken"])
     assert caught.value.where == "broken"
     assert caught.value.hint == "check the samples' preprocessing, or the model itself with 'lpcompile run'"
     assert caught.value.exit_code == 3

@@ -26,7 +26,7 @@ class FixedCosts:
     def quantize_ns(self, elements: int) -> float:
         return 0.0
 
-    def pool_ns(self, elements: int, kind: str) -> float:
+    def pool_ns(self, elements: int) -> float:
         return 0.0
 
 

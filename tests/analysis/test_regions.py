@@ -216,8 +216,11 @@ def test_a_transformer_block_keeps_what_needs_floats_and_quantises_every_weight(
     for node in graph.nodes("Softmax", "LayerNormalization", "Erf", "Gelu"):
         assert node.name not in plan.elementwise
     residual = [
-        n for n in graph.nodes("Add") if any(r.op == "LayerNormalization" for r in n.outputs[0].consumers)
-    ]  # type: ignore[union-attr]
+        node
+        for node in graph.nodes("Add")
+        for value in node.outputs
+        if value is not None and any(r.op == "LayerNormalization" for r in value.consumers)
+    ]
     assert residual
     assert not {n.name for n in residual} & plan.elementwise.keys()
     constant = [

@@ -1,0 +1,61 @@
+"""Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--quick]`.
+
+Times are ratios of interleaved runs on one thread, since machines differ and are shared. Nothing here is a test.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lpcompile.report.document import versions
+from lpcompile.report.table import table
+from tests.bench.bench_table import Bench, Table
+from tests.zoo.entries import find_zoo
+
+TABLES = ("accuracy", "speed", "four_bit", "groups", "compile_time", "startup", "determinism", "encode")
+NEED_ZOO = ("accuracy", "speed", "four_bit", "groups", "determinism")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the tables asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", action="append", choices=TABLES, help="one table; may be repeated")
+    parser.add_argument("--zoo", help="folder with zoo.json; default LPCOMPILE_ZOO")
+    parser.add_argument("--entries", help="zoo entries, separated by commas; default those of each table")
+    parser.add_argument("--json", type=Path, help="write the tables to a file, too")
+    parser.add_argument("--quick", action="store_true", help="few entries, samples and rounds")
+    asked = parser.parse_args(words)
+    bench = Bench(find_zoo(asked.zoo), asked.quick, tuple(asked.entries.split(",")) if asked.entries else ())
+    about = {"cpu": cpu_name(), "platform": platform.platform(), **versions()}
+    print(", ".join(f"{k} {v}" for k, v in about.items()), flush=True)
+    found: dict[str, Any] = {"about": about}
+    for name in asked.only or TABLES:
+        if name in NEED_ZOO and bench.zoo is None:
+            print(f"\n{name}: left out, --zoo or LPCOMPILE_ZOO must name a folder with a zoo.json")
+            continue
+        start = time.perf_counter()
+        made: Table = importlib.import_module(f"tests.bench.{name}").measure(bench)
+        print(f"\n{made.title}\n{table(made.header, made.rows)}")
+        print(*made.notes, f"({time.perf_counter() - start:.0f} s)", sep="\n", flush=True)
+        found[name] = {"title": made.title, "header": made.header, "rows": made.rows, "notes": made.notes}
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

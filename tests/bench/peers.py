@@ -1,0 +1,54 @@
+"""ONNX Runtime's own static int8 of a zoo entry."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from tests.bench.bench_table import scratch
+from tests.zoo.entries import Feeds, Zoo
+
+SAMPLES = 32
+
+
+class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: Iterator[Feeds]) -> None:
+        self.feeds = feeds
+
+    def get_next(self) -> Any:
+        return next(self.feeds, None)
+
+
+def ort_int8(zoo: Zoo, name: str) -> Path:
+    """Pre-processed, unsigned activations, signed weights per channel: what its documentation recommends.
+
+    Raises:
+        Exception: whatever the tool ends with.
+    """
+    out = scratch() / f"{name}-ort-int8.onnx"
+    if out.exists():
+        return out
+    prepared = scratch() / f"{name}-prepared.onnx"
+    entry, arrays = zoo.entries[name], zoo.samples(name, limit=SAMPLES)
+    whole = entry.get("squeeze") or entry["metric"] == "vad_auc"
+    rows = range(len(next(iter(arrays.values()))))
+    feeds = iter([{k: np.asarray(v[i]) if whole else v[i : i + 1] for k, v in arrays.items()} for i in rows])
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            quant_pre_process(str(zoo.model(name)), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared), str(out), _Reader(feeds), per_channel=True,
+                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
+    return out
