@@ -69,6 +69,8 @@ class LayerPlan:
     )  # added to the bias, (C_out,)
     codes_sha256: str = ""
     reason: str = ""
+    weight_sqnr_db: float | None = field(default=None, compare=False)  # what rounding the weights lost
+    local_sqnr_db: float | None = field(default=None, compare=False)  # output of this layer alone, estimated
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ W^ = s_c * (m_g * i8[code]) with s_c stored in `scale-format` and m_g a 4-bit in
 quantised first and the codes chosen with the quantised scales. [architecture 3.1, 3.2]
 """
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import second_moments
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat, resolve
@@ -22,6 +25,7 @@ from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.error import sqnr_db
 from lpcompile.quant.fit import fit
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
+from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
@@ -30,6 +34,7 @@ BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
 RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
+THREADS = 2
 ROUNDINGS = ("nearest", "kernel-sums")
 INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
@@ -72,34 +77,42 @@ class QuantizeWeights(Pass):
         report = PassReport(self.name)
         todo = [n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT]
         todo = [n for n in todo if graph.plan.layers[n.name].tensor is None]
-        for done, node in enumerate(todo):
-            ctx.progress("rounding weights", done, len(todo))
-            moments = second_moments(node, ctx.statistics) if self.rule == "output-mse" else None
-            found = None if node.inputs[0] is None else ctx.statistics.get(node.inputs[0].name)
-            rho = self.rho if self.rho >= 0 or found is None else found.spatial_correlation
-            self._round(graph, node, moments, max(0.0, rho), report)
+        # Layers are independent and numpy releases the interpreter lock: two at a time.
+        with ThreadPoolExecutor(THREADS) as pool:
+            for done, (node, layer) in enumerate(
+                zip(todo, pool.map(lambda n: self._rounded(graph, n, ctx.statistics), todo), strict=True)
+            ):
+                ctx.progress("rounding weights", done + 1, len(todo))
+                graph.plan = graph.plan.with_layer(node.name, layer)
+                if layer.tensor is None:
+                    continue
+                w = layer.weight
+                found = "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f} dB"
+                report.change(node, f"{w.format}, {w.granularity}, {w.scale_rule}, {w.rounding}", after=found)
         for node in graph.layers():
-            layer = graph.plan.layers.get(node.name)
-            if layer is not None and layer.kernel is Kernel.FLOAT:
+            layer = graph.plan.layers.get(node.name, LayerPlan())
+            if layer.kernel is Kernel.FLOAT:
                 report.skip(node, layer.reason)
         return report
 
-    def _round(
-        self, graph: LpGraph, node: Node, moments: NDArray[np.float32] | None, rho: float, report: PassReport
-    ) -> None:
+    def _rounded(self, graph: LpGraph, node: Node, statistics: Mapping[str, TensorStatistics]) -> LayerPlan:
         layer = graph.plan.layers[node.name]
         weight = node.inputs[1]
         assert weight is not None
         rows = to_rows(node.op, weight.values)
         if not rows.size:
-            self._leave(graph, node, "it has no weights", report)
-            return
-        decided = layer.weight if layer.weight.format != "float32" else self._weight_plan(moments is not None)
-        fmt = resolve(decided.format)
+            return replace(layer, kernel=Kernel.FLOAT, reason="it has no weights")
         if not np.isfinite(rows).all():
             raise FormatError(
-                "weights are NaN or infinite", where=node.name, hint="repair the model, or keep the layer with --keep-float"
+                "weights are NaN or infinite",
+                where=node.name,
+                hint="repair the model, or keep the layer with --keep-float",
             )
+        moments = second_moments(node, statistics)
+        decided = layer.weight if layer.weight.format != "float32" else self._weight_plan()
+        if decided.scale_rule == "output-mse" and moments is None:
+            decided = replace(decided, scale_rule="mse")
+        fmt = resolve(decided.format)
         kernel, reason = self._kernel(layer, fmt, rows.shape[1])
         grouped = decided.granularity.startswith("group")
         tensor = fit(
@@ -112,19 +125,64 @@ class QuantizeWeights(Pass):
             importance=moments,
             min_scale=self._least_scale(graph, node, kernel),
         )
-        if decided.rounding == "kernel-sums" and node.op == "Conv":
-            window = weight.values.shape[2:]
-            tensor = round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
-        decided = replace(decided, granularity=decided.granularity if tensor.has_integer_groups or not grouped else "channel")
-        new = replace(layer, kernel=kernel, weight=decided, tensor=tensor, codes_sha256=tensor.digest())
-        graph.plan = graph.plan.with_layer(node.name, replace(new, reason=reason or layer.reason))
-        found = sqnr_db(rows, tensor.dequantize())
-        report.change(node, f"{decided.format}, {decided.granularity}, {decided.scale_rule}", after=f"{found:.1f} dB")
+        if grouped and not tensor.has_integer_groups:
+            decided = replace(decided, granularity="channel")  # one group a row
+        if decided.rounding == "kernel-sums":
+            tensor = self._keep_kernel_sums(node, rows, tensor, statistics)
+        real = tensor.dequantize()
+        return replace(
+            layer,
+            kernel=kernel,
+            weight=decided,
+            tensor=tensor,
+            codes_sha256=tensor.digest(),
+            reason=reason or layer.reason,
+            weight_sqnr_db=sqnr_db(rows, real),
+            local_sqnr_db=self._local_sqnr_db(graph, node, kernel, rows, real, moments),
+        )
 
-    def _weight_plan(self, moments: bool) -> WeightPlan:
+    def _keep_kernel_sums(
+        self,
+        node: Node,
+        rows: NDArray[np.float32],
+        tensor: QuantizedTensor,
+        statistics: Mapping[str, TensorStatistics],
+    ) -> QuantizedTensor:
+        weight, x = node.inputs[1], node.inputs[0]
+        found = None if x is None else statistics.get(x.name)
+        rho = self.rho if self.rho >= 0 or found is None else found.spatial_correlation
+        if node.op != "Conv" or weight is None or rho <= 0:
+            return tensor
+        window = weight.values.shape[2:]
+        return round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
+
+    @staticmethod
+    def _local_sqnr_db(
+        graph: LpGraph,
+        node: Node,
+        kernel: Kernel,
+        rows: NDArray[np.float32],
+        real: NDArray[np.float32],
+        moments: NDArray[np.float32] | None,
+    ) -> float | None:
+        """Output SQNR of this layer alone, estimated: inputs of these second moments that do not correlate.
+
+        Rounding of the weights and of the input: sum m_k W_k^2 over sum (m_k dW_k^2 + s^2/12 W_k^2).
+        """
+        x = node.inputs[0]
+        if moments is None or x is None:
+            return None
+        plan = graph.plan.activations.get(x.name) if kernel in INTEGER else None
+        step = 0.0 if plan is None else plan.scale**2 / 12
+        error = real - rows
+        energy = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+        noise = float(moments @ np.einsum("ij,ij->j", error, error, dtype=np.float64)) + step * float(energy.sum())
+        signal = float(moments @ energy)
+        return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+
+    def _weight_plan(self) -> WeightPlan:
         granularity = f"group{self.group_size}" if self.granularity == "group" else self.granularity
-        rule = "mse" if self.rule == "output-mse" and not moments else self.rule
-        return WeightPlan(resolve(self.format).name, granularity, rule, self.scale_format, self.rounding)
+        return WeightPlan(resolve(self.format).name, granularity, self.rule, self.scale_format, self.rounding)
 
     @staticmethod
     def _kernel(layer: LayerPlan, fmt: NumberFormat, inputs: int) -> tuple[Kernel, str]:
@@ -145,9 +203,3 @@ class QuantizeWeights(Pass):
             return None
         least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
         return least.astype(np.float32)
-
-    @staticmethod
-    def _leave(graph: LpGraph, node: Node, reason: str, report: PassReport) -> None:
-        layer = replace(graph.plan.layers[node.name], kernel=Kernel.FLOAT, reason=reason)
-        graph.plan = graph.plan.with_layer(node.name, layer)
-        report.skip(node, reason)

@@ -1,4 +1,4 @@
-"""Rule of `canonicalize`: the operands of Range are scalars, also where the exporter left a vector of one element."""
+"""Rule of `canonicalize`: operands of Range are scalars, also where the exporter left a vector of one."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from lpcompile.records import PassReport
 
 
 def scalar_range(graph: LpGraph, report: PassReport) -> None:
-    """Reshape operands of shape (1,): ONNX Runtime runs them by chance, and refuses them once it knows their shape.
+    """Reshape operands of shape (1,), which ONNX Runtime runs by chance and refuses once it knows their shape.
 
     Folding conditions is what makes such shapes known. An operand whose shape nobody knows may be one.
     """

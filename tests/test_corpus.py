@@ -1,4 +1,4 @@
-"""Foreign models through the whole compiler: each agrees with float, or ends in one line with a documented error.
+"""Foreign models through the whole compiler: each agrees with float, or ends with a documented error.
 
 The cost table is taken away, so that small layers run on integers where they can.
 """

@@ -106,7 +106,11 @@ def without_activation(text: str) -> str:
     [
         (renamed, "there is no layer 'Conv_9' in the model", "model it was made for"),
         (lambda t: t.replace('[activations."x"]', '[activations."xx"]'), "no tensor 'xx'", "made for"),
-        (without_activation, "'Conv_0' runs on integers, but its input has no entry", 'add [activations."x"]'),
+        (
+            without_activation,
+            "'Conv_0' runs on integers, but its input has no entry",
+            'add [activations."x"]',
+        ),
         (lambda t: edited(t, LAYER, "format", '"posit44"'), "no number format", "posit4"),
         (lambda t: edited(t, LAYER, "kernel", '"fast"'), "no kernel 'fast'", "integer, float-out, dynamic"),
         (lambda t: edited(t, LAYER, "kernel", '"dynamic"'), "a Conv has no dynamic kernel", "weight-only"),
@@ -114,7 +118,11 @@ def without_activation(text: str) -> str:
         (lambda t: edited(t, LAYER, "scale_rule", '"guess"'), "no scale_rule 'guess'", "absmax"),
         (lambda t: edited(t, LAYER, "scale_format", '"int3"'), "no scale_format 'int3'", "ufloat8_e4m4"),
         (lambda t: edited(t, LAYER, "rounding", '"up"'), "no rounding 'up'", "nearest"),
-        (lambda t: t.replace(LAYER, LAYER + "\nbits = 3"), "unknown key 'bits' in layer 'Conv_0'", "keys are"),
+        (
+            lambda t: t.replace(LAYER, LAYER + "\nbits = 3"),
+            "unknown key 'bits' in layer 'Conv_0'",
+            "keys are",
+        ),
         (lambda t: edited(t, '[activations."x"]', "scale", "-1.0"), "scale -1.0 is no positive", "edit"),
         (lambda t: edited(t, '[activations."x"]', "scale", "nan"), "scale nan is no positive", "edit"),
         (lambda t: edited(t, '[activations."x"]', "scale", "1e-60"), "is no positive number", "edit"),

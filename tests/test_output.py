@@ -41,7 +41,9 @@ def test_files_arrive_together(tmp_path: Path) -> None:
     assert (out / "passes" / "00-x.onnx").read_text() == "p"
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()]
+)
 def test_a_failing_writer_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     out = tmp_path / "out"
     expected = OutputError if isinstance(error, OSError) else type(error)

@@ -85,13 +85,9 @@ def unpack(b: FunctionBuilder, packed: str, count: str) -> str:
 
 def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
     """The int8 image of the stored weights in the shape that the operator wants."""
-    shape = b.attribute("weight_shape")
     if not storage.packed:
-        w8 = "codes"  # int8 is stored as itself
-        if storage.format.name != "int8":
-            table = np.asarray(storage.format.image(), np.int8)
-            w8 = b.op("Gather", b.constant(table), b.op("Cast", "codes", to=6))
-        return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
+        return "codes"  # the image itself is stored, as the operator wants it
+    shape = b.attribute("weight_shape")
     codes = unpack(b, "codes", b.attribute("code_count"))
     if storage.group_size:
         levels = b.constant(np.ascontiguousarray(group_table(storage.format), np.int8).reshape(-1))

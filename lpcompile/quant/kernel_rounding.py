@@ -31,6 +31,8 @@ def round_kernels(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) -> 
         return tensor
     w8, scale = tensor.int8_image()
     steps = np.broadcast_to(scale.reshape(-1, 1), (len(rows), 1)).astype(np.float32)
+    if not tensor.has_integer_groups and _is_uniform(tensor):
+        return _round_uniform(rows, tensor, taps, rho)
     levels, offsets = _levels(tensor)
     up, down = _neighbours(levels, tensor.format.bits)
     codes = tensor.codes.copy()
@@ -43,6 +45,47 @@ def round_kernels(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) -> 
         moved = _move(index.reshape(shape), error.reshape(shape), levels, up, down, rho)
         codes[part] = (moved & ((1 << tensor.format.bits) - 1)).astype(np.uint8).reshape(codes[part].shape)
     return replace(tensor, codes=codes)
+
+
+def _is_uniform(tensor: QuantizedTensor) -> bool:
+    image = tensor.format.image()
+    return image is not None and bool((np.diff(np.unique(image)) == 1).all())
+
+
+def _round_uniform(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) -> QuantizedTensor:
+    """The same for levels one apart: the best move is of the largest error on the side of the sum, by one step."""
+    w8, scale = tensor.int8_image()
+    w8 = w8.copy()
+    image = tensor.format.image()
+    assert image is not None
+    low, high = int(image.min()), int(image.max())
+    steps = np.broadcast_to(scale.reshape(-1, 1), (len(rows), 1)).astype(np.float32)
+    chunk = max(1, _CHUNK // rows.shape[1])
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        kernels = w8[part].reshape(-1, taps)
+        error = kernels - (rows[part] / steps[part]).reshape(-1, taps)
+        total = error.sum(1)
+        # J changes by (1 - rho)(1 - 2|e|) + rho(1 - 2|sum|): nothing to gain while |sum| is small
+        active = np.flatnonzero(np.abs(total) > 0.5)
+        for _ in range(MOST_MOVES):
+            sign = np.sign(total[active])
+            worst = error[active] * sign[:, None]
+            best = worst.argmax(1)
+            value = kernels[active, best]
+            gain = (1 - rho) * (1 - 2 * worst[np.arange(len(active)), best]) + rho * (1 - 2 * np.abs(total[active]))
+            free = np.where(sign > 0, value > low, value < high)
+            keep = (gain < -1e-6) & free
+            active, best, sign = active[keep], best[keep], sign[keep]
+            if not len(active):
+                break
+            kernels[active, best] -= sign.astype(np.int8)
+            error[active, best] -= sign
+            total[active] -= sign
+        w8[part] = kernels.reshape(w8[part].shape)
+    codes = np.zeros(256, np.uint8)
+    codes[image.astype(np.int64) & 255] = np.arange(len(image), dtype=np.uint8)
+    return replace(tensor, codes=codes[w8.astype(np.int64) & 255])
 
 
 def tap_correlation(kernel: tuple[int, ...], neighbours: float) -> float:

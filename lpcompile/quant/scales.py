@@ -14,6 +14,7 @@ import numpy as np
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.formats.nearest import Nearest
 
+_MANY_LEVELS = 64
 _BLOCK_ELEMENTS = 1 << 15
 SMALLEST_SCALE = 2.0**-120  # quotients of weights by it stay finite, and are exact enough
 
@@ -46,9 +47,10 @@ def maxent(w: F32, levels: Nearest) -> F64:
 
 def mse(w: F32, levels: Nearest, importance: F32 | None = None) -> F64:
     """Least squared error, weighted by `importance` where it is given; coarse to fine over the scale."""
-    return _search(
-        absmax(w, levels), lambda s: squared_error(w, s, levels, importance), _ratios(levels, 0.15, 28)
-    )
+    fine = len(levels.levels) > _MANY_LEVELS  # little to gain by clipping: a shorter search
+    ratios = np.geomspace(0.5, 0.98, 8) if fine else _ratios(levels, 0.15, 28)
+    offsets = (-2, -1, 1, 2) if fine else (-3, -2, -1, 1, 2, 3)
+    return _search(absmax(w, levels), lambda s: squared_error(w, s, levels, importance), ratios, offsets)
 
 
 def code_entropy_bits(w: F32, scales: F64, levels: Nearest) -> F64:
@@ -98,8 +100,10 @@ def _ratios(levels: Nearest, low: float, count: int) -> F64:
     return np.geomspace(low, top_ratio(levels), count)
 
 
-def _search(base: F64, loss: Callable[[F64], F64], ratios: F64) -> F64:
-    """(R,) the best of base, base * ratios and two ever finer steps around it."""
+def _search(
+    base: F64, loss: Callable[[F64], F64], ratios: F64, offsets: tuple[int, ...] = (-3, -2, -1, 1, 2, 3)
+) -> F64:
+    """(R,) the best of base, base * ratios and two ever finer steps around it (one for a short list of offsets)."""
     best_loss = np.full(base.shape, np.inf)
     best = np.ones_like(base)
 
@@ -112,9 +116,9 @@ def _search(base: F64, loss: Callable[[F64], F64], ratios: F64) -> F64:
     for ratio in (1.0, *ratios):
         consider(np.full_like(base, ratio))
     step = float(np.log(ratios[1] / ratios[0]))
-    for _ in range(2):
+    for _ in range(2 if len(offsets) > 4 else 1):
         centre = best.copy()
-        step /= 4
-        for offset in (-3, -2, -1, 1, 2, 3):
+        step /= 4 if len(offsets) > 4 else 3
+        for offset in offsets:
             consider(centre * np.exp(offset * step))
     return base * best

@@ -99,9 +99,7 @@ def _record(
         rounding=plan.weight.rounding if quantised else "",
         rank=0,
         sensitivity=None,
-        sqnr_db_local=_local_sqnr_db(
-            node, plan, statistics, None if activation is None else activation.scale
-        ),
+        sqnr_db_local=plan.local_sqnr_db,
         sqnr_db_end=None,
         bits_per_weight=8 * stored / max(1, size),
         weight_bytes=stored,
@@ -109,24 +107,6 @@ def _record(
         acev2=float(count * weight_bits * activation_bits),
         reason=plan.reason or ("" if quantised else "stays float"),
     )
-
-
-def _local_sqnr_db(
-    node: Node, plan: LayerPlan, statistics: Mapping[str, TensorStatistics], x_scale: float | None
-) -> float | None:
-    """Output SQNR of this layer alone, estimated from second moments of its input: rounding of weights and of the input.
-
-    Inputs count as uncorrelated, so that the figure needs no run: sum m_k W_k^2 over sum (m_k dW_k^2 + s^2/12 W_k^2).
-    """
-    moments = second_moments(node, statistics)
-    weight = node.inputs[1]
-    if moments is None or plan.tensor is None or weight is None or plan.kernel is Kernel.FLOAT:
-        return None
-    w = to_rows(node.op, weight.values).astype(np.float64)
-    error = plan.tensor.dequantize() - w
-    step = 0.0 if x_scale is None or plan.kernel is Kernel.WEIGHT_ONLY else x_scale**2 / 12
-    signal, noise = (moments * w**2).sum(), (moments * error**2).sum() + step * (w**2).sum()
-    return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
 
 
 def totals(records: Sequence[LayerRecord], graph: LpGraph) -> dict[str, Any]:

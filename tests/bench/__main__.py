@@ -1,6 +1,6 @@
 """Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--quick]`.
 
-Times are ratios of interleaved runs on one thread, since machines differ and are shared. Nothing here is a test.
+Times are ratios of interleaved runs on one thread, since machines differ and are shared. This is no test.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 if __name__ == "__main__":

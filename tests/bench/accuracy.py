@@ -10,7 +10,20 @@ def measure(bench: Bench) -> Table:
     """Paired drop with its standard error, agreement, and SQNR beside the best 8-bit row of other tools."""
     zoo = bench.zoo
     assert zoo is not None
-    header = ("entry", "metric", "float", "int8", "drop", "b", "c", "error", "agree", "sqnr_db", "best other", "verdict")
+    header = (
+        "entry",
+        "metric",
+        "float",
+        "int8",
+        "drop",
+        "b",
+        "c",
+        "error",
+        "agree",
+        "sqnr_db",
+        "best other",
+        "verdict",
+    )
     made = Table("int8: drop from float (b lost, c won; error: paired standard error)", header)
     for name in bench.names(bench.all_names, QUICK):
         entry = zoo.entries[name]
@@ -25,7 +38,15 @@ def measure(bench: Bench) -> Table:
                 short += ["drop"] * (pair.drop - pair.standard_error > TOP1_DROP)
                 short += ["agreement"] * (pair.agreement <= AGREEMENT.get(name, 0.0))
                 short += ["aim"] * (pair.agreement < AIM_AGREEMENT)
-            figures = (was, was - pair.drop, pair.drop, pair.lost, pair.won, pair.standard_error, pair.agreement)
+            figures = (
+                was,
+                was - pair.drop,
+                pair.drop,
+                pair.lost,
+                pair.won,
+                pair.standard_error,
+                pair.agreement,
+            )
         else:
             was, now = (zoo.score(name, m, limit) for m in (zoo.model(name), model))
             sign = 1 if entry.get("higher_is_better", True) else -1
@@ -33,6 +54,15 @@ def measure(bench: Bench) -> Table:
             short += ["drop"] * (drop > DROPS.get(entry["metric"], float("inf")))
             figures = (was, now, drop, None, None, None, None)
         shown = tuple(round(f, 4) if isinstance(f, float) else f for f in figures)
-        made.rows.append((name, entry["metric"], *shown, round(sqnr, 2), bar[0], "short: " + ", ".join(short) if short else "ok"))
+        made.rows.append(
+            (
+                name,
+                entry["metric"],
+                *shown,
+                round(sqnr, 2),
+                bar[0],
+                "short: " + ", ".join(short) if short else "ok",
+            )
+        )
     made.notes.append("aim: agreement below 0.985; drops of perplexity are relative")
     return made

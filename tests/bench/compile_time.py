@@ -54,6 +54,8 @@ def measure(bench: Bench) -> Table:
         slow = sorted(runs[-1]["passes"].items(), key=lambda item: -item[1])[:3]
         shown = ", ".join(f"{k} {v:.2f} s" for k, v in slow)
         ratio = middle["bytes"] / model.stat().st_size
-        made.rows.append((recipe, round(middle["seconds"], 2), round(middle["cpu"], 2), round(ratio, 2), shown))
+        made.rows.append(
+            (recipe, round(middle["seconds"], 2), round(middle["cpu"], 2), round(ratio, 2), shown)
+        )
     made.notes.append("seconds of a shared machine; bars: int8 1.5 s (a peer: 2.4 s), peak 3 x the model")
     return made

@@ -23,12 +23,23 @@ def measure(bench: Bench) -> Table:
         np.savez(data, **zoo.samples(name))  # type: ignore[arg-type]
         for recipe in RECIPES[:1] if bench.quick else RECIPES:
             first, second, replay = (scratch() / f"{name}-{recipe}-{i}" for i in range(3))
-            words = [str(zoo.model(name)), "-t", "ort", "--calibration-data", str(data), "--recipe", recipe, "-q"]
+            words = [
+                str(zoo.model(name)),
+                "-t",
+                "ort",
+                "--calibration-data",
+                str(data),
+                "--recipe",
+                recipe,
+                "-q",
+            ]
             _run([*words, "-o", str(first)], "1")
             _run([*words, "-o", str(second)], "2")
             _run([*words, "-o", str(replay), "--decisions", str(first / "decisions.toml")], "3")
             same = [
-                all(filecmp.cmp(first / f, other / f, shallow=False) for f in ("model.onnx", "decisions.toml"))
+                all(
+                    filecmp.cmp(first / f, other / f, shallow=False) for f in ("model.onnx", "decisions.toml")
+                )
                 for other in (second, replay)
             ]
             made.rows.append((name, recipe, *same))

@@ -27,12 +27,16 @@ def measure(bench: Bench) -> Table:
             for scales, size in GROUPS.items():
                 options = {"recipe": "w4a8", "weight_format": fmt, "group_size": size}
                 model, report = bench.model(name, **options), bench.compiled(name, **options).report
-                found = time_ratios({"int8": int8, "this": model}, zoo.one_call(name), 9 if bench.quick else ROUNDS)
+                found = time_ratios(
+                    {"int8": int8, "this": model}, zoo.one_call(name), 9 if bench.quick else ROUNDS
+                )
                 sqnr = zoo.sqnr_db(name, model, 16)
                 row = (name, fmt, scales, optimised(model) == wanted, round(found["this"], 3))
                 bits = report["totals"]["bits_per_weight"]
                 made.rows.append((*row, round(len(model) / len(int8), 3), round(bits, 2), round(sqnr, 2)))
-    made.notes.append("same nodes: operators, domains, attributes and input shapes after ONNX Runtime's optimiser")
+    made.notes.append(
+        "same nodes: operators, domains, attributes and input shapes after ONNX Runtime's optimiser"
+    )
     return made
 
 
@@ -51,7 +55,9 @@ def optimised(model: bytes) -> list[tuple[object, ...]]:
             n.op_type,
             n.domain,
             tuple(constants.get(name, bool(name)) for name in n.input),
-            tuple(sorted(str(onnx.helper.get_attribute_value(a)) for a in n.attribute if not a.HasField("g"))),
+            tuple(
+                sorted(str(onnx.helper.get_attribute_value(a)) for a in n.attribute if not a.HasField("g"))
+            ),
         )
         for n in graph.node
     ]

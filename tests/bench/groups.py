@@ -29,8 +29,11 @@ def measure(bench: Bench) -> Table:
 
 def mean_sqnr_db(model: object, fmt: str, group_size: int) -> float:
     """Of one network."""
-    passes = f"fold-constants,canonicalize,fold-batchnorm,quantize-activations,quantize-weights{{format={fmt},rule=mse,"
-    passes += "scale-format=ufloat8_e4m4," + ("granularity=group}" if group_size else "granularity=channel}")
+    granularity = "group" if group_size else "channel"
+    options = f"format={fmt},rule=mse,scale-format=ufloat8_e4m4,granularity={granularity}"
+    passes = (
+        "fold-constants,canonicalize,fold-batchnorm,quantize-activations,quantize-weights{" + options + "}"
+    )
     report = lpcompile.compile(model, passes=passes, recipe="w4a8").report  # type: ignore[arg-type]
     rounding = next(p for p in report["passes"] if p["name"] == "quantize-weights")
     return float(np.mean([float(c["after"].split()[0]) for c in rounding["changes"]]))

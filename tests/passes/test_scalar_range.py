@@ -7,7 +7,7 @@ from tests.passes.rewriting import left_alone, rewrite
 
 
 def test_a_vector_of_one_element_becomes_a_scalar() -> None:
-    """The shape of `n` is not known, so the runtime takes it; the same model with a known shape it refuses."""
+    """The shape of `last` is not known, so the runtime takes it; with a known shape it refuses the model."""
     graph, _ = rewrite(
         Canonicalize(),
         """

@@ -24,12 +24,28 @@ from tests.networks import (
 )
 from tests.support import parse_model, run_model
 
-LAYER_KEYS = (
-    "name op macs weight_shape weight_format weight_granularity activation_format rounding rank sensitivity "
-    "sqnr_db_local sqnr_db_end bits_per_weight weight_bytes ace acev2 reason"
-).split()
+LAYER_KEYS = [
+    "name",
+    "op",
+    "macs",
+    "weight_shape",
+    "weight_format",
+    "weight_granularity",
+    "activation_format",
+    "rounding",
+    "rank",
+    "sensitivity",
+    "sqnr_db_local",
+    "sqnr_db_end",
+    "bits_per_weight",
+    "weight_bytes",
+    "ace",
+    "acev2",
+    "reason",
+]
 KEYS = {
-    "": "schema tool created_with model target recipe warnings assumptions passes layers totals quality verification",
+    "": "schema tool created_with model target recipe warnings assumptions "
+    "passes layers totals quality verification",
     "tool": "name version",
     "created_with": "command options seed versions",
     "model": "path sha256 opset inputs outputs",
@@ -108,9 +124,13 @@ def test_weight_bytes_are_those_of_the_file(
             found = stored_bytes(made.model, row["name"])
             assert found > 0
             assert row["weight_bytes"] == pytest.approx(found, rel=0.02)
-            assert row["bits_per_weight"] == pytest.approx(8 * found / math.prod(row["weight_shape"]), rel=0.02)
+            assert row["bits_per_weight"] == pytest.approx(
+                8 * found / math.prod(row["weight_shape"]), rel=0.02
+            )
         total = made.report["totals"]["weight_bytes"]
-        assert total == pytest.approx(sum(stored_bytes(made.model, r["name"]) for r in made.report["layers"]), rel=0.02)
+        assert total == pytest.approx(
+            sum(stored_bytes(made.model, r["name"]) for r in made.report["layers"]), rel=0.02
+        )
 
 
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
@@ -175,7 +195,7 @@ def test_quality_is_that_of_the_held_back_samples() -> None:
 
 @pytest.mark.parametrize("recipe", ["int8", "w4a8", "w4a4"])
 def test_the_local_error_is_the_measured_one(recipe: str) -> None:
-    """The estimate takes inputs as uncorrelated: on such inputs a network of one layer has that very error."""
+    """The estimate takes inputs as uncorrelated: on such inputs a network of one layer has that error."""
     model = parse_model("m (float[n, 64] x) => (float[n, 32] y) <float[64, 32] w> { y = MatMul (x, w) }")
     calls = [{"x": np.random.default_rng(i).normal(0, 1, (64, 64)).astype(np.float32)} for i in range(9)]
     made = lpcompile.compile(model, calibration=calls[:8], recipe=recipe)

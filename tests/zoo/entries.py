@@ -1,7 +1,7 @@
 """The model zoo that LPCOMPILE_ZOO names: entries, samples, and its own evaluation script.
 
-The zoo is no part of this repository: a folder with `zoo.json`, `evaluate.py` and `prepare.py`, which are imported
-from there, so that scores are the zoo's own.
+The zoo is no part of this repository: a folder with `zoo.json`, `evaluate.py` and `prepare.py`. The scripts are
+imported from there, so that scores are the zoo's own.
 """
 
 import functools
@@ -104,11 +104,15 @@ class Zoo:
         entry, data = self.entries[name], self.data(name, limit)
         ours, theirs = (self.evaluate.classes(session(m), entry, data) for m in (model, self.model(name)))
         right, was = ours == data["y"], theirs == data["y"]
-        return Paired(int((was & ~right).sum()), int((right & ~was).sum()), float((ours == theirs).mean()), len(ours))
+        return Paired(
+            int((was & ~right).sum()), int((right & ~was).sum()), float((ours == theirs).mean()), len(ours)
+        )
 
     def sqnr_db(self, name: str, model: bytes | Path, samples: int = 64) -> float:
         """SQNR of the first output over evaluation samples, as the zoo defines it."""
-        found = self.evaluate.sqnr(session(model), session(self.model(name)), self.entries[name], self.root, samples)
+        found = self.evaluate.sqnr(
+            session(model), session(self.model(name)), self.entries[name], self.root, samples
+        )
         return float(found)
 
 

@@ -28,7 +28,9 @@ def zoo() -> Zoo:
 
 
 def compiled(zoo: Zoo, name: str, recipe: str, limit: int | None = 48, **options: Any) -> lpcompile.Artefacts:
-    return lpcompile.compile(zoo.model(name), calibration=zoo.samples(name, limit=limit), recipe=recipe, **options)
+    return lpcompile.compile(
+        zoo.model(name), calibration=zoo.samples(name, limit=limit), recipe=recipe, **options
+    )
 
 
 def data(made: lpcompile.Artefacts) -> bytes:
@@ -112,7 +114,7 @@ def test_a_replay(zoo: Zoo, tmp_path: Any) -> None:
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
 @pytest.mark.parametrize("file", ROBUST)
 def test_models_without_labels(zoo: Zoo, file: str, recipe: str) -> None:
-    """Compiled without data: outputs agree with float on seeded inputs, or a documented error says why not."""
+    """Without data: outputs agree with float on seeded inputs, or a documented error says why not."""
     path = zoo.root / "robustness" / file
     try:
         made = lpcompile.compile(path, recipe=recipe)

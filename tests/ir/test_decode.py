@@ -1,0 +1,98 @@
+"""The bodies that unpack stored weights, run by ONNX Runtime, against the quantised tensors that were stored."""
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from lpcompile.formats.base import resolve
+from lpcompile.formats.packing import pack
+from lpcompile.ir.decode import Storage, unpack
+from lpcompile.ir.domain import dequantize_weights
+from lpcompile.ir.function import DOMAIN, FunctionBuilder
+from lpcompile.ir.graph import LpGraph
+from lpcompile.materialise.storage import image_rows, store_weights
+from lpcompile.plan import Kernel
+from lpcompile.quant.rows import from_rows
+from tests.support import parse_model, run_model
+from tests.support_quant import FLOAT_FORMATS, STORINGS, Storing, layer_graph, optimised, plan_layer
+
+UNPACKED = [*STORINGS, *(Storing(f) for f in FLOAT_FORMATS), Storing("float8_e5m2", scale_format="ufloat8_e4m4")]
+
+
+def expanding_model(layer, storing, opset=17):
+    """A model whose one output is the expanded weights of a layer, and the plan of the layer."""
+    graph = layer_graph(layer, opset=opset)
+    plan = plan_layer(graph, "layer", storing, Kernel.WEIGHT_ONLY)
+    node = graph.node("layer")
+    shape = node.inputs[1].values.shape
+    stored = store_weights(graph, "layer", node.op, plan, shape)
+    axis = 0 if node.op == "Conv" else 1
+    function = dequantize_weights(stored.storage, opset, len(shape), axis)
+    graph.functions[(DOMAIN, function.name)] = function
+    attributes = {k: v for k, v in stored.attributes.items() if k in function.attribute}
+    call = graph.add_node(function.name, list(stored.values), ["w_back"], domain=DOMAIN, attrs=attributes)
+    graph.set_type(call.outputs[0], np.dtype(np.float32), shape)
+    graph.add_output(call.outputs[0])
+    model, op = graph.to_proto(), node.op
+    layer_node = next(i for i, n in enumerate(model.graph.node) if n.name == "layer")
+    del model.graph.node[layer_node], model.graph.input[:], model.graph.output[0]
+    return model, plan, shape, op
+
+
+@pytest.mark.parametrize("storing", UNPACKED, ids=str)
+@pytest.mark.parametrize("layer", ["conv", "conv-depthwise", "conv-3d", "gemm"])
+def test_unpacked_weights_are_those_that_were_stored(layer, storing):
+    model, plan, shape, op = expanding_model(layer, storing)
+    found = run_model(model)["w_back"]
+    if storing.row_tables:
+        w8, scale = image_rows(plan)
+        assert len(np.unique(w8)) > 16  # several tables, not one
+        rows = (w8 * scale[:, None]).astype(np.float32)
+    else:
+        rows = plan.tensor.dequantize()
+    np.testing.assert_array_equal(found, from_rows(op, rows, shape))
+
+
+@pytest.mark.parametrize("storing", UNPACKED, ids=str)
+def test_unpacking_is_done_when_the_model_is_loaded(storing, tmp_path):
+    model, *_ = expanding_model("conv", storing)
+    folded = optimised(model, tmp_path, "ORT_ENABLE_BASIC")
+    assert not folded.graph.node
+    constant = next(t for t in folded.graph.initializer if t.name == "w_back")
+    np.testing.assert_array_equal(numpy_helper.to_array(constant), run_model(model, {})["w_back"])
+
+
+@pytest.mark.parametrize("opset", [13, 14, 18, 19, 21, 22, 23])
+@pytest.mark.parametrize("storing", [Storing("int4", "group32", "ufloat8_e4m4"), Storing("nf4")], ids=str)
+def test_bodies_are_written_for_the_opset_of_the_model(opset, storing):
+    model, plan, shape, op = expanding_model("conv", storing, opset)
+    assert [o.version for o in model.functions[0].opset_import] == [opset]
+    np.testing.assert_array_equal(run_model(model)["w_back"], from_rows(op, plan.tensor.dequantize(), shape))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 33])
+def test_unpack_gives_as_many_codes_as_there_are(count):
+    codes = np.random.default_rng(count).integers(0, 16, count).astype(np.uint8)
+    body = FunctionBuilder("Unpack", ["packed"], ["y"], "")
+    body.op("Identity", unpack(body, "packed", body.attribute("count")), out="y")
+    model = parse_model(f"g (uint8[{-(-count // 2)}] packed) => (int32[{count}] y) {{ y = Cast <to=6> (packed) }}", check=False)
+    graph = LpGraph.from_proto(model)
+    graph.remove(graph.nodes()[0])
+    graph.functions[(DOMAIN, "Unpack")] = body.build(17)
+    graph.add_node("Unpack", [graph.value("packed")], ["y"], domain=DOMAIN, attrs={"count": [count]})
+    packed = np.frombuffer(pack(codes, 4), np.uint8)
+    np.testing.assert_array_equal(run_model(graph.to_proto(), {"packed": packed})["y"], codes)
+
+
+@pytest.mark.parametrize(
+    ("storage", "label", "inputs"),
+    [
+        (Storage(resolve("int8")), "int8", ["codes", "w_scale"]),
+        (Storage(resolve("nf4"), scale_codes=True), "nf4_s8", ["codes", "scale_codes", "scale_unit"]),
+        (Storage(resolve("int4"), group_size=32), "int4_g32", ["codes", "multipliers", "w_scale"]),
+        (Storage(resolve("int4"), row_tables=True), "int4_rows", ["codes", "tables", "w_scale"]),
+    ],
+)  # fmt: skip
+def test_a_storage_names_itself_and_its_inputs(storage, label, inputs):
+    assert storage.label == label
+    assert storage.inputs == inputs

@@ -1,0 +1,95 @@
+"""Functions of the domain as the file carries them: valid, self-contained, one a layout."""
+
+import onnx
+import pytest
+
+from lpcompile.formats.base import resolve
+from lpcompile.ir import domain
+from lpcompile.ir.decode import Storage
+from lpcompile.ir.function import DOMAIN, DOMAIN_VERSION, import_domain
+from lpcompile.runtime.reference_call import Call
+from tests.support_quant import IMAGE_FORMATS, Storing, quantized_layer
+
+STORAGES = [
+    Storage(resolve("int8")),
+    Storage(resolve("posit4"), transposed=True),
+    Storage(resolve("int4"), group_size=32, scale_codes=True),
+    Storage(resolve("nf4"), row_tables=True),
+]
+OPSETS = (13, 17, 21, 23)
+READ_BY_PEOPLE = {"format", "granularity", "weight_shape"}  # attributes that a body may not need
+
+
+def functions(opset):
+    for storage in STORAGES:
+        for bias in (False, True):
+            yield domain.quant_conv(storage, opset, bias=bias)
+            yield domain.quant_conv(storage, opset, bias=bias, code_max=15)
+            for float_out in (False, True):
+                yield domain.quant_gemm(storage, opset, bias=bias, float_out=float_out)
+        yield domain.quant_matmul(storage, opset, float_out=False, code_max=15)
+        yield domain.quant_matmul(storage, opset, float_out=True)
+        yield domain.dynamic_quant_matmul(storage, opset)
+        yield domain.dequantize_weights(storage, opset, 4, 0)
+        yield domain.dequantize_weights(storage, opset, 2, 1)
+    for op in domain.ELEMENTWISE:
+        yield domain.quant_elementwise(op, opset)
+        yield domain.quant_elementwise(op, opset, 15)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_functions_are_valid_and_written_for_the_opset_of_the_model(opset):
+    for function in functions(opset):
+        if "HardSwish" in function.name and opset < 14:
+            continue
+        onnx.checker.check_function(function)
+        assert [(o.domain, o.version) for o in function.opset_import] == [("", opset)]
+        assert function.domain == DOMAIN
+
+
+def test_every_input_is_read_and_every_attribute_declared():
+    for function in functions(17):
+        read = {name for node in function.node for name in node.input}
+        assert set(function.input) <= read, function.name
+        referred = {a.ref_attr_name for node in function.node for a in node.attribute if a.ref_attr_name}
+        assert set(function.attribute) == referred | (READ_BY_PEOPLE & set(function.attribute)), function.name
+        filled = [name for node in function.node for name in node.output]
+        assert len(filled) == len(set(filled)), function.name
+        assert read <= set(filled) | set(function.input), function.name
+        assert set(filled) - read == {"y"}, function.name  # nothing is computed in vain
+
+
+def test_one_name_stands_for_one_body():
+    bodies = {}
+    for function in functions(17):
+        text = function.SerializeToString(deterministic=True)
+        assert bodies.setdefault(function.name, text) == text or "transposed" in function.name
+
+
+def test_every_function_says_what_it_computes_and_can_be_read_back():
+    for function in functions(17):
+        assert function.doc_string
+        call = Call.of(onnx.helper.make_node(function.name, [], ["y"], domain=DOMAIN))
+        assert ("_a4" in function.name) == (call.code_max == 15)
+        if call.is_layer:
+            first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 3)
+            stored = function.input[first : first + call.stored_inputs]
+            assert stored[0] == "codes"
+            assert stored[-1] in ("w_scale", "scale_unit")
+            assert ("bias" in function.input) == call.has_bias
+
+
+@pytest.mark.parametrize("fmt", IMAGE_FORMATS)
+def test_a_format_changes_the_table_of_the_body_and_nothing_after_it(fmt):
+    function = quantized_layer("conv", Storing(fmt)).functions[0]
+    assert [n.op_type for n in function.node][-1] == "QLinearConv"
+    assert {n.op_type for n in function.node} <= {
+        "BitShift", "Cast", "Concat", "Constant", "Gather", "QLinearConv", "Reshape", "Slice"
+    }  # fmt: skip
+
+
+def test_the_domain_is_imported_once():
+    model = onnx.ModelProto()
+    import_domain(model)
+    import_domain(model)
+    assert [(o.domain, o.version) for o in model.opset_import] == [(DOMAIN, DOMAIN_VERSION)]
