@@ -1,8 +1,10 @@
 """One compilation from end to end: load, rewrite, decide, emit, judge, fall back, report."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -64,11 +66,14 @@ class Compilation:
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
         passes = self._passes(recipe, decisions)
-        graph = _load(source)
+        with _located(source):
+            graph = io.load(source)
+            check_finite(graph)
         sha256 = _sha256(source)
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)
-        reference = self._reference(graph)
+        with _located(source):
+            reference = self._reference(graph)
         calibration = None if data is None else self._calibration(data, reference.inputs)
         calls, expected = self._judging(reference, calibration)
         original = graph.copy() if self.options.benchmark else None
@@ -99,10 +104,10 @@ class Compilation:
         watch = _Watch(self, calls, expected)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
-        emitted, verdict = self._emit(graph, target, recipe, original, calls, expected, reports)
+        emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
         self._warn_of_codes(decisions, graph.plan)
         report = self._report(
-            _Facts(graph, emitted, verdict, reports, recipe, source, sha256, calibration, context)
+            _Facts(graph, emitted, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context)
         )
         self._check_budget(report)
         header = {
@@ -215,11 +220,14 @@ class Compilation:
         calls: Sequence[Feeds],
         expected: Sequence[Feeds],
         reports: list[PassReport],
-    ) -> tuple[onnx.ModelProto, Verdict]:
+    ) -> tuple[onnx.ModelProto, Verdict, dict[str, int]]:
         """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step."""
         falling = PassReport("fall-back")
         for _ in range(MOST_ATTEMPTS):
-            proto, report = target.emit(graph, self.options)
+            start = time.perf_counter()
+            proto, weight_bytes = target.emit(graph, self.options)
+            report = PassReport("emit", seconds=time.perf_counter() - start)
+            report.metrics["weight_bytes"] = sum(weight_bytes.values())
             verdict = judge(proto, original, calls, expected, threads=self.options.threads)
             quality = verdict.comparison.sqnr_db
             low = quality is not None and quality < recipe.min_sqnr_db
@@ -239,6 +247,7 @@ class Compilation:
                     raise PassError(
                         verdict.failure, hint="this is a bug of lpcompile: please report it with the model"
                     )
+                self.warnings.append(f"nothing is left to fall back: {reason}")
                 break
             self.warnings.append(f"{len(changed)} layers fell back: {reason}")
             for name in changed:
@@ -249,12 +258,11 @@ class Compilation:
         reports.append(report)
         if falling.changes:
             reports.append(falling)
-        return proto, verdict
+        return proto, verdict, weight_bytes
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         graph, proto, verdict = facts.graph, facts.proto, facts.verdict
-        _, weight_bytes = materialise(graph, "qdq" if self.options.emit == "qdq" else "functions")
-        layers = document.layer_records(graph, weight_bytes, facts.context.statistics)
+        layers = document.layer_records(graph, facts.weight_bytes)
         totals = document.totals(layers, graph)
         before, after = _model_bytes(facts.source), proto.ByteSize()
         totals["file_bytes"] = after
@@ -320,6 +328,7 @@ class _Facts:
     graph: LpGraph
     proto: onnx.ModelProto
     verdict: Verdict
+    weight_bytes: dict[str, int]
     reports: list[PassReport]
     recipe: Recipe
     source: Any
@@ -384,14 +393,15 @@ def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
     return QuantPlan(MappingProxyType(layers)), stored
 
 
-def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> LpGraph:
-    graph = io.load(source)
+@contextlib.contextmanager
+def _located(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Iterator[None]:
+    """Errors in the model name its file."""
     try:
-        check_finite(graph)
+        yield
     except ModelError as error:
-        error.where = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        if error.where is None and isinstance(source, (str, os.PathLike)):
+            error.where = os.fspath(source)
         raise
-    return graph
 
 
 def _sha256(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> str:

@@ -10,7 +10,6 @@ import onnx
 
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.graph import LpGraph
-from lpcompile.records import PassReport
 
 EMIT_FORMS = ("functions", "standard", "qdq")
 
@@ -138,5 +137,8 @@ class Target(ABC):
         """Name of the recipe when the user asks for none."""
 
     @abstractmethod
-    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, PassReport]:
-        """The compiled model of a graph and its plan; reads the graph, changes nothing."""
+    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, dict[str, int]]:
+        """The compiled model of a graph and its plan, and for each layer the bytes of its stored weights.
+
+        Reads the graph, changes nothing.
+        """

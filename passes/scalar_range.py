@@ -8,7 +8,7 @@ from lpcompile.records import PassReport
 
 
 def scalar_range(graph: LpGraph, report: PassReport) -> None:
-    """Reshape operands of shape (1,), which ONNX Runtime runs by chance and refuses once it knows their shape.
+    """Reshape operands of shape (1,): ONNX Runtime runs them by chance, and refuses them with known shapes.
 
     Folding conditions is what makes such shapes known. An operand whose shape nobody knows may be one.
     """

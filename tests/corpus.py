@@ -1,4 +1,4 @@
-"""Models that ship with the onnx package, with inputs recorded beside them: foreign graphs to try things on."""
+"""Models that ship with the onnx package, with inputs recorded beside them: foreign graphs to try."""
 
 import warnings
 from collections.abc import Iterator
@@ -60,6 +60,8 @@ def node_cases() -> Iterator[Case]:
 
         cases = collect_testcases(None)
     for case in cases:
+        assert case.model is not None
+        assert case.data_sets is not None
         _stamp(case.model)
         inputs, outputs = case.data_sets[0]
         names = [i.name for i in case.model.graph.input]

@@ -115,7 +115,11 @@ def plan_by_hand(
         top = (1 << int(formats[name][4:])) - 1
         scale = float(np.float32((high - low) / top))
         activations[name] = ActivationPlan(formats[name], scale, round(-low / scale), roots[name], "test")
-    plans = {n.name: plan_layer(graph, n.name, storing, kernel) for n in graph.layers() if layers is None or n.name in layers}
+    plans = {
+        n.name: plan_layer(graph, n.name, storing, kernel)
+        for n in graph.layers()
+        if layers is None or n.name in layers
+    }
     graph.plan = QuantPlan(
         MappingProxyType(plans),
         MappingProxyType(activations),
@@ -166,7 +170,12 @@ def compiled(graph: LpGraph, form: str = "functions") -> ModelProto:
 
 
 def quantized_layer(
-    layer: str, storing: Storing = Storing(), kernel: Kernel = Kernel.INTEGER, *, opset: int = 17, held: str = "uint8"
+    layer: str,
+    storing: Storing = Storing(),
+    kernel: Kernel = Kernel.INTEGER,
+    *,
+    opset: int = 17,
+    held: str = "uint8",
 ) -> ModelProto:
     """A model of one layer of LAYERS, quantised."""
     graph = layer_graph(layer, opset=opset)
@@ -178,7 +187,9 @@ def with_inner_outputs(model: ModelProto) -> ModelProto:
     """A copy that shows every tensor which a call reads or fills."""
     shown = ModelProto()
     shown.CopyFrom(model)
-    names = {n for node in model.graph.node if node.domain == DOMAIN for n in (*node.input, *node.output) if n}
+    names = {
+        n for node in model.graph.node if node.domain == DOMAIN for n in (*node.input, *node.output) if n
+    }
     names -= {t.name for t in model.graph.initializer} | {i.name for i in model.graph.input}
     names -= {o.name for o in model.graph.output}
     types = {v.name: v for v in model.graph.value_info}
@@ -186,7 +197,9 @@ def with_inner_outputs(model: ModelProto) -> ModelProto:
     return shown
 
 
-def call_results(model: ModelProto, feeds: Mapping[str, Array] | None = None) -> list[tuple[NodeProto, Array, Array]]:
+def call_results(
+    model: ModelProto, feeds: Mapping[str, Array] | None = None
+) -> list[tuple[NodeProto, Array, Array]]:
     """Every call of a model with what ONNX Runtime gives and what the numpy reference gives for the same inputs."""
     shown = with_inner_outputs(model)
     feeds = random_feeds(model) if feeds is None else feeds

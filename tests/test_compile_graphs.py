@@ -124,7 +124,8 @@ def test_bodies_stay_and_what_they_read_is_still_there() -> None:
         ("m (float[1,3,9,9] x) => (float[1,4,5,5] y) <float[4,3,3,3] w> "
          "{ y = Conv <auto_pad = \"SAME_UPPER\", strides = [2, 2]> (x, w) }", {"x": (1, 3, 9, 9)}, True),
         ("m (float[1,4,8,8] x) => (float[1,8,8,8] y) <float[8,2,3,3] w> "
-         "{ y = Conv <group = 2, pads = [2, 2, 2, 2], dilations = [2, 2]> (x, w) }", {"x": (1, 4, 8, 8)}, True),
+         "{ y = Conv <group = 2, pads = [2, 2, 2, 2], dilations = [2, 2]> (x, w) }",
+         {"x": (1, 4, 8, 8)}, True),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])

@@ -6,12 +6,12 @@ import onnx
 from onnx import helper, inliner
 
 from lpcompile.backends.ort.costs import RecordedCosts
+from lpcompile.backends.ort.legalize import legalize
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.domain import ELEMENTWISE
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
 from lpcompile.materialise import materialise
-from lpcompile.records import PassReport
 from lpcompile.target import CostModel, Options, Support, Target
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
@@ -53,16 +53,16 @@ class OrtTarget(Target):
         """`int8` until `auto` exists."""
         return "int8"
 
-    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, PassReport]:
-        """The model that ONNX Runtime loads, in the asked form."""
-        report = PassReport("emit")
+    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, dict[str, int]]:
+        """The model that ONNX Runtime loads, in the asked form, and the bytes of every layer's stored weights."""
         form = "qdq" if options.emit == "qdq" else "functions"
         result, weight_bytes = materialise(graph, form)
-        report.metrics["weight_bytes"] = sum(weight_bytes.values())
+        if form != "qdq":  # other runtimes may have the fusion in a fast form
+            legalize(result)
         proto = result.to_proto()
         if options.emit != "functions" and proto.functions:
             proto = inlined(proto)
-        return proto, report
+        return proto, weight_bytes
 
 
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:

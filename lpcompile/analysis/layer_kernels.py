@@ -1,6 +1,6 @@
 """How each layer can run on a target: integers with static ranges, dynamic ranges, stored weights only, or not at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel
 from lpcompile.target import Target
 
+
+TYPICAL_ROWS = 64  # a sentence
+STATIC_GAIN = 1.5  # dynamic ranges never clip, so a static range must be clearly faster
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
@@ -58,6 +61,9 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> Ker
 
 
 def _dynamic_pays(node: Node, target: Target) -> bool:
+    """By the recorded table; where the number of rows is not known, for the table's own typical number."""
     shape, costs = layer_shape(node), target.cost_model
+    if shape.rows is None:
+        shape = replace(shape, rows=TYPICAL_ROWS)
     static, dynamic = costs.layer_ns(shape, "float-out"), costs.layer_ns(shape, "dynamic")
-    return static is not None and dynamic is not None and dynamic < static
+    return static is not None and dynamic is not None and dynamic < STATIC_GAIN * static

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import Tensor
 
-from lpcompile.version import VERSION
 from lpcompile.ir import value_info
 from lpcompile.ir.bodies import bodies_of
 from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
 from lpcompile.ir.weights import Weights
+from lpcompile.version import VERSION
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph

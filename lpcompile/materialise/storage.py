@@ -1,6 +1,5 @@
 """From the codes of a layer to what the file holds: packed bytes, scales, attributes of the unpacking body."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -46,7 +46,9 @@ class IntegerTensors:
         if plan.code_max == 255:
             return codes
         top = self.graph.constant(f"{plan.tie_group}_code_max", np.array(plan.code_max, np.uint8))
-        return self.filled(self.graph.add_node("Min", [codes, top], [self._new(value)], name=f"{value.name}/hold"))
+        return self.filled(
+            self.graph.add_node("Min", [codes, top], [self._new(value)], name=f"{value.name}/hold")
+        )
 
     def fill(self, value: Value, node_output: Value) -> None:
         """Say that an integer node fills the uint8 side of `value`."""

@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lpcompile.version import VERSION
-from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.macs import macs
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, LayerPlan
-from lpcompile.quant.rows import to_rows
 from lpcompile.records import LayerRecord, PassReport
+from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
@@ -35,10 +32,10 @@ def versions() -> dict[str, str]:
 
 
 def layer_records(
-    graph: LpGraph, weight_bytes: Mapping[str, int], statistics: Mapping[str, TensorStatistics]
+    graph: LpGraph, weight_bytes: Mapping[str, int]
 ) -> list[LayerRecord]:
     """Every layer with weights, quantised or not, those in control-flow bodies too."""
-    records = [_record(graph, n, weight_bytes, statistics) for n in graph.layers()]
+    records = [_record(graph, n, weight_bytes) for n in graph.layers()]
     known = {r.name for r in records}
     for node in graph.walk():
         if isinstance(node, Node) or node.op not in LAYER_OPS or node.name in known:
@@ -69,7 +66,7 @@ def layer_records(
 
 
 def _record(
-    graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], statistics: Mapping[str, TensorStatistics]
+    graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]
 ) -> LayerRecord:
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None

@@ -2,7 +2,7 @@
 
 acc = sum w8 * (x - x_zp) + bias, an exact integer; then y = clip(rne(f32(acc) * m) + y_zp) with
 m = f32(f32(x_s * w_s) / y_s), or y = f32(acc) * f32(x_s * w_s). The order of the float32 operations is
-that of ONNX Runtime's QLinearConv, QGemm and QLinearMatMul, found by trying all of them. [architecture 3.4, 3.5]
+that of ONNX Runtime's QLinearConv, QGemm and QLinearMatMul, found by trying all. [architecture 3.4, 3.5]
 
 Every kernel computes the output positions that it is asked for: all of them, or a sample.
 """

@@ -1,8 +1,10 @@
 """The bodies that unpack stored weights, run by ONNX Runtime, against the quantised tensors that were stored."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from lpcompile.formats.base import resolve
 from lpcompile.formats.packing import pack
@@ -11,15 +13,21 @@ from lpcompile.ir.domain import dequantize_weights
 from lpcompile.ir.function import DOMAIN, FunctionBuilder
 from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise.storage import image_rows, store_weights
-from lpcompile.plan import Kernel
+from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.rows import from_rows
 from tests.support import parse_model, run_model
 from tests.support_quant import FLOAT_FORMATS, STORINGS, Storing, layer_graph, optimised, plan_layer
 
-UNPACKED = [*STORINGS, *(Storing(f) for f in FLOAT_FORMATS), Storing("float8_e5m2", scale_format="ufloat8_e4m4")]
+UNPACKED = [
+    *STORINGS,
+    *(Storing(f) for f in FLOAT_FORMATS),
+    Storing("float8_e5m2", scale_format="ufloat8_e4m4"),
+]
 
 
-def expanding_model(layer, storing, opset=17):
+def expanding_model(
+    layer: str, storing: Storing, opset: int = 17
+) -> tuple[ModelProto, LayerPlan, tuple[int, ...], str]:
     """A model whose one output is the expanded weights of a layer, and the plan of the layer."""
     graph = layer_graph(layer, opset=opset)
     plan = plan_layer(graph, "layer", storing, Kernel.WEIGHT_ONLY)
@@ -41,7 +49,7 @@ def expanding_model(layer, storing, opset=17):
 
 @pytest.mark.parametrize("storing", UNPACKED, ids=str)
 @pytest.mark.parametrize("layer", ["conv", "conv-depthwise", "conv-3d", "gemm"])
-def test_unpacked_weights_are_those_that_were_stored(layer, storing):
+def test_unpacked_weights_are_those_that_were_stored(layer: str, storing: Storing) -> None:
     model, plan, shape, op = expanding_model(layer, storing)
     found = run_model(model)["w_back"]
     if storing.row_tables:
@@ -54,7 +62,7 @@ def test_unpacked_weights_are_those_that_were_stored(layer, storing):
 
 
 @pytest.mark.parametrize("storing", UNPACKED, ids=str)
-def test_unpacking_is_done_when_the_model_is_loaded(storing, tmp_path):
+def test_unpacking_is_done_when_the_model_is_loaded(storing: Storing, tmp_path: Path) -> None:
     model, *_ = expanding_model("conv", storing)
     folded = optimised(model, tmp_path, "ORT_ENABLE_BASIC")
     assert not folded.graph.node
@@ -64,18 +72,21 @@ def test_unpacking_is_done_when_the_model_is_loaded(storing, tmp_path):
 
 @pytest.mark.parametrize("opset", [13, 14, 18, 19, 21, 22, 23])
 @pytest.mark.parametrize("storing", [Storing("int4", "group32", "ufloat8_e4m4"), Storing("nf4")], ids=str)
-def test_bodies_are_written_for_the_opset_of_the_model(opset, storing):
+def test_bodies_are_written_for_the_opset_of_the_model(opset: int, storing: Storing) -> None:
     model, plan, shape, op = expanding_model("conv", storing, opset)
     assert [o.version for o in model.functions[0].opset_import] == [opset]
     np.testing.assert_array_equal(run_model(model)["w_back"], from_rows(op, plan.tensor.dequantize(), shape))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 33])
-def test_unpack_gives_as_many_codes_as_there_are(count):
+def test_unpack_gives_as_many_codes_as_there_are(count: int) -> None:
     codes = np.random.default_rng(count).integers(0, 16, count).astype(np.uint8)
     body = FunctionBuilder("Unpack", ["packed"], ["y"], "")
     body.op("Identity", unpack(body, "packed", body.attribute("count")), out="y")
-    model = parse_model(f"g (uint8[{-(-count // 2)}] packed) => (int32[{count}] y) {{ y = Cast <to=6> (packed) }}", check=False)
+    model = parse_model(
+        f"g (uint8[{-(-count // 2)}] packed) => (int32[{count}] y) {{ y = Cast <to=6> (packed) }}",
+        check=False,
+    )
     graph = LpGraph.from_proto(model)
     graph.remove(graph.nodes()[0])
     graph.functions[(DOMAIN, "Unpack")] = body.build(17)
@@ -93,6 +104,6 @@ def test_unpack_gives_as_many_codes_as_there_are(count):
         (Storage(resolve("int4"), row_tables=True), "int4_rows", ["codes", "tables", "w_scale"]),
     ],
 )  # fmt: skip
-def test_a_storage_names_itself_and_its_inputs(storage, label, inputs):
+def test_a_storage_names_itself_and_its_inputs(storage: Storage, label: str, inputs: list[str]) -> None:
     assert storage.label == label
     assert storage.inputs == inputs

@@ -31,19 +31,21 @@ STORINGS = [
 ]
 
 
-def net(storing, held="uint8", kernel=Kernel.INTEGER):
+def net(storing: Storing, held: str = "uint8", kernel: Kernel = Kernel.INTEGER) -> LpGraph:
     model = parse_model(NET)
     for node in model.graph.node:
         node.name = f"n_{node.output[0]}"
     formats = dict.fromkeys(["x", "r", "c", "s", "q", "p", "f", "y"], held) | {"x": "uint8", "y": "uint8"}
     moved = ["n_r", "n_s", "n_q", "n_p", "n_f"]
     ties = {"q": "r", "s": "r", "f": "p"}
-    return plan_by_hand(LpGraph.from_proto(model), formats, storing=storing, elementwise=moved, ties=ties, kernel=kernel)
+    return plan_by_hand(
+        LpGraph.from_proto(model), formats, storing=storing, elementwise=moved, ties=ties, kernel=kernel
+    )
 
 
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
 @pytest.mark.parametrize("held", ["uint8", "uint4"])
-def test_inlined_functions_are_the_same_graph(storing, held):
+def test_inlined_functions_are_the_same_graph(storing: Storing, held: str) -> None:
     model = compiled(net(storing, held))
     flat = inlined(model)
     assert not flat.functions
@@ -58,7 +60,7 @@ def test_inlined_functions_are_the_same_graph(storing, held):
 
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
 @pytest.mark.parametrize("held", ["uint8", "uint4"])
-def test_qdq_pairs_agree_within_steps(storing, held):
+def test_qdq_pairs_agree_within_steps(storing: Storing, held: str) -> None:
     """A QDQ graph rounds ties of elementwise kernels in its own way, so a step may carry through a layer."""
     graph = net(storing, held)
     functions, pairs = compiled(graph), inlined(compiled(graph, "qdq"))
@@ -68,14 +70,16 @@ def test_qdq_pairs_agree_within_steps(storing, held):
     assert list(found) == list(wanted) == ["y", "s"]
     for name, steps in (("s", 1), ("y", 2)):
         distance = np.abs(found[name] - wanted[name]) / graph.plan.activations[name].scale
-        np.testing.assert_allclose(distance, np.rint(distance), atol=1e-3)  # both give numbers of the plan's grid
+        np.testing.assert_allclose(
+            distance, np.rint(distance), atol=1e-3
+        )  # both give numbers of the plan's grid
         assert distance.max() <= steps * 1.001
         assert np.mean(distance > 0.5) < 0.05
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
-def test_one_layer_as_pairs_gives_the_same_codes(layer, storing):
+def test_one_layer_as_pairs_gives_the_same_codes(layer: str, storing: Storing) -> None:
     """The runtime fuses the pairs into the very node that the function's body is."""
     graph = plan_by_hand(layer_graph(layer), ["x", "y"], storing=storing)
     functions, pairs = compiled(graph), inlined(compiled(graph, "qdq"))
@@ -84,7 +88,7 @@ def test_one_layer_as_pairs_gives_the_same_codes(layer, storing):
 
 
 @pytest.mark.parametrize("layer", [n for n in LAYERS if not n.startswith("conv")])
-def test_float_results_as_pairs(layer):
+def test_float_results_as_pairs(layer: str) -> None:
     graph = plan_by_hand(layer_graph(layer), ["x"], storing=Storing("nf4"), kernel=Kernel.FLOAT_OUT)
     functions, pairs = compiled(graph), inlined(compiled(graph, "qdq"))
     feeds = random_feeds(functions)
@@ -93,8 +97,12 @@ def test_float_results_as_pairs(layer):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("storing", [Storing("nf4"), Storing(LUT4, row_tables=True), Storing("posit4es1"), Storing("float8_e4m3fn")], ids=str)
-def test_stored_weights_as_pairs(layer, storing):
+@pytest.mark.parametrize(
+    "storing",
+    [Storing("nf4"), Storing(LUT4, row_tables=True), Storing("posit4es1"), Storing("float8_e4m3fn")],
+    ids=str,
+)
+def test_stored_weights_as_pairs(layer: str, storing: Storing) -> None:
     graph = plan_by_hand(layer_graph(layer), [], storing=storing, kernel=Kernel.WEIGHT_ONLY)
     functions, pairs = compiled(graph), inlined(compiled(graph, "qdq"))
     feeds = random_feeds(functions)
@@ -103,7 +111,7 @@ def test_stored_weights_as_pairs(layer, storing):
 
 
 @pytest.mark.parametrize("layer", [n for n in LAYERS if not n.startswith("conv")])
-def test_ranges_measured_at_run_time_are_the_same_in_every_form(layer):
+def test_ranges_measured_at_run_time_are_the_same_in_every_form(layer: str) -> None:
     graph = plan_by_hand(layer_graph(layer), [], storing=Storing("int8"), kernel=Kernel.DYNAMIC)
     functions, pairs = compiled(graph), inlined(compiled(graph, "qdq"))
     feeds = random_feeds(functions)

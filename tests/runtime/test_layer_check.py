@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import ModelProto, helper
 
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import Kernel
@@ -16,14 +16,16 @@ TWO = """g (float[1,5,8,8] x) => (float[1,6,8,8] y)
 }"""
 
 
-def two_layers(storing=Storing("int4", "group32", "ufloat8_e4m4")):
+def two_layers(storing: Storing = Storing("int4", "group32", "ufloat8_e4m4")) -> ModelProto:
     model = parse_model(TWO)
     for node, name in zip(model.graph.node, ("first", "second", "sum"), strict=True):
         node.name = name
-    return compiled(plan_by_hand(LpGraph.from_proto(model), ["x", "a", "c", "y"], storing=storing, elementwise=["sum"]))
+    return compiled(
+        plan_by_hand(LpGraph.from_proto(model), ["x", "a", "c", "y"], storing=storing, elementwise=["sum"])
+    )
 
 
-def swap_nibbles(model, op_type):
+def swap_nibbles(model: ModelProto, op_type: str) -> None:
     """Make the body of one function read the nibbles of its weights in the wrong order."""
     for function in model.functions:
         if function.name == op_type:
@@ -31,7 +33,7 @@ def swap_nibbles(model, op_type):
             concat.input[:] = concat.input[::-1]
 
 
-def test_a_sound_model_agrees_everywhere():
+def test_a_sound_model_agrees_everywhere() -> None:
     model = two_layers()
     checks = check_layers(model, random_feeds(model))
     assert [c.name for c in checks] == ["first", "second", "sum"]
@@ -41,7 +43,7 @@ def test_a_sound_model_agrees_everywhere():
     assert checks[2].largest_step <= 1
 
 
-def test_a_wrong_body_shows_at_its_layer_alone():
+def test_a_wrong_body_shows_at_its_layer_alone() -> None:
     model = two_layers()
     model.graph.node[[n.name for n in model.graph.node].index("second")].op_type = "QuantConv_posit4_g32_s8"
     wrong = [f for f in model.functions if f.name.startswith("QuantConv")][0]
@@ -53,14 +55,14 @@ def test_a_wrong_body_shows_at_its_layer_alone():
     assert next(c for c in checks if c.different).largest_step >= 1
 
 
-def test_swapped_nibbles_are_found():
+def test_swapped_nibbles_are_found() -> None:
     model = quantized_layer("conv", Storing("int4"))
     swap_nibbles(model, "QuantConv_int4")
     (check,) = check_layers(model, random_feeds(model))
     assert check.different > check.compared / 4
 
 
-def test_an_output_that_is_not_held_to_four_bits_is_found():
+def test_an_output_that_is_not_held_to_four_bits_is_found() -> None:
     model = quantized_layer("conv", Storing("int4"), held="uint4")
     body = model.functions[0]
     minimum = next(n for n in body.node if n.op_type == "Min")
@@ -73,7 +75,7 @@ def test_an_output_that_is_not_held_to_four_bits_is_found():
 
 @pytest.mark.parametrize("layer", ["gemm", "matmul-rank-3"])
 @pytest.mark.parametrize("kernel", [Kernel.FLOAT_OUT, Kernel.DYNAMIC, Kernel.WEIGHT_ONLY])
-def test_float_results_are_compared_exactly(layer, kernel):
+def test_float_results_are_compared_exactly(layer: str, kernel: Kernel) -> None:
     model = quantized_layer(layer, Storing("nf4"), kernel)
     (check,) = check_layers(model, random_feeds(model))
     assert (check.name, check.different, check.largest_step) == ("layer", 0, 0.0)
@@ -81,7 +83,7 @@ def test_float_results_are_compared_exactly(layer, kernel):
 
 
 @pytest.mark.parametrize("kernel", [Kernel.FLOAT_OUT, Kernel.WEIGHT_ONLY])
-def test_a_wrong_float_result_is_found(kernel):
+def test_a_wrong_float_result_is_found(kernel: Kernel) -> None:
     model = quantized_layer("gemm", Storing("nf4"), kernel)
     swap_nibbles(model, next(n.op_type for n in model.graph.node if n.domain))
     (check,) = check_layers(model, random_feeds(model))
@@ -90,7 +92,7 @@ def test_a_wrong_float_result_is_found(kernel):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_sample_finds_what_all_positions_find(layer):
+def test_a_sample_finds_what_all_positions_find(layer: str) -> None:
     model = quantized_layer(layer, Storing("posit4"))
     swap_nibbles(model, next(n.op_type for n in model.graph.node if n.domain))
     feeds = random_feeds(model)
@@ -102,7 +104,7 @@ def test_a_sample_finds_what_all_positions_find(layer):
     assert every.different
 
 
-def test_positions_are_drawn_by_the_seed():
+def test_positions_are_drawn_by_the_seed() -> None:
     model = quantized_layer("conv", Storing("posit4"))
     swap_nibbles(model, "QuantConv_posit4")
     feeds = random_feeds(model)
@@ -111,19 +113,19 @@ def test_positions_are_drawn_by_the_seed():
     assert any(f != found[0] for f in found[2:])
 
 
-def test_the_model_stays_as_it_was():
+def test_the_model_stays_as_it_was() -> None:
     for model in (two_layers(), quantized_layer("gemm", Storing("nf4"), Kernel.WEIGHT_ONLY)):
         before = model.SerializeToString(deterministic=True)
         check_layers(model, random_feeds(model))
         assert model.SerializeToString(deterministic=True) == before
 
 
-def test_a_float_model_has_nothing_to_check():
+def test_a_float_model_has_nothing_to_check() -> None:
     model = parse_model(TWO)
     assert check_layers(model, random_feeds(model)) == []
 
 
-def test_an_empty_batch_compares_nothing():
+def test_an_empty_batch_compares_nothing() -> None:
     model = quantized_layer("matmul", Storing("int8"))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "n"
@@ -132,7 +134,7 @@ def test_an_empty_batch_compares_nothing():
     assert (check.compared, check.different) == (0, 0)
 
 
-def test_shared_and_fed_tensors_are_no_obstacle():
+def test_shared_and_fed_tensors_are_no_obstacle() -> None:
     """A call that reads a graph input and fills a graph output directly."""
     layer = quantized_layer("matmul", Storing("int8"))
     call = next(n for n in layer.graph.node if n.domain)
@@ -144,7 +146,9 @@ def test_shared_and_fed_tensors_are_no_obstacle():
         [helper.make_tensor_value_info(call.output[0], 2, [5, 9])],
         [t for t in layer.graph.initializer if t.name in keep],
     )
-    model = helper.make_model(graph, functions=layer.functions, opset_imports=layer.opset_import, ir_version=8)
+    model = helper.make_model(
+        graph, functions=layer.functions, opset_imports=layer.opset_import, ir_version=8
+    )
     codes = np.random.default_rng(0).integers(0, 256, (5, 37)).astype(np.uint8)
     (check,) = check_layers(model, {call.input[0]: codes})
     assert (check.compared, check.different) == (45, 0)

@@ -1,10 +1,11 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from lpcompile.errors import ModelError
@@ -21,6 +22,7 @@ from tests.support_quant import (
     LAYERS,
     LUT4,
     STORINGS,
+    Array,
     Storing,
     call_results,
     compiled,
@@ -29,10 +31,15 @@ from tests.support_quant import (
 )
 
 MATRICES = [name for name in LAYERS if not name.startswith("conv")]
-SOME = [Storing(), Storing("nf4"), Storing("posit4", "group32", "ufloat8_e4m4"), Storing(LUT4, row_tables=True)]
+SOME = [
+    Storing(),
+    Storing("nf4"),
+    Storing("posit4", "group32", "ufloat8_e4m4"),
+    Storing(LUT4, row_tables=True),
+]
 
 
-def assert_exact(results):
+def assert_exact(results: list[tuple[NodeProto, Array, Array]]) -> None:
     for node, found, wanted in results:
         assert found.dtype == wanted.dtype, node.op_type
         np.testing.assert_array_equal(found, wanted, err_msg=node.op_type)
@@ -42,7 +49,7 @@ def assert_exact(results):
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**31), st.booleans())
-def test_matrix_products_are_exact_however_long_the_sums(k, seed, extreme):
+def test_matrix_products_are_exact_however_long_the_sums(k: int, seed: int, extreme: bool) -> None:
     rng = np.random.default_rng(seed)
     x = np.full((2, k), 255) if extreme else rng.integers(-255, 256, (2, k))
     w = np.full((3, k), -128) if extreme else rng.integers(-128, 128, (3, k))
@@ -51,7 +58,7 @@ def test_matrix_products_are_exact_however_long_the_sums(k, seed, extreme):
 
 
 @pytest.mark.parametrize("layer", [name for name in LAYERS if name.startswith("conv")])
-def test_accumulators_are_those_of_the_float64_convolution(layer):
+def test_accumulators_are_those_of_the_float64_convolution(layer: str) -> None:
     node = parse_model(LAYERS[layer]).graph.node[0]
     model = parse_model(LAYERS[layer])
     rng = np.random.default_rng(1)
@@ -59,33 +66,37 @@ def test_accumulators_are_those_of_the_float64_convolution(layer):
     wshape = next(list(t.dims) for t in model.graph.initializer if t.name == "w")
     x, w = rng.integers(0, 256, shape).astype(np.uint8), rng.integers(-128, 128, wshape).astype(np.int8)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute} | {"weight_shape": wshape}
-    acc, at, out = accumulate(Call("QuantConv", attributes), Rows(w.reshape(len(w), -1), np.ones(1, np.float32)), x, 17)
+    acc, at, out = accumulate(
+        Call("QuantConv", attributes), Rows(w.reshape(len(w), -1), np.ones(1, np.float32)), x, 17
+    )
     found = np.empty(out)
     found[at] = acc
     conv = helper.make_node("Conv", ["x", "w"], ["y"])
     conv.attribute.extend(node.attribute)
-    wanted = ReferenceEvaluator(conv).run(None, {"x": x.astype(np.float64) - 17, "w": w.astype(np.float64)})[0]
+    wanted = ReferenceEvaluator(conv).run(None, {"x": x.astype(np.float64) - 17, "w": w.astype(np.float64)})[
+        0
+    ]
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_requantisation_rounds_half_to_even_and_saturates():
+def test_requantisation_rounds_half_to_even_and_saturates() -> None:
     acc = np.array([[1, 3, 5, -1, -3, 1000, -1000]], np.float64)
     codes = requantize(acc, np.float32([0.5]), 3, 255)
     np.testing.assert_array_equal(codes, [[3, 5, 5, 3, 1, 255, 0]])
     np.testing.assert_array_equal(requantize(acc, np.float32([4]), 3, 15), [[7, 15, 15, 0, 0, 15, 0]])
 
 
-def test_requantisation_takes_the_accumulator_as_float32():
+def test_requantisation_takes_the_accumulator_as_float32() -> None:
     acc = np.array([[2**24 + 1]], np.float64)  # float32 holds 2^24
     assert requantize(acc, np.float32([100 / 2**24]), 0, 255) == 100
 
 
-def test_nibbles_come_low_half_first():
+def test_nibbles_come_low_half_first() -> None:
     np.testing.assert_array_equal(nibbles(np.array([0x21, 0x43], np.uint8), 3), [1, 2, 3])
 
 
 @pytest.mark.parametrize("x", [[-1.0, 0.5, 3.0], [1.0, 2.0], [-2.0, -1.0], [0.0, 0.0]])
-def test_dynamic_quantisation_is_that_of_the_standard(x):
+def test_dynamic_quantisation_is_that_of_the_standard(x: list[float]) -> None:
     values = np.array(x, np.float32)
     node = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])
     codes, scale, zero = ReferenceEvaluator(node).run(None, {"x": values})
@@ -101,46 +112,52 @@ def test_dynamic_quantisation_is_that_of_the_standard(x):
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
-def test_integer_layers_equal_the_runtime(layer, storing):
+def test_integer_layers_equal_the_runtime(layer: str, storing: Storing) -> None:
     assert_exact(call_results(quantized_layer(layer, storing)))
 
 
 @pytest.mark.parametrize("layer", MATRICES)
 @pytest.mark.parametrize("storing", SOME, ids=str)
 @pytest.mark.parametrize("kernel", [Kernel.FLOAT_OUT, Kernel.DYNAMIC])
-def test_matrices_with_float_results_equal_the_runtime(layer, storing, kernel):
+def test_matrices_with_float_results_equal_the_runtime(layer: str, storing: Storing, kernel: Kernel) -> None:
     assert_exact(call_results(quantized_layer(layer, storing, kernel)))
 
 
 @pytest.mark.parametrize("layer", ["conv", "gemm", "matmul-rank-3"])
 @pytest.mark.parametrize("held", ["uint2", "uint4", "uint6"])
-def test_outputs_held_to_fewer_bits_equal_the_runtime(layer, held):
+def test_outputs_held_to_fewer_bits_equal_the_runtime(layer: str, held: str) -> None:
     results = call_results(quantized_layer(layer, Storing("fixp4"), held=held))
     assert_exact(results)
     assert results[0][1].max() == (1 << int(held[4:])) - 1
 
 
 @pytest.mark.parametrize("layer", ["conv", "conv-depthwise", "gemm", "matmul"])
-@pytest.mark.parametrize("storing", [*SOME, *(Storing(f) for f in FLOAT_FORMATS), Storing("float8_e4m3fn", scale_format="ufloat8_e4m4")], ids=str)
-def test_expanded_weights_equal_the_runtime(layer, storing):
+@pytest.mark.parametrize(
+    "storing",
+    [*SOME, *(Storing(f) for f in FLOAT_FORMATS), Storing("float8_e4m3fn", scale_format="ufloat8_e4m4")],
+    ids=str,
+)
+def test_expanded_weights_equal_the_runtime(layer: str, storing: Storing) -> None:
     assert_exact(call_results(quantized_layer(layer, storing, Kernel.WEIGHT_ONLY)))
 
 
 @pytest.mark.parametrize("opset", [13, 15, 18, 19, 21, 23])
 @pytest.mark.parametrize("layer", ["conv", "gemm", "matmul"])
-def test_every_opset_gives_the_same_numbers(opset, layer):
+def test_every_opset_gives_the_same_numbers(opset: int, layer: str) -> None:
     storing = Storing("int4", "group32", "ufloat8_e4m4")
     assert_exact(call_results(quantized_layer(layer, storing, opset=opset)))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_order_of_float32_operations_is_that_of_the_runtime(seed):
+def test_the_order_of_float32_operations_is_that_of_the_runtime(seed: int) -> None:
     """Many numbers with scales of no special form: another order of multiplications would differ in a few."""
     rng = np.random.default_rng(seed)
     shape = (400, 64)
     feeds = {"x": rng.normal(0, rng.uniform(0.1, 9), shape).astype(np.float32)}
     for op in ("Gemm", "MatMul"):
-        model = parse_model(f"g (float[400,64] x) => (float[400,48] y) <float[64,48] w> {{ y = {op} (x, w) }}", seed=seed)
+        model = parse_model(
+            f"g (float[400,64] x) => (float[400,48] y) <float[64,48] w> {{ y = {op} (x, w) }}", seed=seed
+        )
         graph = plan_by_hand(LpGraph.from_proto(model), ["x", "y"], feeds=feeds)
         assert_exact(call_results(compiled(graph), feeds))
 
@@ -173,7 +190,7 @@ ELEMENTWISE = {
 
 @pytest.mark.parametrize("case", ELEMENTWISE)
 @pytest.mark.parametrize("held", ["uint8", "uint4"])
-def test_elementwise_kernels_are_within_one_step_and_rarely_differ(case, held):
+def test_elementwise_kernels_are_within_one_step_and_rarely_differ(case: str, held: str) -> None:
     model = parse_model("g " + ELEMENTWISE[case])
     model.graph.node[0].name = "node"
     formats = {i.name: "uint8" for i in model.graph.input} | {"y": held}
@@ -184,16 +201,26 @@ def test_elementwise_kernels_are_within_one_step_and_rarely_differ(case, held):
         assert np.mean(steps > 0) <= 0.01
 
 
-@pytest.mark.parametrize(("ceil", "counted", "pads"), list(itertools.product([0, 1], [0, 1], [[0, 0], [1, 0], [1, 2]])))
-def test_mean_of_windows_is_that_of_the_float_kernel(ceil, counted, pads):
-    attributes = {"kernel_shape": [3], "strides": [3], "pads": pads, "ceil_mode": ceil, "count_include_pad": counted}
+@pytest.mark.parametrize(
+    ("ceil", "counted", "pads"), list(itertools.product([0, 1], [0, 1], [[0, 0], [1, 0], [1, 2]]))
+)
+def test_mean_of_windows_is_that_of_the_float_kernel(ceil: int, counted: int, pads: list[int]) -> None:
+    attributes = {
+        "kernel_shape": [3],
+        "strides": [3],
+        "pads": pads,
+        "ceil_mode": ceil,
+        "count_include_pad": counted,
+    }
     x = np.random.default_rng(0).integers(0, 256, (1, 2, 13)).astype(np.uint8)
     one, none = np.float32(1), np.uint8(0)
     call = helper.make_node("QuantAveragePool", [""] * 5, ["y"], domain=DOMAIN, **attributes)
     found = run_node(call, [x, one, none, one, none])[0]
     model = parse_model("g (float[1,2,13] x) => (float[1,2,N] y) { y = AveragePool (x) }", check=False)
     model.graph.node[0].attribute.extend(call.attribute)
-    wanted = run_model(model, {"x": x.astype(np.float32)})["y"]  # onnx.reference divides wrongly for ceil_mode
+    wanted = run_model(model, {"x": x.astype(np.float32)})[
+        "y"
+    ]  # onnx.reference divides wrongly for ceil_mode
     np.testing.assert_array_equal(found, np.rint(wanted))
 
 
@@ -212,7 +239,7 @@ RESIDUAL = """g (float[1,5,8,8] x) => (float[1,9] y)
 }"""
 
 
-def residual_graph():
+def residual_graph() -> LpGraph:
     model = parse_model(RESIDUAL)
     for node in model.graph.node:
         node.name = f"n_{node.output[0]}"
@@ -220,10 +247,12 @@ def residual_graph():
 
 
 @pytest.mark.parametrize("storing", SOME, ids=str)
-def test_a_whole_model_runs_without_the_runtime(storing):
+def test_a_whole_model_runs_without_the_runtime(storing: Storing) -> None:
     graph = residual_graph()
     elementwise = ["n_r", "n_s", "n_p", "n_f"]
-    plan_by_hand(graph, ["x", "r", "c", "s", "p", "f", "y"], storing=storing, elementwise=elementwise, ties={"f": "p"})
+    plan_by_hand(
+        graph, ["x", "r", "c", "s", "p", "f", "y"], storing=storing, elementwise=elementwise, ties={"f": "p"}
+    )
     model = compiled(graph)
     assert {n.domain for n in model.graph.node} == {"", DOMAIN}
     feeds = random_feeds(model)
@@ -235,7 +264,7 @@ def test_a_whole_model_runs_without_the_runtime(storing):
 
 
 @pytest.mark.parametrize("name", ["QuantMystery", "QuantConv_", "Conv"])
-def test_an_unknown_operator_is_a_model_error(name):
+def test_an_unknown_operator_is_a_model_error(name: str) -> None:
     with pytest.raises(ModelError, match="no operator of lpcompile"):
         Call.of(helper.make_node(name, ["x"], ["y"], domain="other", name="n"))
 
@@ -251,7 +280,7 @@ def test_an_unknown_operator_is_a_model_error(name):
         ("DequantizeWeights_posit4es1_r2a1", ("DequantizeWeights", "posit4es1", 0, False, False, False, True, 255, 1)),
     ],
 )  # fmt: skip
-def test_a_call_is_read_from_its_name(name, expected):
+def test_a_call_is_read_from_its_name(name: str, expected: tuple[Any, ...]) -> None:
     call = Call.of(helper.make_node(name, ["x"], ["y"], domain=DOMAIN))
     assert call.format is not None
     found = (call.family, call.format.name, call.group_size, call.scale_codes, call.row_tables, call.has_bias)

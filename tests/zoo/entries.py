@@ -1,7 +1,7 @@
 """The model zoo that LPCOMPILE_ZOO names: entries, samples, and its own evaluation script.
 
-The zoo is no part of this repository: a folder with `zoo.json`, `evaluate.py` and `prepare.py`. The scripts are
-imported from there, so that scores are the zoo's own.
+The zoo is no part of this repository: a folder with `zoo.json`, `evaluate.py` and `prepare.py`. Its scripts
+are imported from there, so that scores are the zoo's own.
 """
 
 import functools
