@@ -22,6 +22,7 @@ from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise import materialise
+from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pass, PassContext, Pipeline, Progress
 from lpcompile.plan import Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.recipes import Recipe, load_recipe
@@ -36,7 +37,7 @@ from lpcompile.target import Options, Target
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
 MOST_ATTEMPTS = 6
-REFERENCE_LEVEL = "extended"  # the default level would copy the weights once more for a handful of runs
+REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Compilation:
 
     def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
         """Compile one model."""
+        keep_large_blocks_apart()
         target = registry.target(self.target_name)
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)

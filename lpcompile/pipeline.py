@@ -14,6 +14,7 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.errors import LpcompileError, PassError, PassOptionError, PipelineError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
+from lpcompile.memory import collect_replaced
 from lpcompile.ir.verify import verify_graph
 from lpcompile.plan import QuantPlan
 from lpcompile.records import PassReport
@@ -190,6 +191,8 @@ class Pipeline:
             report.seconds = time.perf_counter() - start
             graph.facts -= p.invalidates
             graph.facts |= p.establishes
+            if report.changes:
+                collect_replaced(sum(c.nbytes for c in graph.constants()))
             reports.append(report)
             done.append(p.name)
             observe(index, p, graph, report)

@@ -1,4 +1,4 @@
-"""Small quantised models for tests: float models in text form, planned by hand, and what ONNX Runtime makes of them."""
+"""Small quantised models: float models as text, planned by hand, and what ONNX Runtime makes of them."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -200,7 +200,7 @@ def with_inner_outputs(model: ModelProto) -> ModelProto:
 def call_results(
     model: ModelProto, feeds: Mapping[str, Array] | None = None
 ) -> list[tuple[NodeProto, Array, Array]]:
-    """Every call of a model with what ONNX Runtime gives and what the numpy reference gives for the same inputs."""
+    """Every call with what ONNX Runtime gives and what the numpy reference gives for the same inputs."""
     shown = with_inner_outputs(model)
     feeds = random_feeds(model) if feeds is None else feeds
     tensors = {**feeds, **run_model(shown, feeds)}
@@ -227,7 +227,7 @@ def op_types(model: ModelProto) -> list[str]:
 
 
 def anatomy(model: ModelProto) -> list[tuple[Any, ...]]:
-    """Operators, edges and attributes of a graph, with constants known by type and shape and tensors by place."""
+    """Operators, edges and attributes of a graph; constants known by type and shape, tensors by place."""
     constants = {t.name: (t.data_type, tuple(t.dims)) for t in model.graph.initializer}
     places: dict[str, Any] = {"": "omitted"} | {i.name: ("input", i.name) for i in model.graph.input}
     found = []

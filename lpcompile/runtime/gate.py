@@ -73,6 +73,7 @@ def judge(
                 verdict.failure = f"output '{broken}' of the compiled model is not finite"
                 return verdict
         verdict.ran = bool(calls)
+        del session  # the check opens its own
         if calls:
             verdict.checks = check_layers(proto, calls[0], positions=POSITIONS)
     except LpcompileError as error:
@@ -84,7 +85,7 @@ def judge(
             f"{len(verdict.layers)} layers differ from the numpy reference: {', '.join(verdict.layers[:3])}"
         )
     if original is not None and calls and not verdict.failure:
-        verdict.latency_ms = _timed(Session(original, threads=threads), session, calls[0])
+        verdict.latency_ms = _timed(Session(original, threads=threads), Session(proto, threads=threads), calls[0])
     return verdict
 
 

@@ -81,8 +81,10 @@ def _run_call(self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[N
     return tuple(run_node(self.onnx_node, inputs))
 
 
-def _run_quantize(_self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
-    return (quantize(*inputs, 255),)
+def _run_quantize(
+    _self: OpRun, x: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], **_attributes: Any
+) -> tuple[NDArray[Any], ...]:
+    return (quantize(x, scale, zero_point, 255),)
 
 
 def _run_dequantize(_self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:

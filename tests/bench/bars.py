@@ -1,8 +1,8 @@
 """Figures of other tools that the tables stand beside, as data.
 
 Source: the zoo's BASELINES.md of November 2026: onnxruntime 1.31.1, onnxsim 0.8.1, AIMET-ONNX 2.42.0, Quark
-0.13.0, each calibrated with the entry's samples; SQNR of the first output over 64 evaluation samples. The best
-row with weights and activations at 8 bits; agreement is that of ONNX Runtime's own int8.
+0.13.0, each calibrated with the entry's samples; SQNR of the first output over 64 evaluation samples. The
+best row with weights and activations at 8 bits; agreement is that of ONNX Runtime's own int8.
 """
 
 BEST_W8A8 = {

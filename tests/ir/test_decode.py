@@ -1,4 +1,4 @@
-"""The bodies that unpack stored weights, run by ONNX Runtime, against the quantised tensors that were stored."""
+"""The bodies that unpack stored weights, run by ONNX Runtime, against the tensors that were stored."""
 
 from pathlib import Path
 
@@ -32,15 +32,19 @@ def expanding_model(
     graph = layer_graph(layer, opset=opset)
     plan = plan_layer(graph, "layer", storing, Kernel.WEIGHT_ONLY)
     node = graph.node("layer")
-    shape = node.inputs[1].values.shape
+    weight = node.inputs[1]
+    assert weight is not None
+    shape = weight.values.shape
     stored = store_weights(graph, "layer", node.op, plan, shape)
     axis = 0 if node.op == "Conv" else 1
     function = dequantize_weights(stored.storage, opset, len(shape), axis)
     graph.functions[(DOMAIN, function.name)] = function
     attributes = {k: v for k, v in stored.attributes.items() if k in function.attribute}
     call = graph.add_node(function.name, list(stored.values), ["w_back"], domain=DOMAIN, attrs=attributes)
-    graph.set_type(call.outputs[0], np.dtype(np.float32), shape)
-    graph.add_output(call.outputs[0])
+    (expanded,) = call.outputs
+    assert expanded is not None
+    graph.set_type(expanded, np.dtype(np.float32), shape)
+    graph.add_output(expanded)
     model, op = graph.to_proto(), node.op
     layer_node = next(i for i, n in enumerate(model.graph.node) if n.name == "layer")
     del model.graph.node[layer_node], model.graph.input[:], model.graph.output[0]
@@ -57,6 +61,7 @@ def test_unpacked_weights_are_those_that_were_stored(layer: str, storing: Storin
         assert len(np.unique(w8)) > 16  # several tables, not one
         rows = (w8 * scale[:, None]).astype(np.float32)
     else:
+        assert plan.tensor is not None
         rows = plan.tensor.dequantize()
     np.testing.assert_array_equal(found, from_rows(op, rows, shape))
 
@@ -74,6 +79,7 @@ def test_unpacking_is_done_when_the_model_is_loaded(storing: Storing, tmp_path: 
 @pytest.mark.parametrize("storing", [Storing("int4", "group32", "ufloat8_e4m4"), Storing("nf4")], ids=str)
 def test_bodies_are_written_for_the_opset_of_the_model(opset: int, storing: Storing) -> None:
     model, plan, shape, op = expanding_model("conv", storing, opset)
+    assert plan.tensor is not None
     assert [o.version for o in model.functions[0].opset_import] == [opset]
     np.testing.assert_array_equal(run_model(model)["w_back"], from_rows(op, plan.tensor.dequantize(), shape))
 

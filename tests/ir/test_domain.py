@@ -63,7 +63,7 @@ def test_every_input_is_read_and_every_attribute_declared() -> None:
 
 
 def test_one_name_stands_for_one_body() -> None:
-    bodies = {}
+    bodies: dict[str, bytes] = {}
     for function in functions(17):
         text = function.SerializeToString(deterministic=True)
         assert bodies.setdefault(function.name, text) == text

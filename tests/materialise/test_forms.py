@@ -11,7 +11,8 @@ from tests.support import parse_model, random_feeds, run_model
 from tests.support_quant import LAYERS, LUT4, Storing, compiled, layer_graph, plan_by_hand
 
 NET = """g (float[1,5,8,8] x) => (float[1,9] y, float[1,6,8,8] s)
-    <float[6,5,3,3] w1, float[6] b1, float[6,1,3,3] w2, float[6] b2, float[12,9] w3, float[9] b3, int64[2] shape = {1, 12}> {
+    <float[6,5,3,3] w1, float[6] b1, float[6,1,3,3] w2, float[6] b2, float[12,9] w3, float[9] b3,
+     int64[2] shape = {1, 12}> {
     a = Conv <kernel_shape=[3,3], pads=[1,1,1,1]> (x, w1, b1)
     r = Relu (a)
     c = Conv <kernel_shape=[3,3], pads=[1,1,1,1], group=6> (r, w2, b2)

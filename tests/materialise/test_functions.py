@@ -31,7 +31,7 @@ WEIGHTS = "float[6,5,3,3] w1, float[6] b1, float[6,6,3,3] w2, float[6] b2"
 
 
 def graph_of(
-    nodes: str, outputs: str, constants: str = WEIGHTS, *, inputs: list[str] = "float[1,5,8,8] x"
+    nodes: str, outputs: str, constants: str = WEIGHTS, *, inputs: str = "float[1,5,8,8] x"
 ) -> LpGraph:
     model = parse_model(f"g ({inputs}) => ({outputs}) <{constants}> {{ {nodes} }}")
     for node in model.graph.node:
@@ -56,7 +56,7 @@ def two_convs(
     elementwise: Sequence[str] = (),
     *,
     output: str = "float[1,6,8,8] y",
-    ties: dict[str, str] = None,
+    ties: dict[str, str] | None = None,
     constants: str = "",
     **options: Any,
 ) -> LpGraph:
@@ -147,7 +147,8 @@ def test_scales_and_zero_points_are_scalars_of_the_tie_group() -> None:
 @pytest.mark.parametrize(("storing", "parts"), [
     (Storing("int4"), {"weight_codes": (158,), "weight_scale": (7,)}),  # 315 codes, two a byte
     (Storing("int4", "group32", "ufloat8_e4m4"),
-     {"weight_codes": (158,), "weight_multipliers": (7,), "weight_scale_codes": (7,), "weight_scale_unit": ()}),
+     {"weight_codes": (158,), "weight_multipliers": (7,), "weight_scale_codes": (7,),
+      "weight_scale_unit": ()}),
     (Storing("int8"), {"weight_quantized": (7, 5, 3, 3), "weight_scale": (7,)}),
 ])  # fmt: skip
 def test_weights_are_stored_packed_and_counted(storing: Storing, parts: dict[str, tuple[int, ...]]) -> None:
@@ -181,8 +182,8 @@ def test_a_clamp_whose_range_the_output_has_is_absorbed(clamp: str, held: str) -
     suffix = "_a4" if held == "uint4" else ""
     assert lines(compiled(graph)) == [
         "x_quantized = QuantizeLinear(x, x_scale, x_zero_point)",
-        f"r_quantized = lpcompile.QuantConv_int8{suffix}(x_quantized, x_scale, x_zero_point, n_a/weight_quantized,"
-        " n_a/weight_scale, r_scale, r_zero_point, n_a/bias_quantized)",
+        f"r_quantized = lpcompile.QuantConv_int8{suffix}(x_quantized, x_scale, x_zero_point,"
+        " n_a/weight_quantized, n_a/weight_scale, r_scale, r_zero_point, n_a/bias_quantized)",
         "y_quantized = lpcompile.QuantConv_int8(r_quantized, r_scale, r_zero_point, n_y/weight_quantized,"
         " n_y/weight_scale, y_scale, y_zero_point, n_y/bias_quantized)",
         "y = DequantizeLinear(y_quantized, y_scale, y_zero_point)",
@@ -203,8 +204,8 @@ def test_a_clip_that_the_range_does_not_imply_clips_codes() -> None:
     assert "Clip" in op_types(model)
     clip = next(n for n in model.graph.node if n.op_type == "Clip")
     assert clip.name == "n_c"
-    plan, constants = graph.plan.activations["c"], constants_of(model)
-    low, high = (int(constants[n]) for n in clip.input[1:])
+    plan, stored = graph.plan.activations["c"], constants_of(model)
+    low, high = (int(stored[n]) for n in clip.input[1:])
     assert (low, high) == (
         plan.zero_point + round(-0.25 / plan.scale),
         plan.zero_point + round(0.5 / plan.scale),
@@ -275,9 +276,9 @@ def test_an_output_in_the_middle_keeps_its_name_and_its_reader_gets_codes() -> N
 
 
 def test_a_tensor_that_a_branch_captures_stays_readable() -> None:
-    body = "{ o = Identity (r) }"
-    other = "{ o = Neg (r) }"
-    branch = f"c = If (k) <then_branch = t () => (float[1,6,8,8] o) {body}, else_branch = e () => (float[1,6,8,8] o) {other}>"
+    output = "(float[1,6,8,8] o)"
+    then, other = (f"{output} {{ o = {op} (r) }}" for op in ("Identity", "Neg"))
+    branch = f"c = If (k) <then_branch = t () => {then}, else_branch = e () => {other}>"
     nodes = f"a = Conv <{CONV}> (x, w1, b1)\n r = Relu (a)\n {branch}\n y = Conv <{CONV}> (r, w2, b2)"
     graph = graph_of(nodes, "float[1,6,8,8] y, float[1,6,8,8] c", inputs="float[1,5,8,8] x, bool k")
     feeds = {"x": np.random.default_rng(0).normal(0, 1, (1, 5, 8, 8)).astype(np.float32), "k": np.array(True)}

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ MOVES = {
     "Reshape": ("y = Reshape (x, s)", "int64[2] s = {8,24}"),
     "Resize-scales": ('y = Resize <mode="nearest"> (x, , s)', "float[4] s = {1.0,1.0,2.0,1.5}"),
     "Resize-sizes": (
-        'y = Resize <mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"> (x, , , s)',
+        'y = Resize <mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">'
+        " (x, , , s)",
         "int64[4] s = {1,4,9,5}",
     ),
     "Slice": (
@@ -105,7 +107,8 @@ def test_padding_writes_the_code_nearest_to_the_value(value: float) -> None:
     result = compiled(graph)
     pad = next(n for n in result.graph.node if n.op_type == "Pad")
     code = next(numpy_helper.to_array(t) for t in result.graph.initializer if t.name == pad.input[2])
-    assert (code.dtype, code.shape) == (np.uint8, ())
+    assert code.dtype == np.uint8
+    assert code.shape == ()
     assert abs((int(code) - plan.zero_point) * plan.scale - value) <= plan.scale / 2 * (value != 0)
 
 
@@ -159,7 +162,7 @@ def test_a_chain_of_moves_needs_no_floats_between() -> None:
 # clamps
 
 
-CLAMPS = {
+CLAMPS: dict[str, tuple[str, str, Callable[[Array], Array]]] = {
     "relu": ("y = Relu (x)", "", lambda x: np.maximum(x, 0)),
     "clip": ("y = Clip (x, a, b)", "float a = {-0.5}, float b = {0.75}", lambda x: np.clip(x, -0.5, 0.75)),
     "clip-above": ("y = Clip (x, , b)", "float b = {0.75}", lambda x: np.minimum(x, 0.75)),

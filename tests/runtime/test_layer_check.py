@@ -16,7 +16,8 @@ TWO = """g (float[1,5,8,8] x) => (float[1,6,8,8] y)
 }"""
 
 
-def two_layers(storing: Storing = Storing("int4", "group32", "ufloat8_e4m4")) -> ModelProto:
+def two_layers() -> ModelProto:
+    storing = Storing("int4", "group32", "ufloat8_e4m4")
     model = parse_model(TWO)
     for node, name in zip(model.graph.node, ("first", "second", "sum"), strict=True):
         node.name = name
@@ -46,7 +47,7 @@ def test_a_sound_model_agrees_everywhere() -> None:
 def test_a_wrong_body_shows_at_its_layer_alone() -> None:
     model = two_layers()
     model.graph.node[[n.name for n in model.graph.node].index("second")].op_type = "QuantConv_posit4_g32_s8"
-    wrong = [f for f in model.functions if f.name.startswith("QuantConv")][0]
+    wrong = next(f for f in model.functions if f.name.startswith("QuantConv"))
     copy = model.functions.add()
     copy.CopyFrom(wrong)
     copy.name = "QuantConv_posit4_g32_s8"  # the body unpacks int4, the name says posit4

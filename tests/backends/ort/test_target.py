@@ -49,18 +49,21 @@ def test_an_unknown_cost_table_is_a_target_error() -> None:
 
 
 CONV = "a = Conv <kernel_shape=[3,3]> (x, w)"
+POOL = "y = AveragePool <kernel_shape=[2,2]"
+RESIZE = "p = Resize <mode="
+CROP = 'coordinate_transformation_mode="tf_crop_and_resize"'
 AFTER = "y = Conv <kernel_shape=[1,1]> (p, v)"
 REFUSED = {
-    "y = AveragePool <kernel_shape=[2,2], strides=[2,2], ceil_mode=1, count_include_pad=1> (a)": "beyond the padding",
-    'p = Resize <mode="linear"> (a, , s)': "nearest",
-    'p = Resize <mode="nearest", coordinate_transformation_mode="tf_crop_and_resize"> (a, r, s)': "real value",
+    f"{POOL}, strides=[2,2], ceil_mode=1, count_include_pad=1> (a)": "beyond the padding",
+    f'{RESIZE}"linear"> (a, , s)': "nearest",
+    f'{RESIZE}"nearest", {CROP}> (a, r, s)': "real value",
     "p, i = MaxPool <kernel_shape=[2,2]> (a)": "indices",
-    'y = AveragePool <kernel_shape=[2,2], auto_pad="SAME_UPPER"> (a)': "padding depends",
+    f'{POOL}, auto_pad="SAME_UPPER"> (a)': "padding depends",
     "p = Add (a, k)": "constant",
 }
 TAKEN = (
-    "y = AveragePool <kernel_shape=[2,2], strides=[2,2], ceil_mode=1> (a)",
-    'p = Resize <mode="nearest"> (a, , s)',
+    f"{POOL}, strides=[2,2], ceil_mode=1> (a)",
+    f'{RESIZE}"nearest"> (a, , s)',
     "p = MaxPool <kernel_shape=[2,2]> (a)",
     "p = Add (a, a)",
 )
@@ -71,7 +74,8 @@ def regions_of(node: str) -> Regions:
     output = "y, float[N,M,K,L] i" if "i =" in node else "y"
     model = parse_model(
         f"""g (float[1,3,9,9] x) => (float[N,M,H,W] {output}) <float[4,3,3,3] w, float[2,4,1,1] v,
-        float[4] s = {{1.0,1.0,2.0,2.0}}, float[8] r = {{0.0,0.0,0.0,0.0,1.0,1.0,1.2,1.2}}, float[1] k = {{0.5}}>
+        float[4] s = {{1.0,1.0,2.0,2.0}}, float[8] r = {{0.0,0.0,0.0,0.0,1.0,1.0,1.2,1.2}},
+        float[1] k = {{0.5}}>
         {{ {CONV}\n {node}\n {after} }}""",
         check=False,
     )
@@ -98,9 +102,9 @@ def test_what_integers_get_right_runs_on_integers(node: str) -> None:
 def emitted(
     layer: str,
     form: str,
-    storing: Storing = Storing("nf4", scale_format="ufloat8_e4m4"),
     kernel: Kernel = Kernel.INTEGER,
 ) -> tuple[ModelProto, dict[str, int]]:
+    storing = Storing("nf4", scale_format="ufloat8_e4m4")
     graph = plan_by_hand(layer_graph(layer), ["x", "y"], storing=storing, kernel=kernel)
     return OrtTarget().emit(graph, Options(emit=form))
 
