@@ -48,7 +48,7 @@ def maxent(w: F32, levels: Nearest) -> F64:
 def mse(w: F32, levels: Nearest, importance: F32 | None = None) -> F64:
     """Least squared error, weighted by `importance` where it is given; coarse to fine over the scale."""
     fine = len(levels.levels) > _MANY_LEVELS  # little to gain by clipping: a shorter search
-    ratios = np.geomspace(0.5, 0.98, 8) if fine else _ratios(levels, 0.15, 28)
+    ratios = np.geomspace(0.55, 1.02, 12) if fine else _ratios(levels, 0.15, 28)
     offsets = (-2, -1, 1, 2) if fine else (-3, -2, -1, 1, 2, 3)
     return _search(absmax(w, levels), lambda s: squared_error(w, s, levels, importance), ratios, offsets)
 
@@ -103,7 +103,7 @@ def _ratios(levels: Nearest, low: float, count: int) -> F64:
 def _search(
     base: F64, loss: Callable[[F64], F64], ratios: F64, offsets: tuple[int, ...] = (-3, -2, -1, 1, 2, 3)
 ) -> F64:
-    """(R,) the best of base, base * ratios and two ever finer steps around it (one for a short list of offsets)."""
+    """(R,) the best of base, base * ratios and two ever finer steps around it."""
     best_loss = np.full(base.shape, np.inf)
     best = np.ones_like(base)
 
@@ -116,7 +116,7 @@ def _search(
     for ratio in (1.0, *ratios):
         consider(np.full_like(base, ratio))
     step = float(np.log(ratios[1] / ratios[0]))
-    for _ in range(2 if len(offsets) > 4 else 1):
+    for _ in range(2):
         centre = best.copy()
         step /= 4 if len(offsets) > 4 else 3
         for offset in offsets:

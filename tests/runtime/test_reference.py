@@ -31,6 +31,7 @@ from tests.support_quant import (
 )
 
 EXPAND = "DequantizeWeights"
+LUT4_CALL = f"QuantGemm_{LUT4.replace(':', '_')}_rows_float"
 MATRICES = [name for name in LAYERS if not name.startswith("conv")]
 SOME = [
     Storing(),
@@ -71,13 +72,12 @@ def test_accumulators_are_those_of_the_float64_convolution(layer: str) -> None:
     acc, at, out = accumulate(
         Call("QuantConv", attributes), Rows(w.reshape(len(w), -1), np.ones(1, np.float32)), x, 17
     )
-    found = np.empty(out)
+    found: Array = np.empty(out)
     found[at] = acc
     conv = helper.make_node("Conv", ["x", "w"], ["y"])
     conv.attribute.extend(node.attribute)
-    wanted = ReferenceEvaluator(conv).run(None, {"x": x.astype(np.float64) - 17, "w": w.astype(np.float64)})[
-        0
-    ]
+    feeds = {"x": x.astype(np.float64) - 17, "w": w.astype(np.float64)}
+    (wanted,) = ReferenceEvaluator(conv).run(None, feeds)
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -281,7 +281,7 @@ def test_an_unknown_operator_is_a_model_error(name: str) -> None:
         ("QuantConv_int8", "QuantConv", "int8", 0, False, False, True, False, 255, 0),
         ("QuantConv_pot4_g32_s8_nobias_a4", "QuantConv", "pot4", 32, True, False, False, False, 15, 0),
         ("QuantMatMul_float4_e2m1fn", "QuantMatMul", "float4_e2m1fn", 0, False, False, False, False, 255, 0),
-        ("QuantGemm_" + LUT4.replace(":", "_") + "_rows_float", "QuantGemm", LUT4, 0, False, True, True, True, 255, 0),
+        (LUT4_CALL, "QuantGemm", LUT4, 0, False, True, True, True, 255, 0),
         ("QuantMatMul_nf4_s8", "QuantMatMul", "nf4", 0, True, False, False, False, 255, 0),
         ("DequantizeWeights_float8_e5m2_s8_r4a0", EXPAND, "float8_e5m2", 0, True, False, False, True, 255, 0),
         ("DequantizeWeights_posit4es1_r2a1", EXPAND, "posit4es1", 0, False, False, False, True, 255, 1),
