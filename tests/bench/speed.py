@@ -5,6 +5,7 @@ from pathlib import Path
 from tests.bench.bench_table import Bench, Table
 from tests.bench.peers import ort_int8
 from tests.bench.timing import time_ratios
+from tests.zoo.entries import session
 
 QUICK = ("tiny_dscnn_kws", "resnet20_cifar10")
 ROUNDS = 41
@@ -19,9 +20,13 @@ def measure(bench: Bench) -> Table:
     for name in bench.names(bench.all_names, QUICK):
         models: dict[str, bytes | Path] = {"int8": bench.model(name, recipe="int8"), "float": zoo.model(name)}
         try:
-            models["ort"] = ort_int8(zoo, name)
+            peer = ort_int8(zoo, name)
+            session(peer)
+            models["ort"] = peer
         except Exception as error:  # its failure is a result
-            made.notes.append(f"{name}: quantize_static fails: {type(error).__name__}")
+            made.notes.append(
+                f"{name}: quantize_static fails or its result does not load: {type(error).__name__}"
+            )
         found = time_ratios(models, zoo.one_call(name), 9 if bench.quick else ROUNDS)
         ort, as_float = found.get("ort"), found["float"]
         ratios = (None if ort is None else 1 / ort, 1 / as_float, None if ort is None else ort / as_float)
