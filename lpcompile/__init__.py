@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpcompile.version import VERSION as __version__
+from lpcompile.version import VERSION
+
+__version__ = VERSION
 
 _root = Path(__file__).resolve().parents[1]
 if (_root / "pyproject.toml").is_file() and (_root / "passes" / "__init__.py").is_file():

@@ -85,7 +85,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def compile(  # noqa: A001  the product's verb
+def compile(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
     target: str = "ort",

@@ -109,7 +109,9 @@ class Compilation:
         emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
         self._warn_of_codes(decisions, graph.plan)
         report = self._report(
-            _Facts(graph, emitted, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context)
+            _Facts(
+                graph, emitted, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context
+            )
         )
         self._check_budget(report)
         header = {
@@ -163,7 +165,7 @@ class Compilation:
         return extra
 
     def _reference(self, graph: LpGraph) -> Session:
-        """The float model in the runtime, as it came; at a newer opset where the runtime has no kernel for the old one."""
+        """The float model in the runtime, as it came; at a newer opset where the old one has no kernel."""
         try:
             return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
         except UnsupportedOpError:

@@ -1,7 +1,6 @@
 """Write the files of one compilation so that nothing half-written ever stands under a final name."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -50,7 +49,7 @@ def write_folder(out: Path, writers: Mapping[str, Callable[[Path], None]]) -> No
         for file in sorted(p for p in work.rglob("*") if p.is_file()):  # external data lie beside the model
             target = out / file.relative_to(work)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
+            file.replace(target)
     except (OSError, OutputError) as error:
         system = error.__cause__ if isinstance(error, OutputError) else error
         if not isinstance(system, OSError):

@@ -14,8 +14,8 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.errors import LpcompileError, PassError, PassOptionError, PipelineError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.memory import collect_replaced
 from lpcompile.ir.verify import verify_graph
+from lpcompile.memory import collect_replaced
 from lpcompile.plan import QuantPlan
 from lpcompile.records import PassReport
 from lpcompile.target import Target

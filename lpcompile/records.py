@@ -1,4 +1,4 @@
-"""What leaves the process: changes, skips, layers, totals. Frozen values without behaviour; renderers live in `report`."""
+"""What leaves the process: changes, skips, layers, quality. Values without behaviour; `report` renders them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

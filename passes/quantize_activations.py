@@ -1,9 +1,9 @@
 """Decide which layers and elementwise nodes run on integers, and the static range of every tensor between them.
 
 Ranges come from one streamed sweep over the deciding calibration samples. Members of a tie group (pools, moves,
-clamps, and Concats where that costs little) share scale and zero point: the group's range holds that of each member. Without samples nothing
-can be static: MatMul and Gemm measure their input's range at run time, other layers keep float activations.
-[architecture 3.3, 4]
+clamps, and Concats where that costs little) share scale and zero point: the group's range holds that of each
+member. Without samples nothing can be static: MatMul and Gemm measure their input's range at run time, other
+layers keep float activations. [architecture 3.3, 4]
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,9 @@ class QuantizeActivations(Pass):
         if ctx.decisions is not None:
             return self._replay(graph, ctx, report)
         assert ctx.target is not None, "plan passes run with a target"
-        kernels = choose_kernels(graph, ctx.target, calibrated=ctx.calibration is not None, matmul=self.matmul)
+        kernels = choose_kernels(
+            graph, ctx.target, calibrated=ctx.calibration is not None, matmul=self.matmul
+        )
         for name in ctx.keep_float & kernels.keys():
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
@@ -86,10 +88,14 @@ class QuantizeActivations(Pass):
             if kernel in STATIC:
                 kernel = Kernel.INTEGER if name in regions.integer_out else Kernel.FLOAT_OUT
             layers[name] = LayerPlan(kernel, reason=choice.reason)
-            (report.skip if kernel is Kernel.FLOAT else report.change)(name, choice.reason or f"kernel {kernel.value}")
+            (report.skip if kernel is Kernel.FLOAT else report.change)(
+                name, choice.reason or f"kernel {kernel.value}"
+            )
         for name, reason in regions.skipped.items():
             report.skip(name, reason)
-        graph.plan = QuantPlan(MappingProxyType(layers), elementwise=MappingProxyType(dict(regions.elementwise)))
+        graph.plan = QuantPlan(
+            MappingProxyType(layers), elementwise=MappingProxyType(dict(regions.elementwise))
+        )
         statistics = self._statistics(graph, ctx, regions.tensors)
         if statistics:
             activations = self._activations(graph, regions, statistics, [n.name for n in static], report)
@@ -108,10 +114,14 @@ class QuantizeActivations(Pass):
             report.change(name, f"kernel {layer.kernel.value}, as decided in the file")
         return report
 
-    def _statistics(self, graph: LpGraph, ctx: PassContext, planned: list[str]) -> Mapping[str, TensorStatistics]:
+    def _statistics(
+        self, graph: LpGraph, ctx: PassContext, planned: list[str]
+    ) -> Mapping[str, TensorStatistics]:
         if ctx.calibration is None or ctx.observe is None:
             return {}
-        axes = moment_axes([n for n in graph.layers() if graph.plan.layers[n.name].kernel is not Kernel.FLOAT])
+        axes = moment_axes(
+            [n for n in graph.layers() if graph.plan.layers[n.name].kernel is not Kernel.FLOAT]
+        )
         tensors = list(dict.fromkeys([*planned, *axes]))
         if tensors:
             ctx.statistics = collect_statistics(

@@ -70,12 +70,16 @@ class QuantizeWeights(Pass):
             raise ValueError(f"option 'group-size' is at least 2, not {self.group_size}")
         fmt = resolve(self.format)
         if self.granularity == "group" and not has_group_table(fmt):
-            raise ValueError(f"{fmt.name} takes no integer group scales (they need an int8 image and at most 4 bits)")
+            raise ValueError(
+                f"{fmt.name} takes no integer group scales (they need an int8 image and at most 4 bits)"
+            )
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Choose codes for every layer whose kernel is not `float`."""
         report = PassReport(self.name)
-        todo = [n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT]
+        todo = [
+            n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT
+        ]
         todo = [n for n in todo if graph.plan.layers[n.name].tensor is None]
         # Layers are independent and numpy releases the interpreter lock: two at a time.
         with ThreadPoolExecutor(THREADS) as pool:
@@ -176,7 +180,9 @@ class QuantizeWeights(Pass):
         step = 0.0 if plan is None else plan.scale**2 / 12
         error = real - rows
         energy = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-        noise = float(moments @ np.einsum("ij,ij->j", error, error, dtype=np.float64)) + step * float(energy.sum())
+        noise = float(moments @ np.einsum("ij,ij->j", error, error, dtype=np.float64)) + step * float(
+            energy.sum()
+        )
         signal = float(moments @ energy)
         return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
 
@@ -189,7 +195,10 @@ class QuantizeWeights(Pass):
         """The planned kernel, or stored weights only where integers would not be exact."""
         if layer.kernel in (*INTEGER, Kernel.DYNAMIC):
             if fmt.image() is None:
-                return Kernel.WEIGHT_ONLY, f"{fmt.name} has no int8 image: its weights are expanded to float when loaded"
+                return (
+                    Kernel.WEIGHT_ONLY,
+                    f"{fmt.name} has no int8 image: its weights are expanded to float when loaded",
+                )
             if inputs * 128 * 255 + BIAS_UNITS > ACCUMULATOR:
                 return Kernel.WEIGHT_ONLY, f"{inputs} products of 8 bits could overflow the int32 accumulator"
         return layer.kernel, ""

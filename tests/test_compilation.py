@@ -1,11 +1,13 @@
 """One compilation from end to end: determinism, budgets, the way back to float, checks between passes."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import lpcompile
@@ -18,6 +20,7 @@ from lpcompile.recipes import load_recipe
 from lpcompile.records import PassReport
 from lpcompile.runtime import gate
 from lpcompile.runtime.layer_check import LayerCheck
+from tests.cli.cli_runner import lpcompile as run_lpcompile
 from tests.networks import FOUR_BIT, toy, toy_calls, without_costs
 
 TOY = "residual_add"
@@ -282,3 +285,30 @@ def test_unknown_names_have_a_near_match(bad: dict[str, str]) -> None:
     with pytest.raises(LpcompileError) as caught:
         compiled(**bad)
     assert caught.value.hint
+
+
+def test_everything_there_is_to_watch_from_the_command_line(tmp_path: Path) -> None:
+    """The real compiler under every option that shows what it does."""
+    model, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+    onnx.save(toy(TOY), model)
+    np.savez(data, x=np.concatenate([c["x"] for c in toy_calls(TOY)]))
+    words = (model, "-t", "ort", "-o", tmp_path / "out", "--calibration-data", data, "--recipe", "w4a8")
+    watching = (
+        "--save-temps",
+        "--verify",
+        "--time-passes",
+        "--benchmark",
+        "--print-after",
+        "canonicalize",
+        "-vv",
+    )
+    result = run_lpcompile(*words, *watching)
+    assert result.exit_code == 0, result.stderr
+    assert "# after pass 1, canonicalize" in result.stderr
+    assert "quantize-weights" in result.stderr
+    assert "total" in result.stdout.splitlines()[-1]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["verification"]["latency_ms"]["float"] > 0
+    assert len(list((tmp_path / "out" / "passes").glob("*.onnx"))) == len(report["passes"]) - 1
+    assert not run_lpcompile(*words[:4], tmp_path / "dry", "--dry-run").exit_code
+    assert not (tmp_path / "dry").exists()

@@ -43,7 +43,9 @@ class RecordedCosts:
         c = self.kernels.get(f"{kind}.{kernel}")
         if c is None or layer.rows is None:
             return None
-        patches = layer.rows * math.prod(layer.kernel) if math.prod(layer.kernel) > 1 and not layer.depthwise else 0
+        patches = (
+            layer.rows * math.prod(layer.kernel) if math.prod(layer.kernel) > 1 and not layer.depthwise else 0
+        )
         return (
             c["fixed_ns"]
             + c.get("ns_per_mac", 0) * layer.rows * layer.inputs * layer.outputs

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +20,42 @@ from onnx import TensorProto, helper, numpy_helper
 
 DEPTH, RUNS = 3, 40
 # (input channels, output channels, size, kernel, stride)
-DENSE = [(8, 8, 28, 5, 1), (16, 16, 32, 3, 1), (32, 32, 16, 3, 1), (64, 64, 8, 3, 1), (64, 64, 56, 3, 1), (64, 64, 12, 1, 1), (128, 128, 28, 1, 1), (256, 256, 14, 1, 1), (48, 48, 44, 1, 1), (512, 512, 7, 1, 1), (1, 8, 28, 5, 1), (1, 64, 24, 7, 2), (3, 16, 32, 3, 1), (3, 32, 224, 3, 2), (3, 64, 224, 7, 2), (1, 64, 64, 5, 1), (64, 9, 64, 3, 1), (16, 96, 56, 1, 1)]  # fmt: skip
+DENSE = [
+    (8, 8, 28, 5, 1),
+    (16, 16, 32, 3, 1),
+    (32, 32, 16, 3, 1),
+    (64, 64, 8, 3, 1),
+    (64, 64, 56, 3, 1),
+    (64, 64, 12, 1, 1),
+    (128, 128, 28, 1, 1),
+    (256, 256, 14, 1, 1),
+    (48, 48, 44, 1, 1),
+    (512, 512, 7, 1, 1),
+    (1, 8, 28, 5, 1),
+    (1, 64, 24, 7, 2),
+    (3, 16, 32, 3, 1),
+    (3, 32, 224, 3, 2),
+    (3, 64, 224, 7, 2),
+    (1, 64, 64, 5, 1),
+    (64, 9, 64, 3, 1),
+    (16, 96, 56, 1, 1),
+]
 DEPTHWISE = [(64, 12, 3), (96, 56, 3), (144, 28, 3), (384, 14, 3), (960, 7, 3), (48, 44, 5), (96, 22, 5)]
 MATRIX = [(1, 128), (1, 640), (1, 1024), (16, 128), (50, 384), (96, 128), (128, 768), (32, 1024)]
 EDGES = (1000, 30000, 300000)
-KERNEL_OPS = ("Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "FusedMatMul", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QuantizeLinear", "Add")  # fmt: skip
+KERNEL_OPS = (
+    "Conv",
+    "FusedConv",
+    "QLinearConv",
+    "MatMul",
+    "Gemm",
+    "FusedMatMul",
+    "QLinearMatMul",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QuantizeLinear",
+    "Add",
+)
 Rows = list[tuple[dict[str, float], float]]
 
 
@@ -31,7 +63,9 @@ def _array(name: str, value: NDArray[np.generic]) -> TensorProto:
     return numpy_helper.from_array(value, name)
 
 
-def _conv_chain(c_in: int, c: int, size: int, k: int, stride: int, group: int, *, integer: bool) -> onnx.ModelProto:
+def _conv_chain(
+    c_in: int, c: int, size: int, k: int, stride: int, group: int, *, integer: bool
+) -> onnx.ModelProto:
     """One layer of the asked shape, then, where channels allow, more of the same."""
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
@@ -41,7 +75,7 @@ def _conv_chain(c_in: int, c: int, size: int, k: int, stride: int, group: int, *
     depth = DEPTH if c_in == c and stride == 1 else 1
     for i in range(depth):
         w = rng.integers(-127, 128, (c, (c_in if i == 0 else c) // group, k, k))
-        attrs = {"pads": [k // 2] * 4, "group": group, "strides": [stride] * 2}
+        attrs: dict[str, Any] = {"pads": [k // 2] * 4, "group": group, "strides": [stride] * 2}
         if integer:
             inits.append(_array(f"w{i}", w.astype(np.int8)))
             inputs = [f"x{i}", "s", "z", f"w{i}", "ws", "wz", "s", "z", "b"]
@@ -50,19 +84,28 @@ def _conv_chain(c_in: int, c: int, size: int, k: int, stride: int, group: int, *
             inits.append(_array(f"w{i}", (w * 0.001).astype(np.float32)))
             nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}", "fb"], [f"y{i}"], **attrs))
             nodes.append(helper.make_node("Relu", [f"y{i}"], [f"x{i + 1}"]))
-    return _model(nodes, inits, depth, TensorProto.UINT8 if integer else TensorProto.FLOAT, [1, c_in, size, size])
+    return _model(
+        nodes, inits, depth, TensorProto.UINT8 if integer else TensorProto.FLOAT, [1, c_in, size, size]
+    )
 
 
 def _matrix_chain(m: int, k: int, kernel: str) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     nodes, inits = [], [_array("s", np.array(0.05, np.float32)), _array("z", np.array(0, np.uint8))]
-    inits += [_array("ws", np.full(k, 0.01, np.float32)), _array("wz", np.zeros(k, np.int8)), _array("b", np.zeros(k, np.float32))]
+    inits += [
+        _array("ws", np.full(k, 0.01, np.float32)),
+        _array("wz", np.zeros(k, np.int8)),
+        _array("b", np.zeros(k, np.float32)),
+    ]
     dtype = TensorProto.UINT8 if kernel == "integer" else TensorProto.FLOAT
     for i in range(DEPTH):
         w, x, y = rng.integers(-127, 128, (k, k)), f"x{i}", f"x{i + 1}"
         if kernel == "float":
             inits.append(_array(f"w{i}", (w * 1e-4).astype(np.float32)))
-            nodes += [helper.make_node("MatMul", [x, f"w{i}"], [f"p{i}"]), helper.make_node("Add", [f"p{i}", "b"], [y])]
+            nodes += [
+                helper.make_node("MatMul", [x, f"w{i}"], [f"p{i}"]),
+                helper.make_node("Add", [f"p{i}", "b"], [y]),
+            ]
             continue
         inits.append(_array(f"w{i}", w.astype(np.int8)))
         if kernel == "integer":
@@ -87,7 +130,9 @@ def _matrix_chain(m: int, k: int, kernel: str) -> onnx.ModelProto:
     return _model(nodes, inits, DEPTH, dtype, [1, m, k])
 
 
-def _model(nodes: list[onnx.NodeProto], inits: list[TensorProto], depth: int, dtype: int, shape: list[int]) -> onnx.ModelProto:
+def _model(
+    nodes: list[onnx.NodeProto], inits: list[TensorProto], depth: int, dtype: int, shape: list[int]
+) -> onnx.ModelProto:
     x = helper.make_tensor_value_info("x0", dtype, shape)
     y = helper.make_tensor_value_info(f"x{depth}", dtype, None)
     used = {i for n in nodes for i in n.input}
@@ -119,7 +164,11 @@ def _kernel_ns(model: onnx.ModelProto, layers: int) -> float:
         events = json.loads(Path(session.end_profiling()).read_text())
     by_node: dict[str, list[float]] = {}
     for event in events:
-        if event.get("cat") == "Node" and event.get("args", {}).get("op_name") in KERNEL_OPS and event["name"].endswith("_kernel_time"):
+        if (
+            event.get("cat") == "Node"
+            and event.get("args", {}).get("op_name") in KERNEL_OPS
+            and event["name"].endswith("_kernel_time")
+        ):
             by_node.setdefault(event["name"], []).append(event["dur"])
     # whole microseconds: the mean of the middle half is finer than a median
     total = sum(statistics.fmean(sorted(v)[len(v) // 4 : -len(v) // 4]) for v in by_node.values())
@@ -139,30 +188,40 @@ def _fit(rows: Rows) -> dict[str, float]:
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """"<kind>.<kernel>" -> coefficients, as `RecordedCosts` reads them; "edge" for QuantizeLinear."""
+    """Coefficients by "<kind>.<kernel>", as `RecordedCosts` reads them; "edge" for QuantizeLinear."""
     found: dict[str, Rows] = {}
     shapes = [("dense", *s) for s in DENSE] + [("depthwise", c, c, n, k, 1) for c, n, k in DEPTHWISE]
     for kind, c_in, c, size, k, stride in shapes:
         group = c if kind == "depthwise" else 1
-        rows = (-(-size // stride)) ** 2
+        pixels = (-(-size // stride)) ** 2
         terms = {
             "fixed_ns": 1.0,
-            "ns_per_mac": float(rows * c * (c_in // group) * k * k),
-            "ns_per_output": float(rows * c),
-            "ns_per_patch": float(rows * k * k if k > 1 and group == 1 else 0),
+            "ns_per_mac": float(pixels * c * (c_in // group) * k * k),
+            "ns_per_output": float(pixels * c),
+            "ns_per_patch": float(pixels * k * k if k > 1 and group == 1 else 0),
         }
         for kernel in ("float", "integer"):
             model = _conv_chain(c_in, c, size, k, stride, group, integer=kernel == "integer")
             depth = DEPTH if c_in == c and stride == 1 else 1
             found.setdefault(f"{kind}.{kernel}", []).append((terms, _kernel_ns(model, depth)))
     for m, k in MATRIX:
-        terms = {"fixed_ns": 1.0, "ns_per_mac": float(m * k * k), "ns_per_output": float(m * k), "ns_per_weight": float(k * k)}
+        terms = {
+            "fixed_ns": 1.0,
+            "ns_per_mac": float(m * k * k),
+            "ns_per_output": float(m * k),
+            "ns_per_weight": float(k * k),
+        }
         for kernel in ("float", "integer", "float-out", "dynamic"):
-            found.setdefault(f"matrix.{kernel}", []).append((terms, _kernel_ns(_matrix_chain(m, k, kernel), DEPTH)))
+            found.setdefault(f"matrix.{kernel}", []).append(
+                (terms, _kernel_ns(_matrix_chain(m, k, kernel), DEPTH))
+            )
     found["edge"] = [({"fixed_ns": 1.0, "ns_per_element": float(n)}, _kernel_ns(_edge(n), 1)) for n in EDGES]
     fits = {key: _fit(rows) for key, rows in found.items()}
     for key, rows in found.items():
-        shown = ", ".join(f"{ns / 1e3:.1f} ({sum(fits[key][t] * v for t, v in terms.items()) / 1e3:.1f})" for terms, ns in rows)
+        shown = ", ".join(
+            f"{ns / 1e3:.1f} ({sum(fits[key][t] * v for t, v in terms.items()) / 1e3:.1f})"
+            for terms, ns in rows
+        )
         print(f"# {key}, us measured (fitted): {shown}", file=sys.stderr)
     return fits
 

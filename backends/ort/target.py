@@ -1,4 +1,4 @@
-"""Stock ONNX Runtime on CPUs: u8 activations, s8 weights per channel, 4-bit codes unpacked by constants that fold at load."""
+"""Stock ONNX Runtime on CPUs: u8 activations, s8 weights per channel, 4-bit codes unpacked when loaded."""
 
 from typing import ClassVar
 

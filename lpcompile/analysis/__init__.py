@@ -1,1 +1,1 @@
-"""analysis"""
+"""What reads a graph or samples and never changes them: statistics, ranges, regions, costs."""

@@ -86,4 +86,3 @@ def collect_statistics(
                 hint="check the samples' preprocessing, or the model itself with 'lpcompile run'",
             )
     return statistics
-

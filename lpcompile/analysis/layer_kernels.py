@@ -1,4 +1,4 @@
-"""How each layer can run on a target: integers with static ranges, dynamic ranges, stored weights only, or not at all."""
+"""How a layer can run on a target: integers with static or dynamic ranges, stored weights only, floats."""
 
 from dataclasses import dataclass, replace
 
@@ -11,9 +11,9 @@ from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel
 from lpcompile.target import Target
 
-
 TYPICAL_ROWS = 64  # a sentence
 STATIC_GAIN = 1.5  # dynamic ranges never clip, so a static range must be clearly faster
+
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
@@ -23,7 +23,9 @@ class KernelChoice:
     reason: str = ""
 
 
-def choose_kernels(graph: LpGraph, target: Target, *, calibrated: bool, matmul: str) -> dict[str, KernelChoice]:
+def choose_kernels(
+    graph: LpGraph, target: Target, *, calibrated: bool, matmul: str
+) -> dict[str, KernelChoice]:
     """The kernel of every layer, in execution order."""
     return {n.name: _choose(n, target, calibrated=calibrated, matmul=matmul) for n in graph.layers()}
 
@@ -47,9 +49,13 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> Ker
         return KernelChoice(Kernel.WEIGHT_ONLY, support.reason)
     if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return KernelChoice(Kernel.WEIGHT_ONLY, "padding depends on the input shape, which is not known")
-    if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("transB", 0) or node.attrs.get("alpha", 1) != 1):
+    if node.op == "Gemm" and (
+        node.attrs.get("transA", 0) or node.attrs.get("transB", 0) or node.attrs.get("alpha", 1) != 1
+    ):
         return KernelChoice(Kernel.WEIGHT_ONLY, "the Gemm is not in the form x @ W + b")
-    if bias is not None and (not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1):
+    if bias is not None and (
+        not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1
+    ):
         return KernelChoice(Kernel.WEIGHT_ONLY, "its bias is not one constant an output channel")
     if not calibrated:
         if node.op == "Conv":

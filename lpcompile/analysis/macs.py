@@ -7,7 +7,7 @@ from lpcompile.target import LayerShape
 
 
 def layer_shape(node: Node) -> LayerShape:
-    """What a cost table may know of a layer; `rows` is None where the output has symbolic axes (a batch axis counts as 1)."""
+    """What a cost table may know of a layer; `rows` is None where axes are symbolic (a batch axis is 1)."""
     weight, x, y = node.inputs[1], node.inputs[0], node.outputs[0]
     shape = tuple(int(d) for d in (weight.shape or ()) if isinstance(d, int)) if weight is not None else ()
     out = None if y is None else y.shape
@@ -20,8 +20,14 @@ def layer_shape(node: Node) -> LayerShape:
         rows = _product(pixels[2:]) if len(pixels) > 2 else None
         return LayerShape(node.op, rank, inputs, outputs, rows, group, shape[2:])
     transposed = node.op == "Gemm" and node.attrs.get("transB", 0)
-    inputs, outputs = (shape[1], shape[0]) if transposed else (shape[-2], shape[-1]) if len(shape) > 1 else (shape[0], 1)
-    rows = None if out is None else _product([1 if isinstance(d, str) and i == 0 else d for i, d in enumerate(out[:-1])])
+    inputs, outputs = (
+        (shape[1], shape[0]) if transposed else (shape[-2], shape[-1]) if len(shape) > 1 else (shape[0], 1)
+    )
+    rows = (
+        None
+        if out is None
+        else _product([1 if isinstance(d, str) and i == 0 else d for i, d in enumerate(out[:-1])])
+    )
     return LayerShape(node.op, rank, inputs, outputs, rows)
 
 

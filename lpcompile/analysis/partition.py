@@ -32,7 +32,9 @@ def float_layers(graph: LpGraph, regions: Regions, layers: list[Node], costs: Co
     flow: nx.DiGraph[str] = nx.DiGraph()
     times: dict[str, tuple[float, float]] = {}
     members = {n.name: n for n in layers} | {
-        n.name: n for n in graph.nodes() if n.name in regions.elementwise and not regions.elementwise[n.name].startswith("absorbed")
+        n.name: n
+        for n in graph.nodes()
+        if n.name in regions.elementwise and not regions.elementwise[n.name].startswith("absorbed")
     }
     for node in layers:
         known = _times(node, regions, costs)
@@ -91,9 +93,12 @@ def _edge(flow: "nx.DiGraph[str]", maker: str, reader: str, value: Value, costs:
         _add(flow, reader, maker, price)
 
 
-def _behind_pool(flow: "nx.DiGraph[str]", node: Node, value: Value, members: dict[str, Node], costs: CostModel) -> None:
-    """A MaxPool on integers that come from floats is dear, and so are integers right after a float MaxPool: the runtime
-    moves QuantizeLinear before the pool.
+def _behind_pool(
+    flow: "nx.DiGraph[str]", node: Node, value: Value, members: dict[str, Node], costs: CostModel
+) -> None:
+    """A MaxPool on integers that come from floats is dear, and so are integers right after a float MaxPool.
+
+    The runtime moves QuantizeLinear before the pool.
     """
     if node.op == "MaxPool":
         elements, maker = _elements(value), _maker(value, members)
@@ -107,11 +112,20 @@ def _behind_pool(flow: "nx.DiGraph[str]", node: Node, value: Value, members: dic
 
 
 def _outside(
-    flow: "nx.DiGraph[str]", name: str, value: Value, members: dict[str, Node], regions: Regions, costs: CostModel
+    flow: "nx.DiGraph[str]",
+    name: str,
+    value: Value,
+    members: dict[str, Node],
+    regions: Regions,
+    costs: CostModel,
 ) -> None:
     """A tensor that somebody outside reads as floats costs a DequantizeLinear, unless the layer gives floats anyway."""
     clamp = following_clamp(value)
-    out = clamp.outputs[0] if clamp is not None and clamp.name in regions.elementwise and clamp.name not in members else value
+    out = (
+        clamp.outputs[0]
+        if clamp is not None and clamp.name in regions.elementwise and clamp.name not in members
+        else value
+    )
     if out is None or out.name not in regions.tensors:
         return
     if out.is_output or any(r.name not in members for r in out.consumers):

@@ -115,10 +115,8 @@ def encode(name: str, value: Any, declared: int | None = None) -> AttributeProto
     if isinstance(value, Body):
         value = value.proto
     elif isinstance(value, np.ndarray):
-        if declared in {AttributeProto.INTS, AttributeProto.FLOATS}:
-            value = value.tolist()
-        else:
-            value = tensor_proto("", value)
+        listed = declared in {AttributeProto.INTS, AttributeProto.FLOATS}
+        value = value.tolist() if listed else tensor_proto("", value)
     elif isinstance(value, np.generic):
         value = value.item()
     elif isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""materialise(graph, plan, form): the one place that turns decisions into nodes. [architecture 4, "The plan"]"""
+"""The one place that turns decisions into nodes: materialise(graph, form). [architecture 4]."""
 
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph

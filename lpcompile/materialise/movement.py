@@ -67,7 +67,7 @@ def _write_requantising(
 def _pad_with_zero_point(
     graph: LpGraph, tensors: IntegerTensors, node: Node, inputs: list[Value | None], output: Value
 ) -> list[Value | None]:
-    """Padding pads with the code of the padding value, which is the zero point for zero. [architecture 3.3]"""
+    """Padding pads with the code of the padding value, which is the zero point for zero. [architecture 3.3]."""
     if node.attrs.get("mode", "constant") != "constant":
         return inputs
     plan = tensors.plan.activations[output.name]

@@ -33,9 +33,9 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
         elif layer is not None:
             weight_bytes[unit.node.name] = _weights(result, unit.node, layer)
         for value in unit.node.inputs:
-            if value is not None and value.name in result.plan.activations:
-                if layer is None or layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT):
-                    read_as_integers.setdefault(value.name, (value, []))[1].append(unit.node)
+            reads = layer is None or layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT)
+            if reads and value is not None and value.name in result.plan.activations:
+                read_as_integers.setdefault(value.name, (value, []))[1].append(unit.node)
         if unit.output is not None and (layer is None or layer.kernel is Kernel.INTEGER):
             outs = (
                 [unit.output] if unit.clamp is not None else [o for o in unit.node.outputs if o is not None]

@@ -1,4 +1,4 @@
-"""Where float meets integer: one uint8 tensor for each planned activation, QuantizeLinear and DequantizeLinear at the edges."""
+"""Where float meets integer: one uint8 tensor for each planned activation, Q and DQ at the edges."""
 
 import numpy as np
 

@@ -73,7 +73,9 @@ def _round_uniform(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) ->
             worst = error[active] * sign[:, None]
             best = worst.argmax(1)
             value = kernels[active, best]
-            gain = (1 - rho) * (1 - 2 * worst[np.arange(len(active)), best]) + rho * (1 - 2 * np.abs(total[active]))
+            gain = (1 - rho) * (1 - 2 * worst[np.arange(len(active)), best]) + rho * (
+                1 - 2 * np.abs(total[active])
+            )
             free = np.where(sign > 0, value > low, value < high)
             keep = (gain < -1e-6) & free
             active, best, sign = active[keep], best[keep], sign[keep]
@@ -93,10 +95,10 @@ def tap_correlation(kernel: tuple[int, ...], neighbours: float) -> float:
 
     Correlation falls off with the distance as `neighbours ** distance` along each axis (a first-order process).
     """
-    matrix = np.ones((1, 1))
+    matrix: NDArray[np.float64] = np.ones((1, 1))
     for size in kernel:
         distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
-        matrix = np.kron(matrix, np.power(float(neighbours), distance))
+        matrix = np.asarray(np.kron(matrix, np.power(float(neighbours), distance)), np.float64)
     taps = len(matrix)
     return float((matrix.sum() - taps) / (taps * (taps - 1))) if taps > 1 else 0.0
 
@@ -116,7 +118,10 @@ def _levels(tensor: QuantizedTensor) -> tuple[NDArray[np.float32], NDArray[np.ui
 def _neighbours(levels: NDArray[np.float32], bits: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Index of the next higher and next lower level in each row of the table; its own at the ends."""
     rows = levels.reshape(-1, 1 << bits)
-    up, down = np.arange(levels.size).reshape(rows.shape).copy(), np.arange(levels.size).reshape(rows.shape).copy()
+    up, down = (
+        np.arange(levels.size).reshape(rows.shape).copy(),
+        np.arange(levels.size).reshape(rows.shape).copy(),
+    )
     for r, row in enumerate(rows):
         values, first = np.unique(row, return_index=True)
         place = np.searchsorted(values, row)
@@ -141,7 +146,9 @@ def _move(
         total = error[active].sum(1)
         other = np.where((total > 0)[:, None], down[index[active]], up[index[active]])
         delta = levels[other] - levels[index[active]]
-        gain = (1 - rho) * (2 * error[active] * delta + delta**2) + rho * (2 * total[:, None] * delta + delta**2)
+        gain = (1 - rho) * (2 * error[active] * delta + delta**2) + rho * (
+            2 * total[:, None] * delta + delta**2
+        )
         best = gain.argmin(1)
         row = np.arange(len(active))
         better = gain[row, best] < -1e-6
@@ -151,5 +158,3 @@ def _move(
         index[active, best] = other[row, best]
         error[active, best] += delta[row, best]
     return index
-
-

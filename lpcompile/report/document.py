@@ -1,4 +1,4 @@
-"""Assemble `report.json`, schema 1, from what a compilation knows. [architecture 2]"""
+"""Assemble `report.json`, schema 1, from what a compilation knows. [architecture 2]."""
 
 import functools
 import platform
@@ -31,9 +31,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def layer_records(
-    graph: LpGraph, weight_bytes: Mapping[str, int]
-) -> list[LayerRecord]:
+def layer_records(graph: LpGraph, weight_bytes: Mapping[str, int]) -> list[LayerRecord]:
     """Every layer with weights, quantised or not, those in control-flow bodies too."""
     records = [_record(graph, n, weight_bytes) for n in graph.layers()]
     known = {r.name for r in records}
@@ -65,9 +63,7 @@ def layer_records(
     return records
 
 
-def _record(
-    graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]
-) -> LayerRecord:
+def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> LayerRecord:
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None
     plan = graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))

@@ -85,7 +85,9 @@ def judge(
             f"{len(verdict.layers)} layers differ from the numpy reference: {', '.join(verdict.layers[:3])}"
         )
     if original is not None and calls and not verdict.failure:
-        verdict.latency_ms = _timed(Session(original, threads=threads), Session(proto, threads=threads), calls[0])
+        verdict.latency_ms = _timed(
+            Session(original, threads=threads), Session(proto, threads=threads), calls[0]
+        )
     return verdict
 
 

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from lpcompile.report.document import versions
 from lpcompile.report.table import table
 from tests.bench.bench_table import Bench, Table
@@ -30,6 +32,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the tables to a file, too")
     parser.add_argument("--quick", action="store_true", help="few entries, samples and rounds")
     asked = parser.parse_args(words)
+    onnxruntime.set_default_logger_severity(4)  # its remarks on other tools' files are not our table
     bench = Bench(find_zoo(asked.zoo), asked.quick, tuple(asked.entries.split(",")) if asked.entries else ())
     about = {"cpu": cpu_name(), "platform": platform.platform(), **versions()}
     print(", ".join(f"{k} {v}" for k, v in about.items()), flush=True)
