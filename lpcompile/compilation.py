@@ -1,13 +1,10 @@
 """One compilation from end to end: load, rewrite, decide, emit, judge, fall back, report."""
 
-import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -17,22 +14,22 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
-from lpcompile.errors import BudgetError, InputError, ModelError, PassError, UnsupportedOpError
+from lpcompile.errors import BudgetError, InputError, PassError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
-from lpcompile.materialise import materialise
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pass, PassContext, Pipeline, Progress
-from lpcompile.plan import Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import Kernel, QuantPlan
+from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
 from lpcompile.report import document
-from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.session import Session
 from lpcompile.target import Options, Target
+from lpcompile.watch import Watch
 
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
@@ -68,13 +65,13 @@ class Compilation:
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
         passes = self._passes(recipe, decisions)
-        with _located(source):
+        with located(source):
             graph = io.load(source)
             check_finite(graph)
-        sha256 = _sha256(source)
+        sha256 = sha256_of(source)
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)
-        with _located(source):
+        with located(source):
             reference = self._reference(graph)
         calibration = None if data is None else self._calibration(data, reference.inputs)
         calls, expected = self._judging(reference, calibration)
@@ -103,7 +100,7 @@ class Compilation:
             keep_float=frozenset(self.options.keep_float),
             warnings=self.warnings,
         )
-        watch = _Watch(self, calls, expected)
+        watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
         emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
@@ -116,7 +113,7 @@ class Compilation:
         self._check_budget(report)
         header = {
             "model_sha256": sha256,
-            "data_sha256": _data_sha256(calibration),
+            "data_sha256": data_sha256(calibration),
             "pipeline": Pipeline(passes).text,
             "recipe": recipe.name,
             "target": target.name,
@@ -245,7 +242,7 @@ class Compilation:
             if changed and not low:
                 graph.plan = graph.plan.without(set(changed), reason)
             else:
-                graph.plan, changed = _more_precise(graph.plan, reason)
+                graph.plan, changed = graph.plan.more_precise(reason)
             if not changed:
                 if verdict.failure:
                     raise PassError(
@@ -268,7 +265,7 @@ class Compilation:
         graph, proto, verdict = facts.graph, facts.proto, facts.verdict
         layers = document.layer_records(graph, facts.weight_bytes)
         totals = document.totals(layers, graph)
-        before, after = _model_bytes(facts.source), proto.ByteSize()
+        before, after = model_bytes(facts.source), proto.ByteSize()
         totals["file_bytes"] = after
         if before and after > before + (64 << 10):
             self.warnings.append(f"the file grew from {before} to {after} bytes")
@@ -339,99 +336,6 @@ class _Facts:
     sha256: str
     calibration: Calibration | None
     context: PassContext
-
-
-@dataclass
-class _Watch:
-    """After each pass: tell the observer, keep temporaries, and with --verify compare outputs."""
-
-    compilation: Compilation
-    calls: Sequence[Feeds]
-    expected: Sequence[Feeds]
-
-    def after(self, index: int, done: Pass, graph: LpGraph, report: PassReport) -> None:
-        """Called by the pipeline."""
-        options = self.compilation.options
-        if options.save_temps:
-            shown, _ = materialise(_rounded(graph))
-            self.compilation.temporaries[f"passes/{index:02d}-{done.name}.onnx"] = shown.to_proto()
-        if options.verify and self.calls:
-            shown, _ = materialise(_rounded(graph))
-            session = Session(shown.to_proto(), threads=options.threads)
-            found = Comparison()
-            for feeds, wanted in zip(self.calls, self.expected, strict=True):
-                found.update(wanted, session.run(feeds))
-            if found.sqnr_db is not None:
-                report.metrics["sqnr_db"] = found.sqnr_db
-                if done.exact and found.sqnr_db < 80:  # 1e-4 of the output's norm
-                    raise PassError(
-                        f"pass '{done.name}' changed the outputs: SQNR {found.sqnr_db:.1f} dB",
-                        hint="this is a bug of lpcompile: please report it with the model",
-                    )
-        self.compilation.observe(index, done, graph, report)
-
-
-def _rounded(graph: LpGraph) -> LpGraph:
-    """The graph as it can be shown: float as long as layers are planned whose codes no pass has chosen yet."""
-    if all(v.kernel is Kernel.FLOAT or v.tensor is not None for v in graph.plan.layers.values()):
-        return graph
-    shown = graph.copy()
-    shown.plan = QuantPlan()
-    return shown
-
-
-def _more_precise(plan: QuantPlan, reason: str) -> tuple[QuantPlan, list[str]]:
-    """The next more precise plan: float activations first, then float weights too; and the layers that changed."""
-    integer = [k for k, v in plan.layers.items() if v.kernel not in (Kernel.FLOAT, Kernel.WEIGHT_ONLY)]
-    if integer:
-        layers = {
-            k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason) if k in integer else v
-            for k, v in plan.layers.items()
-        }
-        return QuantPlan(MappingProxyType(layers)), integer
-    stored = [k for k, v in plan.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
-    layers = {
-        k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v
-        for k, v in plan.layers.items()
-    }
-    return QuantPlan(MappingProxyType(layers)), stored
-
-
-@contextlib.contextmanager
-def _located(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Iterator[None]:
-    """Errors in the model name its file."""
-    try:
-        yield
-    except ModelError as error:
-        if error.where is None and isinstance(source, (str, os.PathLike)):
-            error.where = os.fspath(source)
-        raise
-
-
-def _sha256(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> str:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    if isinstance(source, onnx.ModelProto):
-        return hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
-    with Path(source).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _data_sha256(calibration: Calibration | None) -> str:
-    if calibration is None:
-        return ""
-    digest = hashlib.sha256()
-    for feeds in calibration.calls:
-        for name, array in feeds.items():
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())
-    return digest.hexdigest()
-
-
-def _model_bytes(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> int:
-    if isinstance(source, bytes):
-        return len(source)
-    return source.ByteSize() if isinstance(source, onnx.ModelProto) else Path(source).stat().st_size
 
 
 def _command(path: str | None, target: str, options: Options) -> str:

@@ -131,6 +131,22 @@ class QuantPlan:
         kept = {k: v for k, v in self.elementwise.items() if k not in nodes}
         return replace(self, layers=MappingProxyType(layers), elementwise=MappingProxyType(kept))
 
+    def more_precise(self, reason: str) -> "tuple[QuantPlan, list[str]]":
+        """The next more precise plan, float activations first, then float weights; and the layers that changed."""
+        integer = [k for k, v in self.layers.items() if v.kernel not in (Kernel.FLOAT, Kernel.WEIGHT_ONLY)]
+        if integer:
+            layers = {
+                k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason) if k in integer else v
+                for k, v in self.layers.items()
+            }
+            return QuantPlan(MappingProxyType(layers)), integer
+        stored = [k for k, v in self.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
+        layers = {
+            k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v
+            for k, v in self.layers.items()
+        }
+        return QuantPlan(MappingProxyType(layers)), stored
+
 
 def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
     return MappingProxyType({**mapping, key: value})

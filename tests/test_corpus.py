@@ -144,7 +144,7 @@ def test_every_model_file(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
 def test_every_single_operator(recipe: str) -> None:
     outcomes = swept(node_cases(), recipe)
-    assert outcomes["agrees, quantised"] >= 50
+    assert outcomes["agrees, quantised"] >= 25
     assert sum(outcomes.values()) >= 1800
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lpcompile.version import VERSION
+
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PREFIXES = {"lpcompile": "lpcompile", "passes": "lpcompile.passes", "backends": "lpcompile.backends"}
@@ -109,7 +111,7 @@ def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None
     borrowed = [p for p in sys.path if Path(p).name in {"site-packages", "dist-packages"}]
     (site / "borrowed.pth").write_text("\n".join(borrowed), encoding="utf-8")
 
-    assert SETTINGS["project"]["version"] in run(bin_folder / "lpcompile", "-V", cwd=empty)
+    assert VERSION in run(bin_folder / "lpcompile", "-V", cwd=empty)
     program = """
 import importlib.resources
 from importlib.util import find_spec

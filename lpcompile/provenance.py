@@ -1,0 +1,54 @@
+"""Where a compilation comes from: hashes and sizes of model and data, and errors that name the file."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnx import ModelProto
+
+from lpcompile.analysis.calibration import Calibration
+from lpcompile.errors import ModelError
+
+Source = str | os.PathLike[str] | bytes | ModelProto
+
+
+@contextlib.contextmanager
+def located(source: Source) -> Iterator[None]:
+    """Errors in the model name its file."""
+    try:
+        yield
+    except ModelError as error:
+        if error.where is None and isinstance(source, (str, os.PathLike)):
+            error.where = os.fspath(source)
+        raise
+
+
+def sha256_of(source: Source) -> str:
+    """Of the model as it was given."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if isinstance(source, ModelProto):
+        return hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+    with Path(source).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_sha256(calibration: Calibration | None) -> str:
+    """Of names, types, shapes and values of all calls; "" without samples."""
+    if calibration is None:
+        return ""
+    digest = hashlib.sha256()
+    for feeds in calibration.calls:
+        for name, array in feeds.items():
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())
+    return digest.hexdigest()
+
+
+def model_bytes(source: Source) -> int:
+    """Size of the model as it was given; of a file without its external data."""
+    if isinstance(source, bytes):
+        return len(source)
+    return source.ByteSize() if isinstance(source, ModelProto) else Path(source).stat().st_size
