@@ -73,7 +73,7 @@ class Artefacts:
 
     def _own_session(self) -> Session:
         if self._session is None:
-            self._session = Session(self.model)
+            self._session = Session(self.model, spin=True)
         return self._session
 
 

@@ -86,7 +86,9 @@ def judge(
         )
     if original is not None and calls and not verdict.failure:
         verdict.latency_ms = _timed(
-            Session(original, threads=threads), Session(proto, threads=threads), calls[0]
+            Session(original, threads=threads, spin=True),
+            Session(proto, threads=threads, spin=True),
+            calls[0],
         )
     return verdict
 
