@@ -12,6 +12,7 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
+from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
@@ -61,7 +62,7 @@ class LayerWriter:
         if output is not None:
             inputs += self.tensors.parameters(output.name)
         if bias is not None:
-            inputs.append(self.graph.constant(f"{node.name}/bias_quantized", bias))
+            inputs.append(self.graph.constant(f"{stem(node.name)}/bias_quantized", bias))
         self.tensors.take_out(node)
         out = self.tensors.name_of_codes(output) if output is not None else self.tensors.float_name(y)
         call = self._call(make(), node, plan, inputs, out, {**stored.attributes, **attributes})
@@ -105,13 +106,13 @@ class LayerWriter:
         assert weight is not None
         rank = weight.values.ndim
         function = domain.dequantize_weights(stored.storage, self.graph.opset, rank, channel_axis(node.op))
-        out = self.graph.fresh(f"{node.name}/weight_dequantized")
+        out = self.graph.fresh(f"{stem(node.name)}/weight_dequantized")
         call = self._call(function, node, plan, list(stored.values), out, stored.attributes, role="/weight")
         self.graph.set_type(call, np.dtype(np.float32), weight.values.shape)
         node.set_input(1, call)
         bias = planned_bias(node, plan)
         if plan.bias_correction is not None and bias is not None:
-            node.set_input(2, self.graph.constant(f"{node.name}/bias_corrected", bias))
+            node.set_input(2, self.graph.constant(f"{stem(node.name)}/bias_corrected", bias))
         node.metadata.update(metadata(plan))
 
     def _call(

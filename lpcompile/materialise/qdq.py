@@ -11,6 +11,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import units
 from lpcompile.materialise.layers import LayerWriter, metadata, planned_bias
+from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
@@ -57,7 +58,7 @@ def _pair(graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node
     codes = IntegerTensors.filled(quantize)
     graph.set_type(codes, np.dtype(np.uint8), value.shape)
     if plan.code_max < 255:
-        top = graph.constant(f"{plan.tie_group}_code_max", np.array(plan.code_max, np.uint8))
+        top = graph.constant(f"{stem(plan.tie_group)}_code_max", np.array(plan.code_max, np.uint8))
         codes = IntegerTensors.filled(graph.add_node("Min", [codes, top]))
     back = IntegerTensors.filled(graph.add_node("DequantizeLinear", [codes, scale, zero]))
     graph.set_type(back, np.dtype(np.float32), value.shape)
@@ -87,9 +88,9 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
     w8, scale = image_rows(plan)
     scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
     axis = channel_axis(node.op)
-    codes = graph.constant(f"{node.name}/weight_quantized", from_rows(node.op, w8, weight.values.shape))
-    scales = graph.constant(f"{node.name}/weight_scale", scale)
-    zero = graph.constant(f"{node.name}/weight_zero_point", np.zeros(len(scale), np.int8))
+    codes = graph.constant(f"{stem(node.name)}/weight_quantized", from_rows(node.op, w8, weight.values.shape))
+    scales = graph.constant(f"{stem(node.name)}/weight_scale", scale)
+    zero = graph.constant(f"{stem(node.name)}/weight_zero_point", np.zeros(len(scale), np.int8))
     back = graph.add_node(
         "DequantizeLinear", [codes, scales, zero], attrs={"axis": axis}, name=f"{node.name}/weight"
     )
@@ -99,9 +100,9 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
         x_scale = graph.plan.activations[x.name].scale
         ints = quantize_bias(bias, x_scale, scale)
         assert ints is not None
-        b = graph.constant(f"{node.name}/bias_quantized", ints)
-        unit = graph.constant(f"{node.name}/bias_scale", np.float32(x_scale) * scale)
-        none = graph.constant(f"{node.name}/bias_zero_point", np.zeros(len(scale), np.int32))
+        b = graph.constant(f"{stem(node.name)}/bias_quantized", ints)
+        unit = graph.constant(f"{stem(node.name)}/bias_scale", np.float32(x_scale) * scale)
+        none = graph.constant(f"{stem(node.name)}/bias_zero_point", np.zeros(len(scale), np.int32))
         b_back = graph.add_node(
             "DequantizeLinear", [b, unit, none], attrs={"axis": 0}, name=f"{node.name}/bias"
         )

@@ -11,6 +11,7 @@ from lpcompile.formats.packing import pack
 from lpcompile.ir.decode import Storage
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.value import Value
+from lpcompile.materialise.names import stem
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS, from_rows
@@ -95,7 +96,7 @@ def store_weights(
         roles += [("weight_scale_codes", channel.codes.reshape(-1)), ("weight_scale_unit", unit)]
     else:
         roles.append(("weight_scale", np.ascontiguousarray(scale)))
-    values = tuple(graph.constant(f"{name}/{role}", array) for role, array in roles)
+    values = tuple(graph.constant(f"{stem(name)}/{role}", array) for role, array in roles)
     return StoredWeights(
         storage, values, attributes, np.ascontiguousarray(scale), sum(a.nbytes for _, a in roles)
     )

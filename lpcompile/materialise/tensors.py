@@ -5,6 +5,7 @@ import numpy as np
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
+from lpcompile.materialise.names import stem
 from lpcompile.plan import ActivationPlan, QuantPlan
 
 QUANTIZED = "_quantized"
@@ -26,8 +27,10 @@ class IntegerTensors:
         """Scale and zero point of a planned tensor, 0-d (ONNX Runtime's QLinear kernels refuse shape [1])."""
         plan = self.plan.activations[name]
         if plan.tie_group not in self._parameters:
-            scale = self.graph.constant(f"{plan.tie_group}_scale", np.array(plan.scale, np.float32))
-            zero = self.graph.constant(f"{plan.tie_group}_zero_point", np.array(plan.zero_point, np.uint8))
+            scale = self.graph.constant(f"{stem(plan.tie_group)}_scale", np.array(plan.scale, np.float32))
+            zero = self.graph.constant(
+                f"{stem(plan.tie_group)}_zero_point", np.array(plan.zero_point, np.uint8)
+            )
             self._parameters[plan.tie_group] = (scale, zero)
         return self._parameters[plan.tie_group]
 
@@ -45,7 +48,7 @@ class IntegerTensors:
         plan = self.plan.activations[value.name]
         if plan.code_max == 255:
             return codes
-        top = self.graph.constant(f"{plan.tie_group}_code_max", np.array(plan.code_max, np.uint8))
+        top = self.graph.constant(f"{stem(plan.tie_group)}_code_max", np.array(plan.code_max, np.uint8))
         return self.filled(
             self.graph.add_node("Min", [codes, top], [self._new(value)], name=f"{value.name}/hold")
         )
