@@ -191,7 +191,7 @@ class Pipeline:
             report.seconds = time.perf_counter() - start
             graph.facts -= p.invalidates
             graph.facts |= p.establishes
-            if report.changes:
+            if report.changes and p.exact:  # a graph pass: weights may have been replaced
                 collect_replaced(sum(c.nbytes for c in graph.constants()))
             reports.append(report)
             done.append(p.name)

@@ -110,6 +110,9 @@ class CostModel(Protocol):
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
 
+    def elementwise_ns(self, op: str, elements: int, kernel: str) -> float | None:
+        """Nanoseconds of an operator without weights on so many elements, "float" or "integer"; None: not known."""
+
     def pool_ns(self, elements: int) -> float:
         """Nanoseconds of a MaxPool on integers that come from floats, by elements before it."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import second_moments
+from lpcompile.analysis.rounding_loss import column_energy, output_sqnr_db, ratio_db
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.group import has_group_table
@@ -22,7 +23,6 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
-from lpcompile.quant.error import sqnr_db
 from lpcompile.quant.fit import fit
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
 from lpcompile.quant.qtensor import QuantizedTensor
@@ -133,7 +133,7 @@ class QuantizeWeights(Pass):
             decided = replace(decided, granularity="channel")  # one group a row
         if decided.rounding == "kernel-sums":
             tensor = self._keep_kernel_sums(node, rows, tensor, statistics)
-        real = tensor.dequantize()
+        signal, noise = column_energy(rows, tensor.dequantize())
         return replace(
             layer,
             kernel=kernel,
@@ -141,8 +141,10 @@ class QuantizeWeights(Pass):
             tensor=tensor,
             codes_sha256=tensor.digest(),
             reason=reason or layer.reason,
-            weight_sqnr_db=sqnr_db(rows, real),
-            local_sqnr_db=self._local_sqnr_db(graph, node, kernel, rows, real, moments),
+            weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
+            local_sqnr_db=None
+            if moments is None
+            else output_sqnr_db(signal, noise, moments, self._input_step(graph, node, kernel)),
         )
 
     def _keep_kernel_sums(
@@ -161,30 +163,11 @@ class QuantizeWeights(Pass):
         return round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
 
     @staticmethod
-    def _local_sqnr_db(
-        graph: LpGraph,
-        node: Node,
-        kernel: Kernel,
-        rows: NDArray[np.float32],
-        real: NDArray[np.float32],
-        moments: NDArray[np.float32] | None,
-    ) -> float | None:
-        """Output SQNR of this layer alone, estimated: inputs of these second moments that do not correlate.
-
-        Rounding of the weights and of the input: sum m_k W_k^2 over sum (m_k dW_k^2 + s^2/12 W_k^2).
-        """
+    def _input_step(graph: LpGraph, node: Node, kernel: Kernel) -> float:
+        """Step of the input's quantiser; 0 where the layer reads floats."""
         x = node.inputs[0]
-        if moments is None or x is None:
-            return None
-        plan = graph.plan.activations.get(x.name) if kernel in INTEGER else None
-        step = 0.0 if plan is None else plan.scale**2 / 12
-        error = real - rows
-        energy = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-        noise = float(moments @ np.einsum("ij,ij->j", error, error, dtype=np.float64)) + step * float(
-            energy.sum()
-        )
-        signal = float(moments @ energy)
-        return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+        plan = None if x is None or kernel not in INTEGER else graph.plan.activations.get(x.name)
+        return 0.0 if plan is None else plan.scale
 
     def _weight_plan(self) -> WeightPlan:
         granularity = f"group{self.group_size}" if self.granularity == "group" else self.granularity

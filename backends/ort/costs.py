@@ -15,12 +15,14 @@ class RecordedCosts:
 
     Attributes:
         name: of the table, shown in reasons.
-        kernels: "<kind>.<kernel>" -> coefficients; kinds are dense, depthwise, matrix.
+        kernels: "<kind>.<kernel>" -> coefficients; kinds are dense, grouped, depthwise, matrix.
+        elementwise: "<op>.<kernel>" -> coefficients, measured behind a convolution: what the runtime fuses is cheap.
         quantize: fixed and per-element time of QuantizeLinear and DequantizeLinear.
     """
 
     name: str
     kernels: dict[str, dict[str, float]]
+    elementwise: dict[str, dict[str, float]]
     quantize: dict[str, float]
 
     @classmethod
@@ -34,25 +36,31 @@ class RecordedCosts:
         if not file.is_file():
             raise TargetError(f"no cost table is called '{table}'", hint="the shipped one is 'default'")
         data = tomllib.loads(file.read_text())
-        kernels = {f"{kind}.{k}": v for kind, ks in data["kernels"].items() for k, v in ks.items()}
-        return cls(data["name"], kernels, data["quantize"])
+        kernels, elementwise = (
+            {f"{kind}.{k}": v for kind, ks in data[part].items() for k, v in ks.items()}
+            for part in ("kernels", "elementwise")
+        )
+        return cls(data["name"], kernels, elementwise, data["quantize"])
 
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
         """Nanoseconds of a layer on one thread; None where a shape is symbolic or the table has no such kernel."""
-        kind = "matrix" if layer.op in ("Gemm", "MatMul") else "depthwise" if layer.depthwise else "dense"
+        kind = _kind(layer)
         c = self.kernels.get(f"{kind}.{kernel}")
         if c is None or layer.rows is None:
             return None
-        patches = (
-            layer.rows * math.prod(layer.kernel) if math.prod(layer.kernel) > 1 and not layer.depthwise else 0
-        )
+        patches = layer.rows * math.prod(layer.kernel) * layer.group if math.prod(layer.kernel) > 1 else 0
         return (
             c["fixed_ns"]
             + c.get("ns_per_mac", 0) * layer.rows * layer.inputs * layer.outputs
             + c.get("ns_per_output", 0) * layer.rows * layer.outputs
-            + c.get("ns_per_patch", 0) * patches
+            + c.get("ns_per_patch", 0) * patches  # every group gathers its own
             + c.get("ns_per_weight", 0) * layer.inputs * layer.outputs
         )
+
+    def elementwise_ns(self, op: str, elements: int, kernel: str) -> float | None:
+        """Nanoseconds of an operator without weights; None where the table has none of that name."""
+        c = self.elementwise.get(f"{op}.{kernel}")
+        return None if c is None else c["fixed_ns"] + c["ns_per_element"] * elements
 
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
@@ -61,3 +69,9 @@ class RecordedCosts:
     def pool_ns(self, elements: int) -> float:
         """Nanoseconds of a MaxPool on integers that come from floats: the runtime has no fast NCHW kernel for uint8."""
         return self.quantize["pool_ns_per_element"] * elements
+
+
+def _kind(layer: LayerShape) -> str:
+    if layer.op in ("Gemm", "MatMul"):
+        return "matrix"
+    return "depthwise" if layer.depthwise else "grouped" if layer.group > 1 else "dense"

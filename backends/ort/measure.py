@@ -8,7 +8,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,22 @@ DENSE = [
     (64, 9, 64, 3, 1),
     (16, 96, 56, 1, 1),
 ]
+GROUPED = [  # channels, size, kernel, groups
+    (32, 12, 3, 8),
+    (64, 12, 3, 16),
+    (64, 28, 3, 32),
+    (128, 14, 3, 32),
+    (64, 6, 3, 8),
+    (256, 7, 3, 32),
+    (128, 28, 3, 4),
+    (48, 14, 3, 3),
+    (64, 56, 3, 2),
+    (128, 28, 1, 4),
+    (240, 14, 1, 3),
+    (64, 20, 5, 8),
+]
+ELEMENTWISE = ("Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Add", "Mul")
+PLANES = [(16, 16), (32, 24), (64, 28), (32, 56), (96, 56)]  # channels, size
 DEPTHWISE = [(64, 12, 3), (96, 56, 3), (144, 28, 3), (384, 14, 3), (960, 7, 3), (48, 44, 5), (96, 22, 5)]
 MATRIX = [(1, 128), (1, 640), (1, 1024), (16, 128), (50, 384), (96, 128), (128, 768), (32, 1024)]
 EDGES = (1000, 30000, 300000)
@@ -87,6 +103,26 @@ def _conv_chain(
     return _model(
         nodes, inits, depth, TensorProto.UINT8 if integer else TensorProto.FLOAT, [1, c_in, size, size]
     )
+
+
+def _elementwise_chain(op: str, c: int, size: int, *, integer: bool) -> onnx.ModelProto:
+    """The same chain of 1x1 convolutions, with `op` behind each, so that what the runtime fuses is seen fused."""
+    model = _conv_chain(c, c, size, 1, 1, 1, integer=integer)
+    nodes: list[onnx.NodeProto] = []
+    for i, node in enumerate(n for n in model.graph.node if n.op_type != "Relu"):
+        x, y, z = f"x{i}", f"y{i}", f"x{i + 1}"
+        node.output[0] = y
+        nodes.append(node)
+        inputs = [y, x] if op in ("Add", "Mul") else [y]
+        if not integer:
+            nodes.append(helper.make_node(op, inputs, [z]))
+            continue
+        nodes += [helper.make_node("DequantizeLinear", [v, "s", "z"], [f"{v}/{i}"]) for v in inputs]
+        nodes.append(helper.make_node(op, [f"{v}/{i}" for v in inputs], [f"{z}/f"]))
+        nodes.append(helper.make_node("QuantizeLinear", [f"{z}/f", "s", "z"], [z]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 def _matrix_chain(m: int, k: int, kernel: str) -> onnx.ModelProto:
@@ -149,8 +185,11 @@ def _edge(elements: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _kernel_ns(model: onnx.ModelProto, layers: int) -> float:
-    """Nanoseconds of one layer: kernel times of a run, median over runs, divided by the number of layers."""
+def _kernel_ns(model: onnx.ModelProto, layers: int, ops: Collection[str] = KERNEL_OPS) -> float:
+    """Nanoseconds of one layer: kernel times of a run, median over runs, divided by the number of layers.
+
+    Only kernels of `ops` count; all do where it is empty.
+    """
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -166,7 +205,7 @@ def _kernel_ns(model: onnx.ModelProto, layers: int) -> float:
     for event in events:
         if (
             event.get("cat") == "Node"
-            and event.get("args", {}).get("op_name") in KERNEL_OPS
+            and (not ops or event.get("args", {}).get("op_name") in ops)
             and event["name"].endswith("_kernel_time")
         ):
             by_node.setdefault(event["name"], []).append(event["dur"])
@@ -190,15 +229,16 @@ def _fit(rows: Rows) -> dict[str, float]:
 def measure() -> dict[str, dict[str, float]]:
     """Coefficients by "<kind>.<kernel>", as `RecordedCosts` reads them; "edge" for QuantizeLinear."""
     found: dict[str, Rows] = {}
-    shapes = [("dense", *s) for s in DENSE] + [("depthwise", c, c, n, k, 1) for c, n, k in DEPTHWISE]
-    for kind, c_in, c, size, k, stride in shapes:
-        group = c if kind == "depthwise" else 1
+    shapes = [("dense", *s, 1) for s in DENSE]
+    shapes += [("depthwise", c, c, n, k, 1, c) for c, n, k in DEPTHWISE]
+    shapes += [("grouped", c, c, n, k, 1, group) for c, n, k, group in GROUPED]
+    for kind, c_in, c, size, k, stride, group in shapes:
         pixels = (-(-size // stride)) ** 2
         terms = {
             "fixed_ns": 1.0,
             "ns_per_mac": float(pixels * c * (c_in // group) * k * k),
             "ns_per_output": float(pixels * c),
-            "ns_per_patch": float(pixels * k * k if k > 1 and group == 1 else 0),
+            "ns_per_patch": float(pixels * k * k * group if k > 1 and kind != "depthwise" else 0),
         }
         for kernel in ("float", "integer"):
             model = _conv_chain(c_in, c, size, k, stride, group, integer=kernel == "integer")
@@ -215,6 +255,13 @@ def measure() -> dict[str, dict[str, float]]:
             found.setdefault(f"matrix.{kernel}", []).append(
                 (terms, _kernel_ns(_matrix_chain(m, k, kernel), DEPTH))
             )
+    for kernel in ("float", "integer"):
+        for c, size in PLANES:
+            bare = _kernel_ns(_conv_chain(c, c, size, 1, 1, 1, integer=kernel == "integer"), DEPTH, ())
+            for op in ELEMENTWISE:
+                whole = _kernel_ns(_elementwise_chain(op, c, size, integer=kernel == "integer"), DEPTH, ())
+                terms = {"fixed_ns": 1.0, "ns_per_element": float(c * size * size)}
+                found.setdefault(f"{op}.{kernel}", []).append((terms, max(200.0, whole - bare)))
     found["edge"] = [({"fixed_ns": 1.0, "ns_per_element": float(n)}, _kernel_ns(_edge(n), 1)) for n in EDGES]
     fits = {key: _fit(rows) for key, rows in found.items()}
     for key, rows in found.items():
@@ -230,7 +277,8 @@ def table(name: str, kernels: Mapping[str, Mapping[str, float]]) -> str:
     """The measurements as TOML."""
     lines = [f'name = "{name}"', f'onnxruntime = "{onnxruntime.__version__}"']
     for key, coefficients in kernels.items():
-        section = "quantize" if key == "edge" else f"kernels.{key}"
+        part = "elementwise" if key.split(".")[0] in ELEMENTWISE else "kernels"
+        section = "quantize" if key == "edge" else f"{part}.{key}"
         lines += ["", f"[{section}]", *(f"{k} = {v}" for k, v in coefficients.items())]
     return "\n".join(lines) + "\n"
 

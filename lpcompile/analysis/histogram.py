@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 16384  # 32 bins or more for each step of 8 bits over the range in use
-SAMPLE = 1 << 17  # elements of one tensor and call that go into the histogram; extremes and moments read all
+SAMPLE = 1 << 16  # elements of one tensor and call that go into the histogram; extremes and moments read all
 LEAST_REACH = 2.0**-100  # keeps BINS / reach a float32
 LARGEST_SQUARED = 1e15  # beyond it, sums of squares leave float32
 ROWS = 256  # summed in float32 before going on in float64

@@ -1,8 +1,8 @@
 """Which layers gain by staying float, boundaries counted: a minimum cut over the integer region.
 
-A layer on the integer side costs its integer time, on the float side its float time; a tensor that crosses between the
+A node on the integer side costs its integer time, on the float side its float time; a tensor that crosses between the
 sides costs a QuantizeLinear or DequantizeLinear. Times come from the target's recorded table, so the cut is the same on
-every machine. Layers of unknown shape stay on the integer side.
+every machine. Layers of unknown shape stay on the integer side; operators that the table does not know cost nothing.
 """
 
 import networkx as nx
@@ -46,6 +46,10 @@ def float_layers(graph: LpGraph, regions: Regions, layers: list[Node], costs: Co
         flow.add_edge(INTEGERS, node.name, capacity=as_float * MARGIN)
         flow.add_edge(node.name, FLOATS, capacity=as_integer)
     for node in members.values():
+        if node.name not in times and (work := _elementwise_times(node, costs)) is not None:
+            flow.add_edge(INTEGERS, node.name, capacity=work[0] * MARGIN)
+            flow.add_edge(node.name, FLOATS, capacity=work[1])
+    for node in members.values():
         inputs = [node.inputs[0]] if node.name in {n.name for n in layers} else data_inputs(node)
         for value in inputs:
             if value is not None:
@@ -71,6 +75,25 @@ def _times(node: Node, regions: Regions, costs: CostModel) -> tuple[float, float
     if as_integer is None:
         as_integer = costs.layer_ns(shape, "integer")
     return None if as_float is None or as_integer is None else (as_float, as_integer)
+
+
+def _elementwise_times(node: Node, costs: CostModel) -> tuple[float, float] | None:
+    y = node.outputs[0]
+    elements = None if y is None else _elements(y)
+    if elements is None:
+        return None
+    as_float, as_integer = (costs.elementwise_ns(node.op, elements, k) for k in ("float", "integer"))
+    if as_float is None or as_integer is None:
+        return None
+    return (0.0 if _gates_itself(node) else as_float, as_integer)
+
+
+def _gates_itself(node: Node) -> bool:
+    """Whether it is x * Sigmoid(x): with floats the runtime does both in one kernel, at the price of the Sigmoid."""
+    gates = [v.producer for v in node.inputs if v is not None]
+    return node.op == "Mul" and any(
+        g is not None and g.op in ("Sigmoid", "HardSigmoid") and g.inputs[0] in node.inputs for g in gates
+    )
 
 
 def _maker(value: Value, members: dict[str, Node]) -> str:

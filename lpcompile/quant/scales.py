@@ -48,7 +48,7 @@ def maxent(w: F32, levels: Nearest) -> F64:
 def mse(w: F32, levels: Nearest, importance: F32 | None = None) -> F64:
     """Least squared error, weighted by `importance` where it is given; coarse to fine over the scale."""
     fine = len(levels.levels) > _MANY_LEVELS  # little to gain by clipping: a shorter search
-    ratios = np.geomspace(0.55, 1.02, 12) if fine else _ratios(levels, 0.15, 28)
+    ratios = np.geomspace(0.68, 1.02, 8) if fine else _ratios(levels, 0.15, 28)
     offsets = (-2, -1, 1, 2) if fine else (-3, -2, -1, 1, 2, 3)
     return _search(absmax(w, levels), lambda s: squared_error(w, s, levels, importance), ratios, offsets)
 

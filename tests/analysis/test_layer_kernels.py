@@ -26,6 +26,9 @@ class FixedCosts:
     def quantize_ns(self, elements: int) -> float:
         return 0.0
 
+    def elementwise_ns(self, op: str, elements: int, kernel: str) -> float | None:
+        return None
+
     def pool_ns(self, elements: int) -> float:
         return 0.0
 
