@@ -9,6 +9,7 @@ from lpcompile.backends.ort.costs import RecordedCosts
 from lpcompile.backends.ort.legalize import legalize
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.domain import ELEMENTWISE
+from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
 from lpcompile.materialise import materialise
@@ -66,8 +67,17 @@ class OrtTarget(Target):
 
 
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every local function replaced by its body."""
+    """The same model with every local function replaced by its body.
+
+    The node that gives a call's result takes over the call's name and metadata.
+    """
+    calls = {n.output[0]: n for n in proto.graph.node if n.domain == DOMAIN}
     flat = inliner.inline_local_functions(proto)
+    for node in flat.graph.node:
+        call = calls.get(node.output[0]) if node.output else None
+        if call is not None:
+            node.name = call.name
+            node.metadata_props.extend(call.metadata_props)
     domains = {n.domain for n in flat.graph.node}
     imports = [o for o in flat.opset_import if not o.domain or o.domain in domains]
     del flat.opset_import[:]

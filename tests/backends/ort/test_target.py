@@ -137,3 +137,13 @@ def test_emission_reads_the_graph_and_changes_nothing() -> None:
     for form in EMIT_FORMS:
         OrtTarget().emit(graph, Options(emit=form))
     assert graph.to_proto().SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("layer", ["conv", "gemm", "matmul"])
+def test_an_inlined_layer_keeps_its_name_and_metadata(layer: str) -> None:
+    model, _ = emitted(layer, "standard")
+    found = [n for n in model.graph.node if n.name == "layer"]
+    assert len(found) == 1
+    told = {p.key: p.value for p in found[0].metadata_props}
+    assert told["lpcompile.format"] == "nf4"
+    assert told["lpcompile.kernel"] == "integer"
