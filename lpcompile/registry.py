@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lpcompile.target import Target
 
 PASSES = {
+    "widen-float16": "lpcompile.passes.widen_float16:WidenFloat16",
     "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
     "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",

@@ -2,6 +2,7 @@
 
 | pass             | does                                                                              |
 | ---------------- | --------------------------------------------------------------------------------- |
+| `widen-float16`  | spells float16 graphs in float32, so that their layers can run on integers        |
 | `fold-constants` | evaluates constant expressions and static shape computations; inlines decided Ifs |
 | `canonicalize`   | one spelling for padding, clips, pools and matrix products; removes no-ops        |
 | `fold-batchnorm` | folds batch norms, also those spelled as Mul and Add, into the layer beside them  |

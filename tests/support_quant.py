@@ -28,7 +28,7 @@ LUT4 = "lut4:80a0b8ccdce8f400081018222e405a7f"
 IMAGE_FORMATS = ("int8", "int4", "fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn", LUT4, "int2", "int3")
 FLOAT_FORMATS = ("posit4es1", "float8_e4m3fn", "float8_e5m2")
 
-# One layer each. Odd numbers of weights, K no multiple of 32.
+# One layer each. Odd numbers of weights, K no multiple of 32; the even ones let a byte be looked up at once.
 LAYERS: Mapping[str, str] = {
     "conv": """g (float[2,5,9,8] x) => (float[2,7,5,8] y) <float[7,5,3,3] w, float[7] b> {
         y = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,1]> (x, w, b) }""",
@@ -42,6 +42,9 @@ LAYERS: Mapping[str, str] = {
         y = Conv <kernel_shape=[3], pads=[1,1], strides=[2]> (x, w, b) }""",
     "conv-3d": """g (float[1,3,5,6,4] x) => (float[1,5,5,3,4] y) <float[5,3,3,3,3] w, float[5] b> {
         y = Conv <kernel_shape=[3,3,3], pads=[1,1,1,1,1,1], strides=[1,2,1]> (x, w, b) }""",
+    "conv-even": """g (float[1,6,7,7] x) => (float[1,7,7,7] y) <float[7,6,3,3] w, float[7] b> {
+        y = Conv <kernel_shape=[3,3], pads=[1,1,1,1]> (x, w, b) }""",
+    "gemm-even": """g (float[5,40] x) => (float[5,9] y) <float[40,9] w, float[9] b> { y = Gemm (x, w, b) }""",
     "gemm": """g (float[5,37] x) => (float[5,9] y) <float[37,9] w, float[9] b> { y = Gemm (x, w, b) }""",
     "gemm-no-bias": "g (float[5,37] x) => (float[5,9] y) <float[37,9] w> { y = Gemm (x, w) }",
     "matmul": "g (float[5,37] x) => (float[5,9] y) <float[37,9] w> { y = MatMul (x, w) }",

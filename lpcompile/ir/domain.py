@@ -25,7 +25,6 @@ from lpcompile.ir.function import FunctionBuilder, integer, ints, real
 from lpcompile.ir.movement import BINARY
 
 CONV_ATTRIBUTES = ("strides", "pads", "dilations", "kernel_shape")
-WEIGHT_ATTRIBUTES = ("weight_shape", "code_count")
 GROUP_ATTRIBUTES = ("group_count", "group_shape", "row_shape", "row_length")
 ROW_ATTRIBUTES = ("row_length", "row_offsets")
 
@@ -52,9 +51,9 @@ def storage_attributes(storage: Storage) -> tuple[str, ...]:
     """Names of the attributes that the body reads to unpack weights in this storage."""
     if not storage.packed:
         return ("weight_shape",)
-    if storage.group_size:
-        return WEIGHT_ATTRIBUTES + GROUP_ATTRIBUTES
-    return WEIGHT_ATTRIBUTES + (ROW_ATTRIBUTES if storage.row_tables else ())
+    more = GROUP_ATTRIBUTES if storage.group_size else ROW_ATTRIBUTES if storage.row_tables else ()
+    counted = storage.straddling or not more  # whole bytes of pairs need no count
+    return ("weight_shape", *(("code_count",) if counted else ()), *more)
 
 
 def _start(

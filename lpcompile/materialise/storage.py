@@ -71,7 +71,9 @@ def store_weights(
             scale_codes=scale_codes,
             row_tables=bool(plan.weight.codebooks),
             transposed=transposed,
+            straddling=_straddling(plan, q.codes.shape[1], multipliers is not None),
         )
+        per_unit = 1 if storage.straddling else 2  # codes that are looked up at once
         attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
         packed = np.frombuffer(pack(q.codes, 4), np.uint8) if fmt.bits <= 4 else q.codes
         roles = [("weight_codes", packed)]
@@ -80,15 +82,15 @@ def store_weights(
             attributes |= {
                 "group_count": [multipliers.size],
                 "group_shape": [rows, groups, 1],
-                "row_shape": [rows, groups * storage.group_size],
-                "row_length": [q.codes.shape[1]],
+                "row_shape": [rows, groups * storage.group_size // per_unit],
+                "row_length": [q.codes.shape[1] // per_unit],
             }
             roles.append(("weight_multipliers", np.frombuffer(pack(multipliers, 4), np.uint8)))
         if storage.row_tables:
             tables = _row_tables(plan)
             attributes |= {
-                "row_length": [q.codes.shape[1]],
-                "row_offsets": list(range(0, 16 * len(tables), 16)),
+                "row_length": [q.codes.shape[1] // per_unit],
+                "row_offsets": list(range(len(tables))),
             }
             roles.append(("weight_tables", tables))
     if isinstance(channel, QuantizedTensor):
@@ -100,6 +102,13 @@ def store_weights(
     return StoredWeights(
         storage, values, attributes, np.ascontiguousarray(scale), sum(a.nbytes for _, a in roles)
     )
+
+
+def _straddling(plan: LayerPlan, inputs: int, grouped: bool) -> bool:
+    """Whether a byte can hold codes that need different tables."""
+    if grouped:
+        return inputs % 2 == 1 or _group_size(plan) % 2 == 1
+    return bool(plan.weight.codebooks) and inputs % 2 == 1
 
 
 def split_scales(

@@ -12,7 +12,7 @@ from lpcompile.ir.function import DOMAIN
 
 LAYERS = ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
 _LAYER = re.compile(
-    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(_g(?P<group>\d+))?(?P<scale_codes>_s8)?(?P<tables>_rows)?"
+    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(_g(?P<group>\d+))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?"
 )
 _ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")

@@ -52,7 +52,7 @@ def expanding_model(
 
 
 @pytest.mark.parametrize("storing", UNPACKED, ids=str)
-@pytest.mark.parametrize("layer", ["conv", "conv-depthwise", "conv-3d", "gemm"])
+@pytest.mark.parametrize("layer", ["conv", "conv-even", "conv-depthwise", "conv-3d", "gemm", "gemm-even"])
 def test_unpacked_weights_are_those_that_were_stored(layer: str, storing: Storing) -> None:
     model, plan, shape, op = expanding_model(layer, storing)
     found = run_model(model)["w_back"]
@@ -113,3 +113,12 @@ def test_unpack_gives_as_many_codes_as_there_are(count: int) -> None:
 def test_a_storage_names_itself_and_its_inputs(storage: Storage, label: str, inputs: list[str]) -> None:
     assert storage.label == label
     assert storage.inputs == inputs
+
+
+@pytest.mark.parametrize(
+    ("layer", "straddling"), [("conv", True), ("conv-even", False), ("gemm-even", False)]
+)
+def test_only_an_odd_row_is_looked_up_code_by_code(layer: str, straddling: bool) -> None:
+    model, *_ = expanding_model(layer, Storing("fixp4", "group32"))
+    (function,) = model.functions
+    assert ("_odd" in function.name) == straddling

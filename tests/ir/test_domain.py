@@ -87,7 +87,7 @@ def test_a_format_changes_the_table_of_the_body_and_nothing_after_it(fmt: str) -
     function = quantized_layer("conv", Storing(fmt)).functions[0]
     assert [n.op_type for n in function.node][-1] == "QLinearConv"
     assert {n.op_type for n in function.node} <= {
-        "BitShift", "Cast", "Concat", "Constant", "Gather", "QLinearConv", "Reshape", "Slice"
+        "Cast", "Concat", "Constant", "Expand", "Gather", "QLinearConv", "Reshape", "Slice"
     }  # fmt: skip
 
 

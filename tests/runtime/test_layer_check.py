@@ -46,8 +46,9 @@ def test_a_sound_model_agrees_everywhere() -> None:
 
 def test_a_wrong_body_shows_at_its_layer_alone() -> None:
     model = two_layers()
-    model.graph.node[[n.name for n in model.graph.node].index("second")].op_type = "QuantConv_posit4_g32_s8"
-    wrong = next(f for f in model.functions if f.name.startswith("QuantConv"))
+    second = next(n for n in model.graph.node if n.name == "second")
+    wrong = next(f for f in model.functions if f.name == second.op_type)
+    second.op_type = "QuantConv_posit4_g32_s8"
     copy = model.functions.add()
     copy.CopyFrom(wrong)
     copy.name = "QuantConv_posit4_g32_s8"  # the body unpacks int4, the name says posit4

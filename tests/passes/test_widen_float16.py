@@ -1,0 +1,67 @@
+"""`widen-float16`: the same numbers in float32, the same types outside."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from lpcompile.passes.widen_float16 import WidenFloat16
+from tests.passes.rewriting import left_alone, rewrite
+
+HALF = 1e-2  # rounding of float16 in every step against once at the end
+
+CONV = """
+m (float16[N, 2, 4, 4] x) => (float16[N, 3, 4, 4] y, float16[N, 3, 4, 4] z)
+<float16[3, 2, 1, 1] w = {0.5, -1.0, 0.25, 0.75, 1.0, 2.0}> { y = Conv (x, w)\n z = Relu (y) }"""
+MIXED = """
+m (float[3, 2] x) => (float[3, 2] y) <float16[2, 2] w = {0.5, -1.0, 0.25, 0.75}>
+{ h = Cast <to = 10> (x)\n p = MatMul (h, w)\n y = Cast <to = 1> (p) }"""
+TABLE = """
+m (int64[3] x) => (float16[3, 2] y)
+<float16[4, 2] t = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}, float16[2, 2] w = {0.5, -1.0, 0.25, 0.75}>
+{ r = Gather (t, x)\n y = MatMul (r, w) }"""
+FILLED = """
+m (float16[2, 2] x, int64[1] n) => (float16[a, 2] y) <float16[2, 2] w = {0.5, -1.0, 0.25, 0.75}>
+{ p = MatMul (x, w)\n c = ConstantOfShape <value = float16[1] {1.5}> (n)\n y = Add (p, c) }"""
+
+
+@pytest.mark.parametrize("model", [CONV, MIXED, TABLE, FILLED], ids=["outputs", "mixed", "table", "filled"])
+def test_everything_inside_is_float32_and_nothing_outside_changes(model: str) -> None:
+    feeds = {"x": np.array([2, 0, 3])} if model is TABLE else None
+    if model is FILLED:
+        feeds = {"x": np.ones((2, 2), np.float16), "n": np.array([2])}
+    graph, report = rewrite(WidenFloat16(), model, rtol=HALF, feeds=feeds)
+    proto = onnx.shape_inference.infer_shapes(graph.to_proto(), strict_mode=True)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*proto.graph.value_info, *proto.graph.input)}
+    computing = [n for n in proto.graph.node if n.op_type not in ("Cast", "Gather")]
+    assert computing
+    for node in computing:
+        assert not any(kinds.get(name) == TensorProto.FLOAT16 for name in node.input)
+    assert report.changes
+
+
+def test_a_table_that_is_only_looked_up_stays_float16() -> None:
+    graph, _ = rewrite(WidenFloat16(), TABLE, rtol=HALF, feeds={"x": np.array([2, 0, 3])})
+    assert graph.value("t").dtype == np.float16
+    assert graph.ops() == ["Gather", "Cast", "MatMul", "Cast"]
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            """m (float16[3] x, bool b) => (float16[3] y)
+            { y = If (b) <then_branch = g () => (float16[3] p) { p = Neg (x) },
+                          else_branch = h () => (float16[3] q) { q = Abs (x) }> }""",
+            "a control-flow body works on float16",
+        ),
+        ("m (float16[2] x) => (float16[2] y) <float16[2] k = {1.0, 2.0}> { y = Mul (x, k) }", "would double"),
+    ],
+)
+def test_what_stays_float16_says_why(model: str, reason: str) -> None:
+    feeds = {"x": np.ones(3, np.float16), "b": np.array(True)} if "bool b" in model else None
+    assert reason in left_alone(WidenFloat16(), model, feeds=feeds)[0]
+
+
+def test_a_float32_graph_is_left_alone() -> None:
+    assert left_alone(WidenFloat16(), CONV.replace("float16", "float")) == []
