@@ -137,6 +137,8 @@ class Compilation:
         found = []
         for name, given in registry.split_pipeline(text):
             extra: dict[str, Any] = {}
+            if name == "correct-bias" and self.options.effort == 0:
+                continue
             if name == "quantize-weights" and not self.options.passes:
                 extra = self._weight_options(given)
             if name == "quantize-activations" and self.options.activation_format:
@@ -148,7 +150,7 @@ class Compilation:
         from lpcompile.formats.base import resolve
         from lpcompile.formats.group import has_group_table
 
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {"rounding": "nearest"} if self.options.effort == 0 else {}
         if self.options.weight_format:
             fmt = resolve(self.options.weight_format)
             extra["format"] = fmt.name

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.errors import ModelError
+from lpcompile.ir import io
 
 Source = str | os.PathLike[str] | bytes | ModelProto
 
@@ -48,7 +49,10 @@ def data_sha256(calibration: Calibration | None) -> str:
 
 
 def model_bytes(source: Source) -> int:
-    """Size of the model as it was given; of a file without its external data."""
+    """Size of the model as it was given; of a file with its external data."""
     if isinstance(source, bytes):
         return len(source)
-    return source.ByteSize() if isinstance(source, ModelProto) else Path(source).stat().st_size
+    if isinstance(source, ModelProto):
+        size: int = source.ByteSize()
+        return size
+    return Path(source).stat().st_size + io.external_bytes(source)

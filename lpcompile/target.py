@@ -30,6 +30,7 @@ class Options:
         opset: raise the model to at least this opset; None raises only where a format needs it.
         input_shapes: concrete shapes of inputs with symbolic axes.
         seed: of every random choice.
+        effort: 0 rounds to nearest and does no more; 1 is the recipe as it stands.
         verify: check after every pass that outputs agree.
         benchmark: time the result against the float model.
         save_temps: keep the graph after each pass under OUT/passes.

@@ -71,7 +71,11 @@ class QuantizeActivations(Pass):
             return self._replay(graph, ctx, report)
         assert ctx.target is not None, "plan passes run with a target"
         kernels = choose_kernels(
-            graph, ctx.target, calibrated=ctx.calibration is not None, matmul=self.matmul
+            graph,
+            ctx.target,
+            calibrated=ctx.calibration is not None,
+            matmul=self.matmul,
+            timed=self.cost == "time",
         )
         for name in ctx.keep_float & kernels.keys():
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
@@ -100,6 +104,8 @@ class QuantizeActivations(Pass):
         if statistics:
             activations = self._activations(graph, regions, statistics, [n.name for n in static], report)
             graph.plan = replace(graph.plan, activations=MappingProxyType(activations))
+            if LEVELS[self.format] < LEVELS["uint8"]:
+                self._warn_of_width(activations, ctx)
         report.metrics["integer_elementwise_nodes"] = len(regions.elementwise)
         report.metrics["quantized_tensors"] = len(graph.plan.activations)
         return report
@@ -166,6 +172,13 @@ class QuantizeActivations(Pass):
                 found[t] = plan
                 report.change(t, f"{fmt}, {rule}", after=f"scale {scale:.6g}, zero point {zero}")
         return {t: found[t] for t in regions.tensors}
+
+    def _warn_of_width(self, activations: Mapping[str, ActivationPlan], ctx: PassContext) -> None:
+        if all(a.format != self.format for a in activations.values()):
+            ctx.warnings.append(
+                f"no activation is {self.format}: every layer is the first, the last, faster with ranges measured "
+                "at run time, or faster as floats"
+            )
 
     def _range(
         self, members: Sequence[str], statistics: Mapping[str, TensorStatistics], rule: str, levels: int

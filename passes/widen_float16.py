@@ -44,8 +44,7 @@ class WidenFloat16(Pass):
             return report
         outputs = [v for v in graph.outputs if v.dtype == HALF]
         for value in [v for v in graph.inputs if v.dtype == HALF]:
-            wide = _cast(graph, value, TensorProto.FLOAT)
-            graph.replace_uses(value, wide, only=lambda n, wide=wide: n != wide.producer)
+            _read_through_cast(graph, value)
         narrowed = [_narrow(graph, value) for value in outputs]
         widened: dict[str, Value] = {}
         for node in graph.nodes():
@@ -111,6 +110,15 @@ def _cast(graph: LpGraph, value: Value, to: int) -> Value:
     return result
 
 
+def _read_through_cast(graph: LpGraph, value: Value) -> None:
+    wide = _cast(graph, value, TensorProto.FLOAT)
+
+    def reads(node: Node) -> bool:
+        return node != wide.producer
+
+    graph.replace_uses(value, wide, only=reads)
+
+
 def _narrow(graph: LpGraph, value: Value) -> Node:
     """Fill a graph output through a Cast; everybody else goes on reading what was before."""
     name, producer = value.name, value.producer
@@ -121,7 +129,8 @@ def _narrow(graph: LpGraph, value: Value) -> Node:
     cast = next(v for v in graph.outputs if v.name == name).producer
     assert inner is not None
     assert cast is not None
-    for node in [cast, *(c for v in cast.outputs if v is not None for c in v.consumers)]:
+    cast.set_input(0, inner)
+    for node in [c for v in cast.outputs if v is not None for c in v.consumers]:
         for i, read in enumerate(node.inputs):
             if read is not None and read.producer == cast:
                 node.set_input(i, inner)
@@ -134,8 +143,7 @@ def _widen(graph: LpGraph, node: Node, widened: dict[str, Value]) -> None:
         rows = node.outputs[0]
         assert rows is not None
         if not all(c.op == "Cast" for c in rows.consumers):
-            wide = _cast(graph, rows, TensorProto.FLOAT)
-            graph.replace_uses(rows, wide, only=lambda n: n != wide.producer)
+            _read_through_cast(graph, rows)
         return
     if node.op == "Cast" and _only_converts(node):
         return

@@ -23,6 +23,8 @@ from lpcompile.runtime.layer_check import LayerCheck
 from tests.cli.cli_runner import lpcompile as run_lpcompile
 from tests.networks import FOUR_BIT, toy, toy_calls, without_costs
 
+ROOT = Path(__file__).resolve().parents[1]
+
 TOY = "residual_add"
 EMITS = ("functions", "standard", "qdq")
 
@@ -304,7 +306,7 @@ def test_everything_there_is_to_watch_from_the_command_line(tmp_path: Path) -> N
     )
     result = run_lpcompile(*words, *watching)
     assert result.exit_code == 0, result.stderr
-    assert "# after pass 1, canonicalize" in result.stderr
+    assert "# after pass 2, canonicalize" in result.stderr
     assert "quantize-weights" in result.stderr
     assert "total" in result.stdout.splitlines()[-1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -312,3 +314,14 @@ def test_everything_there_is_to_watch_from_the_command_line(tmp_path: Path) -> N
     assert len(list((tmp_path / "out" / "passes").glob("*.onnx"))) == len(report["passes"]) - 1
     assert not run_lpcompile(*words[:4], tmp_path / "dry", "--dry-run").exit_code
     assert not (tmp_path / "dry").exists()
+
+
+def test_effort_zero_rounds_to_nearest_and_does_no_more() -> None:
+    model = (ROOT / "models" / "digits_mobilenet.onnx").read_bytes()
+    data = str(ROOT / "models" / "digits_mobilenet.calib.npz")
+    plain = lpcompile.compile(model, calibration=data, recipe="int8", effort=0)
+    full = lpcompile.compile(model, calibration=data, recipe="int8")
+    assert {r["rounding"] for r in plain.report["layers"]} == {"nearest"}
+    assert {r["rounding"] for r in full.report["layers"]} == {"kernel-sums"}
+    assert "correct-bias" not in [p["name"] for p in plain.report["passes"]]
+    assert "correct-bias" in [p["name"] for p in full.report["passes"]]

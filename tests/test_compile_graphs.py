@@ -140,15 +140,26 @@ def test_layers_of_every_form(
     assert [f != "float32" for f in formats(data_free)] == [quantised]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "double"])
-def test_other_float_types_stay_as_they_are(dtype: str) -> None:
+def matmul_of(dtype: str) -> tuple[ModelProto, list[dict[str, Array]]]:
     model = parse_model(f"m ({dtype}[5,8] x) => ({dtype}[5,6] y) <{dtype}[8,6] w> {{ y = MatMul (x, w) }}")
     array = np.dtype("float64" if dtype == "double" else dtype)
-    calls = [{"x": c["x"].astype(array)} for c in normal_calls({"x": (5, 8)})]
+    return model, [{"x": c["x"].astype(array)} for c in normal_calls({"x": (5, 8)})]
+
+
+def test_float64_stays_as_it_is() -> None:
+    model, calls = matmul_of("double")
     made = lpcompile.compile(model, calibration=calls)
     (row,) = made.report["layers"]
-    assert row["weight_format"] == array.name
+    assert row["weight_format"] == "float64"
     assert "not float32" in row["reason"]
+
+
+@pytest.mark.parametrize("recipe", ["int8", "w4a8"])
+def test_float16_outside_and_integers_inside(recipe: str) -> None:
+    model, calls = matmul_of("float16")
+    made = agrees(model, calls, {"int8": 25, "w4a8": 8}[recipe], recipe=recipe)
+    assert formats(made) == [{"int8": "int8", "w4a8": "fixp4"}[recipe]]
+    assert made.run(calls[0])["y"].dtype == np.float16
 
 
 def test_external_data_in_and_out(tmp_path: Path) -> None:
@@ -170,6 +181,9 @@ def test_external_data_in_and_out(tmp_path: Path) -> None:
     )["logits"]
     np.testing.assert_array_equal(found, wanted)
     assert len(same.report["layers"]) == len(made.report["layers"])
+    size = made.report["verification"]["bytes"]["float"]
+    assert size == sum(file.stat().st_size for file in path.parent.iterdir())
+    assert not any("grew" in w for w in made.report["warnings"])
 
 
 def test_a_large_result_goes_to_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

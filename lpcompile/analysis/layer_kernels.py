@@ -12,6 +12,7 @@ from lpcompile.plan import Kernel
 from lpcompile.target import Target
 
 TYPICAL_ROWS = 64  # a sentence
+FLOAT_GAIN = 1.1  # floats only where they are clearly faster
 STATIC_GAIN = 1.5  # dynamic ranges never clip, so a static range must be clearly faster
 
 
@@ -24,13 +25,15 @@ class KernelChoice:
 
 
 def choose_kernels(
-    graph: LpGraph, target: Target, *, calibrated: bool, matmul: str
+    graph: LpGraph, target: Target, *, calibrated: bool, matmul: str, timed: bool = True
 ) -> dict[str, KernelChoice]:
-    """The kernel of every layer, in execution order."""
-    return {n.name: _choose(n, target, calibrated=calibrated, matmul=matmul) for n in graph.layers()}
+    """The kernel of every layer, in execution order; without `timed`, the table has no say without data."""
+    return {
+        n.name: _choose(n, target, calibrated=calibrated, matmul=matmul, timed=timed) for n in graph.layers()
+    }
 
 
-def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> KernelChoice:
+def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed: bool) -> KernelChoice:
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None
     if weight.dtype != np.dtype(np.float32):
@@ -60,10 +63,23 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str) -> Ker
     if not calibrated:
         if node.op == "Conv":
             return KernelChoice(Kernel.WEIGHT_ONLY, "no calibration data, so its activations stay float")
+        if timed and matmul == "auto" and _float_pays(node, target):
+            return KernelChoice(
+                Kernel.WEIGHT_ONLY, f"faster as floats without data ({target.cost_model.name})"
+            )
         return KernelChoice(Kernel.DYNAMIC, "no calibration data, so the range is measured at run time")
     if node.op == "MatMul" and matmul != "static" and (matmul == "dynamic" or _dynamic_pays(node, target)):
         return KernelChoice(Kernel.DYNAMIC, "the range is measured at run time: " + target.cost_model.name)
     return KernelChoice(Kernel.INTEGER, "has an integer kernel and calibrated ranges")
+
+
+def _float_pays(node: Node, target: Target) -> bool:
+    """By the recorded table; unknown rows are taken as its typical number, and unknown times as no gain."""
+    shape, costs = layer_shape(node), target.cost_model
+    if shape.rows is None:
+        shape = replace(shape, rows=TYPICAL_ROWS)
+    as_float, dynamic = costs.layer_ns(shape, "float"), costs.layer_ns(shape, "dynamic")
+    return as_float is not None and dynamic is not None and as_float * FLOAT_GAIN < dynamic
 
 
 def _dynamic_pays(node: Node, target: Target) -> bool:

@@ -1,5 +1,7 @@
 """Models from files and into files."""
 
+import math
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from onnx import ModelProto, TensorProto
 
 from lpcompile.errors import ModelError, OutputError
 from lpcompile.ir import export, importer
+from lpcompile.ir.dtypes import stored_bytes
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.store import weights_of
 from lpcompile.ir.weights import Weights
@@ -86,6 +89,17 @@ def _from_bytes(data: bytes, base_dir: Path | None, *, own: bool) -> LpGraph:
     graph = LpGraph()
     importer.fill(graph, proto, base_dir, weights)
     return graph
+
+
+def external_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes that the initialisers of a readable model file have in other files; the file is mapped, not read."""
+    with Path(path).open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view on it
+    cut = cut_weights(data)
+    rest = bytes(data) if cut is None else cut[0]
+    proto = ModelProto.FromString(rest)
+    external = (t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    return sum(stored_bytes(t.data_type, math.prod(t.dims)) for t in external)
 
 
 def save(

@@ -5,6 +5,7 @@ A model is a protobuf message: `ModelProto.graph` (7) holds `GraphProto.initiali
 usually some kilobytes, is what protobuf parses. [https://protobuf.dev/programming-guides/encoding]
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class _Field(NamedTuple):
     end: int
 
 
-def cut_weights(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
+def cut_weights(data: bytes | mmap.mmap) -> tuple[bytes, dict[int, memoryview]] | None:
     """Split a serialised model.
 
     Returns:

@@ -8,6 +8,7 @@ from typing import Any
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
@@ -101,6 +102,8 @@ def _checked(report: Mapping[str, Any]) -> str:
 
 
 def _next(report: Mapping[str, Any], folder: Path) -> str:
+    if report["recipe"] != "fp32" and all(r["weight_format"] in FLOATS for r in report["layers"]):
+        return "nothing was quantised; report.json has the reason of every layer"
     if (report.get("quality") or {}).get("source") == GENERATED:
         return "give --calibration-data DATA for integer activations, which are faster"
     if str(report["recipe"]) == "int8":

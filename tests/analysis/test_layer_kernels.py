@@ -153,6 +153,15 @@ def test_without_samples_a_conv_keeps_float_activations_and_a_matrix_measures_it
     assert chosen(GEMM, calibrated=False) == (Kernel.DYNAMIC, at_run_time)
 
 
+def test_without_samples_a_matrix_stays_float_where_the_table_says_so() -> None:
+    slow = {"float": 1000.0, "dynamic": 1200.0}
+    kernel, reason = chosen(MATMUL, calibrated=False, target=FixedTarget(**slow))
+    assert (kernel, reason) == (Kernel.WEIGHT_ONLY, "faster as floats without data (test table)")
+    assert chosen(MATMUL, calibrated=False, matmul="dynamic", target=FixedTarget(**slow))[0] is Kernel.DYNAMIC
+    near = FixedTarget(float=1000.0, dynamic=1050.0)
+    assert chosen(MATMUL, calibrated=False, target=near)[0] is Kernel.DYNAMIC
+
+
 def test_a_target_without_integers_gives_its_own_reason() -> None:
     assert chosen(CONV, target=NoIntegers()) == (Kernel.WEIGHT_ONLY, "this target only knows floats")
 

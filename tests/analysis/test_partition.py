@@ -71,7 +71,8 @@ def test_groups_of_few_channels_are_slow_with_integers_and_dense_layers_are_fast
 
     def gain(layer: LayerShape) -> float:
         integer, as_float = costs.layer_ns(layer, "integer"), costs.layer_ns(layer, "float")
-        assert integer is not None and as_float is not None
+        assert integer is not None
+        assert as_float is not None
         return as_float / integer
 
     assert gain(dense) > 1.2

@@ -101,6 +101,13 @@ def test_auto_cuts_nothing_of_what_a_matmul_reads_and_takes_least_error_at_4_bit
     assert (narrow["x"].format, narrow["x"].rule) == ("uint8", "middle")
 
 
+def test_4_bit_activations_that_no_tensor_takes_are_warned_of() -> None:
+    ends = quantized(MLP, "quantize-activations{cost=none,format=uint4,ends=uint8}")
+    assert [w for w in ends.context.warnings if w.startswith("no activation is uint4")]
+    inner = quantized(CNN, "quantize-activations{cost=none,format=uint4,ends=uint8}")
+    assert not inner.context.warnings
+
+
 def test_4_bit_inputs_keep_their_codes_below_16() -> None:
     found = quantized(CNN, "quantize-activations{cost=none,format=uint4,ends=uint4},quantize-weights")
     plans = found.graph.plan.activations

@@ -67,6 +67,13 @@ def test_the_summary_stays_short() -> None:
     assert lines[1].endswith("25 others")
 
 
+def test_the_summary_says_when_nothing_was_quantised() -> None:
+    floats = {**REPORT, "layers": [layer("float64"), layer("float32")]}
+    last = summary(floats, [Path("out/model.onnx")]).splitlines()[-1]
+    assert last == "next      nothing was quantised; report.json has the reason of every layer"
+    assert "nothing" not in summary({**floats, "recipe": "fp32"}, [Path("out/model.onnx")])
+
+
 def test_the_summary_of_little() -> None:
     bare = {**REPORT, "layers": [], "quality": {"samples": 0}, "verification": None}
     text = summary(bare)
