@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     "--opset", type=click.IntRange(min=1), metavar="N", help="Raise the model to at least this opset."
 )
 @input_shape_option
-@click.option("-O", "effort", type=click.IntRange(0, 1), default=1, metavar="0|1", help="0: round to nearest, no more.")
+@click.option(
+    "-O", "effort", type=click.IntRange(0, 1), default=1, metavar="0|1", help="0: round to nearest, no more."
+)
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
 @click.option("-p", "--passes", metavar="TEXT", help="Pipeline text that replaces the recipe's.")
 @click.option(

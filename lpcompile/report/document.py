@@ -18,6 +18,7 @@ from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RECURRENT_OPS = ("LSTM", "GRU", "RNN")
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 
@@ -32,35 +33,43 @@ def versions() -> dict[str, str]:
 
 
 def layer_records(graph: LpGraph, weight_bytes: Mapping[str, int]) -> list[LayerRecord]:
-    """Every layer with weights, quantised or not, those in control-flow bodies too."""
+    """Every layer with weights, quantised or not, recurrent ones and those in control-flow bodies too."""
     records = [_record(graph, n, weight_bytes) for n in graph.layers()]
     known = {r.name for r in records}
     for node in graph.walk():
-        if isinstance(node, Node) or node.op not in LAYER_OPS or node.name in known:
+        if node.name in known:
             continue
-        reason = "inside a control-flow body, which is left intact"
-        records.append(
-            LayerRecord(
-                node.name,
-                node.op,
-                0,
-                (),
-                "float32",
-                "",
-                "float32",
-                "",
-                0,
-                None,
-                None,
-                None,
-                32.0,
-                0,
-                0.0,
-                0.0,
-                reason,
-            )
-        )
+        if isinstance(node, Node):
+            weight = node.inputs[1] if node.op in RECURRENT_OPS and len(node.inputs) > 1 else None
+            if weight is not None and weight.is_constant:
+                shape, held = tuple(weight.values.shape), weight.nbytes
+                records.append(_float_record(node.name, node.op, shape, held, "recurrent layers keep floats"))
+        elif node.op in LAYER_OPS:
+            reason = "inside a control-flow body, which is left intact"
+            records.append(_float_record(node.name, node.op, (), 0, reason))
     return records
+
+
+def _float_record(name: str, op: str, shape: tuple[int, ...], held: int, reason: str) -> LayerRecord:
+    return LayerRecord(
+        name=name,
+        op=op,
+        macs=0,
+        weight_shape=shape,
+        weight_format="float32",
+        weight_granularity="",
+        activation_format="float32",
+        rounding="",
+        rank=0,
+        sensitivity=None,
+        sqnr_db_local=None,
+        sqnr_db_end=None,
+        bits_per_weight=32.0,
+        weight_bytes=held,
+        ace=0.0,
+        acev2=0.0,
+        reason=reason,
+    )
 
 
 def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> LayerRecord:
@@ -104,6 +113,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> Laye
 
 def totals(records: Sequence[LayerRecord], graph: LpGraph) -> dict[str, Any]:
     """Sums over layers; biases, norms and embeddings stand apart."""
+    records = [r for r in records if r.op not in RECURRENT_OPS]  # counted where they are quantised
     sizes = [int(np.prod(r.weight_shape)) if r.weight_shape else 0 for r in records]
     weights = max(1, sum(sizes))
     layer_weights = {n.inputs[1].name for n in graph.layers() if n.inputs[1] is not None}

@@ -209,3 +209,15 @@ def test_the_command_can_be_typed_again() -> None:
     assert report["command"] == f"lpcompile {shipped('digits_resnet')} --target ort --recipe w4a8"
     assert report["seed"] == 0
     assert {"lpcompile", "python", "onnx", "onnxruntime", "numpy"} <= set(report["versions"])
+
+
+def test_a_recurrent_layer_is_listed_with_its_reason_and_not_counted() -> None:
+    model = parse_model(
+        """g (float[3,1,4] x) => (float[3,1,1,5] y) <float[1,20,4] w, float[1,20,5] r>
+        { y = LSTM <hidden_size=5> (x, w, r) }"""
+    )
+    report = lpcompile.compile(model, recipe="int8").report
+    (record,) = report["layers"]
+    assert (record["op"], record["weight_format"]) == ("LSTM", "float32")
+    assert record["reason"] == "recurrent layers keep floats"
+    assert report["totals"]["weight_bytes"] == 0
