@@ -25,6 +25,7 @@ from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
 from lpcompile.report import document
+from lpcompile.runtime.checks import FILE_GROWTH_BYTES
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.session import Session
@@ -269,7 +270,7 @@ class Compilation:
         totals = document.totals(layers, graph)
         before, after = model_bytes(facts.source), proto.ByteSize()
         totals["file_bytes"] = after
-        if before and after > before + (64 << 10):
+        if before and after > before + FILE_GROWTH_BYTES:
             self.warnings.append(f"the file grew from {before} to {after} bytes")
         held = facts.calibration is not None and facts.calibration.has_held_back
         if facts.calibration is not None and not held:

@@ -5,8 +5,6 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise.functions import materialise_functions
 from lpcompile.materialise.qdq import materialise_qdq
 
-FORMS = ("functions", "qdq")
-
 
 def materialise(graph: LpGraph, form: str = "functions") -> tuple[LpGraph, dict[str, int]]:
     """The graph with its plan carried out; the graph itself stays float.

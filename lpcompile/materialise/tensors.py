@@ -6,7 +6,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
-from lpcompile.plan import ActivationPlan, QuantPlan
+from lpcompile.plan import QuantPlan
 
 QUANTIZED = "_quantized"
 
@@ -18,10 +18,6 @@ class IntegerTensors:
         self.graph, self.plan = graph, plan
         self._codes: dict[str, Value] = {}
         self._parameters: dict[str, tuple[Value, Value]] = {}
-
-    def plan_of(self, value: Value | None) -> ActivationPlan | None:
-        """The decision on a tensor, if there is one."""
-        return None if value is None else self.plan.activations.get(value.name)
 
     def parameters(self, name: str) -> tuple[Value, Value]:
         """Scale and zero point of a planned tensor, 0-d (ONNX Runtime's QLinear kernels refuse shape [1])."""
