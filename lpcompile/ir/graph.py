@@ -160,6 +160,16 @@ class LpGraph:
         """A tensor name that is free: the stem, or the stem with a number."""
         return self._store.fresh(stem)
 
+    def rename(self, value: Value, stem: str) -> None:
+        """Give an inner tensor another name, the stem or the stem with a number.
+
+        Raises:
+            PassError: somebody outside the graph knows it by its name.
+        """
+        if value.is_input or value.is_output or value.used_in_subgraph:
+            raise PassError(f"tensor {value.name!r} is read from outside by its name", where=value.name)
+        self._store.rename(self._raw(value), self.fresh(stem))
+
     def constant(self, stem: str, array: NDArray[Any] | np.generic) -> Value:
         """A new initialiser; the array may be of an ml_dtypes type and must not be written to later."""
         return self._value(self._store.add_constant(self.fresh(stem), Weights.of_array(np.asarray(array))))
