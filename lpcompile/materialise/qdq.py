@@ -4,6 +4,8 @@ The form that other execution providers and converters take. Same codes, scales 
 Weights are stored as their int8 image, so this form has no 4-bit size. [ort-lowering 10, 15]
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from lpcompile.ir.graph import LpGraph
@@ -28,7 +30,10 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     filled: set[str] = set()
     for unit in units(result):
         layer = result.plan.layers.get(unit.node.name)
-        if layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
+        if layer is not None and layer.kernel is Kernel.NBITS:
+            # No portable form rounds inputs by blocks. Floats stay within the bound that holds for the kernel.
+            expanding.write(unit.node, replace(layer, kernel=Kernel.WEIGHT_ONLY), None)
+        elif layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
             # No pair says this: DQ and MatMul alone become MatMulNBits, with activations quantised unasked.
             expanding.write(unit.node, layer, None)
         elif layer is not None:

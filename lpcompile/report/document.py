@@ -19,6 +19,7 @@ from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT_OPS = ("LSTM", "GRU", "RNN")
+AT_RUN_TIME = {Kernel.DYNAMIC: "uint8 (dynamic)", Kernel.NBITS: "int8 (dynamic, blocks of 32)"}
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 
@@ -83,13 +84,11 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> Laye
     if plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
         activation_format = activation.format
     else:
-        activation_format = "uint8 (dynamic)" if plan.kernel is Kernel.DYNAMIC else str(weight.dtype)
+        activation_format = AT_RUN_TIME.get(plan.kernel, str(weight.dtype))
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
     count = macs(node) or 0
     weight_bits = resolve(plan.weight.format).bits if quantised else 8 * weight.nbytes // max(1, size)
-    activation_bits = (
-        4 if activation_format == "uint4" else 8 if activation_format.startswith("uint8") else 32
-    )
+    activation_bits = 4 if activation_format == "uint4" else 8 if "int8" in activation_format else 32
     return LayerRecord(
         name=node.name,
         op=node.op,

@@ -15,6 +15,7 @@ import onnx
 
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.errors import LpcompileError
+from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
@@ -23,6 +24,7 @@ from lpcompile.runtime.session import Session
 TIMED_RUNS = 31
 POSITIONS = 16  # of each layer's output, seeded
 ELEMENTWISE_STEP = 1  # ONNX Runtime's elementwise QLinear kernels may differ by one step at ties
+BLOCK_BOUND = 1  # BlockQuantMatMul: half a step of every input, the unit of its check
 
 
 @dataclass
@@ -96,7 +98,8 @@ def _wrong(check: LayerCheck) -> bool:
     exact = check.op.startswith(
         ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
     )
-    return check.largest_step > (0 if exact else ELEMENTWISE_STEP)
+    block = check.op.startswith(block_matmul.FAMILY)
+    return check.largest_step > (0 if exact else BLOCK_BOUND if block else ELEMENTWISE_STEP)
 
 
 def _not_finite(wanted: Feeds, found: Feeds) -> str:

@@ -11,7 +11,7 @@ from onnx.reference.op_run import OpRun
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_call import FLOAT_TO_FLOAT, Call
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
 from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
@@ -43,7 +43,7 @@ def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[An
 
 def stored_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
     """Those inputs of a layer's call that hold its weights."""
-    first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 3)
+    first = {"DequantizeWeights": 0, **dict.fromkeys(FLOAT_TO_FLOAT, 1)}.get(call.family, 3)
     return inputs[first : first + call.stored_inputs]
 
 

@@ -10,7 +10,8 @@ from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.function import DOMAIN
 
-LAYERS = ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
+FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
+LAYERS = ("QuantConv", "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights")
 _LAYER = re.compile(
     rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(_g(?P<group>\d+))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?"
@@ -73,7 +74,7 @@ class Call:
             match["scale_codes"] is not None,
             match["tables"] is not None,
             match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
-            match["float_out"] is not None or match["family"] in ("DynamicQuantMatMul", "DequantizeWeights"),
+            match["float_out"] is not None or match["family"] in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
         )

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.ir import block_matmul
+from lpcompile.runtime.reference_block import block_outputs
 from lpcompile.runtime.reference_call import Call
 from lpcompile.runtime.reference_weights import Rows
+from lpcompile.runtime.sampling import chosen
 
 Ints = NDArray[np.integer]
 _EXACT_IN_FLOAT32 = 1 << 24
@@ -93,13 +96,6 @@ class ConvGeometry:
             valid &= (at >= 0) & (at < size)
             flat = flat * size + at
         return np.where(valid, flat, 0), valid, coordinates
-
-
-def chosen(count: int, limit: int | None, rng: np.random.Generator | None) -> NDArray[np.intp]:
-    """All of `count` positions, or a sorted draw of `limit` of them."""
-    if limit is None or rng is None or count <= limit:
-        return np.arange(count)
-    return np.sort(rng.choice(count, limit, replace=False))
 
 
 def accumulate(
@@ -194,6 +190,8 @@ def layer_outputs(
     Returns:
         (P, C) values, uint8 or float32; the index that finds them in the output; the output's shape.
     """
+    if call.family == block_matmul.FAMILY:
+        return block_outputs(rows, inputs[0], limit, rng)
     if call.family == "DynamicQuantMatMul":
         x, x_scale, x_zero = quantize_dynamically(inputs[0])
     else:

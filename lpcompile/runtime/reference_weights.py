@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from lpcompile.formats.base import resolve
 from lpcompile.formats.group import group_table, group_unit
-from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_call import FLOAT_TO_FLOAT, Call
 
-_MATRIX = ("QuantGemm", "QuantMatMul", "DynamicQuantMatMul")
+_MATRIX = ("QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT)
 
 
 @dataclass(frozen=True, slots=True)
