@@ -100,10 +100,14 @@ class Compilation:
             progress=self.progress,
             keep_float=frozenset(self.options.keep_float),
             warnings=self.warnings,
+            weights=Pipeline(passes).planned_weights,
         )
         watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
+        packed = [n for n, layer in graph.plan.layers.items() if layer.kernel is Kernel.NBITS]
+        if packed and self.options.emit == "qdq":
+            self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
         emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
         self._warn_of_codes(decisions, graph.plan)
         report = self._report(

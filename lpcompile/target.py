@@ -108,6 +108,9 @@ class CostModel(Protocol):
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
         """Nanoseconds of a layer under a kernel ("float", "integer", "float-out", "dynamic"); None: not known."""
 
+    def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        """The same for a MatMul or Gemm of few rows, "nbits" (MatMulNBits) among the kernels; None: not known."""
+
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
 
@@ -131,6 +134,10 @@ class Target(ABC):
     @abstractmethod
     def supports(self, op: str, fmt: NumberFormat) -> Support:
         """Whether a layer's operator has integer arithmetic with weights in this format."""
+
+    def packed_obstacle(self, fmt: NumberFormat, granularity: str, inputs: int) -> str:
+        """Why a matrix with weights in this format cannot run from packed 4-bit codes; empty where it can."""
+        return f"{self.name} has no kernel for packed weights"
 
     @abstractmethod
     def supports_elementwise(self, op: str, opset: int) -> Support:

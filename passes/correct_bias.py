@@ -57,7 +57,7 @@ def _obstacle(node: Node, kernel: Kernel) -> str:
         return "MatMul has no bias of its own"
     if node.op == "ConvTranspose":
         return "outputs of ConvTranspose sum different numbers of products"
-    if kernel is Kernel.DYNAMIC:
+    if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
         return "its range is measured at run time, there are no calibrated means"
     if any(node.attrs.get(k, 0) for k in ("transA", "transB")) or node.attrs.get("alpha", 1) != 1:
         return "the Gemm is not in the form x @ W + b"
