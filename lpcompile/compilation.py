@@ -1,7 +1,6 @@
 """One compilation from end to end: load, rewrite, decide, emit, judge, fall back, report."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
-from lpcompile.errors import BudgetError, InputError, PassError, UnsupportedOpError
+from lpcompile.emission import Emission, Gate, TooLargeError, emit
+from lpcompile.errors import BudgetError, InputError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
@@ -25,16 +25,14 @@ from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
 from lpcompile.report import document
-from lpcompile.runtime.checks import FILE_GROWTH_BYTES
 from lpcompile.runtime.execution import observer, run_once
-from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.session import Session
-from lpcompile.target import Options, Target
+from lpcompile.runtime.sizes import Sizes
+from lpcompile.target import Options
 from lpcompile.watch import Watch
 
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
-MOST_ATTEMPTS = 6
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
 
@@ -60,12 +58,22 @@ class Compilation:
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
 
     def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
-        """Compile one model."""
+        """Compile one model; once more without folds that enlarge, where the first result came out too large."""
         keep_large_blocks_apart()
+        try:
+            return self._run(source, data)
+        except TooLargeError as error:
+            self.warnings.clear()
+            self.temporaries.clear()
+            result = self._run(source, data, strict=True)
+            result.report["warnings"].append(f"compiled again without folds that enlarge: {error.message}")
+            return result
+
+    def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         target = registry.target(self.target_name)
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
-        passes = self._passes(recipe, decisions)
+        passes = self._passes(recipe, decisions, strict=strict)
         with located(source):
             graph = io.load(source)
             check_finite(graph)
@@ -76,6 +84,7 @@ class Compilation:
             reference = self._reference(graph)
         calibration = None if data is None else self._calibration(data, reference.inputs)
         calls, expected = self._judging(reference, calibration)
+        allowed = Sizes.of_graph(graph, model_bytes(source))
         original = graph.copy() if self.options.benchmark else None
         del reference  # its copy of the weights would stand beside the passes' own
         if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
@@ -108,13 +117,11 @@ class Compilation:
         packed = [n for n, layer in graph.plan.layers.items() if layer.kernel is Kernel.NBITS]
         if packed and self.options.emit == "qdq":
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
-        emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
+        emission = emit(graph, target, self.options, Gate(calls, expected, allowed, original, recipe))
+        self.warnings += emission.warnings
         self._warn_of_codes(decisions, graph.plan)
-        report = self._report(
-            _Facts(
-                graph, emitted, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context
-            )
-        )
+        reports += emission.reports
+        report = self._report(_Facts(graph, emission, allowed, reports, recipe, source, sha256, calibration))
         self._check_budget(report)
         header = {
             "model_sha256": sha256,
@@ -131,11 +138,11 @@ class Compilation:
         ):
             report["warnings"].append("the decisions were made with other calibration data")
         text = write_decisions(Decisions(header, document.versions(), graph.plan))
-        return Result(emitted, report, text, self.temporaries)
+        return Result(emission.proto, report, text, self.temporaries)
 
     # before the passes
 
-    def _passes(self, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
+    def _passes(self, recipe: Recipe, decisions: Decisions | None, *, strict: bool) -> tuple[Pass, ...]:
         text = (
             self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
         )
@@ -148,6 +155,8 @@ class Compilation:
                 extra = self._weight_options(given)
             if name == "quantize-activations" and self.options.activation_format:
                 extra = {"format": self.options.activation_format}
+            if name == "fold-constants" and strict:
+                extra = {"growth-bytes": 0}
             found.append(registry.pass_class(name).configured({**given, **extra}))
         return tuple(found)
 
@@ -219,63 +228,13 @@ class Compilation:
 
     # after the passes
 
-    def _emit(
-        self,
-        graph: LpGraph,
-        target: Target,
-        recipe: Recipe,
-        original: LpGraph | None,
-        calls: Sequence[Feeds],
-        expected: Sequence[Feeds],
-        reports: list[PassReport],
-    ) -> tuple[onnx.ModelProto, Verdict, dict[str, int]]:
-        """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step."""
-        falling = PassReport("fall-back")
-        for _ in range(MOST_ATTEMPTS):
-            start = time.perf_counter()
-            proto, weight_bytes = target.emit(graph, self.options)
-            report = PassReport("emit", seconds=time.perf_counter() - start)
-            report.metrics["weight_bytes"] = sum(weight_bytes.values())
-            verdict = judge(proto, original, calls, expected, threads=self.options.threads)
-            quality = verdict.comparison.sqnr_db
-            low = quality is not None and quality < recipe.min_sqnr_db
-            if not verdict.failure and not low:
-                break
-            reason = (
-                verdict.failure
-                or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
-            )
-            changed = [n for n in verdict.layers if n in {**graph.plan.layers, **graph.plan.elementwise}]
-            if changed and not low:
-                graph.plan = graph.plan.without(set(changed), reason)
-            else:
-                graph.plan, changed = graph.plan.more_precise(reason)
-            if not changed:
-                if verdict.failure:
-                    raise PassError(
-                        verdict.failure, hint="this is a bug of lpcompile: please report it with the model"
-                    )
-                self.warnings.append(f"nothing is left to fall back: {reason}")
-                break
-            self.warnings.append(f"{len(changed)} layers fell back: {reason}")
-            for name in changed:
-                now = graph.plan.layers.get(name)
-                falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
-        else:
-            raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
-        reports.append(report)
-        if falling.changes:
-            reports.append(falling)
-        return proto, verdict, weight_bytes
-
     def _report(self, facts: "_Facts") -> dict[str, Any]:
-        graph, proto, verdict = facts.graph, facts.proto, facts.verdict
-        layers = document.layer_records(graph, facts.weight_bytes)
+        graph, verdict = facts.graph, facts.emission.verdict
+        timing = verdict.timing
+        layers = document.layer_records(graph, facts.emission.weight_bytes)
         totals = document.totals(layers, graph)
-        before, after = model_bytes(facts.source), proto.ByteSize()
-        totals["file_bytes"] = after
-        if before and after > before + FILE_GROWTH_BYTES:
-            self.warnings.append(f"the file grew from {before} to {after} bytes")
+        before, after = facts.allowed, Sizes.of_proto(facts.emission.proto)
+        totals["file_bytes"] = after.file_bytes
         held = facts.calibration is not None and facts.calibration.has_held_back
         if facts.calibration is not None and not held:
             self.warnings.append(
@@ -309,8 +268,14 @@ class Compilation:
                 "integer_layers_checked": len(verdict.checks),
                 "elements_compared": sum(c.compared for c in verdict.checks),
                 "elements_different": sum(c.different for c in verdict.checks),
-                "latency_ms": verdict.latency_ms or None,
-                "bytes": {"float": before, "compiled": after},
+                "latency_ms": None
+                if timing is None
+                else {"float": timing.float_ms, "compiled": timing.compiled_ms},
+                "latency_ratio": None
+                if timing is None
+                else [timing.quartiles[0], timing.ratio, timing.quartiles[1]],
+                "bytes": {"float": before.file_bytes, "compiled": after.file_bytes},
+                "constant_bytes": {"float": before.constant_bytes, "compiled": after.constant_bytes},
             },
         }
 
@@ -334,15 +299,13 @@ class Compilation:
 @dataclass(frozen=True)
 class _Facts:
     graph: LpGraph
-    proto: onnx.ModelProto
-    verdict: Verdict
-    weight_bytes: dict[str, int]
+    emission: Emission
+    allowed: Sizes
     reports: list[PassReport]
     recipe: Recipe
     source: Any
     sha256: str
     calibration: Calibration | None
-    context: PassContext
 
 
 def _command(path: str | None, target: str, options: Options) -> str:

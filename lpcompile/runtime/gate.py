@@ -1,12 +1,11 @@
 """The gate after emission: what is written loads in ONNX Runtime at its default level, runs, and agrees.
 
-[architecture 7] Checks: it loads; it runs on samples; outputs are finite where those of the float model are; layers
-equal the numpy reference on sampled positions; output SQNR over samples that decided nothing. Dead initialisers cannot
-occur (export writes only what is read); a file that grew is a warning of the compilation.
+[architecture 7] Checks: it is no larger than its input allows; it loads; it runs on samples; outputs are finite where
+those of the float model are; layers equal the numpy reference on sampled positions; output SQNR over samples that
+decided nothing; with --benchmark it is not slower than the float model. Dead initialisers cannot occur (export writes
+only what is read).
 """
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,11 +16,13 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.errors import LpcompileError
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
+from lpcompile.runtime.benchmark import Timing, timed
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
 from lpcompile.runtime.session import Session
+from lpcompile.runtime.sizes import Sizes
 
-TIMED_RUNS = 31
+SLOWER = "slower than the float model when both were timed"  # no figures: decisions.toml holds no time
 POSITIONS = 16  # of each layer's output, seeded
 ELEMENTWISE_STEP = 1  # ONNX Runtime's elementwise QLinear kernels may differ by one step at ties
 BLOCK_BOUND = 1  # BlockQuantMatMul: half a step of every input, the unit of its check
@@ -36,14 +37,16 @@ class Verdict:
         layers: layers at fault, which may stay float instead.
         comparison: against the float model, over the judging calls.
         checks: integer layers against the numpy reference.
-        latency_ms: medians of the float and the compiled model, one thread; with --benchmark.
+        too_large: whether it failed for its size, which layers with many scales may be the cause of.
+        timing: of the float and the compiled model; with --benchmark.
     """
 
     failure: str = ""
     layers: list[str] = field(default_factory=list)
     comparison: Comparison = field(default_factory=Comparison)
     checks: list[LayerCheck] = field(default_factory=list)
-    latency_ms: dict[str, float] = field(default_factory=dict)
+    timing: Timing | None = None
+    too_large: bool = False
     ran: bool = False
 
 
@@ -54,6 +57,7 @@ def judge(
     expected: Sequence[Feeds],
     *,
     threads: int,
+    allowed: Sizes | None = None,
 ) -> Verdict:
     """Load, run and compare a compiled model.
 
@@ -63,8 +67,12 @@ def judge(
         calls: the judging calls; empty where the float model could not be run.
         expected: outputs of the float model on them.
         threads: of the runtime.
+        allowed: sizes of the input; None lets the model be of any size.
     """
     verdict = Verdict()
+    if allowed is not None and (excess := Sizes.of_proto(proto).excess(allowed)):
+        verdict.failure, verdict.too_large = excess, True
+        return verdict
     try:
         session = Session(proto, threads=threads)
         for feeds, wanted in zip(calls, expected, strict=True):
@@ -86,11 +94,13 @@ def judge(
             f"{len(verdict.layers)} layers differ from the numpy reference: {', '.join(verdict.layers[:3])}"
         )
     if original is not None and calls and not verdict.failure:
-        verdict.latency_ms = _timed(
+        verdict.timing = timed(
             Session(original, threads=threads, spin=True),
             Session(proto, threads=threads, spin=True),
             calls[0],
         )
+        if verdict.timing.slower:
+            verdict.failure = SLOWER
     return verdict
 
 
@@ -108,14 +118,3 @@ def _not_finite(wanted: Feeds, found: Feeds) -> str:
         if b is not None and a.dtype == np.float32 and np.isfinite(a).all() and not np.isfinite(b).all():
             return name
     return ""
-
-
-def _timed(reference: Session, compiled: Session, feeds: Feeds) -> dict[str, float]:
-    """Interleaved runs, medians of this thread's time."""
-    runs: dict[str, list[float]] = {"float": [], "compiled": []}
-    for _ in range(TIMED_RUNS):
-        for name, session in (("float", reference), ("compiled", compiled)):
-            start = time.perf_counter()
-            session.run(feeds)
-            runs[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in runs.items()}
