@@ -8,6 +8,7 @@ only what is read).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
@@ -95,8 +96,8 @@ def judge(
         )
     if original is not None and calls and not verdict.failure:
         verdict.timing = timed(
-            Session(original, threads=threads, spin=True),
-            Session(proto, threads=threads, spin=True),
+            partial(Session, original, threads=threads, spin=True),
+            partial(Session, proto, threads=threads, spin=True),
             calls[0],
         )
         if verdict.timing.slower:

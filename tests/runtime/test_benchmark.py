@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lpcompile.runtime import benchmark
-from lpcompile.runtime.benchmark import NOISE, PAIRS, WARM_UP, Timing, timed
+from lpcompile.runtime.benchmark import MEASUREMENTS, NOISE, PAIRS, WARM_UP, Timing, timed
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ from lpcompile.runtime.benchmark import NOISE, PAIRS, WARM_UP, Timing, timed
 )
 def test_slower_means_beyond_noise(ratios: list[float], slower: bool) -> None:
     found = Timing.of([(2.0, 2.0 * r) for r in ratios])
+    assert not Timing.of([(0.01, 0.01 * r) for r in ratios if r < 2]).slower  # that is the price of a call
     assert found.slower is slower
     assert found.quartiles[0] <= found.ratio <= found.quartiles[1]
     assert found.float_ms == 2.0
@@ -41,15 +42,29 @@ def test_runs_are_paired_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> N
     log: list[str] = []
     clock = iter(range(100000))
     monkeypatch.setattr("lpcompile.runtime.benchmark.time.perf_counter", lambda: next(clock))
-    found = timed(Model("a", log), Model("b", log), {})  # type: ignore[arg-type]
+    found = timed(lambda: Model("a", log), lambda: Model("b", log), {})  # type: ignore[arg-type,return-value]
     measured = "".join(log[2 * WARM_UP :])
     assert measured == ("abba" * PAIRS)[: 2 * PAIRS]
     assert found.ratio == 1
 
 
-def test_what_looks_slower_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: Iterator[Timing] = iter([Timing(1, 2, 2, (1.9, 2.1)), Timing(1, 0.9, 0.9, (0.8, 1))])
+FAST, SLOW = Timing(1, 0.9, 0.9, (0.8, 1)), Timing(1, 2, 2, (1.9, 2.1))
+
+
+@pytest.mark.parametrize(
+    ("times", "slower", "loads"),
+    [([FAST], False, 1), ([SLOW, FAST], False, 2), ([SLOW] * MEASUREMENTS, True, 3)],
+)
+def test_what_looks_slower_is_loaded_and_measured_again(
+    times: list[Timing], slower: bool, loads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: Iterator[Timing] = iter(times)
     monkeypatch.setattr(benchmark, "_measured", lambda *_: next(found))
     log: list[str] = []
-    assert not timed(Model("a", log), Model("b", log), {}).slower  # type: ignore[arg-type]
+
+    def load() -> Any:
+        log.append("load")
+
+    assert timed(load, load, {}).slower is slower
+    assert len(log) == 2 * loads
     assert next(found, None) is None
