@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.backends.cim.program import DeviceStage, HostStage, Port, Program
+from lpcompile.backends.cim.simulator.accesses import accesses
 from lpcompile.backends.cim.simulator.batch import PORT_DTYPES, check_feeds, joined, samples_of
 from lpcompile.backends.cim.simulator.capacities import Capacities, Limits
 from lpcompile.backends.cim.simulator.context import Context, Counters
@@ -15,7 +16,9 @@ from lpcompile.backends.cim.simulator.dispatch import Dispatch
 from lpcompile.backends.cim.simulator.memory import Memory
 from lpcompile.backends.cim.simulator.observer import Executed, Observer
 from lpcompile.backends.cim.simulator.operands import Operands
+from lpcompile.backends.cim.simulator.ordering import order_of
 from lpcompile.backends.cim.simulator.queues import Queues
+from lpcompile.backends.cim.simulator.races import races
 from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult, StageRun
 from lpcompile.backends.cim.simulator.streams import Operation, Schedule, unroll
 from lpcompile.backends.cim.simulator.timing import Timing, UnitTiming, Work
@@ -33,6 +36,7 @@ class Simulator:
         planes: every MVM goes plane by plane, even where one product gives the same integers.
         observer: is told of every executed instruction.
         trace: keep the executed instructions in the result.
+        check_races: prove first that no two accesses to the same bytes race.
 
     Raises:
         ProgramError: the program does not fit the machine.
@@ -48,11 +52,13 @@ class Simulator:
         planes: bool = False,
         observer: Observer | None = None,
         trace: bool = False,
+        check_races: bool = True,
     ) -> None:
         self.program = program
         self.limits = limits or Limits()
         self.observer = observer
         self.trace = trace
+        self.check_races = check_races
         self.context = Context(
             program,
             capacities,
@@ -146,7 +152,12 @@ class Simulator:
     def _machine(self, stage: int | None, sample: int) -> StageRun:
         """Run the boot or a device stage once."""
         if stage not in self._schedules:
-            self._schedules[stage] = unroll(self.program, stage, self.limits)
+            schedule = unroll(self.program, stage, self.limits)
+            if self.check_races:
+                order = order_of(schedule)
+                for race in races(schedule, accesses(schedule, self.context.operands), order):
+                    raise ProgramError(f"a race: {race}", hint="order them by BAR, or by SIG and WAIT")
+            self._schedules[stage] = schedule
         trace: list[Executed] = []
 
         def report(operation: Operation, start: int, end: int, work: Work) -> None:

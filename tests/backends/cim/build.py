@@ -1,4 +1,4 @@
-"""Small programs, written by hand: tables grow as instructions are added, and places are handed out one after the other."""
+"""Small programs, written by hand: tables and places grow with the instructions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ def pack_group(
 
 def plane_bits(weights: NDArray[Any], coefficients: Sequence[int]) -> NDArray[np.uint8]:
     """Bits (P, rows, outputs) by trying all combinations of the planes."""
-    choices = {}
+    choices: dict[int, list[int]] = {}
     for code in range(1 << len(coefficients)):
         bits = [(code >> j) & 1 for j in range(len(coefficients))]
         choices.setdefault(sum(b * c for b, c in zip(bits, coefficients, strict=True)), bits)
