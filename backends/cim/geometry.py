@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import ceil
 
+from lpcompile.backends.cim.machine import MachineDescription
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -13,6 +15,7 @@ class Geometry:
         macros: macros of a core.
         rows, columns: cells of a macro.
         bits_per_cell: planes that share a cell.
+        levels: largest product of a cell and an input in one cycle.
         rows_active: rows that are read at a time.
         adc_max: largest count that a converter tells; None where a digital tree counts exactly.
         complement: whether columns may be stored inverted.
@@ -25,6 +28,7 @@ class Geometry:
     rows: int
     columns: int
     bits_per_cell: int
+    levels: int
     rows_active: int
     adc_max: int | None
     complement: bool
@@ -32,20 +36,34 @@ class Geometry:
     gb_bytes: int
     hops: tuple[int, ...]
 
-    @property
-    def cell_max(self) -> int:
-        """Largest value of a cell."""
-        return (1 << self.bits_per_cell) - 1
+    @classmethod
+    def of(cls, machine: MachineDescription) -> "Geometry":
+        """The sizes of a machine description."""
+        macro = machine.macro
+        return cls(
+            machine.core_count,
+            machine.macros_per_core,
+            macro.rows,
+            macro.columns,
+            macro.bits_per_cell,
+            ((1 << macro.bits_per_cell) - 1) * ((1 << macro.input_bits_per_cycle) - 1),
+            macro.rows_active,
+            None if machine.adc_bits is None else (1 << machine.adc_bits) - 1,
+            macro.complement,
+            machine.local_bytes,
+            machine.global_bytes,
+            tuple(machine.hops(core) for core in range(machine.core_count)),
+        )
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block: those that are read at a time; with several bits a cell no more than stay lossless.
+        """Rows of a block: those that are read at a time; with cells or inputs of several bits no more than stay lossless.
 
-        One-bit cells may go beyond: the tiles that clip are named, and simulated as they are.
+        With one bit each they may be more: the tiles that clip are named, and simulated as they are.
         """
-        if self.adc_max is None or self.bits_per_cell == 1:
+        if self.adc_max is None or self.levels == 1:
             return self.rows_active
-        most = (2 * self.adc_max + 1 if self.complement else self.adc_max) // self.cell_max
+        most = (2 * self.adc_max + 1 if self.complement else self.adc_max) // self.levels
         return max(1, min(self.rows_active, most))
 
     @property

@@ -112,7 +112,7 @@ def group_of(
             foot.pages,
             0,
             g.block_rows,
-            lossless=g.adc_max is None or stored.lossless(g.adc_max, g.cell_max),
+            lossless=g.adc_max is None or stored.lossless(g.adc_max, g.levels),
         )
         tables.weights += stored.packed()
         found.append(tables.groups.add(group))

@@ -77,9 +77,14 @@ class StoredPlanes:
     inverted: U8
     ones: NDArray[np.int32]
 
-    def lossless(self, adc_max: int, cell_max: int = 1) -> bool:
-        """Whether no column of a block can exceed the converter's range."""
-        return not self.ones.size or int(self.ones.max()) * cell_max <= adc_max
+    def lossless(self, adc_max: int, levels: int = 1) -> bool:
+        """Whether no column of a block can exceed the converter's range.
+
+        Args:
+            adc_max: largest count that a converter tells.
+            levels: largest product of a cell and an input in one cycle.
+        """
+        return not self.ones.size or int(self.ones.max()) * levels <= adc_max
 
     def packed(self, multipliers: U8 | None = None) -> bytes:
         """The group's part of the weights section."""
