@@ -64,6 +64,7 @@ class _Parser:
         }
         self.lines: dict[str, int] = {}  # what check_program calls an entry -> its line
         self.requant_words: list[str] | None = None
+        self.requant_line = 0
         self.lists: dict[str, tuple[int, ...]] = {}
         self.blobs: dict[str, _Blob] = {}
         self.data: dict[str, list[str]] = {}
@@ -193,7 +194,7 @@ class _Parser:
 
     def _requant(self, words: Sequence[str]) -> None:
         self._number(words)
-        self.requant_words, self.lists = list(words[2:]), {}
+        self.requant_words, self.requant_line, self.lists = list(words[2:]), self.line, {}
 
     def _list(self, words: Sequence[str]) -> None:
         if self.requant_words is None or words[0] in self.lists:
@@ -204,8 +205,9 @@ class _Parser:
 
     def _end_requant(self) -> None:
         if self.requant_words is not None:
+            now, self.line = self.line, self.requant_line  # what is wrong is wrong up there
             self.entries["requant"].append(tables.requant(self.requant_words, self.lists))
-            self.requant_words = None
+            self.requant_words, self.line = None, now
 
     def _stage(self, words: Sequence[str]) -> None:
         self._number(words)
