@@ -221,17 +221,13 @@ def programs(draw: st.DrawFn) -> Program:
     weight_bytes = 0
     for _ in range(draw(st.integers(1, 4))):
         rows, outputs = draw(st.integers(1, 40)), draw(st.integers(1, 9))
-        index, flags = (
-            draw(st.integers(0, len(plane_sets) - 1)),
-            draw(st.tuples(st.booleans(), st.booleans())),
-        )
+        planes, step = draw(st.integers(0, len(plane_sets) - 1)), (0,) * draw(st.integers(0, 3))
         group = Group(
-            *(draw(SMALL), rows, outputs, index, weight_bytes, draw(SMALL), draw(SMALL) + 1),
-            *(8, draw(SMALL) + 5, draw(SMALL), draw(SMALL) + 1),
+            *(draw(SMALL), rows, outputs, planes, weight_bytes, draw(SMALL), draw(SMALL) + 1),
+            *(8, draw(SMALL) + 5, draw(SMALL), draw(SMALL) + 1),  # 8 x 5 hold 40 blocks
+            *(draw(st.booleans()), draw(st.booleans()), step),
         )
-        groups.append(
-            replace(group, multipliers=flags[0], lossless=flags[1], step=(0,) * draw(st.integers(0, 3)))
-        )
+        groups.append(group)
         weight_bytes += group_bytes(group, 8) + group.blocks * outputs
     example = example_program()
     program = replace(
@@ -245,8 +241,7 @@ def programs(draw: st.DrawFn) -> Program:
         weights=draw(st.binary(max_size=3)) + bytes(weight_bytes),
         nodes=tuple(draw(st.lists(NAMES, min_size=1, max_size=4))),
     )
-    safe = replace(program, descriptors=program.descriptors[2:])  # what the streams see: nothing in DRAM
-    streams = [(*draw(_body(safe)), HALT) for _ in range(2 * draw(st.integers(1, 2)))]
+    streams = [(*draw(_body(program)), HALT) for _ in range(2 * draw(st.integers(1, 2)))]
     cores = [CoreCode(boot, (run,)) for boot, run in zip(streams[::2], streams[1::2], strict=True)]
     # a SIG goes to core 0; on another core its WAIT would wait for ever
     first, *others = cores
