@@ -66,6 +66,7 @@ class _Parser:
         self.requant_words: list[str] | None = None
         self.requant_line = 0
         self.lists: dict[str, tuple[int, ...]] = {}
+        self.in_stage = False
         self.blobs: dict[str, _Blob] = {}
         self.data: dict[str, list[str]] = {}
         self.data_lines: list[str] | None = None
@@ -136,6 +137,7 @@ class _Parser:
         if words[0] not in {"m", "b", "k"}:
             self._end_requant()
         self.data_lines = None
+        self.in_stage = words[0] == "stage" or (self.in_stage and words[0] in {"in", "out", "why"})
         if words[0] != "core":
             self.stream = None
         handler(words)
@@ -238,7 +240,7 @@ class _Parser:
         self.entries["stage"][-1] = dataclasses.replace(stage, reasons=reasons)
 
     def _current_stage(self) -> Any:
-        if not self.entries["stage"]:
+        if not self.in_stage:
             self._refuse("this stands below no stage", "write 'stage 0 device 0' above it")
         return self.entries["stage"][-1]
 

@@ -150,6 +150,7 @@ def line_number(text: str, start: str) -> int:
         ("group 0 planes=0", "group 0 planes=0 planes=0", "'planes' stands there twice", "keep one"),
         ("stage 0 device 0", "stage 0 divice 0", "no kind of stage is called 'divice'", "device or host"),
         ("  in image u8 d0", "  in image u8 0", "'0' is no descriptor", "write d and its number"),
+        ("core 1 run 0", "out q", "this stands below no stage", "write 'stage 0 device 0' above it"),
         ("  why TopK_1", "  why A", "twice for one node", "keep one reason a node"),
         ("core 1 boot", "core 2 boot", "streams are out of order", "core 0 boot"),
         ("  MVM g0", "  MVVM g0", "no instruction is called 'MVVM'", "did you mean 'MVM'?"),
