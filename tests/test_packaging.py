@@ -39,7 +39,8 @@ def test_every_data_file_is_shipped() -> None:
         for file in (ROOT / folder).rglob("*.*"):
             if file.suffix in {".py", ".pyc"} or not file.is_file():
                 continue
-            package = ".".join([prefix, *file.parent.relative_to(ROOT / folder).parts])
+            owner = next(parent for parent in file.parents if (parent / "__init__.py").is_file())
+            package = ".".join([prefix, *owner.relative_to(ROOT / folder).parts])
             assert any(file.match(p) for p in patterns.get(package, [])), (
                 f"{file}: in no package-data pattern"
             )
