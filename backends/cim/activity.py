@@ -1,0 +1,254 @@
+"""Counts the physical events of one executed instruction. [cim-machine 3].
+
+Two modes.  `exact` takes what a simulation counted: `on[r, i]`, the positions at which input plane i of row r is
+one.  `stat` takes one density a plane instead and multiplies it out; weights are known in both.  Everything else
+(bytes, hops, elements) follows from the tables of the program alone.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpcompile.backends.cim.events import Event
+from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.backends.cim.operands import (
+    DTYPE_BYTES,
+    INIT,
+    SKIPZ,
+    Product,
+    bytes_of,
+    elements_of,
+    group_index,
+    positions_of,
+    product_of,
+    unwindowed_bytes_of,
+)
+from lpcompile.backends.cim.plane_counts import I64, PlaneCounts
+from lpcompile.backends.cim.program import Descriptor, Instruction, Program, Space
+from lpcompile.errors import ProgramError
+
+MODES = ("stat", "exact")
+MVMS = ("MVM", "MVMP")
+SEQUENCING = ("NOP", "HALT", "REPEAT", "SIG", "WAIT", "BAR", "MARK", "WPAGE")
+_VOP_MULTIPLY, _VRED_SQUARES = 2, 2
+_READS = {Space.LB: Event.LOCAL_READ, Space.GB: Event.GLOBAL_READ}
+_WRITES = {Space.LB: Event.LOCAL_WRITE, Space.GB: Event.GLOBAL_WRITE}
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """One instruction as it was executed.
+
+    Attributes:
+        core: that executed it.
+        instruction: the word.
+        node: the ONNX node that it serves.
+        start_cycle, end_cycle: on one time line for everything that is priced together.
+        on: for `exact`: positions at which a plane of a row of the group is one. (rows, planes); MVMP: (rows, 1)
+        densities: for `stat`: share of ones of each input plane; None takes the machine's `input_density`.
+        indices: of the enclosing REPEATs, innermost first.
+        steps: array steps that were taken, summed over positions and blocks; None: all, or estimated under SKIPZ.
+        clipped: conversions that left the converter's range; None: not counted.
+    """
+
+    core: int
+    instruction: Instruction
+    node: str
+    start_cycle: int
+    end_cycle: int
+    on: I64 | None = None
+    densities: tuple[float, ...] | None = None
+    indices: tuple[int, ...] = ()
+    steps: int | None = None
+    clipped: int | None = None
+
+
+def fixed_counts(
+    machine: MachineDescription, program: Program, instruction: Instruction, core: int, indices: Sequence[int]
+) -> Counter[Event]:
+    """Events that do not depend on data.
+
+    Raises:
+        ProgramError: there is no such instruction.
+    """
+    counts: Counter[Event] = Counter({Event.INSTRUCTION: 1})
+    op, tables = instruction.mnemonic, program.descriptors
+    if op in SEQUENCING:
+        return counts
+    if op in MVMS:
+        _operands_of_mvm(counts, machine, program, instruction, indices)
+    elif op in ("LD", "ST", "MOV"):
+        _move(counts, machine, core, tables[instruction.a], tables[instruction.b])
+    elif op == "SEND":
+        size = bytes_of(tables[instruction.a])
+        counts[Event.LOCAL_READ] += size
+        counts[Event.BYTE_HOP] += size * machine.hops(core, instruction.b)
+    elif op == "RECV":
+        counts[Event.LOCAL_WRITE] += bytes_of(tables[instruction.a])
+    elif op == "WPROG":
+        group = program.groups[group_index(program, instruction, indices)]
+        planes = len(program.plane_sets[group.planes].coefficients)
+        bits = planes * group.outputs * (group.rows + group.blocks)
+        counts[Event.CELL_WRITE] += planes * group.outputs * group.rows
+        counts[Event.DRAM_BIT] += bits
+        counts[Event.BYTE_HOP] += -(-bits // 8) * machine.hops(core)
+    elif op in ("VMM", "VDW"):
+        _dense(counts, instruction, tables)
+    else:
+        _elementwise(counts, instruction, tables)
+    return counts
+
+
+def data_counts(
+    machine: MachineDescription, program: Program, executed: Executed, mode: str, planes: PlaneCounts
+) -> dict[Event, float]:
+    """Events of an MVM or MVMP that depend on the data; of others none.
+
+    Raises:
+        ProgramError: `exact`, and nothing was counted.
+    """
+    instruction = executed.instruction
+    if instruction.mnemonic not in MVMS:
+        return {}
+    index = group_index(program, instruction, executed.indices)
+    group, stored = program.groups[index], planes[index]
+    shape = product_of(machine, program, instruction, group)
+    if mode == "exact":
+        if executed.on is None:
+            hint = "run with counting on, or price in mode 'stat'"
+            raise ProgramError("an executed MVM carries no counts of its inputs", hint=hint)
+        rows = executed.on.sum(axis=1, dtype=np.int64)
+        driven, hits = float(rows.sum()), float(rows @ stored.ones)
+    else:
+        density = sum(_densities(machine, executed, shape))
+        driven = shape.positions * density * shape.rows
+        hits = shape.positions * density * stored.total
+    steps = _steps(machine, executed, mode, shape, group.block_rows)
+    share = steps / (shape.positions * shape.steps * shape.blocks)
+    columns = steps * shape.columns
+    return {
+        Event.DRIVEN_ROW: driven * group.across,
+        Event.CROSSED_COLUMN: driven * shape.crossed,
+        Event.HIT: hits,
+        Event.COLUMN_READ: columns,
+        Event.CONVERSION: columns if machine.adc is not None else 0,
+        Event.SHIFT_ADD: columns,
+        Event.COUNTED_ROW: share * shape.positions * shape.steps * stored.block_rows,
+        Event.CORRECTION: shape.positions * stored.corrected,
+    }
+
+
+def _steps(machine: MachineDescription, executed: Executed, mode: str, shape: Product, block: int) -> float:
+    """Array steps, over positions and blocks; SKIPZ leaves out planes that are zero in a block."""
+    everything = shape.positions * shape.steps * shape.blocks
+    if not executed.instruction.flags & SKIPZ or machine.macro.input_bits_per_cycle > 1:
+        return everything
+    if executed.steps is not None and mode == "exact":
+        return executed.steps
+    if mode == "exact" and executed.on is not None:
+        zero = 1.0 - executed.on / max(shape.positions, 1)  # rows taken as independent
+    else:
+        zero = np.tile(1.0 - np.asarray(_densities(machine, executed, shape)), (shape.rows, 1))
+    empty = np.multiply.reduceat(zero, np.arange(0, shape.rows, block), axis=0)
+    return float(shape.positions * (1.0 - empty).sum())
+
+
+def _densities(machine: MachineDescription, executed: Executed, shape: Product) -> tuple[float, ...]:
+    found = executed.densities
+    if found is None:
+        return (machine.energy.input_density,) * shape.planes
+    if len(found) == shape.planes:
+        return found
+    return (found[executed.instruction.unit],)  # MVMP: one of the planes of its tensor
+
+
+def _operands_of_mvm(
+    counts: Counter[Event],
+    machine: MachineDescription,
+    program: Program,
+    instruction: Instruction,
+    indices: Sequence[int],
+) -> None:
+    group = program.groups[group_index(program, instruction, indices)]
+    shape = product_of(machine, program, instruction, group)
+    sums = shape.positions * group.outputs
+    first = bool(instruction.flags & INIT) and (not indices or indices[0] == 0)
+    counts[Event.ACCUMULATION] += sums * shape.blocks
+    counts[Event.MULTIPLY] += sums * shape.blocks * group.multipliers
+    source = program.descriptors[instruction.b]
+    # a line buffer keeps what windows share: no element is read twice
+    read = min(shape.positions * shape.rows * DTYPE_BYTES[source.dtype], unwindowed_bytes_of(source))
+    counts[Event.LOCAL_READ] += read + (0 if first else 4 * sums)
+    counts[Event.LOCAL_WRITE] += 4 * sums
+
+
+def _move(
+    counts: Counter[Event], machine: MachineDescription, core: int, to: Descriptor, source: Descriptor
+) -> None:
+    size = bytes_of(to)
+    for space, table in ((source.space, _READS), (to.space, _WRITES)):
+        if space is Space.DRAM:
+            counts[Event.DRAM_BIT] += 8 * size
+        else:
+            counts[table[space]] += size
+    if Space.LB in (source.space, to.space):
+        counts[Event.BYTE_HOP] += size * machine.hops(core)
+
+
+def _dense(counts: Counter[Event], instruction: Instruction, tables: Sequence[Descriptor]) -> None:
+    """VMM and VDW; weights are read once an instruction and stay in the unit."""
+    to, source, weights = (tables[i] for i in (instruction.a, instruction.b, instruction.c))
+    macs = hp_macs(instruction, tables)
+    wide = "i16" in (source.dtype, weights.dtype)
+    counts[Event.HP_MAC16 if wide else Event.HP_MAC8] += macs
+    size = bytes_of(to)
+    counts[Event.LOCAL_READ] += (
+        bytes_of(source) + bytes_of(weights) + (0 if instruction.flags & INIT else size)
+    )
+    counts[Event.LOCAL_WRITE] += size
+
+
+def hp_macs(instruction: Instruction, tables: Sequence[Descriptor]) -> int:
+    """MACs of a VMM or VDW; 0 for others."""
+    if instruction.mnemonic not in ("VMM", "VDW"):
+        return 0
+    return positions_of(tables[instruction.b]) * elements_of(tables[instruction.c])
+
+
+def _elementwise(counts: Counter[Event], instruction: Instruction, tables: Sequence[Descriptor]) -> None:
+    op, unit = instruction.mnemonic, instruction.unit
+    to = tables[instruction.a]
+    sources = [tables[i] for i in _sources(instruction)]
+    elements = max(elements_of(d) for d in (to, *sources))
+    work: Mapping[Event, int]
+    match op:
+        case "ACC":
+            work = {Event.ACCUMULATION: elements}
+            sources.append(to)
+        case "VRQ":
+            work = {Event.REQUANTIZE: elements}
+        case "VADDQ":
+            work = {Event.REQUANTIZE: 2 * elements}
+        case "VLUT":
+            work = {Event.LOOKUP: elements}
+        case "VOP" if unit == _VOP_MULTIPLY:
+            work = {Event.MULTIPLY: elements}
+        case "VRED" if unit == _VRED_SQUARES:
+            work = {Event.MULTIPLY: elements, Event.SIMPLE: elements}
+        case "FILL" | "VOP" | "VRED" | "VPOOL" | "VTR" | "VCVT":
+            work = {Event.SIMPLE: elements}
+        case _:
+            raise ProgramError(f"there is no instruction '{op}'", hint="see docs/cim/execution.md")
+    counts.update(work)
+    counts[Event.LOCAL_READ] += sum(map(bytes_of, sources))
+    counts[Event.LOCAL_WRITE] += bytes_of(to)
+
+
+def _sources(instruction: Instruction) -> tuple[int, ...]:
+    if instruction.mnemonic == "FILL":
+        return ()
+    if instruction.mnemonic in ("VOP", "VADDQ"):
+        return instruction.b, instruction.c
+    return (instruction.b,)
