@@ -25,12 +25,13 @@ from lpcompile.backends.cim.operands import (
     product_of,
     unwindowed_bytes_of,
 )
-from lpcompile.backends.cim.plane_counts import I64, PlaneCounts
-from lpcompile.backends.cim.program import Descriptor, Instruction, Program, Space
+from lpcompile.backends.cim.plane_counts import I64, GroupCounts, PlaneCounts
+from lpcompile.backends.cim.program import Descriptor, Group, Instruction, Program, Space
 from lpcompile.errors import ProgramError
 
 MODES = ("stat", "exact")
 MVMS = ("MVM", "MVMP")
+GROUPED = (*MVMS, "WPROG")
 SEQUENCING = ("NOP", "HALT", "REPEAT", "SIG", "WAIT", "BAR", "MARK", "WPAGE")
 _VOP_MULTIPLY, _VRED_SQUARES = 2, 2
 _READS = {Space.LB: Event.LOCAL_READ, Space.GB: Event.GLOBAL_READ}
@@ -66,19 +67,34 @@ class Executed:
 
 
 def fixed_counts(
-    machine: MachineDescription, program: Program, instruction: Instruction, core: int, indices: Sequence[int]
+    machine: MachineDescription,
+    program: Program,
+    instruction: Instruction,
+    core: int,
+    indices: Sequence[int] = (),
+    group: int | None = None,
 ) -> Counter[Event]:
     """Events that do not depend on data.
+
+    Args:
+        machine: it runs on.
+        program: whose tables its operands point into.
+        instruction: the word.
+        core: that executes it.
+        indices: of the enclosing REPEATs, innermost first.
+        group: entry of the group table, where it is known already.
 
     Raises:
         ProgramError: there is no such instruction.
     """
+    if group is None and instruction.mnemonic in GROUPED:
+        group = group_index(program, instruction, indices)
     counts: Counter[Event] = Counter({Event.INSTRUCTION: 1})
     op, tables = instruction.mnemonic, program.descriptors
     if op in SEQUENCING:
         return counts
     if op in MVMS:
-        _operands_of_mvm(counts, machine, program, instruction, indices)
+        _operands_of_mvm(counts, machine, program, instruction, indices, program.groups[group or 0])
     elif op in ("LD", "ST", "MOV"):
         _move(counts, machine, core, tables[instruction.a], tables[instruction.b])
     elif op == "SEND":
@@ -88,10 +104,10 @@ def fixed_counts(
     elif op == "RECV":
         counts[Event.LOCAL_WRITE] += bytes_of(tables[instruction.a])
     elif op == "WPROG":
-        group = program.groups[group_index(program, instruction, indices)]
-        planes = len(program.plane_sets[group.planes].coefficients)
-        bits = planes * group.outputs * (group.rows + group.blocks)
-        counts[Event.CELL_WRITE] += planes * group.outputs * group.rows
+        written = program.groups[group or 0]
+        planes = len(program.plane_sets[written.planes].coefficients)
+        bits = planes * written.outputs * (written.rows + written.blocks)
+        counts[Event.CELL_WRITE] += planes * written.outputs * written.rows
         counts[Event.DRAM_BIT] += bits
         counts[Event.BYTE_HOP] += -(-bits // 8) * machine.hops(core)
     elif op in ("VMM", "VDW"):
@@ -101,42 +117,69 @@ def fixed_counts(
     return counts
 
 
-def data_counts(
-    machine: MachineDescription, program: Program, executed: Executed, mode: str, planes: PlaneCounts
-) -> dict[Event, float]:
-    """Events of an MVM or MVMP that depend on the data; of others none.
+@dataclass(frozen=True, slots=True)
+class Stirred:
+    """What the data of one MVM or MVMP moved; sums of these are those of several.
+
+    Attributes:
+        driven: rows and planes that were one, over positions.
+        hits: of them with stored ones.
+        steps: array steps that were taken, over positions and blocks.
+    """
+
+    driven: float
+    hits: float
+    steps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where an MVM or MVMP happens: its shape, and what its group stores."""
+
+    group: Group
+    shape: Product
+    stored: GroupCounts
+
+
+def site_of(
+    machine: MachineDescription, program: Program, instruction: Instruction, index: int, planes: PlaneCounts
+) -> Site:
+    """The site of an MVM or MVMP with the group of an index."""
+    group = program.groups[index]
+    return Site(group, product_of(machine, program, instruction, group), planes[index])
+
+
+def stirred(machine: MachineDescription, executed: Executed, mode: str, site: Site) -> Stirred:
+    """What the data of an executed MVM or MVMP moved.
 
     Raises:
         ProgramError: `exact`, and nothing was counted.
     """
-    instruction = executed.instruction
-    if instruction.mnemonic not in MVMS:
-        return {}
-    index = group_index(program, instruction, executed.indices)
-    group, stored = program.groups[index], planes[index]
-    shape = product_of(machine, program, instruction, group)
+    shape, stored = site.shape, site.stored
+    steps = _steps(machine, executed, mode, shape, site.group.block_rows)
     if mode == "exact":
         if executed.on is None:
             hint = "run with counting on, or price in mode 'stat'"
             raise ProgramError("an executed MVM carries no counts of its inputs", hint=hint)
         rows = executed.on.sum(axis=1, dtype=np.int64)
-        driven, hits = float(rows.sum()), float(rows @ stored.ones)
-    else:
-        density = sum(_densities(machine, executed, shape))
-        driven = shape.positions * density * shape.rows
-        hits = shape.positions * density * stored.total
-    steps = _steps(machine, executed, mode, shape, group.block_rows)
-    share = steps / (shape.positions * shape.steps * shape.blocks)
-    columns = steps * shape.columns
+        return Stirred(float(rows.sum()), float(rows @ stored.ones), steps)
+    density = shape.positions * sum(_densities(machine, executed, shape))
+    return Stirred(density * shape.rows, density * stored.total, steps)
+
+
+def mvm_counts(machine: MachineDescription, site: Site, moved: Stirred, times: int = 1) -> dict[Event, float]:
+    """Events of an MVM or MVMP that depend on data, of `times` that moved so much together."""
+    shape, stored = site.shape, site.stored
+    columns = moved.steps * shape.columns
     return {
-        Event.DRIVEN_ROW: driven * group.across,
-        Event.CROSSED_COLUMN: driven * shape.crossed,
-        Event.HIT: hits,
+        Event.DRIVEN_ROW: moved.driven * site.group.across,
+        Event.CROSSED_COLUMN: moved.driven * shape.crossed,
+        Event.HIT: moved.hits,
         Event.COLUMN_READ: columns,
         Event.CONVERSION: columns if machine.adc is not None else 0,
         Event.SHIFT_ADD: columns,
-        Event.COUNTED_ROW: share * shape.positions * shape.steps * stored.block_rows,
-        Event.CORRECTION: shape.positions * stored.corrected,
+        Event.COUNTED_ROW: moved.steps / shape.blocks * stored.block_rows,
+        Event.CORRECTION: times * shape.positions * stored.corrected,
     }
 
 
@@ -170,8 +213,8 @@ def _operands_of_mvm(
     program: Program,
     instruction: Instruction,
     indices: Sequence[int],
+    group: Group,
 ) -> None:
-    group = program.groups[group_index(program, instruction, indices)]
     shape = product_of(machine, program, instruction, group)
     sums = shape.positions * group.outputs
     first = bool(instruction.flags & INIT) and (not indices or indices[0] == 0)

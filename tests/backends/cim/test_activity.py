@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lpcompile.backends.cim.activity import Executed, data_counts, fixed_counts
+from lpcompile.backends.cim.activity import Executed, fixed_counts, mvm_counts, site_of, stirred
 from lpcompile.backends.cim.events import Event
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.operands import elements_of, group_index, positions_of
@@ -33,7 +33,12 @@ MACHINE = MachineDescription.load("reference")
 def counted(made: Made, mode: str, flags: int = 1, **fields: object) -> dict[Event, float]:
     word = dataclasses.replace(MVM, flags=flags)
     done = dataclasses.replace(Executed(0, word, "fc", 0, 1, on=made.on), **fields)  # type: ignore[arg-type]
-    return data_counts(MACHINE, made.program, done, mode, PlaneCounts(made.program))
+    return events_of(made, done, mode)
+
+
+def events_of(made: Made, done: Executed, mode: str) -> dict[Event, float]:
+    site = site_of(MACHINE, made.program, done.instruction, 0, PlaneCounts(made.program))
+    return mvm_counts(MACHINE, site, stirred(MACHINE, done, mode, site))
 
 
 def brute_force(made: Made, block_rows: int = 15) -> dict[str, int]:
@@ -99,12 +104,10 @@ def test_one_plane_at_a_time_adds_up_to_all() -> None:
     made = dense()
     whole = counted(made, "exact")
     parts = [
-        data_counts(
-            MACHINE,
-            made.program,
+        events_of(
+            made,
             Executed(0, Instruction("MVMP", 0, X, ACC_OUT, unit=i), "fc", 0, 1, on=made.on[:, i : i + 1]),
             "exact",
-            PlaneCounts(made.program),
         )
         for i in range(4)
     ]
