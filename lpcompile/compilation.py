@@ -9,7 +9,13 @@ from typing import Any
 import onnx
 
 from lpcompile import registry
+from lpcompile.acceptance import check_axes, check_options, check_weight_formats
 from lpcompile.analysis.calibration import Calibration, Feeds
+from lpcompile.analysis.generated_inputs import (
+    GENERATED_ASSUMPTION,
+    GENERATED_WARNING,
+    generated_calibration,
+)
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
@@ -28,7 +34,7 @@ from lpcompile.report import document
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes
-from lpcompile.target import Options
+from lpcompile.target import Emitted, Options, Products, Target
 from lpcompile.watch import Watch
 
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
@@ -44,6 +50,7 @@ class Result:
     report: dict[str, Any]
     decisions: str
     temporaries: dict[str, onnx.ModelProto]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,9 +78,10 @@ class Compilation:
 
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         target = registry.target(self.target_name)
+        check_options(target, self.options)
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
-        passes = self._passes(recipe, decisions, strict=strict)
+        passes = self._passes(target, recipe, decisions, strict=strict)
         with located(source):
             graph = io.load(source)
             check_finite(graph)
@@ -83,6 +91,12 @@ class Compilation:
         with located(source):
             reference = self._reference(graph)
         calibration = None if data is None else self._calibration(data, reference.inputs)
+        generated = calibration is None and decides and target.rules.needs_ranges
+        if generated:
+            calibration = generated_calibration(
+                graph, reference.inputs, self.options.seed, self.options.input_shapes
+            )
+            self.warnings.append(GENERATED_WARNING)
         calls, expected = self._judging(reference, calibration)
         allowed = Sizes.of_graph(graph, model_bytes(source))
         original = graph.copy() if self.options.benchmark else None
@@ -92,6 +106,7 @@ class Compilation:
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes(dict(self.options.input_shapes))
+        check_axes(target, graph)
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"
@@ -107,7 +122,7 @@ class Compilation:
             calibration=calibration,
             seed=self.options.seed,
             progress=self.progress,
-            keep_float=frozenset(self.options.keep_float),
+            keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
             weights=Pipeline(passes).planned_weights,
         )
@@ -121,7 +136,12 @@ class Compilation:
         self.warnings += emission.warnings
         self._warn_of_codes(decisions, graph.plan)
         reports += emission.reports
-        report = self._report(_Facts(graph, emission, allowed, reports, recipe, source, sha256, calibration))
+        products = self._build(target, emission.emitted, calls)
+        report = self._report(
+            _Facts(
+                graph, emission, allowed, reports, recipe, source, sha256, calibration, generated, products
+            )
+        )
         self._check_budget(report)
         header = {
             "model_sha256": sha256,
@@ -138,11 +158,13 @@ class Compilation:
         ):
             report["warnings"].append("the decisions were made with other calibration data")
         text = write_decisions(Decisions(header, document.versions(), graph.plan))
-        return Result(emission.proto, report, text, self.temporaries)
+        return Result(emission.emitted.model, report, text, self.temporaries, products.files)
 
     # before the passes
 
-    def _passes(self, recipe: Recipe, decisions: Decisions | None, *, strict: bool) -> tuple[Pass, ...]:
+    def _passes(
+        self, target: Target, recipe: Recipe, decisions: Decisions | None, *, strict: bool
+    ) -> tuple[Pass, ...]:
         text = (
             self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
         )
@@ -152,7 +174,8 @@ class Compilation:
             if name == "correct-bias" and self.options.effort == 0:
                 continue
             if name == "quantize-weights" and not self.options.passes:
-                extra = self._weight_options(given)
+                extra = self._weight_options(given, target)
+                check_weight_formats(target, [{"format": "int8", **given, **extra}["format"]])
             if name == "quantize-activations" and self.options.activation_format:
                 extra = {"format": self.options.activation_format}
             if name == "fold-constants" and strict:
@@ -160,11 +183,13 @@ class Compilation:
             found.append(registry.pass_class(name).configured({**given, **extra}))
         return tuple(found)
 
-    def _weight_options(self, given: Mapping[str, str]) -> dict[str, Any]:
+    def _weight_options(self, given: Mapping[str, str], target: Target) -> dict[str, Any]:
         from lpcompile.formats.base import resolve
         from lpcompile.formats.group import has_group_table
 
         extra: dict[str, Any] = {"rounding": "nearest"} if self.options.effort == 0 else {}
+        if given.get("granularity") == "group" and not target.rules.group_scales:
+            extra["granularity"] = "channel"
         if self.options.weight_format:
             fmt = resolve(self.options.weight_format)
             extra["format"] = fmt.name
@@ -208,7 +233,7 @@ class Compilation:
 
     def _check_names(self, graph: LpGraph) -> None:
         names = {n.name for n in graph.nodes()}
-        for name in self.options.keep_float:
+        for name in (*self.options.keep_float, *self.options.host):
             if name not in names:
                 raise InputError(
                     f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000])
@@ -228,15 +253,23 @@ class Compilation:
 
     # after the passes
 
+    def _build(self, target: Target, emitted: Emitted, calls: Sequence[Feeds]) -> Products:
+        """What the target makes beside the model."""
+        if emitted.reference is None or emitted.numbers is None:
+            return Products()
+        products = target.build(emitted.reference, emitted.numbers, self.options, calls)
+        self.warnings += products.warnings
+        return products
+
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         graph, verdict = facts.graph, facts.emission.verdict
         timing = verdict.timing
-        layers = document.layer_records(graph, facts.emission.weight_bytes)
+        layers = document.layer_records(graph, facts.emission.emitted.weight_bytes)
         totals = document.totals(layers, graph)
-        before, after = facts.allowed, Sizes.of_proto(facts.emission.proto)
+        before, after = facts.allowed, facts.emission.sizes
         totals["file_bytes"] = after.file_bytes
         held = facts.calibration is not None and facts.calibration.has_held_back
-        if facts.calibration is not None and not held:
+        if facts.calibration is not None and not held and not facts.generated:
             self.warnings.append(
                 "fewer than 4 calls of calibration data: quality is measured on samples that also decided"
             )
@@ -244,7 +277,7 @@ class Compilation:
         quality["source"] = "generated inputs" if facts.calibration is None else facts.calibration.source
         path = os.fspath(facts.source) if isinstance(facts.source, (str, os.PathLike)) else None
         shown = {k: v for k, v in asdict(self.options).items() if v not in (None, {}, (), False)}
-        return {
+        report = {
             "schema": 1,
             "tool": {"name": "lpcompile", "version": document.versions()["lpcompile"]},
             "created_with": {
@@ -257,7 +290,7 @@ class Compilation:
             "target": self.target_name,
             "recipe": facts.recipe.name,
             "warnings": list(dict.fromkeys(self.warnings)),
-            "assumptions": [],
+            "assumptions": [GENERATED_ASSUMPTION] if facts.generated else [],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],
             "totals": totals,
@@ -278,6 +311,7 @@ class Compilation:
                 "constant_bytes": {"float": before.constant_bytes, "compiled": after.constant_bytes},
             },
         }
+        return document.merged(report, facts.products.report)
 
     def _check_budget(self, report: Mapping[str, Any]) -> None:
         found = {
@@ -306,11 +340,13 @@ class _Facts:
     source: Any
     sha256: str
     calibration: Calibration | None
+    generated: bool
+    products: Products
 
 
 def _command(path: str | None, target: str, options: Options) -> str:
     words = ["lpcompile", path or "MODEL", "--target", target]
-    for key in ("recipe", "weight_format", "activation_format", "passes"):
+    for key in ("recipe", "weight_format", "activation_format", "passes", "machine"):
         value = getattr(options, key)
         if value is not None:
             words += [f"--{key.replace('_', '-')}", str(value)]

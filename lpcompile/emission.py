@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.errors import PassError
@@ -18,7 +17,7 @@ from lpcompile.recipes import Recipe
 from lpcompile.records import PassReport
 from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.sizes import Sizes
-from lpcompile.target import Options, Target
+from lpcompile.target import Emitted, Options, Target
 
 MOST_ATTEMPTS = 8
 OUR_BUG = "this is a bug of lpcompile: please report it with the model"
@@ -30,19 +29,19 @@ class TooLargeError(PassError):
 
 @dataclass(frozen=True)
 class Emission:
-    """A model that passed the gate.
+    """What a compilation hands out.
 
     Attributes:
-        proto: the model.
+        emitted: the model, and what the target builds from.
+        sizes: of the model.
         verdict: what the gate found.
-        weight_bytes: bytes of every quantised layer's stored weights.
         reports: of emitting, and of falling back where that was needed.
         warnings: what the user should read.
     """
 
-    proto: onnx.ModelProto
+    emitted: Emitted
+    sizes: Sizes
     verdict: Verdict
-    weight_bytes: dict[str, int]
     reports: list[PassReport]
     warnings: list[str]
 
@@ -69,33 +68,36 @@ class Gate:
 def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emission:
     """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step.
 
+    A target that does not fall back has one attempt: only wrong numbers are an error then, and what is too large, too
+    slow or of low quality is a warning. Its model is the reference of something else.
+
     Raises:
         TooLargeError: the model is larger than its input with nothing left to fall back.
         PassError: no attempt passed for another reason.
     """
     falling, warnings, reason = PassReport("fall-back"), list[str](), ""
     for _ in range(MOST_ATTEMPTS):
-        start = time.perf_counter()
-        proto, weight_bytes = target.emit(graph, options)
-        smaller = compact(proto, lambda p: not Sizes.of_proto(p).excess(gate.allowed))
-        report = PassReport("emit", seconds=time.perf_counter() - start)
-        report.metrics["weight_bytes"] = sum(weight_bytes.values())
-        for what in smaller:
-            report.change("constants", what)
+        emitted, sizes, report = _written(graph, target, options, gate.allowed)
+        excess = sizes.excess(gate.allowed)
         verdict = judge(
-            proto,
+            emitted.model,
             gate.original,
             gate.calls,
             gate.expected,
             threads=options.threads,
-            allowed=gate.allowed,
+            excess=excess if target.rules.falls_back else "",
         )
         low = _low(verdict, gate.recipe)
         reason = verdict.failure or low
+        if not target.rules.falls_back:
+            if verdict.failure and not verdict.too_slow:
+                raise PassError(verdict.failure, hint=OUR_BUG)
+            warnings = [w for w in (excess and f"the model grew: {excess}", verdict.failure, low) if w]
+            return Emission(emitted, sizes, verdict, [report], warnings)
+        reports = [report, *([falling] if falling.changes else [])]
         if not reason:
-            reports = [report, *([falling] if falling.changes else [])]
-            return Emission(proto, verdict, weight_bytes, reports, warnings)
-        at_fault = outgrown(graph, weight_bytes) if verdict.too_large else verdict.layers
+            return Emission(emitted, sizes, verdict, reports, warnings)
+        at_fault = outgrown(graph, emitted.weight_bytes) if verdict.too_large else verdict.layers
         changed = [n for n in at_fault if n in {**graph.plan.layers, **graph.plan.elementwise}]
         if changed and not low:
             graph.plan = graph.plan.without(set(changed), reason)
@@ -107,13 +109,29 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             if verdict.failure:
                 raise PassError(verdict.failure, hint=OUR_BUG)
             warnings.append(f"nothing is left to fall back: {reason}")
-            reports = [report, *([falling] if falling.changes else [])]
-            return Emission(proto, verdict, weight_bytes, reports, warnings)
+            return Emission(emitted, sizes, verdict, reports, warnings)
         warnings.append(f"{len(changed)} layers fell back: {reason}")
         for name in changed:
             now = graph.plan.layers.get(name)
             falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
     raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
+
+
+def _written(
+    graph: LpGraph, target: Target, options: Options, allowed: Sizes
+) -> tuple[Emitted, Sizes, PassReport]:
+    """What the target makes, in fewer bytes where it would be larger than allowed."""
+    start = time.perf_counter()
+    emitted = target.emit(graph, options)
+    sizes, smaller = Sizes.of_proto(emitted.model), list[str]()
+    if sizes.excess(allowed):
+        smaller = compact(emitted.model, lambda p: not Sizes.of_proto(p).excess(allowed))
+        sizes = Sizes.of_proto(emitted.model)
+    report = PassReport("emit", seconds=time.perf_counter() - start)
+    report.metrics["weight_bytes"] = sum(emitted.weight_bytes.values())
+    for what in smaller:
+        report.change("constants", what)
+    return emitted, sizes, report
 
 
 def _low(verdict: Verdict, recipe: Recipe) -> str:

@@ -52,6 +52,8 @@ def packed_choice(node: Node, target: Target, weights: WeightPlan, *, static: bo
 
 def _by_cost(shape: LayerShape, target: Target, *, static: bool) -> PackedChoice:
     costs = target.cost_model
+    if costs is None:
+        return PackedChoice(False)
     packed = costs.few_rows_ns(shape, "nbits")
     rivals = {k: costs.few_rows_ns(shape, k) for k in (("integer", "float-out") if static else ("dynamic",))}
     rivals["float"] = costs.few_rows_ns(shape, "float")

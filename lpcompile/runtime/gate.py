@@ -20,8 +20,8 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.benchmark import Timing, timed
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
+from lpcompile.runtime.reference_call import DYADIC_ELEMENTWISE, LAYERS
 from lpcompile.runtime.session import Session
-from lpcompile.runtime.sizes import Sizes
 
 SLOWER = "slower than the float model when both were timed"  # no figures: decisions.toml holds no time
 POSITIONS = 16  # of each layer's output, seeded
@@ -39,6 +39,7 @@ class Verdict:
         comparison: against the float model, over the judging calls.
         checks: integer layers against the numpy reference.
         too_large: whether it failed for its size, which layers with many scales may be the cause of.
+        too_slow: whether it failed for its time alone.
         timing: of the float and the compiled model; with --benchmark.
     """
 
@@ -48,6 +49,7 @@ class Verdict:
     checks: list[LayerCheck] = field(default_factory=list)
     timing: Timing | None = None
     too_large: bool = False
+    too_slow: bool = False
     ran: bool = False
 
 
@@ -58,7 +60,7 @@ def judge(
     expected: Sequence[Feeds],
     *,
     threads: int,
-    allowed: Sizes | None = None,
+    excess: str = "",
 ) -> Verdict:
     """Load, run and compare a compiled model.
 
@@ -68,12 +70,11 @@ def judge(
         calls: the judging calls; empty where the float model could not be run.
         expected: outputs of the float model on them.
         threads: of the runtime.
-        allowed: sizes of the input; None lets the model be of any size.
+        excess: what of it is too large; then it is not run.
     """
+    if excess:
+        return Verdict(excess, too_large=True)
     verdict = Verdict()
-    if allowed is not None and (excess := Sizes.of_proto(proto).excess(allowed)):
-        verdict.failure, verdict.too_large = excess, True
-        return verdict
     try:
         session = Session(proto, threads=threads)
         for feeds, wanted in zip(calls, expected, strict=True):
@@ -101,16 +102,15 @@ def judge(
             calls[0],
         )
         if verdict.timing.slower:
-            verdict.failure = SLOWER
+            verdict.failure, verdict.too_slow = SLOWER, True
     return verdict
 
 
 def _wrong(check: LayerCheck) -> bool:
-    exact = check.op.startswith(
-        ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
-    )
-    block = check.op.startswith(block_matmul.FAMILY)
-    return check.largest_step > (0 if exact else BLOCK_BOUND if block else ELEMENTWISE_STEP)
+    if check.op.startswith(block_matmul.FAMILY):
+        return check.largest_step > BLOCK_BOUND
+    exact = check.op.startswith((*LAYERS, *DYADIC_ELEMENTWISE))
+    return check.largest_step > (0 if exact else ELEMENTWISE_STEP)
 
 
 def _not_finite(wanted: Feeds, found: Feeds) -> str:

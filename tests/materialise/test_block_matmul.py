@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from lpcompile.backends.ort.target import inlined
 from lpcompile.formats.base import resolve
 from lpcompile.ir.block_matmul import OP, RUNTIME_DOMAIN, obstacle
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.inline import inlined
 from lpcompile.materialise import materialise
 from lpcompile.plan import Kernel
 from lpcompile.quant.fit import fit
