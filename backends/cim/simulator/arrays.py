@@ -124,7 +124,10 @@ class Arrays:
     ) -> None:
         matrix = self._matrix(number, group, inputs)
         one = len(matrix.pieces) == 1
-        total = self._buffer("sums", (*shape.positions, group.outputs), np.float32 if one else np.int64)
+        counts = (*shape.positions, group.outputs)
+        total = (
+            self._buffer("sums", counts, np.float32) if one else self._buffer("long sums", counts, np.int64)
+        )
         expanded = inputs.expanded()
         axes = len(shape.kernel)
 
@@ -166,11 +169,11 @@ class Arrays:
 
     def _buffer(self, name: str, counts: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Scratch that is used again: fresh pages cost more than a product with few rows."""
-        key = f"{name} {np.dtype(dtype)}"
         size = math.prod(counts)
-        if key not in self._scratch or self._scratch[key].size < size:
-            self._scratch[key] = np.empty(size, dtype)
-        return self._scratch[key][:size].reshape(counts)
+        found = self._scratch.get(name)
+        if found is None or found.size < size:
+            found = self._scratch[name] = np.empty(size, dtype)
+        return found[:size].reshape(counts)
 
     def _matrix(self, number: int, group: Group, inputs: "_Inputs") -> MatrixGroup:
         key = (number, inputs.low, inputs.high)
