@@ -148,12 +148,7 @@ class _Run:
     def _check_end(self) -> None:
         stuck = [lane.operations[lane.next] for lane in self.lanes if lane.next < len(lane.operations)]
         if stuck:
-            shown = "; ".join(str(o) for o in dict.fromkeys(stuck[:_SHOWN]))
-            more = f" and {len(stuck) - _SHOWN} more" if len(stuck) > _SHOWN else ""
-            raise ProgramError(
-                f"{self.schedule.name} waits for ever: {shown}{more}",
-                hint="every WAIT needs its SIG, every RECV its SEND, in an order without a circle",
-            )
+            raise waits_for_ever(self.schedule.name, stuck)
         left = [key for key, count in self.counters.items() if count]
         if left:
             core, event = left[0]
@@ -168,3 +163,14 @@ class _Run:
                 f"{self.schedule.name} ends with a message from core {sender} to {receiver}, tag {tag}, "
                 "that was not received"
             )
+
+
+def waits_for_ever(name: str, stuck: list[Operation]) -> ProgramError:
+    """An error that names what a boot or a device stage waits at."""
+    waiting = list(dict.fromkeys(stuck))
+    shown = "; ".join(map(str, waiting[:_SHOWN]))
+    more = f" and {len(waiting) - _SHOWN} more" if len(waiting) > _SHOWN else ""
+    return ProgramError(
+        f"{name} waits for ever: {shown}{more}",
+        hint="every WAIT needs its SIG, every RECV its SEND, in an order without a circle",
+    )

@@ -102,7 +102,7 @@ def test_double_buffering_with_events_is_free_of_races_and_overlaps() -> None:
     found = Simulator(b.program(), capacities()).run({"x": values})
     np.testing.assert_array_equal(found.outputs["y"], values.sum(axis=0))
     b.run[0][1:4] = [op("SIG", free, 0, unit=VEC)] * 4  # one buffer too many
-    b.run[0][14] = op("WAIT", free, 4, unit=DMA)
+    b.run[0][17] = op("WAIT", free, 4, unit=DMA)
     with pytest.raises(ProgramError, match=r"a race: .*(VCVT).*(LD)"):
         simulate(b.program(), {"x": values})
     del x
