@@ -10,7 +10,13 @@ from typing import Any
 import onnx
 
 from lpcompile import registry
+from lpcompile.acceptance import check_axes, check_options, check_weight_formats
 from lpcompile.analysis.calibration import Calibration, Feeds
+from lpcompile.analysis.generated_inputs import (
+    GENERATED_ASSUMPTION,
+    GENERATED_WARNING,
+    generated_calibration,
+)
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
@@ -29,7 +35,7 @@ from lpcompile.runtime.checks import FILE_GROWTH_BYTES
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.session import Session
-from lpcompile.target import Options, Target
+from lpcompile.target import Emitted, Options, Products, Target
 from lpcompile.watch import Watch
 
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
@@ -46,6 +52,7 @@ class Result:
     report: dict[str, Any]
     decisions: str
     temporaries: dict[str, onnx.ModelProto]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,9 +70,10 @@ class Compilation:
         """Compile one model."""
         keep_large_blocks_apart()
         target = registry.target(self.target_name)
+        check_options(target, self.options)
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
-        passes = self._passes(recipe, decisions)
+        passes = self._passes(target, recipe, decisions)
         with located(source):
             graph = io.load(source)
             check_finite(graph)
@@ -75,6 +83,12 @@ class Compilation:
         with located(source):
             reference = self._reference(graph)
         calibration = None if data is None else self._calibration(data, reference.inputs)
+        generated = calibration is None and decides and target.rules.needs_ranges
+        if generated:
+            calibration = generated_calibration(
+                graph, reference.inputs, self.options.seed, self.options.input_shapes
+            )
+            self.warnings.append(GENERATED_WARNING)
         calls, expected = self._judging(reference, calibration)
         original = graph.copy() if self.options.benchmark else None
         del reference  # its copy of the weights would stand beside the passes' own
@@ -83,6 +97,7 @@ class Compilation:
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes(dict(self.options.input_shapes))
+        check_axes(target, graph)
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"
@@ -98,18 +113,17 @@ class Compilation:
             calibration=calibration,
             seed=self.options.seed,
             progress=self.progress,
-            keep_float=frozenset(self.options.keep_float),
+            keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
         )
         watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
-        emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
+        emitted, verdict = self._emit(graph, target, recipe, original, calls, expected, reports)
         self._warn_of_codes(decisions, graph.plan)
+        products = self._build(target, emitted, calls)
         report = self._report(
-            _Facts(
-                graph, emitted, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context
-            )
+            _Facts(graph, emitted, verdict, reports, recipe, source, sha256, calibration, generated, products)
         )
         self._check_budget(report)
         header = {
@@ -127,11 +141,11 @@ class Compilation:
         ):
             report["warnings"].append("the decisions were made with other calibration data")
         text = write_decisions(Decisions(header, document.versions(), graph.plan))
-        return Result(emitted, report, text, self.temporaries)
+        return Result(emitted.model, report, text, self.temporaries, products.files)
 
     # before the passes
 
-    def _passes(self, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
+    def _passes(self, target: Target, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
         text = (
             self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
         )
@@ -141,17 +155,20 @@ class Compilation:
             if name == "correct-bias" and self.options.effort == 0:
                 continue
             if name == "quantize-weights" and not self.options.passes:
-                extra = self._weight_options(given)
+                extra = self._weight_options(given, target)
+                check_weight_formats(target, [{"format": "int8", **given, **extra}["format"]])
             if name == "quantize-activations" and self.options.activation_format:
                 extra = {"format": self.options.activation_format}
             found.append(registry.pass_class(name).configured({**given, **extra}))
         return tuple(found)
 
-    def _weight_options(self, given: Mapping[str, str]) -> dict[str, Any]:
+    def _weight_options(self, given: Mapping[str, str], target: Target) -> dict[str, Any]:
         from lpcompile.formats.base import resolve
         from lpcompile.formats.group import has_group_table
 
         extra: dict[str, Any] = {"rounding": "nearest"} if self.options.effort == 0 else {}
+        if given.get("granularity") == "group" and not target.rules.group_scales:
+            extra["granularity"] = "channel"
         if self.options.weight_format:
             fmt = resolve(self.options.weight_format)
             extra["format"] = fmt.name
@@ -195,7 +212,7 @@ class Compilation:
 
     def _check_names(self, graph: LpGraph) -> None:
         names = {n.name for n in graph.nodes()}
-        for name in self.options.keep_float:
+        for name in (*self.options.keep_float, *self.options.host):
             if name not in names:
                 raise InputError(
                     f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000])
@@ -224,15 +241,15 @@ class Compilation:
         calls: Sequence[Feeds],
         expected: Sequence[Feeds],
         reports: list[PassReport],
-    ) -> tuple[onnx.ModelProto, Verdict, dict[str, int]]:
+    ) -> tuple[Emitted, Verdict]:
         """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step."""
         falling = PassReport("fall-back")
         for _ in range(MOST_ATTEMPTS):
             start = time.perf_counter()
-            proto, weight_bytes = target.emit(graph, self.options)
+            emitted = target.emit(graph, self.options)
             report = PassReport("emit", seconds=time.perf_counter() - start)
-            report.metrics["weight_bytes"] = sum(weight_bytes.values())
-            verdict = judge(proto, original, calls, expected, threads=self.options.threads)
+            report.metrics["weight_bytes"] = sum(emitted.weight_bytes.values())
+            verdict = judge(emitted.model, original, calls, expected, threads=self.options.threads)
             quality = verdict.comparison.sqnr_db
             low = quality is not None and quality < recipe.min_sqnr_db
             if not verdict.failure and not low:
@@ -241,6 +258,13 @@ class Compilation:
                 verdict.failure
                 or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
             )
+            if not target.rules.falls_back:
+                if verdict.failure:
+                    raise PassError(
+                        verdict.failure, hint="this is a bug of lpcompile: please report it with the model"
+                    )
+                self.warnings.append(reason)
+                break
             changed = [n for n in verdict.layers if n in {**graph.plan.layers, **graph.plan.elementwise}]
             if changed and not low:
                 graph.plan = graph.plan.without(set(changed), reason)
@@ -262,18 +286,26 @@ class Compilation:
         reports.append(report)
         if falling.changes:
             reports.append(falling)
-        return proto, verdict, weight_bytes
+        return emitted, verdict
+
+    def _build(self, target: Target, emitted: Emitted, calls: Sequence[Feeds]) -> Products:
+        """What the target makes beside the model."""
+        if emitted.reference is None or emitted.numbers is None:
+            return Products()
+        products = target.build(emitted.reference, emitted.numbers, self.options, calls)
+        self.warnings += products.warnings
+        return products
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
-        graph, proto, verdict = facts.graph, facts.proto, facts.verdict
-        layers = document.layer_records(graph, facts.weight_bytes)
+        graph, proto, verdict = facts.graph, facts.emitted.model, facts.verdict
+        layers = document.layer_records(graph, facts.emitted.weight_bytes)
         totals = document.totals(layers, graph)
         before, after = model_bytes(facts.source), proto.ByteSize()
         totals["file_bytes"] = after
         if before and after > before + FILE_GROWTH_BYTES:
             self.warnings.append(f"the file grew from {before} to {after} bytes")
         held = facts.calibration is not None and facts.calibration.has_held_back
-        if facts.calibration is not None and not held:
+        if facts.calibration is not None and not held and not facts.generated:
             self.warnings.append(
                 "fewer than 4 calls of calibration data: quality is measured on samples that also decided"
             )
@@ -281,7 +313,7 @@ class Compilation:
         quality["source"] = "generated inputs" if facts.calibration is None else facts.calibration.source
         path = os.fspath(facts.source) if isinstance(facts.source, (str, os.PathLike)) else None
         shown = {k: v for k, v in asdict(self.options).items() if v not in (None, {}, (), False)}
-        return {
+        report = {
             "schema": 1,
             "tool": {"name": "lpcompile", "version": document.versions()["lpcompile"]},
             "created_with": {
@@ -294,7 +326,7 @@ class Compilation:
             "target": self.target_name,
             "recipe": facts.recipe.name,
             "warnings": list(dict.fromkeys(self.warnings)),
-            "assumptions": [],
+            "assumptions": [GENERATED_ASSUMPTION] if facts.generated else [],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],
             "totals": totals,
@@ -309,6 +341,7 @@ class Compilation:
                 "bytes": {"float": before, "compiled": after},
             },
         }
+        return document.merged(report, facts.products.report)
 
     def _check_budget(self, report: Mapping[str, Any]) -> None:
         found = {
@@ -330,20 +363,20 @@ class Compilation:
 @dataclass(frozen=True)
 class _Facts:
     graph: LpGraph
-    proto: onnx.ModelProto
+    emitted: Emitted
     verdict: Verdict
-    weight_bytes: dict[str, int]
     reports: list[PassReport]
     recipe: Recipe
     source: Any
     sha256: str
     calibration: Calibration | None
-    context: PassContext
+    generated: bool
+    products: Products
 
 
 def _command(path: str | None, target: str, options: Options) -> str:
     words = ["lpcompile", path or "MODEL", "--target", target]
-    for key in ("recipe", "weight_format", "activation_format", "passes"):
+    for key in ("recipe", "weight_format", "activation_format", "passes", "machine"):
         value = getattr(options, key)
         if value is not None:
             words += [f"--{key.replace('_', '-')}", str(value)]

@@ -81,8 +81,9 @@ class QuantizeActivations(Pass):
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
         regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
-        if self.cost == "time":
-            for name, reason in float_layers(graph, regions, static, ctx.target.cost_model).items():
+        costs = ctx.target.cost_model if self.cost == "time" else None
+        if costs is not None:
+            for name, reason in float_layers(graph, regions, static, costs).items():
                 kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, reason)
             static = [n for n in static if kernels[n.name].kernel in STATIC]
             regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()

@@ -9,7 +9,7 @@ from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel
-from lpcompile.target import Target
+from lpcompile.target import CostModel, Target
 
 TYPICAL_ROWS = 64  # a sentence
 FLOAT_GAIN = 1.1  # floats only where they are clearly faster
@@ -47,44 +47,46 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     if node.op in ("MatMul", "Gemm") and rank != 2:
         return KernelChoice(Kernel.FLOAT, f"its weight has {rank} axes; a matrix is needed")
     support = target.supports(node.op, resolve("int8"))
+    stored = Kernel.WEIGHT_ONLY if target.rules.expands_weights else Kernel.FLOAT
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if not support.yes:
-        return KernelChoice(Kernel.WEIGHT_ONLY, support.reason)
+        return KernelChoice(stored, support.reason)
     if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return KernelChoice(Kernel.WEIGHT_ONLY, "padding depends on the input shape, which is not known")
+        return KernelChoice(stored, "padding depends on the input shape, which is not known")
     if node.op == "Gemm" and (
         node.attrs.get("transA", 0) or node.attrs.get("transB", 0) or node.attrs.get("alpha", 1) != 1
     ):
-        return KernelChoice(Kernel.WEIGHT_ONLY, "the Gemm is not in the form x @ W + b")
+        return KernelChoice(stored, "the Gemm is not in the form x @ W + b")
     if bias is not None and (
         not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1
     ):
-        return KernelChoice(Kernel.WEIGHT_ONLY, "its bias is not one constant an output channel")
+        return KernelChoice(stored, "its bias is not one constant an output channel")
+    costs = target.cost_model
     if not calibrated:
         if node.op == "Conv":
             return KernelChoice(Kernel.WEIGHT_ONLY, "no calibration data, so its activations stay float")
-        if timed and matmul == "auto" and _float_pays(node, target):
-            return KernelChoice(
-                Kernel.WEIGHT_ONLY, f"faster as floats without data ({target.cost_model.name})"
-            )
+        if timed and costs is not None and matmul == "auto" and _float_pays(node, costs):
+            return KernelChoice(Kernel.WEIGHT_ONLY, f"faster as floats without data ({costs.name})")
         return KernelChoice(Kernel.DYNAMIC, "no calibration data, so the range is measured at run time")
-    if node.op == "MatMul" and matmul != "static" and (matmul == "dynamic" or _dynamic_pays(node, target)):
-        return KernelChoice(Kernel.DYNAMIC, "the range is measured at run time: " + target.cost_model.name)
+    if costs is None or node.op != "MatMul" or matmul == "static":
+        return KernelChoice(Kernel.INTEGER, "has an integer kernel and calibrated ranges")
+    if matmul == "dynamic" or _dynamic_pays(node, costs):
+        return KernelChoice(Kernel.DYNAMIC, "the range is measured at run time: " + costs.name)
     return KernelChoice(Kernel.INTEGER, "has an integer kernel and calibrated ranges")
 
 
-def _float_pays(node: Node, target: Target) -> bool:
+def _float_pays(node: Node, costs: CostModel) -> bool:
     """By the recorded table; unknown rows are taken as its typical number, and unknown times as no gain."""
-    shape, costs = layer_shape(node), target.cost_model
+    shape = layer_shape(node)
     if shape.rows is None:
         shape = replace(shape, rows=TYPICAL_ROWS)
     as_float, dynamic = costs.layer_ns(shape, "float"), costs.layer_ns(shape, "dynamic")
     return as_float is not None and dynamic is not None and as_float * FLOAT_GAIN < dynamic
 
 
-def _dynamic_pays(node: Node, target: Target) -> bool:
+def _dynamic_pays(node: Node, costs: CostModel) -> bool:
     """By the recorded table; where the number of rows is not known, for the table's own typical number."""
-    shape, costs = layer_shape(node), target.cost_model
+    shape = layer_shape(node)
     if shape.rows is None:
         shape = replace(shape, rows=TYPICAL_ROWS)
     static, dynamic = costs.layer_ns(shape, "float-out"), costs.layer_ns(shape, "dynamic")

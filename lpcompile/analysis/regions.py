@@ -72,12 +72,13 @@ def find_regions(
         if node.name in layer_names and node.inputs[0] is not None:
             wanted.add(node.inputs[0].name)
         elif node.name in eligible:
-            if any(o is not None and o.name in wanted for o in node.outputs) or node.op in REDUCING:
+            wants = any(o is not None and o.name in wanted for o in node.outputs)
+            if wants or node.op in REDUCING or target.runs_last(node):
                 chosen.add(node.name)
                 wanted |= {v.name for v in data_inputs(node)}
             else:
                 found.skipped[node.name] = "nothing after it reads integers"
-    _record(graph, nodes, layer_names, chosen, wanted, found)
+    _record(graph, target, nodes, layer_names, chosen, wanted, found)
     return found
 
 
@@ -86,12 +87,9 @@ def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> st
     op = node.op
     if node.domain:
         return "unknown"
-    support = target.supports_elementwise(op, graph.opset)
-    if not support.yes:
-        return support.reason
+    if reason := target.refuses(node, graph.opset):
+        return reason
     values = data_inputs(node)
-    if any(v.is_constant for v in values):
-        return "one operand is a constant"
     if any(v.dtype not in (None, np.dtype(np.float32)) for v in values):
         return "not float32"
     if op in CLAMPS and bounds(node) is None:
@@ -108,18 +106,22 @@ def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> st
         return "its indices are read"
     if op in ("AveragePool", "MaxPool") and node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return "padding depends on the input shape"
+    if target.rules.fills and op in DATA_INPUTS:
+        return "" if values else "its input is float"  # quantising before or after a move is the same
     some = any(v.name in supply for v in values) if op == "Concat" else all(v.name in supply for v in values)
     return "" if values and some else "its input is float"
 
 
 def _record(
     graph: LpGraph,
+    target: Target,
     nodes: list[Node],
     layer_names: set[str],
     chosen: set[str],
     wanted: set[str],
     found: Regions,
 ) -> None:
+    rules = target.rules
     ties: nx.Graph[str] = nx.Graph()
     absorbed: set[str] = set()
     movers: set[str] = set()
@@ -140,8 +142,11 @@ def _record(
             absorb = clamp is not None and (clamp.name in chosen or node.op in ("Conv", "Gemm"))
             out = clamp.outputs[0] or y if clamp is not None and absorb else y
             readers = out.consumers
-            integers = readers and all(r.name in layer_names | chosen for r in readers) and not out.is_output
-            if node.op == "Conv" or (integers and out.name in wanted) or (node.op == "Gemm" and absorb):
+            integers = rules.fills or (
+                readers and all(r.name in layer_names | chosen for r in readers) and not out.is_output
+            )
+            held = absorb and (rules.fills or node.op in ("Conv", "Gemm"))
+            if node.op not in rules.float_out or (integers and out.name in wanted) or held:
                 found.integer_out.add(node.name)
                 hold(out)
                 if clamp is not None and absorb:

@@ -12,9 +12,11 @@ import click
 
 from lpcompile import __version__
 from lpcompile.cli._failures import INTERRUPTED, Failures
+from lpcompile.cli.asm import asm
 from lpcompile.cli.catalog import formats, passes, recipes
 from lpcompile.cli.compile import compile_command
 from lpcompile.cli.diff import diff
+from lpcompile.cli.disasm import disasm
 from lpcompile.cli.inspect import inspect
 from lpcompile.cli.run import run
 from lpcompile.cli.verify import verify
@@ -108,5 +110,5 @@ def main() -> None:
     """Compile an ONNX model to low precision."""
 
 
-for _command in (compile_command, inspect, run, diff, verify, formats, passes, recipes):
+for _command in (compile_command, inspect, run, diff, verify, disasm, asm, formats, passes, recipes):
     main.add_command(_command)

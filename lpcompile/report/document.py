@@ -151,3 +151,16 @@ def model_document(graph: LpGraph, path: str | None, sha256: str) -> dict[str, A
         "inputs": interface(graph.inputs),
         "outputs": interface(graph.outputs),
     }
+
+
+def merged(report: dict[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """A report with the entries of another; lists are appended to, tables take further keys."""
+    for key, value in further.items():
+        known = report.get(key)
+        if isinstance(known, dict) and isinstance(value, Mapping):
+            report[key] = {**known, **value}
+        elif isinstance(known, list):
+            report[key] = [*known, *value]
+        else:
+            report[key] = value
+    return report

@@ -105,6 +105,8 @@ def _next(report: Mapping[str, Any], folder: Path) -> str:
     if report["recipe"] != "fp32" and all(r["weight_format"] in FLOATS for r in report["layers"]):
         return "nothing was quantised; report.json has the reason of every layer"
     if (report.get("quality") or {}).get("source") == GENERATED:
+        if any(r.get("activation_format") in ("uint8", "uint4") for r in report["layers"]):
+            return "give --calibration-data DATA: ranges from real samples fit better than generated ones"
         return "give --calibration-data DATA for integer activations, which are faster"
     if str(report["recipe"]) == "int8":
         return f"'lpcompile inspect {folder}' lists the layers; --recipe w4a8 halves the file again"

@@ -18,6 +18,7 @@ from lpcompile.errors import LpcompileError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
+from lpcompile.runtime.reference_call import DYADIC_ELEMENTWISE, LAYERS
 from lpcompile.runtime.session import Session
 
 TIMED_RUNS = 31
@@ -93,9 +94,7 @@ def judge(
 
 
 def _wrong(check: LayerCheck) -> bool:
-    exact = check.op.startswith(
-        ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
-    )
+    exact = check.op.startswith((*LAYERS, *DYADIC_ELEMENTWISE))
     return check.largest_step > (0 if exact else ELEMENTWISE_STEP)
 
 

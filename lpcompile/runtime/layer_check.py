@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference import stored_weights
+from lpcompile.runtime.reference import outputs_of, stored_weights, whole_outputs
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_elementwise import elementwise_outputs
-from lpcompile.runtime.reference_layers import chosen, layer_outputs
+from lpcompile.runtime.reference_layers import chosen
 from lpcompile.runtime.reference_weights import decode_rows, expanded
 from lpcompile.runtime.session import Session
 
@@ -92,10 +91,10 @@ def check_layers(
         elif call.is_layer:
             rows = decode_rows(call, stored_weights(call, inputs))
             limit = min(positions, max(_FEWEST, int(_PRODUCTS / max(rows.values.size, 1))))
-            wanted, where, _ = layer_outputs(call, rows, inputs, limit, rng)
+            wanted, where, _ = outputs_of(call)(call, rows, inputs, limit, rng)
             found.append(_compared(node, wanted, tensors[node.output[0]][where]))
         else:
-            found.append(_compared(node, elementwise_outputs(call, inputs), tensors[node.output[0]]))
+            found.append(_compared(node, whole_outputs(call, inputs), tensors[node.output[0]]))
     return found
 
 

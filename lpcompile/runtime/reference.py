@@ -12,10 +12,12 @@ from onnx.reference.op_run import OpRun
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_dyadic import dyadic_elementwise_outputs, dyadic_layer_outputs
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
 from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
 
+LayerOutputs = tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]
 _FIRST_IN_ONNX_REFERENCE = 19  # opset of its QuantizeLinear and DequantizeLinear
 
 
@@ -31,19 +33,29 @@ def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[An
     """
     call = Call.of(node)
     if not call.is_layer:
-        return [elementwise_outputs(call, inputs)]
+        return [whole_outputs(call, inputs)]
     rows = decode_rows(call, stored_weights(call, inputs))
     if call.family == "DequantizeWeights":
         return [expanded(call, rows)]
-    values, at, shape = layer_outputs(call, rows, inputs)
+    values, at, shape = outputs_of(call)(call, rows, inputs)
     output = np.empty(shape, values.dtype)
     output[at] = values
     return [output]
 
 
+def outputs_of(call: Call) -> Callable[..., LayerOutputs]:
+    """What computes positions of a layer's output."""
+    return dyadic_layer_outputs if call.is_dyadic else layer_outputs
+
+
+def whole_outputs(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+    """The output of a call without weights."""
+    return (dyadic_elementwise_outputs if call.is_dyadic else elementwise_outputs)(call, inputs)
+
+
 def stored_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
     """Those inputs of a layer's call that hold its weights."""
-    first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 3)
+    first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 1 if call.is_dyadic else 3)
     return inputs[first : first + call.stored_inputs]
 
 
@@ -87,5 +99,16 @@ def _run_quantize(
     return (quantize(x, scale, zero_point, 255),)
 
 
-def _run_dequantize(_self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
-    return (dequantize(*inputs),)
+def _run_dequantize(
+    _self: OpRun,
+    x: NDArray[Any],
+    scale: NDArray[Any],
+    zero_point: NDArray[Any] | None = None,
+    axis: int = 1,
+    **_attributes: Any,
+) -> tuple[NDArray[Any], ...]:
+    if scale.size > 1:
+        wide = [1] * x.ndim
+        wide[axis] = -1
+        scale = scale.reshape(wide)
+    return (dequantize(x, scale, np.array(0) if zero_point is None else zero_point),)

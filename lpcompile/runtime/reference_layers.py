@@ -123,7 +123,7 @@ def accumulate(
     Returns:
         (P, C) accumulators without bias; the index that finds them in the output; the output's shape.
     """
-    if call.family == "QuantConv":
+    if call.family.endswith("Conv"):
         return _accumulate_conv(call, rows, x, zero_point, limit, rng)
     shape = (*x.shape[:-1], len(rows.values))
     flat = x.reshape(-1, x.shape[-1])

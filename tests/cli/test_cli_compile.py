@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             (output / "model.onnx").touch()
-        return SimpleNamespace(report=REPORT)
+        return SimpleNamespace(report=REPORT, files={})
 
     module: Any = ModuleType("lpcompile.api")
     module.compile = compile

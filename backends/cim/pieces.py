@@ -1,0 +1,119 @@
+"""Layers cut to what a core can hold: matrices of their own, column ranges, rounds. [cim-machine 2, scheduling 2]."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from lpcompile.backends.cim.geometry import Footprint, Geometry
+from lpcompile.backends.cim.planes import planes_of, store_planes
+from lpcompile.backends.cim.program import Group, PlaneSet
+from lpcompile.backends.cim.strips import input_extent
+from lpcompile.backends.cim.tables import Tables
+from lpcompile.backends.cim.views import ITEM_BYTES
+from lpcompile.backends.cim.work import Dense
+from lpcompile.errors import CapacityError
+
+ACC_BYTES, CODE_BYTES = 4, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One layer as columns and rounds.
+
+    Attributes:
+        planes: of its weights.
+        columns: output ranges, one a piece.
+        rounds: row ranges that a core holds at a time; one where the whole column range fits.
+        footprint: macros of the widest piece for the longest round.
+    """
+
+    planes: PlaneSet
+    columns: tuple[tuple[int, int], ...]
+    rounds: tuple[tuple[int, int], ...]
+    footprint: Footprint
+
+    @property
+    def macros(self) -> int:
+        """Macros of one copy of the layer."""
+        return len(self.columns) * self.footprint.macros
+
+
+def cut(work: Dense, g: Geometry) -> Cut:
+    """Cut a layer so that each piece fits a core's macros and local buffer.
+
+    Raises:
+        CapacityError: one output position does not fit the local buffer.
+    """
+    rows, outputs = work.weights.shape
+    planes = planes_of(work.weights)
+    width = g.outputs_per_macro(len(planes.coefficients))
+    if width < 1:
+        raise CapacityError(
+            f"{len(planes.coefficients)} planes of one weight do not fit {g.columns} columns",
+            where=work.name,
+            hint="choose a machine with wider arrays or a narrower --weight-format",
+        )
+    room = (g.lb_bytes - _input_bytes(work)) // (ACC_BYTES + CODE_BYTES + _operand_bytes(work))
+    if room < 1:
+        raise CapacityError(
+            f"the {_input_bytes(work)} bytes that one output position reads do not fit the local buffer",
+            where=work.name,
+            hint=f"run it on the host with --host {work.name}, or choose a machine with larger buffers",
+        )
+    one = Footprint.of(g, rows, 1, len(planes.coefficients))
+    rounds = ceil(one.down / g.macros)
+    blocks = ceil(ceil(rows / g.block_rows) / rounds) * g.block_rows
+    across = max(1, g.macros // max(1, Footprint.of(g, min(rows, blocks), 1, 1).down))
+    most = min(outputs, across * width, room)
+    pieces = ceil(outputs / most)
+    each = ceil(outputs / pieces)
+    if pieces > 1 and each > width:
+        each = min(most, ceil(each / width) * width)
+    return Cut(
+        planes,
+        tuple((n, min(n + each, outputs)) for n in range(0, outputs, each)),
+        tuple((k, min(k + blocks, rows)) for k in range(0, rows, blocks)),
+        Footprint.of(g, min(rows, blocks), each, len(planes.coefficients)),
+    )
+
+
+def _input_bytes(work: Dense) -> int:
+    """Bytes of x that one output position reads."""
+    if work.window is None:
+        return work.x.shape[-1]
+    spatial = work.x.shape[1:-1]
+    return int(np.prod(input_extent(work.window, spatial, [1] * len(spatial)))) * work.x.shape[-1]
+
+
+def _operand_bytes(work: Dense) -> int:
+    return sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)
+
+
+def group_of(
+    tables: Tables, g: Geometry, work: Dense, plan: Cut, columns: tuple[int, int], first_macro: int
+) -> list[int]:
+    """Store the planes of one piece; a group for each round."""
+    found = []
+    planes = tables.plane_sets.add(plan.planes)
+    for row0, stop in plan.rounds:
+        weights = np.ascontiguousarray(work.weights[row0:stop, columns[0] : columns[1]])
+        stored = store_planes(weights, plan.planes, g.block_rows, complement=g.complement)
+        foot = Footprint.of(g, *weights.shape, len(plan.planes.coefficients))
+        group = Group(
+            row0,
+            stop - row0,
+            columns[1] - columns[0],
+            planes,
+            len(tables.weights),
+            first_macro,
+            foot.across,
+            foot.down,
+            foot.pages,
+            0,
+            g.block_rows,
+            lossless=g.adc_max is None or stored.lossless(g.adc_max, g.levels),
+        )
+        tables.weights += stored.packed()
+        found.append(tables.groups.add(group))
+    return found
