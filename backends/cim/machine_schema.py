@@ -48,7 +48,7 @@ def read_header(data: Mapping[str, Any], where: str) -> tuple[str, str]:
     for key in data:
         if key not in HEADER and key not in SECTIONS:
             near = _near(key, [*SECTIONS, *HEADER])
-            raise MachineDescriptionError(f"{_shown(key)}: unknown section", where=where, hint=near)
+            raise MachineDescriptionError(f"{_bare(key)}: unknown section", where=where, hint=near)
     if data.get("schema") != SCHEMA:
         hint = f"write 'schema = {SCHEMA}' at the top"
         raise MachineDescriptionError(f"schema: must be {SCHEMA}", where=where, hint=hint)
@@ -151,10 +151,11 @@ def _text(found: Any, key: str, where: str) -> str:
 def _unknown(section: str, key: str, known: list[str], where: str) -> MachineDescriptionError:
     message = f"{section}.{_bare(key)}: unknown key"
     same = [k for k in known if unit_of(k) and stem_of(k) in (key, stem_of(key))]
+    like = [k for k in same if k[-1] == key[-1]] or same  # pJ for fJ, us for ns
     if same and key == stem_of(same[0]):
-        hint = f"write the unit in the key: '{section}.{same[0]}'"
+        hint = "write the unit in the key: " + " or ".join(f"'{section}.{k}'" for k in same)
     elif same:
-        hint = f"the unit is {unit_of(same[0])}: write '{section}.{same[0]}' and convert the value"
+        hint = f"the unit is {unit_of(like[0])}: write '{section}.{like[0]}' and convert the value"
     else:
         hint = _near(key, known, f"{section}.")
     return MachineDescriptionError(message, where=where, hint=hint)
