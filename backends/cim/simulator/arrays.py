@@ -108,6 +108,7 @@ class Arrays:
                 plane_steps=steps,
                 macs=macs,
                 indices=operation.indices,
+                varies=skips,
             )
 
         return effect

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lpcompile.backends.cim.program import Program, Queue
 from lpcompile.backends.cim.simulator.capacities import Limits
+from lpcompile.backends.cim.simulator.context import Effect
 from lpcompile.backends.cim.simulator.dispatch import Dispatch
 from lpcompile.backends.cim.simulator.streams import Operation, Schedule
 from lpcompile.backends.cim.simulator.timing import Timing, Work
@@ -20,13 +21,32 @@ Report = Callable[[Operation, int, int, Work], None]
 _SHOWN = 4
 
 
+@dataclass(slots=True, eq=False)
+class _Step:
+    """An operation, bound.
+
+    Attributes:
+        kind: its mnemonic where the queues themselves act on it, else "".
+        key: the counter or message that it raises or waits for.
+        amount: what a WAIT takes off.
+        effect: what happens at its start; made when it is first executed.
+        cycles: that it takes; -1 until it is known, and always where it depends on data.
+    """
+
+    operation: Operation
+    kind: str
+    key: tuple[int, ...]
+    amount: int
+    effect: Effect | None = None
+    cycles: int = -1
+
+
 @dataclass(slots=True)
 class _Lane:
     number: int
-    operations: list[Operation]
+    steps: list[_Step]
     next: int = 0
-    running: Operation | None = None
-    waiting: bool = False
+    running: _Step | None = None
 
 
 class Queues:
@@ -37,6 +57,13 @@ class Queues:
         self.dispatch = dispatch
         self.timing = timing
         self.limits = limits
+        self._bound: dict[str, list[list[_Step]]] = {}
+
+    def steps(self, schedule: Schedule) -> list[list[_Step]]:
+        """The operations of each lane, bound once for all samples."""
+        if schedule.name not in self._bound:
+            self._bound[schedule.name] = [[_step(o) for o in lane] for lane in schedule.lanes]
+        return self._bound[schedule.name]
 
     def run(self, schedule: Schedule, report: Report | None = None) -> int:
         """Execute a boot or a device stage.
@@ -59,94 +86,109 @@ class _Run:
         self.queues, self.schedule, self.report = queues, schedule, report
         self.dispatch = queues.dispatch
         self.dispatch.messages.clear()
-        self.lanes = [_Lane(i, operations) for i, operations in enumerate(schedule.lanes)]
-        self.counters: dict[tuple[int, int], int] = defaultdict(int)
-        self.waiters: dict[tuple[int, ...], list[_Lane]] = defaultdict(list)
+        self.lanes = [_Lane(i, steps) for i, steps in enumerate(queues.steps(schedule))]
+        self.counters: dict[tuple[int, ...], int] = defaultdict(int)
+        self.waiters: dict[tuple[int, ...], list[_Lane]] = {}
         self.barriers: dict[Operation, list[_Lane]] = defaultdict(list)
-        self.free = [(0, lane.number) for lane in self.lanes if lane.operations]  # a heap of (cycle, lane)
+        self.free = [(0, lane.number) for lane in self.lanes if lane.steps]  # a heap of (cycle, lane)
+        self.executed = 0
 
     def finish(self) -> int:
         now = 0
-        while self.free:
-            now, number = heapq.heappop(self.free)
-            if now > self.queues.limits.cycles:
+        free, lanes, limit = self.free, self.lanes, self.queues.limits.cycles
+        while free:
+            now, number = heapq.heappop(free)
+            lane = lanes[number]
+            if now > limit:
                 raise ProgramError(
-                    f"{self.schedule.name} does not end within {self.queues.limits.cycles} cycles",
-                    where=str(self.lanes[number].running),
+                    f"{self.schedule.name} does not end within {limit} cycles",
+                    where=None if lane.running is None else str(lane.running.operation),
                     hint="raise --max-cycles",
                 )
-            lane = self.lanes[number]
-            if lane.running is not None:
-                self._end(lane, lane.running, now)
-            self._start(lane, now)
+            self._advance(lane, now)
+        self.dispatch.context.counters.instructions += self.executed
         self._check_end()
         return now
 
-    def _start(self, lane: _Lane, now: int) -> None:
-        """Start the next operation of a free lane, or have it wait."""
-        if lane.next == len(lane.operations):
-            return
-        operation = lane.operations[lane.next]
-        word = operation.instruction
-        if word.mnemonic == "BAR":
-            self._barrier(lane, operation, now)
-            return
-        if word.mnemonic == "WAIT":
-            counter = (operation.core, word.a)
-            if self.counters[counter] < word.b:
-                self._wait(lane, counter)
+    def _advance(self, lane: _Lane, now: int) -> None:
+        """End what a lane has been running, then start one operation after the other until one takes time."""
+        if lane.running is not None:
+            self._end(lane.running, now)
+            lane.running = None
+        while lane.next < len(lane.steps):
+            step = lane.steps[lane.next]
+            if not self._may_start(lane, step, now):
                 return
-            self.counters[counter] -= word.b
-        elif word.mnemonic == "RECV" and not self.dispatch.messages.arrived(operation):
-            self._wait(lane, (operation.core, word.b, word.c))
-            return
-        work = self.dispatch.start(operation)
-        length = self.queues.timing.cycles(operation.core, word, self.queues.program, work)
+            lane.next += 1
+            length = self._start(step, now)
+            if length:
+                lane.running = step
+                heapq.heappush(self.free, (now + length, lane.number))
+                return
+            self._end(step, now)
+
+    def _may_start(self, lane: _Lane, step: _Step, now: int) -> bool:
+        if not step.kind:
+            return True
+        if step.kind == "WAIT":
+            if self.counters[step.key] < step.amount:
+                self.waiters.setdefault(step.key, []).append(lane)
+                return False
+            self.counters[step.key] -= step.amount
+        elif step.kind == "RECV" and not self.dispatch.messages.arrived(step.operation):
+            self.waiters.setdefault(step.key, []).append(lane)
+            return False
+        elif step.kind == "BAR":
+            self._barrier(lane, step, now)
+            return False
+        return True
+
+    def _start(self, step: _Step, now: int) -> int:
+        """Do it, and say how long it takes."""
+        operation = step.operation
+        if step.effect is None:
+            step.effect = self.dispatch.bind(operation)
+        work = step.effect()
+        length = step.cycles
         if length < 0:
-            raise operation.fault(f"the machine gives it {length} cycles")
-        lane.next += 1
-        lane.running = operation
-        heapq.heappush(self.free, (now + length, lane.number))
-        self.dispatch.context.counters.instructions += 1
+            word = operation.instruction
+            length = self.queues.timing.cycles(operation.core, word, self.queues.program, work)
+            if length < 0:
+                raise operation.fault(f"the machine gives it {length} cycles")
+            if not work.varies:
+                step.cycles = length
+        self.executed += 1
         if self.report is not None:
             self.report(operation, now, now + length, work)
+        return length
 
-    def _end(self, lane: _Lane, operation: Operation, now: int) -> None:
-        lane.running = None
-        word = operation.instruction
-        if word.mnemonic == "SIG":
-            if not 0 <= word.b < len(self.queues.program.cores):
-                raise operation.fault(f"there is no core {word.b}")
-            self.counters[word.b, word.a] += 1
-            self._wake((word.b, word.a), now)
-        elif word.mnemonic == "SEND":
-            self.dispatch.end(operation)
-            self._wake((word.b, operation.core, word.c), now)
+    def _end(self, step: _Step, now: int) -> None:
+        if step.kind == "SIG":
+            if not 0 <= step.key[0] < len(self.queues.program.cores):
+                raise step.operation.fault(f"there is no core {step.key[0]}")
+            self.counters[step.key] += 1
+        elif step.kind == "SEND":
+            self.dispatch.arrive(step.operation)
+        else:
+            return
+        for lane in self.waiters.pop(step.key, ()):
+            heapq.heappush(self.free, (now, lane.number))
 
-    def _barrier(self, lane: _Lane, operation: Operation, now: int) -> None:
-        there = self.barriers[operation]
+    def _barrier(self, lane: _Lane, step: _Step, now: int) -> None:
+        there = self.barriers[step.operation]
         there.append(lane)
         if len(there) < len(Queue):
             return
-        del self.barriers[operation]
-        self.dispatch.context.counters.instructions += 1
+        del self.barriers[step.operation]
+        self.executed += 1
         if self.report is not None:
-            self.report(operation, now, now, self.dispatch.start(operation))
+            self.report(step.operation, now, now, Work(indices=step.operation.indices))
         for member in there:
             member.next += 1
             heapq.heappush(self.free, (now, member.number))
 
-    def _wait(self, lane: _Lane, key: tuple[int, ...]) -> None:
-        lane.waiting = True
-        self.waiters[key].append(lane)
-
-    def _wake(self, key: tuple[int, ...], now: int) -> None:
-        for lane in self.waiters.pop(key, ()):
-            lane.waiting = False
-            heapq.heappush(self.free, (now, lane.number))
-
     def _check_end(self) -> None:
-        stuck = [lane.operations[lane.next] for lane in self.lanes if lane.next < len(lane.operations)]
+        stuck = [lane.steps[lane.next].operation for lane in self.lanes if lane.next < len(lane.steps)]
         if stuck:
             raise waits_for_ever(self.schedule.name, stuck)
         left = [key for key, count in self.counters.items() if count]
@@ -163,6 +205,19 @@ class _Run:
                 f"{self.schedule.name} ends with a message from core {sender} to {receiver}, tag {tag}, "
                 "that was not received"
             )
+
+
+def _step(operation: Operation) -> _Step:
+    word = operation.instruction
+    keys = {
+        "SIG": (word.b, word.a),
+        "WAIT": (operation.core, word.a),
+        "SEND": (operation.core, word.b, word.c),
+        "RECV": (word.b, operation.core, word.c),
+        "BAR": (),
+    }
+    kind = word.mnemonic if word.mnemonic in keys else ""
+    return _Step(operation, kind, keys[kind] if kind else (), word.b)
 
 
 def waits_for_ever(name: str, stuck: list[Operation]) -> ProgramError:

@@ -20,6 +20,7 @@ class Work:
             under SKIPZ, which leaves out planes without a one in the rows of the block.
         macs: multiply-accumulates of MVM, VMM and VDW; an MVMP does a share of one, and counts none.
         indices: of the enclosing REPEATs, innermost first.
+        varies: another execution of the same operation may have other work, as SKIPZ makes it.
     """
 
     elements: int = 0
@@ -30,6 +31,7 @@ class Work:
     plane_steps: int = 0
     macs: int = 0
     indices: tuple[int, ...] = ()
+    varies: bool = False
 
 
 class Timing(Protocol):
