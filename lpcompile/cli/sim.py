@@ -1,5 +1,6 @@
 """`lpcompile sim PROGRAM`: a compiled program on the simulated machine."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,8 @@ def sim(
     """
     if feeds is not None and seed is not None:
         raise click.UsageError("--input and --random exclude each other")
+    # the matrices of one instruction are too small for several threads, which spin while they wait for each other
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     path = program_file(program)
     for file in (result, trace):
         if file is not None:

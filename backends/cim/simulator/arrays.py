@@ -93,10 +93,12 @@ class Arrays:
                 starts = range(0, group.rows, group.block_rows)
                 blocks = [slice(r, min(r + group.block_rows, group.rows)) for r in starts]
                 steps = busy_planes(taken, inputs.bits, blocks)
+            before = context.counters.changed_conversions
             if context.planes or not group.lossless:
                 self._explicit(number, group, taken, inputs, sums, init, operation)
             else:
                 self._lossless(number, group, inputs, shape, sums, init, operation)
+            changed = context.counters.changed_conversions - before
             context.counters.mvms += 1
             context.counters.macs += macs
             return Work(
@@ -107,6 +109,7 @@ class Arrays:
                 planes=len(bits),
                 plane_steps=steps,
                 macs=macs,
+                changed_conversions=changed,
                 indices=operation.indices,
                 varies=skips,
             )

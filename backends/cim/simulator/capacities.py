@@ -66,7 +66,7 @@ class Capacities:
     pages: int = 1
     adc_bits: int | None = None
     transfer: str = "clip"
-    dram_bytes: int = 1 << 32
+    dram_bytes: int = 1 << 30
 
     @classmethod
     def of(cls, machine: Sizes) -> "Capacities":
@@ -94,7 +94,7 @@ class Limits:
         message_bytes: sent and not yet received.
     """
 
-    instructions: int = 1 << 20
+    instructions: int = 1 << 21
     cycles: int = 1 << 40
     elements: int = 1 << 28
     macs: int = 1 << 36

@@ -254,7 +254,7 @@ def test_hostile_programs_end_soon() -> None:
     b = Builder()
     place = b.desc((4,))
     for words, message in (
-        (nest(65535, op("FILL", place, 1)), "more than the limit of 1048576"),
+        (nest(65535, op("FILL", place, 1)), "more than the limit of 2097152"),
         (nest(65535, op("NOP")), "more than the limit"),
         ([op("REPEAT", 2, 4), *nest(2, op("NOP"))], "nest deeper than 3"),
         ([op("REPEAT", 2, 9), op("NOP")], "leaves its stream"),
