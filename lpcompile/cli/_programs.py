@@ -91,4 +91,6 @@ def write_file(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         hint = "choose another place"
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path), hint=hint) from error
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", where=str(path), hint=hint
+        ) from error

@@ -120,6 +120,19 @@ def test_violations_by_kind(words: list[Instruction], kind: str, message: str) -
     assert f"VIOLATED {found.counts[kind]} times" in str(found)
 
 
+def test_programs_without_any_order_are_given_up_soon() -> None:
+    b = Builder()
+    left, right = b.desc((4,), dims=((4, 2),), base=0), b.desc((4,), dims=((4, 2),), base=1)
+    source = b.desc((4,), space=Space.GB)
+    b.run[0] = [op("REPEAT", 20000, 1), op("FILL", left, 1), op("REPEAT", 20000, 1), op("LD", right, source)]
+    start = time.process_time()
+    assert "too many accesses unordered" in proofs(b).first["streams"]
+    b.run[0][3] = op("LD", b.again(left, base=2), source)
+    b.run[0][0] = b.run[0][2] = op("REPEAT", 200, 1)
+    assert proofs(b).counts["races"] == 1000  # it stops to count
+    assert time.process_time() - start < 5
+
+
 def test_damaged_groups_are_violations() -> None:
     b, _, _ = layer(np.ones((10, 2)))
     b.groups[0] = replace(b.groups[0], offset=1 << 40)
