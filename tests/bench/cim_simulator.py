@@ -98,6 +98,9 @@ def measure(bench: Bench) -> Table:
     made.rows.append(
         ("all", round(total[0] / total[1] / 1e9, 1), BAR, round(total[2] / total[3] / 1e9, 2), BAR_PLANES)
     )
+    made.notes.append(
+        "one thread of the BLAS is best: OPENBLAS_NUM_THREADS=1; more wait for each other, spinning"
+    )
     made.notes.append(f"reading the weights back from their planes: {_weights():.0f} Mbit/s")
     return made
 

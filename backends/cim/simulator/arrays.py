@@ -28,7 +28,9 @@ class Arrays:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # by core: the group in each (macro, page), and the groups that nothing has been written over
         self._holds: list[dict[tuple[int, int], int]] = [{} for _ in context.program.cores]
+        self._intact: list[set[int]] = [set() for _ in context.program.cores]
         self._matrices: dict[tuple[int, int, int], MatrixGroup] = {}
         self._blocks: dict[int, list[PlaneBlock]] = {}
         self._weights: dict[int, NDArray[Any]] = {}
@@ -45,7 +47,11 @@ class Arrays:
         holds = self._holds[operation.core]
         self._check(operation, number, group)
 
+        intact = self._intact[operation.core]
+
         def effect() -> Work:
+            intact.difference_update(holds[cell] for cell in cells if cell in holds)
+            intact.add(number)
             holds.update(dict.fromkeys(cells, number))
             return Work(group=number, elements=group.rows * group.outputs, indices=operation.indices)
 
@@ -63,7 +69,7 @@ class Arrays:
         """MVM, and MVMP for one input plane."""
         context, word = self.context, operation.instruction
         number, group = context.operands.group(operation)
-        cells = self._cells(operation, group)
+        self._cells(operation, group)
         x, source = context.read(operation, word.b)
         shape = context.window_shape(operation, x)
         acc, sums = context.write(operation, word.c)
@@ -77,10 +83,10 @@ class Arrays:
         macs = 0 if single else positions * group.rows * group.outputs
         if positions * group.rows * group.outputs > context.limits.macs:
             raise operation.fault(f"more than the limit of {context.limits.macs} multiply-accumulates")
-        holds = self._holds[operation.core]
+        intact = self._intact[operation.core]
 
         def effect() -> Work:
-            if any(holds.get(cell) != number for cell in cells):
+            if number not in intact:
                 raise operation.fault(f"group {number} is not in the macros", hint="WPROG comes first")
             inputs = _Inputs(source, x, planes, single)
             steps = positions * group.blocks * len(bits)

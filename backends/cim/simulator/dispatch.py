@@ -57,6 +57,8 @@ class Dispatch:
             return start
         if mnemonic == "RECV":
             return self.messages.receive(operation)
+        if mnemonic == "SIG" and not 0 <= operation.instruction.b < len(self.context.program.cores):
+            raise operation.fault(f"there is no core {operation.instruction.b}")
         work = Work(indices=operation.indices)
         return lambda: work
 

@@ -19,6 +19,8 @@ from lpcompile.errors import ProgramError
 
 Report = Callable[[Operation, int, int, Work], None]
 _SHOWN = 4
+PLAIN, SIG, WAIT, SEND, RECV, BAR = range(6)
+_KINDS = {"SIG": SIG, "WAIT": WAIT, "SEND": SEND, "RECV": RECV, "BAR": BAR}
 
 
 @dataclass(slots=True, eq=False)
@@ -26,16 +28,16 @@ class _Step:
     """An operation, bound.
 
     Attributes:
-        kind: its mnemonic where the queues themselves act on it, else "".
-        key: the counter or message that it raises or waits for.
+        kind: which of those that the queues themselves act on, else PLAIN.
+        key: number of the counter or message that it raises or waits for.
         amount: what a WAIT takes off.
         effect: what happens at its start; made when it is first executed.
         cycles: that it takes; -1 until it is known, and always where it depends on data.
     """
 
     operation: Operation
-    kind: str
-    key: tuple[int, ...]
+    kind: int
+    key: int
     amount: int
     effect: Effect | None = None
     cycles: int = -1
@@ -57,12 +59,14 @@ class Queues:
         self.dispatch = dispatch
         self.timing = timing
         self.limits = limits
-        self._bound: dict[str, list[list[_Step]]] = {}
+        self._bound: dict[str, tuple[list[list[_Step]], list[tuple[int, ...]]]] = {}
 
-    def steps(self, schedule: Schedule) -> list[list[_Step]]:
-        """The operations of each lane, bound once for all samples."""
+    def steps(self, schedule: Schedule) -> tuple[list[list[_Step]], list[tuple[int, ...]]]:
+        """The operations of each lane, bound once for all samples, and what the keys stand for."""
         if schedule.name not in self._bound:
-            self._bound[schedule.name] = [[_step(o) for o in lane] for lane in schedule.lanes]
+            keys: dict[tuple[int, ...], int] = {}
+            steps = [[_step(o, keys) for o in lane] for lane in schedule.lanes]
+            self._bound[schedule.name] = steps, list(keys)
         return self._bound[schedule.name]
 
     def run(self, schedule: Schedule, report: Report | None = None) -> int:
@@ -86,9 +90,10 @@ class _Run:
         self.queues, self.schedule, self.report = queues, schedule, report
         self.dispatch = queues.dispatch
         self.dispatch.messages.clear()
-        self.lanes = [_Lane(i, steps) for i, steps in enumerate(queues.steps(schedule))]
-        self.counters: dict[tuple[int, ...], int] = defaultdict(int)
-        self.waiters: dict[tuple[int, ...], list[_Lane]] = {}
+        steps, self.keys = queues.steps(schedule)
+        self.lanes = [_Lane(i, of_lane) for i, of_lane in enumerate(steps)]
+        self.counters = [0] * len(self.keys)
+        self.waiters: dict[int, list[_Lane]] = {}
         self.barriers: dict[Operation, list[_Lane]] = defaultdict(list)
         self.free = [(0, lane.number) for lane in self.lanes if lane.steps]  # a heap of (cycle, lane)
         self.executed = 0
@@ -115,33 +120,33 @@ class _Run:
         if lane.running is not None:
             self._end(lane.running, now)
             lane.running = None
-        while lane.next < len(lane.steps):
-            step = lane.steps[lane.next]
-            if not self._may_start(lane, step, now):
+        steps, counters, silent = lane.steps, self.counters, self.report is None
+        while lane.next < len(steps):
+            step = steps[lane.next]
+            kind = step.kind
+            if kind == WAIT:
+                if counters[step.key] < step.amount:
+                    self.waiters.setdefault(step.key, []).append(lane)
+                    return
+                counters[step.key] -= step.amount
+            elif kind == BAR:
+                self._barrier(lane, step, now)
+                return
+            elif kind == RECV and not self.dispatch.messages.arrived(step.operation):
+                self.waiters.setdefault(step.key, []).append(lane)
                 return
             lane.next += 1
-            length = self._start(step, now)
+            if silent and step.cycles == 0 and kind in (WAIT, SIG):
+                self.executed += 1  # most of a program is that, and nobody listens
+                length = 0
+            else:
+                length = self._start(step, now)
             if length:
                 lane.running = step
                 heapq.heappush(self.free, (now + length, lane.number))
                 return
-            self._end(step, now)
-
-    def _may_start(self, lane: _Lane, step: _Step, now: int) -> bool:
-        if not step.kind:
-            return True
-        if step.kind == "WAIT":
-            if self.counters[step.key] < step.amount:
-                self.waiters.setdefault(step.key, []).append(lane)
-                return False
-            self.counters[step.key] -= step.amount
-        elif step.kind == "RECV" and not self.dispatch.messages.arrived(step.operation):
-            self.waiters.setdefault(step.key, []).append(lane)
-            return False
-        elif step.kind == "BAR":
-            self._barrier(lane, step, now)
-            return False
-        return True
+            if kind:
+                self._end(step, now)
 
     def _start(self, step: _Step, now: int) -> int:
         """Do it, and say how long it takes."""
@@ -163,16 +168,15 @@ class _Run:
         return length
 
     def _end(self, step: _Step, now: int) -> None:
-        if step.kind == "SIG":
-            if not 0 <= step.key[0] < len(self.queues.program.cores):
-                raise step.operation.fault(f"there is no core {step.key[0]}")
+        if step.kind == SIG:
             self.counters[step.key] += 1
-        elif step.kind == "SEND":
+        elif step.kind == SEND:
             self.dispatch.arrive(step.operation)
         else:
             return
-        for lane in self.waiters.pop(step.key, ()):
-            heapq.heappush(self.free, (now, lane.number))
+        if step.key in self.waiters:
+            for lane in self.waiters.pop(step.key):
+                heapq.heappush(self.free, (now, lane.number))
 
     def _barrier(self, lane: _Lane, step: _Step, now: int) -> None:
         there = self.barriers[step.operation]
@@ -191,13 +195,13 @@ class _Run:
         stuck = [lane.steps[lane.next].operation for lane in self.lanes if lane.next < len(lane.steps)]
         if stuck:
             raise waits_for_ever(self.schedule.name, stuck)
-        left = [key for key, count in self.counters.items() if count]
-        if left:
-            core, event = left[0]
-            raise ProgramError(
-                f"{self.schedule.name} ends with event {event} of core {core} at {self.counters[left[0]]}",
-                hint="the WAITs of an event take off what its SIGs add",
-            )
+        for key, count in enumerate(self.counters):
+            if count:
+                core, event = self.keys[key]
+                raise ProgramError(
+                    f"{self.schedule.name} ends with event {event} of core {core} at {count}",
+                    hint="the WAITs of an event take off what its SIGs add",
+                )
         messages = self.dispatch.messages.left()
         if messages:
             sender, receiver, tag = messages[0]
@@ -207,17 +211,19 @@ class _Run:
             )
 
 
-def _step(operation: Operation) -> _Step:
+def _step(operation: Operation, keys: dict[tuple[int, ...], int]) -> _Step:
     word = operation.instruction
-    keys = {
-        "SIG": (word.b, word.a),
-        "WAIT": (operation.core, word.a),
-        "SEND": (operation.core, word.b, word.c),
-        "RECV": (word.b, operation.core, word.c),
-        "BAR": (),
-    }
-    kind = word.mnemonic if word.mnemonic in keys else ""
-    return _Step(operation, kind, keys[kind] if kind else (), word.b)
+    key: tuple[int, ...] = ()
+    kind = _KINDS.get(word.mnemonic, PLAIN)
+    if kind == SIG:
+        key = (word.b, word.a)
+    elif kind == WAIT:
+        key = (operation.core, word.a)
+    elif kind == SEND:
+        key = (operation.core, word.b, word.c)
+    elif kind == RECV:
+        key = (word.b, operation.core, word.c)
+    return _Step(operation, kind, keys.setdefault(key, len(keys)), word.b)
 
 
 def waits_for_ever(name: str, stuck: list[Operation]) -> ProgramError:
