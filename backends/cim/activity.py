@@ -87,14 +87,16 @@ def fixed_counts(
     Raises:
         ProgramError: there is no such instruction.
     """
-    if group is None and instruction.mnemonic in GROUPED:
-        group = group_index(program, instruction, indices)
+
+    def found(known: int | None) -> Group:
+        return program.groups[group_index(program, instruction, indices) if known is None else known]
+
     counts: Counter[Event] = Counter({Event.INSTRUCTION: 1})
     op, tables = instruction.mnemonic, program.descriptors
     if op in SEQUENCING:
         return counts
     if op in MVMS:
-        _operands_of_mvm(counts, machine, program, instruction, indices, program.groups[group or 0])
+        _operands_of_mvm(counts, machine, program, instruction, indices, found(group))
     elif op in ("LD", "ST", "MOV"):
         _move(counts, machine, core, tables[instruction.a], tables[instruction.b])
     elif op == "SEND":
@@ -104,7 +106,7 @@ def fixed_counts(
     elif op == "RECV":
         counts[Event.LOCAL_WRITE] += bytes_of(tables[instruction.a])
     elif op == "WPROG":
-        written = program.groups[group or 0]
+        written = found(group)
         planes = len(program.plane_sets[written.planes].coefficients)
         bits = planes * written.outputs * (written.rows + written.blocks)
         counts[Event.CELL_WRITE] += planes * written.outputs * written.rows

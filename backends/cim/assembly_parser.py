@@ -64,7 +64,9 @@ class _Parser:
         }
         self.lines: dict[str, int] = {}  # what check_program calls an entry -> its line
         self.requant_words: list[str] | None = None
+        self.requant_line = 0
         self.lists: dict[str, tuple[int, ...]] = {}
+        self.in_stage = False
         self.blobs: dict[str, _Blob] = {}
         self.data: dict[str, list[str]] = {}
         self.data_lines: list[str] | None = None
@@ -135,6 +137,7 @@ class _Parser:
         if words[0] not in {"m", "b", "k"}:
             self._end_requant()
         self.data_lines = None
+        self.in_stage = words[0] == "stage" or (self.in_stage and words[0] in {"in", "out", "why"})
         if words[0] != "core":
             self.stream = None
         handler(words)
@@ -193,7 +196,7 @@ class _Parser:
 
     def _requant(self, words: Sequence[str]) -> None:
         self._number(words)
-        self.requant_words, self.lists = list(words[2:]), {}
+        self.requant_words, self.requant_line, self.lists = list(words[2:]), self.line, {}
 
     def _list(self, words: Sequence[str]) -> None:
         if self.requant_words is None or words[0] in self.lists:
@@ -204,8 +207,9 @@ class _Parser:
 
     def _end_requant(self) -> None:
         if self.requant_words is not None:
+            now, self.line = self.line, self.requant_line  # what is wrong is wrong up there
             self.entries["requant"].append(tables.requant(self.requant_words, self.lists))
-            self.requant_words = None
+            self.requant_words, self.line = None, now
 
     def _stage(self, words: Sequence[str]) -> None:
         self._number(words)
@@ -236,7 +240,7 @@ class _Parser:
         self.entries["stage"][-1] = dataclasses.replace(stage, reasons=reasons)
 
     def _current_stage(self) -> Any:
-        if not self.entries["stage"]:
+        if not self.in_stage:
             self._refuse("this stands below no stage", "write 'stage 0 device 0' above it")
         return self.entries["stage"][-1]
 

@@ -40,7 +40,9 @@ def unquoted(word: str) -> str:
     if '"' not in word:
         return word
     try:
-        found = json.loads(word)
+        found = (
+            json.loads(word) if word.startswith('"') else None
+        )  # nothing but strings: lists may nest too deep
     except ValueError:
         found = None
     if not isinstance(found, str):
@@ -146,8 +148,9 @@ def parsed_instruction(words: Sequence[str]) -> Instruction:
         unit = number(unit_name)
     elif found.units:
         if unit_name not in found.units:
-            hint = near_match(unit_name, [f"{mnemonic}.{name}" for name in found.units])
-            raise ProgramError(f"{mnemonic} has no unit '{unit_name}'", hint=hint)
+            raise ProgramError(
+                f"{mnemonic} has no unit '{unit_name}'", hint=near_match(unit_name, list(found.units))
+            )
         unit = found.units[unit_name]
     elif dot:
         raise ProgramError(f"{mnemonic} has no unit", hint=f"write {mnemonic}")

@@ -47,7 +47,7 @@ def options(words: Iterable[str], keys: Sequence[str], flags: Sequence[str] = ()
     for word in words:
         key, equals, value = word.partition("=")
         if key not in (keys if equals else flags):
-            raise ProgramError(f"unknown '{word}'", hint=near_match(key, [*(f"{k}=" for k in keys), *flags]))
+            raise ProgramError(f"unknown '{word}'", hint=near_match(key, [*keys, *flags]))
         if key in found:
             raise ProgramError(f"'{key}' stands there twice", hint="keep one of them")
         found[key] = value

@@ -105,7 +105,11 @@ def to_bytes(program: Program) -> bytes:
 
 
 def size_without_weights(program: Program) -> int:
-    """Bytes of the binary form without bit planes, constants of the hp unit and models of host stages."""
+    """Bytes of the binary form without bit planes, constants of the hp unit and models of host stages.
+
+    Args:
+        program: one that `check_program` accepts.
+    """
     sections = _sections(program)
     kept = sum(len(data) for key, data in sections.items() if key.kind not in _DATA)
     return _head_bytes(program, sections) + kept

@@ -155,15 +155,17 @@ def price(
     executed: Iterable[Executed],
     mode: str = "stat",
     batch: int = 1,
+    boot: Iterable[Executed] = (),
 ) -> EnergyReport:
     """Energy of a run.
 
     Args:
         machine: that it ran on.
         program: whose tables its instructions point into.
-        executed: every instruction, in any order; those of the boot where weight loading is to be counted.
+        executed: every instruction of the run, in any order; WPROGs among them are reloads, and count.
         mode: "exact" (counts of a simulation) or "stat" (densities).
         batch: samples that the run served; a convention of the report, nothing is divided by it.
+        boot: instructions of the boot, which happens once: priced apart, in no sum but `boot_pj`.
 
     Raises:
         ProgramError: mode "exact", and an MVM carries no counts.
@@ -175,10 +177,12 @@ def price(
     for done in executed:
         tally.take(done)
     tally.finish()
-    return _report(tally, batch)
+    once = tuple(boot)
+    boot_pj = price(machine, program, once, mode).totals.energy_pj if once else 0.0
+    return _report(tally, batch, boot_pj)
 
 
-def _report(tally: _Tally, batch: int) -> EnergyReport:
+def _report(tally: _Tally, batch: int, boot_pj: float) -> EnergyReport:
     machine = tally.machine
     parts: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     by_path: defaultdict[str, list[float]] = defaultdict(list)
@@ -215,6 +219,7 @@ def _report(tally: _Tally, batch: int) -> EnergyReport:
         side_path_pj=math.fsum(by_path["side"]),
         hp_pj=math.fsum(by_path[HP]),
         weight_loading_pj=math.fsum(by_path[LOADING]),
+        boot_pj=boot_pj,
         leakage_pj=leakage_pj,
         latency_ns=latency_ns,
         macs=_macs(tally, MAIN, with_macros),
@@ -254,7 +259,7 @@ def conventions(machine: MachineDescription, mode: str, batch: int) -> dict[str,
         "activity": activity,
         "batch": batch,
         "leakage": f"{energy.leakage_mw:g} mW over the time of the run, to nodes by their busy cycles",
-        "weight_loading": "counted where WPROG is executed, apart in weight_loading_pj, in no TOPS/W",
+        "weight_loading": "once at boot: boot_pj, in no other figure; reloads count: weight_loading_pj",
         "calibration": energy.calibration,
     }
 

@@ -16,7 +16,8 @@ class Totals:
         mac_only_pj: wordlines, cells, read-out and shift-add of matrix products; no accumulation over blocks.
         side_path_pj: dense products of the hp unit in nodes that also run on macros.
         hp_pj: other products of the hp unit.
-        weight_loading_pj: WPROG, with the transport of the bits.
+        weight_loading_pj: reloads of weights during the run, with the transport of the bits.
+        boot_pj: of loading them once before it; in no other sum.
         leakage_pj: over the time of the run.
         latency_ns: of the run.
         macs, side_macs, hp_macs: on macros; on side paths; other products of the hp unit.
@@ -27,6 +28,7 @@ class Totals:
     side_path_pj: float
     hp_pj: float
     weight_loading_pj: float
+    boot_pj: float
     leakage_pj: float
     latency_ns: float
     macs: float
@@ -69,16 +71,15 @@ class EnergyReport:
         """Operations per joule, in 1e12, by scope.
 
         Work counts the MACs of the network; a side path repairs a layer and counts as none, except in "..._all".
-        Weight loading counts in none: it is apart in the totals.
+        Reloads of weights count as system energy; the boot counts in none.
         """
         sums, ops = self.totals, self.conventions["ops_per_mac"]
         side = sums.mac_only_pj + sums.side_path_pj
-        system = sums.energy_pj - sums.weight_loading_pj
         return {
             "mac_only": _tops(ops * sums.macs, sums.mac_only_pj),
             "with_side_paths": _tops(ops * sums.macs, side),
             "with_side_paths_all": _tops(ops * (sums.macs + sums.side_macs), side),
-            "system": _tops(ops * (sums.macs + sums.hp_macs), system),
+            "system": _tops(ops * (sums.macs + sums.hp_macs), sums.energy_pj),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -101,6 +102,7 @@ class EnergyReport:
                 "side_path_pj": sums.side_path_pj,
                 "hp_pj": sums.hp_pj,
                 "weight_loading_pj": sums.weight_loading_pj,
+                "boot_pj": sums.boot_pj,
                 "leakage_pj": sums.leakage_pj,
             },
             "totals": {

@@ -200,6 +200,10 @@ def machine_text(name_or_path: str) -> str:
             else f"machines are: {', '.join(names)}; or give a .toml file"
         )
         raise MachineDescriptionError(f"no machine is called '{name_or_path}'", hint=hint)
+    if not path.is_file():
+        raise MachineDescriptionError(
+            "cannot read the machine: there is no such file", where=str(path), hint="check the path"
+        )
     try:
         with path.open("rb") as file:
             raw = file.read(schema.MOST_BYTES + 1)

@@ -34,11 +34,11 @@ class WidthFigures:
     weights: int
 
 
-def step_parts_fj(machine: MachineDescription) -> dict[Event, float]:
-    """Energy of one array step of a full macro in fJ, by event."""
+def step_parts_fj(machine: MachineDescription, rows: int | None = None) -> dict[Event, float]:
+    """Energy of one array step of a full macro in fJ, by event; `rows` instead of the machine's active rows."""
     macro, energy = machine.macro, machine.energy
-    rows, columns = macro.rows_active, macro.columns
-    driven = energy.input_density * rows
+    columns = macro.columns
+    driven = energy.input_density * (macro.rows_active if rows is None else rows)
     counts = {
         Event.DRIVEN_ROW: driven,
         Event.CROSSED_COLUMN: driven * columns,
@@ -50,12 +50,29 @@ def step_parts_fj(machine: MachineDescription) -> dict[Event, float]:
     return {event: n * PRICES[event].energy_pj(machine) * 1e3 for event, n in counts.items() if n}
 
 
+def mac_fj(
+    machine: MachineDescription, weight_bits: int, input_bits: int, rows: int, *, corrected: bool = False
+) -> float:
+    """Energy of a MAC inside a macro of which so many rows are read at a time.
+
+    With `corrected` every output holds an inverted column: its rows are counted and it is corrected.
+    """
+    macro = machine.macro
+    cells = -(-weight_bits // macro.bits_per_cell)
+    steps = -(-input_bits // macro.input_bits_per_cycle)
+    outputs = macro.columns / cells
+    energy = steps * sum(step_parts_fj(machine, rows).values())
+    if corrected:
+        energy += steps * rows * machine.accumulator.popcount_fj + outputs * machine.accumulator.complement_fj
+    return energy / (rows * outputs)
+
+
 def figures(machine: MachineDescription, weight_bits: int, input_bits: int) -> WidthFigures:
     """Figures of a machine for weights and inputs of so many planes each."""
     macro = machine.macro
     cells = -(-weight_bits // macro.bits_per_cell)
     steps = -(-input_bits // macro.input_bits_per_cycle)
-    fj = steps * sum(step_parts_fj(machine).values()) * cells / (macro.rows_active * macro.columns)
+    fj = mac_fj(machine, weight_bits, input_bits, macro.rows_active)
     macros = machine.core_count * machine.core.macros
     outputs = macro.columns // cells
     step_ns = step_cycles(machine, outputs * cells) * 1e3 / machine.chip.clock_mhz

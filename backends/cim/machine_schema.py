@@ -49,7 +49,7 @@ def read_header(data: Mapping[str, Any], where: str) -> tuple[str, str]:
         if key not in HEADER and key not in SECTIONS:
             near = _near(key, [*SECTIONS, *HEADER])
             raise MachineDescriptionError(f"{_bare(key)}: unknown section", where=where, hint=near)
-    if data.get("schema") != SCHEMA:
+    if data.get("schema") != SCHEMA or not isinstance(data["schema"], int) or data["schema"] is True:
         hint = f"write 'schema = {SCHEMA}' at the top"
         raise MachineDescriptionError(f"schema: must be {SCHEMA}", where=where, hint=hint)
     name, summary = (_text(data.get(key), key, where) for key in ("name", "summary"))
@@ -182,6 +182,8 @@ def _is_number(found: Any) -> bool:
 def _shown(found: Any) -> str:
     if isinstance(found, float) and not math.isfinite(found):
         return str(found)
+    if isinstance(found, int) and abs(found) > 1 << 64:
+        return "a huge number"  # str() refuses thousands of digits
     text = f"{found:g}" if isinstance(found, float) else repr(found) if isinstance(found, str) else str(found)
     return text if len(text) <= 40 else f"{text[:37]}..."
 

@@ -21,6 +21,7 @@ from lpcompile.backends.cim.regions import Region
 from lpcompile.backends.cim.tables import Tables
 
 QUEUES = len(Queue)
+EVERYWHERE = Region(0, 1 << 62, (), 1 << 62)
 LB_BUFFER = -1
 CONST_BUFFER = -2  # never written: nothing waits for it
 
@@ -71,10 +72,15 @@ class Streams:
         self.count = 0
 
     def reuse(self, buffer: int, earlier: Sequence[int]) -> None:
-        """Say that a buffer takes over bytes of earlier ones: what happened to them happened to it."""
-        mine = self._records[(buffer, 0)]
+        """Say that a buffer takes over bytes of earlier ones: it waits for the last access of each queue to them."""
+        last: dict[int, _Record] = {}
         for old in earlier:
-            mine.extend(self._records.get((old, 0), ()))
+            for r in self._records.get((old, 0), ()):
+                if r.lane not in last or last[r.lane].position < r.position:
+                    last[r.lane] = r
+        self._records[(buffer, 0)] += [
+            _Record(EVERYWHERE, True, lane, last[lane].position) for lane in sorted(last)
+        ]
 
     def emit(
         self,

@@ -127,7 +127,7 @@ def _text(machine: Any, document: dict[str, Any]) -> str:
             table(("key", "value", "unit", "source"), rows),
             "",
             table(("follows from these", *(f"{b} by {b} bits" for b in WIDTHS)), by_width),
-            f"{lossless}; this machine reads {machine.macro.rows_active}, in {derived['row_pages']} pages",
+            f"{lossless}; this machine reads {machine.macro.rows_active}, {derived['row_pages']} times a macro",
             f"{document['assumptions']} of {len(machine.sources)} numbers are assumptions",
         )
     )

@@ -24,7 +24,10 @@ def test_the_page_of_one_shows_values_units_sources_and_what_follows() -> None:
     conversion = next(line for line in text.splitlines() if line.startswith("adc.conversion_fj"))
     assert conversion.split()[:4] == ["adc.conversion_fj", "6", "fJ", "assumed:"]
     assert "TOPS/W, MAC only" in text
-    assert "rows read without loss: 63, with inverted columns 127; this machine reads 63, in 4 pages" in text
+    assert (
+        "rows read without loss: 63, with inverted columns 127; this machine reads 63, 4 times a macro"
+        in text
+    )
     assert "numbers are assumptions" in text
     document = json.loads(lpcompile("machines", "npp-bitplane-sram", "--json").stdout)
     machine = MachineDescription.load("npp-bitplane-sram")

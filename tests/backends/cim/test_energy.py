@@ -129,8 +129,23 @@ def test_main_and_side_paths_are_kept_apart() -> None:
     assert scopes["mac_only"] == 2 * sums.macs / sums.mac_only_pj
     assert scopes["with_side_paths"] == 2 * sums.macs / (sums.mac_only_pj + sums.side_path_pj)
     assert scopes["with_side_paths_all"] > scopes["with_side_paths"] > scopes["system"]
-    assert sums.weight_loading_pj > 0
-    assert scopes["system"] == 2 * (sums.macs + sums.hp_macs) / (sums.energy_pj - sums.weight_loading_pj)
+    assert scopes["system"] == 2 * (sums.macs + sums.hp_macs) / sums.energy_pj
+
+
+def test_reloads_count_and_the_boot_stands_apart() -> None:
+    made = dense()
+    boot, *rest = run(made)
+    reloading = price(MACHINE, made.program, [boot, *rest], "exact").totals
+    assert 0 < reloading.weight_loading_pj < reloading.energy_pj
+    assert reloading.boot_pj == 0
+    booted = price(MACHINE, made.program, rest, "exact", boot=[boot])
+    alone = price(MACHINE, made.program, [boot], "exact").totals
+    assert booted.totals.weight_loading_pj == 0
+    assert booted.totals.boot_pj == alone.energy_pj
+    assert booted.totals.energy_pj == price(MACHINE, made.program, rest, "exact").totals.energy_pj
+    # 1280 cell bits, 1376 bits from DRAM, 172 bytes over one hop, one instruction; the rest is leakage
+    by_hand = 1280 * 20e-3 + 1376 * 3.7 + 172 * 0.648 + 10
+    assert alone.energy_pj - alone.leakage_pj == pytest.approx(by_hand)
 
 
 def test_one_plane_at_a_time_is_the_same_work() -> None:

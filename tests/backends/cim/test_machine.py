@@ -161,6 +161,16 @@ KEYED = {
         'kind = "digital_tree"',
         ("adc: a digital tree has none", "remove [adc], or set macro.kind to 'analog_adc'"),
     ),
+    "huge": (
+        "^lanes.*",
+        f"lanes = {{ value = 0x{'f' * 5000}, {SOURCE} }}",
+        ("vector.lanes: a huge number is out of range", "1 to 65536"),
+    ),
+    "schema as flag": (
+        "^schema = 1",
+        "schema = true",
+        ("schema: must be 1", "write 'schema = 1' at the top"),
+    ),
     "schema": ("^schema = 1", "schema = 2", ("schema: must be 1", "write 'schema = 1' at the top")),
     "name": (
         '^name = "reference"',
