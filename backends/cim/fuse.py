@@ -1,4 +1,4 @@
-"""Elementwise work as the end of the layer before it: a strip is finished before it is stored. [cim-machine 2, fusion]."""
+"""Elementwise work as the end of the layer before it: a strip is finished, then stored. [cim-machine 2, fusion]."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,19 @@ from dataclasses import replace
 
 from lpcompile.backends.cim.program import Requant
 from lpcompile.backends.cim.views import View, channels_last
-from lpcompile.backends.cim.work import Buffers, Dense, Depthwise, Finish, Map, Product, Rescale, Step, Sum, Work, reads
+from lpcompile.backends.cim.work import (
+    Buffers,
+    Dense,
+    Depthwise,
+    Finish,
+    Map,
+    Product,
+    Rescale,
+    Step,
+    Sum,
+    Work,
+    reads,
+)
 
 
 def fuse(work: Sequence[Work], buffers: Buffers) -> list[Work]:

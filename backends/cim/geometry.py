@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.backends.cim.program import PlaneSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Geometry:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block: those that are read at a time; with cells or inputs of several bits no more than stay lossless.
+        """Rows of a block: those that are read at a time; with several bits a cell or input no more than stay lossless.
 
         With one bit each they may be more: the tiles that clip are named, and simulated as they are.
         """
@@ -71,9 +72,15 @@ class Geometry:
         """Blocks that one macro holds."""
         return max(1, self.rows // self.block_rows)
 
-    def outputs_per_macro(self, planes: int) -> int:
+    def cells(self, planes: PlaneSet) -> int:
+        """Cells that one weight takes: planes of one sign share a cell, the sign plane has one of its own."""
+        negative = sum(c < 0 for c in planes.coefficients)
+        positive = len(planes.coefficients) - negative
+        return ceil(positive / self.bits_per_cell) + ceil(negative / self.bits_per_cell)
+
+    def outputs_per_macro(self, planes: PlaneSet) -> int:
         """Outputs whose planes stand side by side in a macro."""
-        return self.columns * self.bits_per_cell // planes
+        return self.columns // self.cells(planes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class Footprint:
         return self.across * self.down
 
     @classmethod
-    def of(cls, g: Geometry, rows: int, outputs: int, planes: int) -> "Footprint":
+    def of(cls, g: Geometry, rows: int, outputs: int, planes: PlaneSet) -> "Footprint":
         """The densest packing."""
         blocks = ceil(rows / g.block_rows)
         down = ceil(blocks / g.row_pages)

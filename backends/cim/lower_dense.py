@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
@@ -51,9 +52,8 @@ def layout(work: Dense | Depthwise, columns: int, capacity: int, least: int) -> 
         CapacityError: not even one position fits.
     """
     for copies in (2, 1):
-        sizes = strip_sizes(
-            work.out.shape[:-1], lambda s, c=copies: _bytes(work, s, columns, c), capacity, least
-        )
+        need = partial(_bytes, work, columns, copies)
+        sizes = strip_sizes(work.out.shape[:-1], need, capacity, least)
         if sizes is not None:
             return Layout(sizes, copies)
     raise CapacityError(
@@ -63,7 +63,7 @@ def layout(work: Dense | Depthwise, columns: int, capacity: int, least: int) -> 
     )
 
 
-def _bytes(work: Dense | Depthwise, sizes: Sequence[int], columns: int, copies: int) -> int:
+def _bytes(work: Dense | Depthwise, columns: int, copies: int, sizes: Sequence[int]) -> int:
     x = prod(_band_shape(work, sizes, columns))
     positions = prod(sizes)
     other = sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)

@@ -16,16 +16,16 @@ from lpcompile.errors import CapacityError
 COPIES = 2
 
 
-def write_map(
-    w: Writer, at: Addresses, work: Map, cores: Sequence[int], capacity: int, least: int
-) -> None:
+def write_map(w: Writer, at: Addresses, work: Map, cores: Sequence[int], capacity: int, least: int) -> None:
     """Elementwise work, along the memory order of the output."""
     w.node = work.name
     out, x = at.place(work.out), at.place(work.x.expanded(work.out.shape))
     other = None if work.other is None else at.place(work.other.expanded(work.out.shape))
     order = sorted(range(len(out.shape)), key=lambda i: (-abs(out.strides[i]), i))
     places = [_ordered(p, order) for p in (out, x, *([] if other is None else [other]))]
-    per_channel = isinstance(work.step, Rescale) and max(len(work.step.requant.m), len(work.step.requant.b)) > 1
+    per_channel = (
+        isinstance(work.step, Rescale) and max(len(work.step.requant.m), len(work.step.requant.b)) > 1
+    )
     if per_channel:
         places = _channel_last(places, order.index(len(out.shape) - 1))
     places = _merged(places, keep_last=per_channel)
@@ -99,9 +99,7 @@ def _slice(requant: Requant, part: Range) -> Requant:
     return replace(requant, m=of(requant.m), b=of(requant.b), k=of(requant.k))
 
 
-def write_pool(
-    w: Writer, at: Addresses, work: Pool, cores: Sequence[int], capacity: int, least: int
-) -> None:
+def write_pool(w: Writer, at: Addresses, work: Pool, cores: Sequence[int], capacity: int, least: int) -> None:
     """Windows of each channel; a window that does not fit is summed in bands."""
     w.node = work.name
     if not work.out.size:
@@ -129,7 +127,12 @@ def _pool_bytes(work: Pool, sizes: Sequence[int]) -> int:
     lead = len(sizes) - 1 - len(work.window.kernel)
     extent = input_extent(work.window, work.x.shape[lead:-1], sizes[lead:-1])
     outputs = prod(sizes)
-    return prod(sizes[:lead]) * prod(extent) * sizes[-1] + outputs + (4 * outputs if work.kind == "sum" else 0) + 32
+    return (
+        prod(sizes[:lead]) * prod(extent) * sizes[-1]
+        + outputs
+        + (4 * outputs if work.kind == "sum" else 0)
+        + 32
+    )
 
 
 def _pool_strip(
@@ -175,9 +178,7 @@ def _requant_parts(
             w.vrq(core, y.part(ranges).access(), total.part(ranges).access(), requant)
 
 
-def _write_banded_sum(
-    w: Writer, at: Addresses, work: Pool, cores: Sequence[int], capacity: int
-) -> None:
+def _write_banded_sum(w: Writer, at: Addresses, work: Pool, cores: Sequence[int], capacity: int) -> None:
     """A window larger than the local buffer: sums over bands of its first axis, added up. One output at a time."""
     x = at.place(work.x)
     kernel = work.window.kernel

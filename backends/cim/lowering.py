@@ -18,7 +18,7 @@ from lpcompile.backends.cim.lower_dense import Share, layout, write_layer
 from lpcompile.backends.cim.lower_vector import write_fill, write_map, write_move, write_pool
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.memory import Addresses
-from lpcompile.backends.cim.pieces import Cut, cut, group_of
+from lpcompile.backends.cim.pieces import Cut, Groups, cut
 from lpcompile.backends.cim.placement import Placement, place
 from lpcompile.backends.cim.program import (
     CoreCode,
@@ -47,7 +47,16 @@ from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
 LEAST_STRIPS = 4  # of a tensor, so that layers after one another can overlap
 ALIGN = 64
-COMPUTING = ("DyadicConv", "DyadicGemm", "DyadicMatMul", "DyadicAdd", "DyadicMul", "QuantNorm", "Lookup", "MaxPool")
+COMPUTING = (
+    "DyadicConv",
+    "DyadicGemm",
+    "DyadicMatMul",
+    "DyadicAdd",
+    "DyadicMul",
+    "QuantNorm",
+    "Lookup",
+    "MaxPool",
+)
 
 
 @dataclass
@@ -226,11 +235,12 @@ class _Lowering:
     ) -> dict[int, list[list[Share]]]:
         """What each core does of each matrix layer, by wave; groups are stored once for all copies."""
         writer = Writer(self.tables, boot)
+        stored = Groups(self.tables, self.g)
         found: dict[int, list[list[Share]]] = {}
         for work, how, pieces in zip(dense, cuts, placement.pieces, strict=True):
             waves: dict[int, list[Share]] = {}
             for p in pieces:
-                groups = group_of(self.tables, self.g, work, how, p.columns, p.first_macro)
+                groups = stored.of(work, how, p.columns, p.first_macro)
                 rounds = len(groups) > 1
                 waves.setdefault(p.wave, []).append(
                     Share(p.core, p.columns, tuple(groups), rounds, p.copy, p.copies)

@@ -88,6 +88,4 @@ class Local:
 def tile(dtype: str, base: int, shape: Sequence[int]) -> Place:
     """A dense array in a local buffer."""
     order = range(len(shape))
-    return Place(
-        Space.LB, dtype, base, tuple(shape), packed_strides(shape, tuple(order), ITEM_BYTES[dtype])
-    )
+    return Place(Space.LB, dtype, base, tuple(shape), packed_strides(shape, tuple(order), ITEM_BYTES[dtype]))

@@ -96,7 +96,9 @@ def slice_ranges(node: Node, shape: Sequence[int]) -> list[tuple[int, int, int, 
         raise ValueError("a Slice without bounds")
     axes, steps = constant(node, 3), constant(node, 4)
     found = []
-    for i, (start, end) in enumerate(zip(starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), strict=True)):
+    for i, (start, end) in enumerate(
+        zip(starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), strict=True)
+    ):
         axis = (i if axes is None else int(axes.reshape(-1)[i])) % len(shape)
         step = 1 if steps is None else int(steps.reshape(-1)[i])
         if step < 1:

@@ -1,6 +1,6 @@
 """Layers cut to what a core can hold: matrices of their own, column ranges, rounds. [cim-machine 2, scheduling 2]."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -47,7 +47,7 @@ def cut(work: Dense, g: Geometry) -> Cut:
     """
     rows, outputs = work.weights.shape
     planes = planes_of(work.weights)
-    width = g.outputs_per_macro(len(planes.coefficients))
+    width = g.outputs_per_macro(planes)
     if width < 1:
         raise CapacityError(
             f"{len(planes.coefficients)} planes of one weight do not fit {g.columns} columns",
@@ -61,10 +61,10 @@ def cut(work: Dense, g: Geometry) -> Cut:
             where=work.name,
             hint=f"run it on the host with --host {work.name}, or choose a machine with larger buffers",
         )
-    one = Footprint.of(g, rows, 1, len(planes.coefficients))
+    one = Footprint.of(g, rows, 1, planes)
     rounds = ceil(one.down / g.macros)
     blocks = ceil(ceil(rows / g.block_rows) / rounds) * g.block_rows
-    across = max(1, g.macros // max(1, Footprint.of(g, min(rows, blocks), 1, 1).down))
+    across = max(1, g.macros // Footprint.of(g, min(rows, blocks), 1, planes).down)
     most = min(outputs, across * width, room)
     pieces = ceil(outputs / most)
     each = ceil(outputs / pieces)
@@ -74,7 +74,7 @@ def cut(work: Dense, g: Geometry) -> Cut:
         planes,
         tuple((n, min(n + each, outputs)) for n in range(0, outputs, each)),
         tuple((k, min(k + blocks, rows)) for k in range(0, rows, blocks)),
-        Footprint.of(g, min(rows, blocks), each, len(planes.coefficients)),
+        Footprint.of(g, min(rows, blocks), each, planes),
     )
 
 
@@ -90,30 +90,40 @@ def _operand_bytes(work: Dense) -> int:
     return sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)
 
 
-def group_of(
-    tables: Tables, g: Geometry, work: Dense, plan: Cut, columns: tuple[int, int], first_macro: int
-) -> list[int]:
-    """Store the planes of one piece; a group for each round."""
-    found = []
-    planes = tables.plane_sets.add(plan.planes)
-    for row0, stop in plan.rounds:
-        weights = np.ascontiguousarray(work.weights[row0:stop, columns[0] : columns[1]])
-        stored = store_planes(weights, plan.planes, g.block_rows, complement=g.complement)
-        foot = Footprint.of(g, *weights.shape, len(plan.planes.coefficients))
-        group = Group(
-            row0,
-            stop - row0,
+class Groups:
+    """Stores the planes of pieces; copies of a piece share them."""
+
+    def __init__(self, tables: Tables, g: Geometry) -> None:
+        self.tables, self.g = tables, g
+        self._stored: dict[tuple[int, int, int], Group] = {}
+
+    def of(self, work: Dense, how: Cut, columns: tuple[int, int], first_macro: int) -> list[int]:
+        """Groups of one piece, one for each round."""
+        found = []
+        for row0, stop in how.rounds:
+            key = (id(work), row0, columns[0])
+            if key not in self._stored:
+                self._stored[key] = self._store(work, how, (row0, stop), columns)
+            found.append(self.tables.groups.add(replace(self._stored[key], first_macro=first_macro)))
+        return found
+
+    def _store(self, work: Dense, how: Cut, rows: tuple[int, int], columns: tuple[int, int]) -> Group:
+        weights = np.ascontiguousarray(work.weights[rows[0] : rows[1], columns[0] : columns[1]])
+        stored = store_planes(weights, how.planes, self.g.block_rows, complement=self.g.complement)
+        foot = Footprint.of(self.g, weights.shape[0], weights.shape[1], how.planes)
+        offset = len(self.tables.weights)
+        self.tables.weights += stored.packed()
+        return Group(
+            rows[0],
+            rows[1] - rows[0],
             columns[1] - columns[0],
-            planes,
-            len(tables.weights),
-            first_macro,
+            self.tables.plane_sets.add(how.planes),
+            offset,
+            0,
             foot.across,
             foot.down,
             foot.pages,
             0,
-            g.block_rows,
-            lossless=g.adc_max is None or stored.lossless(g.adc_max, g.levels),
+            self.g.block_rows,
+            lossless=self.g.adc_max is None or stored.lossless(self.g.adc_max, self.g.levels),
         )
-        tables.weights += stored.packed()
-        found.append(tables.groups.add(group))
-    return found

@@ -149,7 +149,8 @@ def _waves(cut: Cut, g: Geometry) -> list[Piece]:
     each = max(1, g.macros // size)
     slots = [(core, i * size) for i in range(each) for core in range(g.cores)]
     return [
-        Piece(0, columns, *slots[i % len(slots)], 0, 1, i // len(slots)) for i, columns in enumerate(cut.columns)
+        Piece(0, columns, *slots[i % len(slots)], 0, 1, i // len(slots))
+        for i, columns in enumerate(cut.columns)
     ]
 
 
@@ -182,7 +183,9 @@ def _first_fit(cuts: Sequence[Cut], g: Geometry) -> list[list[Piece]]:
     """One copy of every layer as `_fits` found room for it."""
     used = [0] * g.cores
     found: list[list[Piece]] = [[] for _ in cuts]
-    jobs = sorted(((c.footprint.macros, i, n) for i, c in enumerate(cuts) for n in c.columns), key=lambda j: -j[0])
+    jobs = sorted(
+        ((c.footprint.macros, i, n) for i, c in enumerate(cuts) for n in c.columns), key=lambda j: -j[0]
+    )
     for size, i, columns in jobs:
         core = next(c for c in range(g.cores) if used[c] + size <= g.macros)
         found[i].append(Piece(0, columns, core, used[core], 0, 1))

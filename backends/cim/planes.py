@@ -37,7 +37,7 @@ def planes_of(weights: I8) -> PlaneSet:
 
 
 def value_table(planes: PlaneSet) -> dict[int, int]:
-    """Every value that the planes can hold, with the bits (bit j for plane j) that give it: the proof by enumeration."""
+    """Every value that the planes can hold, and the bits that give it, bit j for plane j: the proof by enumeration."""
     found: dict[int, int] = {}
     for mask in range(1 << len(planes.coefficients)):
         value = sum(c for j, c in enumerate(planes.coefficients) if mask >> j & 1)

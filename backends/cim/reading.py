@@ -5,6 +5,7 @@ takes `zero point * sum of weights` off in the requantisation, which is exact: b
 """
 
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -229,7 +230,7 @@ def _boxes(m: I64) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
     for axis in range(m.ndim):
         changes = np.any(np.diff(m, axis=axis) != 0, axis=tuple(a for a in range(m.ndim) if a != axis))
         at = [0, *(np.flatnonzero(changes) + 1).tolist(), m.shape[axis]]
-        cuts.append(list(zip(at, at[1:], strict=False)))
+        cuts.append(list(pairwise(at)))
     boxes: list[tuple[tuple[int, int], ...]] = [()]
     for ranges in cuts:
         boxes = [(*box, r) for box in boxes for r in ranges]

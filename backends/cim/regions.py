@@ -55,7 +55,7 @@ class Region:
         return True
 
     def _width(self, pitch: int) -> int | None:
-        """w where the bytes are base + multiples of `pitch` + [0, w), w <= pitch; None where they are not."""
+        """The w <= pitch for which the bytes are base + multiples of `pitch` + [0, w); None where they are not."""
         width = self.item
         for n, s in self.dims:
             if s >= pitch:

@@ -27,9 +27,7 @@ class Stage:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def split(
-    proto: ModelProto, nodes: Mapping[str, Node], reason: Callable[[Node], str]
-) -> list[Stage]:
+def split(proto: ModelProto, nodes: Mapping[str, Node], reason: Callable[[Node], str]) -> list[Stage]:
     """Cut a graph into as few stages as a greedy order gives.
 
     Args:
@@ -114,4 +112,5 @@ def host_model(proto: ModelProto, stage: Stage) -> bytes:
     del model.functions[:]
     model.functions.extend(functions)
     del model.metadata_props[:]
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data

@@ -28,7 +28,7 @@ CONST_BUFFER = -2  # never written: nothing waits for it
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """An operand: its descriptor, and the number of the buffer it lies in (LB_BUFFER for local ones, CONST_BUFFER for constants)."""
+    """An operand: its descriptor and the number of its buffer (LB_BUFFER if local, CONST_BUFFER if constant)."""
 
     descriptor: Descriptor
     buffer: int = LB_BUFFER

@@ -50,9 +50,7 @@ def input_extent(window: Window, counts: Sequence[int], extent: Sequence[int]) -
     """Input indices along each spatial axis that an extent of output positions can need."""
     return tuple(
         min(n, (e - 1) * s + d * (k - 1) + 1)
-        for n, e, s, d, k in zip(
-            counts, extent, window.strides, window.dilations, window.kernel, strict=True
-        )
+        for n, e, s, d, k in zip(counts, extent, window.strides, window.dilations, window.kernel, strict=True)
     )
 
 
@@ -78,7 +76,9 @@ def band(window: Window, counts: Sequence[int], strip: Sequence[Range]) -> tuple
         ranges.append(inside)
         begins.append(inside[0] - low)
         ends.append(high - inside[1])
-    if any(v < 0 for v in (*begins, *ends)):  # a strip that lies in the padding alone keeps one index of the input
+    if any(
+        v < 0 for v in (*begins, *ends)
+    ):  # a strip that lies in the padding alone keeps one index of the input
         begins, ends = [max(0, b) for b in begins], [max(0, e) for e in ends]
     return tuple(ranges), Window(
         window.kernel, window.strides, window.dilations, tuple(begins), tuple(ends), window.pad_value

@@ -9,7 +9,14 @@ from lpcompile.backends.cim.work import Buffers, Work
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
-SPATIAL = ("DyadicConv", "AccumulateConv", "DyadicAveragePool", "DyadicGlobalAveragePool", "QuantNorm", "MaxPool")
+SPATIAL = (
+    "DyadicConv",
+    "AccumulateConv",
+    "DyadicAveragePool",
+    "DyadicGlobalAveragePool",
+    "QuantNorm",
+    "MaxPool",
+)
 DTYPES = {"uint8": "u8", "int32": "i32"}
 
 
@@ -23,7 +30,9 @@ def shape_of(value: Value) -> tuple[int, ...] | None:
     if value.shape is None:
         return None
     first = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(value.shape)]
-    return tuple(int(d) for d in first if isinstance(d, int)) if all(isinstance(d, int) for d in first) else None
+    return (
+        tuple(int(d) for d in first if isinstance(d, int)) if all(isinstance(d, int) for d in first) else None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,9 @@ class Writer:
         rq = self.tables.requants.add(requant)
         self._emit(core, Queue.VEC, "VRQ", (to, source, rq), reads=[source], writes=[to])
 
-    def vaddq(self, core: int, to: Place, dims: Sequence[tuple[int, int]], a: Access, b: Access, rq: Requant) -> None:
+    def vaddq(
+        self, core: int, to: Place, dims: Sequence[tuple[int, int]], a: Access, b: Access, rq: Requant
+    ) -> None:
         """Add with one rounding."""
         access = to.access(tuple(dims), requant=self.tables.requants.add(rq))
         self._emit(core, Queue.VEC, "VADDQ", (access, a, b), reads=[a, b], writes=[access])

@@ -20,6 +20,7 @@ from lpcompile.cli.disasm import disasm
 from lpcompile.cli.inspect import inspect
 from lpcompile.cli.machines import machines
 from lpcompile.cli.run import run
+from lpcompile.cli.sim import sim
 from lpcompile.cli.verify import verify
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def main() -> None:
     """Compile an ONNX model to low precision."""
 
 
-for _command in (
+_COMMANDS = (
     compile_command,
     inspect,
     run,
@@ -119,9 +120,11 @@ for _command in (
     verify,
     disasm,
     asm,
+    sim,
     formats,
     passes,
     recipes,
     machines,
-):
+)
+for _command in _COMMANDS:
     main.add_command(_command)

@@ -1,6 +1,7 @@
 """Files that hold a compiled program, as words on the command line mean them."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from lpcompile.errors import OutputError, ProgramError
@@ -75,15 +76,21 @@ def refuse_existing_file(path: Path, *, force: bool) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write under a temporary name and rename.
+    """Write under a temporary name and rename; nothing else in the folder is touched.
 
     Raises:
         OutputError: not writable, disk full.
     """
-    from lpcompile.output import write_folder
-
-    write_folder(path.parent, {path.name: lambda part: _write(part, data)})
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        hint = "choose another place"
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", where=str(path), hint=hint
+        ) from error

@@ -64,16 +64,12 @@ def accesses(schedule: Schedule, operands: Operands) -> list[Access]:
         ProgramError: a descriptor is wrong.
     """
     found: list[Access] = []
-    seen: dict[tuple[int, tuple[int, ...], bool], tuple[Operand, Footprint]] = {}
+    seen: dict[int, tuple[Operand, Footprint]] = {}
     for lane, operations in enumerate(schedule.lanes):
         for position, operation in enumerate(operations):
-            word = operation.instruction
-            for name, writes in _OPERANDS.get(word.mnemonic, ()):
-                number = getattr(word, name)
-                key = (number, operation.indices, writes)
-                if key not in seen:
-                    operand = operands.resolve(operation, number, writes=writes)
-                    seen[key] = operand, footprint(operand)
-                operand, bytes_ = seen[key]
+            for operand, writes in operands_of(operation, operands):
+                if id(operand) not in seen:
+                    seen[id(operand)] = operand, footprint(operand)  # kept, so that no other gets its id
+                bytes_ = seen[id(operand)][1]
                 found.append(Access(lane, position, memory_of(operand, operation.core), bytes_, writes))
     return found

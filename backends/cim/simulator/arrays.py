@@ -28,7 +28,9 @@ class Arrays:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # by core: the group in each (macro, page), and the groups that nothing has been written over
         self._holds: list[dict[tuple[int, int], int]] = [{} for _ in context.program.cores]
+        self._intact: list[set[int]] = [set() for _ in context.program.cores]
         self._matrices: dict[tuple[int, int, int], MatrixGroup] = {}
         self._blocks: dict[int, list[PlaneBlock]] = {}
         self._weights: dict[int, NDArray[Any]] = {}
@@ -45,7 +47,11 @@ class Arrays:
         holds = self._holds[operation.core]
         self._check(operation, number, group)
 
+        intact = self._intact[operation.core]
+
         def effect() -> Work:
+            intact.difference_update(holds[cell] for cell in cells if cell in holds)
+            intact.add(number)
             holds.update(dict.fromkeys(cells, number))
             return Work(group=number, elements=group.rows * group.outputs, indices=operation.indices)
 
@@ -63,7 +69,7 @@ class Arrays:
         """MVM, and MVMP for one input plane."""
         context, word = self.context, operation.instruction
         number, group = context.operands.group(operation)
-        cells = self._cells(operation, group)
+        self._cells(operation, group)
         x, source = context.read(operation, word.b)
         shape = context.window_shape(operation, x)
         acc, sums = context.write(operation, word.c)
@@ -77,10 +83,10 @@ class Arrays:
         macs = 0 if single else positions * group.rows * group.outputs
         if positions * group.rows * group.outputs > context.limits.macs:
             raise operation.fault(f"more than the limit of {context.limits.macs} multiply-accumulates")
-        holds = self._holds[operation.core]
+        intact = self._intact[operation.core]
 
         def effect() -> Work:
-            if any(holds.get(cell) != number for cell in cells):
+            if number not in intact:
                 raise operation.fault(f"group {number} is not in the macros", hint="WPROG comes first")
             inputs = _Inputs(source, x, planes, single)
             steps = positions * group.blocks * len(bits)
@@ -93,10 +99,12 @@ class Arrays:
                 starts = range(0, group.rows, group.block_rows)
                 blocks = [slice(r, min(r + group.block_rows, group.rows)) for r in starts]
                 steps = busy_planes(taken, inputs.bits, blocks)
+            before = context.counters.changed_conversions
             if context.planes or not group.lossless:
                 self._explicit(number, group, taken, inputs, sums, init, operation)
             else:
                 self._lossless(number, group, inputs, shape, sums, init, operation)
+            changed = context.counters.changed_conversions - before
             context.counters.mvms += 1
             context.counters.macs += macs
             return Work(
@@ -107,7 +115,9 @@ class Arrays:
                 planes=len(bits),
                 plane_steps=steps,
                 macs=macs,
+                changed_conversions=changed,
                 indices=operation.indices,
+                varies=skips,
             )
 
         return effect
@@ -124,7 +134,10 @@ class Arrays:
     ) -> None:
         matrix = self._matrix(number, group, inputs)
         one = len(matrix.pieces) == 1
-        total = self._buffer("sums", (*shape.positions, group.outputs), np.float32 if one else np.int64)
+        counts = (*shape.positions, group.outputs)
+        total = (
+            self._buffer("sums", counts, np.float32) if one else self._buffer("long sums", counts, np.int64)
+        )
         expanded = inputs.expanded()
         axes = len(shape.kernel)
 
@@ -166,11 +179,11 @@ class Arrays:
 
     def _buffer(self, name: str, counts: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Scratch that is used again: fresh pages cost more than a product with few rows."""
-        key = f"{name} {np.dtype(dtype)}"
         size = math.prod(counts)
-        if key not in self._scratch or self._scratch[key].size < size:
-            self._scratch[key] = np.empty(size, dtype)
-        return self._scratch[key][:size].reshape(counts)
+        found = self._scratch.get(name)
+        if found is None or found.size < size:
+            found = self._scratch[name] = np.empty(size, dtype)
+        return found[:size].reshape(counts)
 
     def _matrix(self, number: int, group: Group, inputs: "_Inputs") -> MatrixGroup:
         key = (number, inputs.low, inputs.high)

@@ -1,8 +1,48 @@
 """What a simulated machine offers, and how far a simulation may go."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 TRANSFERS = ("clip", "scale")
+
+
+class Sizes(Protocol):
+    """What a machine description says about its sizes."""
+
+    @property
+    def core_count(self) -> int:
+        """Cores of the chip."""
+        ...
+
+    @property
+    def macros_per_core(self) -> int:
+        """Macros of a core."""
+        ...
+
+    @property
+    def row_pages(self) -> int:
+        """Row pages of a macro."""
+        ...
+
+    @property
+    def adc_bits(self) -> int | None:
+        """Bits of a converter; None for a digital sum."""
+        ...
+
+    @property
+    def transfer(self) -> str | None:
+        """What a converter does beyond its range."""
+        ...
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of a local buffer."""
+        ...
+
+    @property
+    def global_bytes(self) -> int:
+        """Bytes of the global buffer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +66,20 @@ class Capacities:
     pages: int = 1
     adc_bits: int | None = None
     transfer: str = "clip"
-    dram_bytes: int = 1 << 32
+    dram_bytes: int = 1 << 30
+
+    @classmethod
+    def of(cls, machine: Sizes) -> "Capacities":
+        """Those of a machine description."""
+        return cls(
+            cores=machine.core_count,
+            gb_bytes=machine.global_bytes,
+            lb_bytes=machine.local_bytes,
+            macros=machine.macros_per_core,
+            pages=machine.row_pages,
+            adc_bits=machine.adc_bits,
+            transfer=machine.transfer or "clip",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +94,7 @@ class Limits:
         message_bytes: sent and not yet received.
     """
 
-    instructions: int = 1 << 20
+    instructions: int = 1 << 21
     cycles: int = 1 << 40
     elements: int = 1 << 28
     macs: int = 1 << 36

@@ -35,27 +35,14 @@ class Dispatch:
         self.context = context
         self.arrays = Arrays(context)
         self.messages = Messages(context)
-        self._starts: dict[Operation, Effect] = {}
         self._ends: dict[Operation, Effect] = {}
 
-    def start(self, operation: Operation) -> Work:
-        """Do what an operation does at its start; SIG, WAIT and BAR do nothing here.
+    def bind(self, operation: Operation) -> Effect:
+        """What an operation does at its start, to be called as often as it is executed; SIG, WAIT and BAR do nothing.
 
         Raises:
-            ProgramError: its operands are wrong, or its result does not fit.
+            ProgramError: its operands are wrong. Calling it raises where its result does not fit.
         """
-        found = self._starts.get(operation)
-        if found is None:
-            found = self._starts[operation] = self._bind(operation)
-        return found()
-
-    def end(self, operation: Operation) -> None:
-        """Do what an operation does at its end: a message is on its way until then."""
-        found = self._ends.get(operation)
-        if found is not None:
-            found()
-
-    def _bind(self, operation: Operation) -> Effect:
         mnemonic = operation.instruction.mnemonic
         if mnemonic in _VECTOR:
             return _VECTOR[mnemonic](self.context, operation)
@@ -70,5 +57,11 @@ class Dispatch:
             return start
         if mnemonic == "RECV":
             return self.messages.receive(operation)
+        if mnemonic == "SIG" and not 0 <= operation.instruction.b < len(self.context.program.cores):
+            raise operation.fault(f"there is no core {operation.instruction.b}")
         work = Work(indices=operation.indices)
         return lambda: work
+
+    def arrive(self, operation: Operation) -> None:
+        """The message of a SEND arrives: it was on its way until the end of the SEND."""
+        self._ends[operation]()

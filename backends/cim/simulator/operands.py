@@ -16,6 +16,8 @@ RANGES = {
 }
 NUMPY = {"u8": "u1", "i8": "i1", "i16": "<i2", "i32": "<i4"}
 
+_MOST_KNOWN = 1 << 17
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:
@@ -60,6 +62,7 @@ class Operands:
         self.program = program
         self.capacities = capacities
         self.limits = limits
+        self._known: dict[tuple[int, int, bool], Operand] = {}
         self._bytes = {
             Space.DRAM: program.dram_bytes,
             Space.GB: capacities.gb_bytes,
@@ -75,13 +78,18 @@ class Operands:
         if not 0 <= number < len(self.program.descriptors):
             raise operation.fault(f"there is no descriptor {number}")
         descriptor = self.program.descriptors[number]
-        base = descriptor.base + sum(
-            step * index for step, index in zip(descriptor.levels, operation.indices, strict=False)
-        )
-        try:
-            return self.checked(descriptor, base, writes=writes)
-        except ValueError as error:
-            raise operation.fault(f"descriptor {number} {error}") from None
+        base = descriptor.base
+        if descriptor.levels and operation.indices:
+            base += sum(s * i for s, i in zip(descriptor.levels, operation.indices, strict=False))
+        found = self._known.get((number, base, writes))
+        if found is None:
+            try:
+                found = self.checked(descriptor, base, writes=writes)
+            except ValueError as error:
+                raise operation.fault(f"descriptor {number} {error}") from None
+            if len(self._known) < _MOST_KNOWN:
+                self._known[number, base, writes] = found
+        return found
 
     def checked(self, descriptor: Descriptor, base: int, *, writes: bool) -> Operand:
         """A descriptor moved to `base`.

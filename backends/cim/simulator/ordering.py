@@ -30,6 +30,7 @@ class Order:
     Attributes:
         rows: vector clocks, int32 (row, lane); a row serves all operations of a lane until it next waits.
         row_of: by lane, the row of each operation.
+        sequence: places in one legal order, each BAR once.
         stuck: operations that are never reached, where the schedule waits for ever.
         unbalanced: (core, event, what is left) of events that do not end at zero.
         unreceived: (sender, receiver, tag) of messages that nobody receives.
@@ -39,6 +40,7 @@ class Order:
 
     rows: NDArray[np.int32]
     row_of: list[NDArray[np.int64]]
+    sequence: list[Place] = field(default_factory=list)
     stuck: list[Operation] = field(default_factory=list)
     unbalanced: list[tuple[int, int, int]] = field(default_factory=list)
     unreceived: list[tuple[int, int, int]] = field(default_factory=list)
@@ -62,6 +64,7 @@ def order_of(schedule: Schedule) -> Order:
             break
         edges = {**edges, **more}
         order = game.clocks(edges)
+    order.sequence = game.sequence
     order.stuck = game.stuck
     order.unbalanced = [(*key, left) for key, left in sorted(game.counters.items()) if left]
     order.unreceived = [key for key, sent in sorted(game.messages.items()) if sent]
@@ -80,6 +83,7 @@ class _Game:
         self.signals: dict[tuple[int, int], list[Place]] = defaultdict(list)
         self.waits: dict[tuple[int, int], list[Place]] = defaultdict(list)
         self.synchronising: list[Place] = []  # WAIT, RECV and BAR in the order of the game
+        self.sequence: list[Place] = []
         self.stuck: list[Operation] = []
         self._barriers = [
             {o: i for i, o in enumerate(operations) if o.instruction.mnemonic == "BAR"}
@@ -116,6 +120,7 @@ class _Game:
                     if len(there) < len(Queue):
                         break
                     self.synchronising.append(place)
+                    self.sequence.append(place)
                     for member in there:
                         at[member] += 1
                         if member != lane:
@@ -145,6 +150,7 @@ class _Game:
                     message = (operation.core, word.b, word.c)
                     self.messages[message].append(place)
                     ready.extend(blocked.pop(message, ()))
+                self.sequence.append(place)
                 at[lane] += 1
         self.stuck = [
             operations[at[lane]] for lane, operations in enumerate(self.lanes) if at[lane] < len(operations)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lpcompile.backends.cim.program import Program, Queue
 from lpcompile.backends.cim.simulator.capacities import Limits
+from lpcompile.backends.cim.simulator.context import Effect
 from lpcompile.backends.cim.simulator.dispatch import Dispatch
 from lpcompile.backends.cim.simulator.streams import Operation, Schedule
 from lpcompile.backends.cim.simulator.timing import Timing, Work
@@ -18,15 +19,36 @@ from lpcompile.errors import ProgramError
 
 Report = Callable[[Operation, int, int, Work], None]
 _SHOWN = 4
+PLAIN, SIG, WAIT, SEND, RECV, BAR = range(6)
+_KINDS = {"SIG": SIG, "WAIT": WAIT, "SEND": SEND, "RECV": RECV, "BAR": BAR}
+
+
+@dataclass(slots=True, eq=False)
+class _Step:
+    """An operation, bound.
+
+    Attributes:
+        kind: which of those that the queues themselves act on, else PLAIN.
+        key: number of the counter or message that it raises or waits for.
+        amount: what a WAIT takes off.
+        effect: what happens at its start; made when it is first executed.
+        cycles: that it takes; -1 until it is known, and always where it depends on data.
+    """
+
+    operation: Operation
+    kind: int
+    key: int
+    amount: int
+    effect: Effect | None = None
+    cycles: int = -1
 
 
 @dataclass(slots=True)
 class _Lane:
     number: int
-    operations: list[Operation]
+    steps: list[_Step]
     next: int = 0
-    running: Operation | None = None
-    waiting: bool = False
+    running: _Step | None = None
 
 
 class Queues:
@@ -37,6 +59,15 @@ class Queues:
         self.dispatch = dispatch
         self.timing = timing
         self.limits = limits
+        self._bound: dict[str, tuple[list[list[_Step]], list[tuple[int, ...]]]] = {}
+
+    def steps(self, schedule: Schedule) -> tuple[list[list[_Step]], list[tuple[int, ...]]]:
+        """The operations of each lane, bound once for all samples, and what the keys stand for."""
+        if schedule.name not in self._bound:
+            keys: dict[tuple[int, ...], int] = {}
+            steps = [[_step(o, keys) for o in lane] for lane in schedule.lanes]
+            self._bound[schedule.name] = steps, list(keys)
+        return self._bound[schedule.name]
 
     def run(self, schedule: Schedule, report: Report | None = None) -> int:
         """Execute a boot or a device stage.
@@ -59,108 +90,118 @@ class _Run:
         self.queues, self.schedule, self.report = queues, schedule, report
         self.dispatch = queues.dispatch
         self.dispatch.messages.clear()
-        self.lanes = [_Lane(i, operations) for i, operations in enumerate(schedule.lanes)]
-        self.counters: dict[tuple[int, int], int] = defaultdict(int)
-        self.waiters: dict[tuple[int, ...], list[_Lane]] = defaultdict(list)
+        steps, self.keys = queues.steps(schedule)
+        self.lanes = [_Lane(i, of_lane) for i, of_lane in enumerate(steps)]
+        self.counters = [0] * len(self.keys)
+        self.waiters: dict[int, list[_Lane]] = {}
         self.barriers: dict[Operation, list[_Lane]] = defaultdict(list)
-        self.free = [(0, lane.number) for lane in self.lanes if lane.operations]  # a heap of (cycle, lane)
+        self.free = [(0, lane.number) for lane in self.lanes if lane.steps]  # a heap of (cycle, lane)
+        self.executed = 0
 
     def finish(self) -> int:
         now = 0
-        while self.free:
-            now, number = heapq.heappop(self.free)
-            if now > self.queues.limits.cycles:
+        free, lanes, limit = self.free, self.lanes, self.queues.limits.cycles
+        while free:
+            now, number = heapq.heappop(free)
+            lane = lanes[number]
+            if now > limit:
                 raise ProgramError(
-                    f"{self.schedule.name} does not end within {self.queues.limits.cycles} cycles",
-                    where=str(self.lanes[number].running),
+                    f"{self.schedule.name} does not end within {limit} cycles",
+                    where=None if lane.running is None else str(lane.running.operation),
                     hint="raise --max-cycles",
                 )
-            lane = self.lanes[number]
-            if lane.running is not None:
-                self._end(lane, lane.running, now)
-            self._start(lane, now)
+            self._advance(lane, now)
+        self.dispatch.context.counters.instructions += self.executed
         self._check_end()
         return now
 
-    def _start(self, lane: _Lane, now: int) -> None:
-        """Start the next operation of a free lane, or have it wait."""
-        if lane.next == len(lane.operations):
-            return
-        operation = lane.operations[lane.next]
-        word = operation.instruction
-        if word.mnemonic == "BAR":
-            self._barrier(lane, operation, now)
-            return
-        if word.mnemonic == "WAIT":
-            counter = (operation.core, word.a)
-            if self.counters[counter] < word.b:
-                self._wait(lane, counter)
+    def _advance(self, lane: _Lane, now: int) -> None:
+        """End what a lane has been running, then start one operation after the other until one takes time."""
+        if lane.running is not None:
+            self._end(lane.running, now)
+            lane.running = None
+        steps, counters, silent = lane.steps, self.counters, self.report is None
+        while lane.next < len(steps):
+            step = steps[lane.next]
+            kind = step.kind
+            if kind == WAIT:
+                if counters[step.key] < step.amount:
+                    self.waiters.setdefault(step.key, []).append(lane)
+                    return
+                counters[step.key] -= step.amount
+            elif kind == BAR:
+                self._barrier(lane, step, now)
                 return
-            self.counters[counter] -= word.b
-        elif word.mnemonic == "RECV" and not self.dispatch.messages.arrived(operation):
-            self._wait(lane, (operation.core, word.b, word.c))
-            return
-        work = self.dispatch.start(operation)
-        length = self.queues.timing.cycles(operation.core, word, self.queues.program, work)
+            elif kind == RECV and not self.dispatch.messages.arrived(step.operation):
+                self.waiters.setdefault(step.key, []).append(lane)
+                return
+            lane.next += 1
+            if silent and step.cycles == 0 and kind in (WAIT, SIG):
+                self.executed += 1  # most of a program is that, and nobody listens
+                length = 0
+            else:
+                length = self._start(step, now)
+            if length:
+                lane.running = step
+                heapq.heappush(self.free, (now + length, lane.number))
+                return
+            if kind:
+                self._end(step, now)
+
+    def _start(self, step: _Step, now: int) -> int:
+        """Do it, and say how long it takes."""
+        operation = step.operation
+        if step.effect is None:
+            step.effect = self.dispatch.bind(operation)
+        work = step.effect()
+        length = step.cycles
         if length < 0:
-            raise operation.fault(f"the machine gives it {length} cycles")
-        lane.next += 1
-        lane.running = operation
-        heapq.heappush(self.free, (now + length, lane.number))
-        self.dispatch.context.counters.instructions += 1
+            word = operation.instruction
+            length = self.queues.timing.cycles(operation.core, word, self.queues.program, work)
+            if length < 0:
+                raise operation.fault(f"the machine gives it {length} cycles")
+            if not work.varies:
+                step.cycles = length
+        self.executed += 1
         if self.report is not None:
             self.report(operation, now, now + length, work)
+        return length
 
-    def _end(self, lane: _Lane, operation: Operation, now: int) -> None:
-        lane.running = None
-        word = operation.instruction
-        if word.mnemonic == "SIG":
-            if not 0 <= word.b < len(self.queues.program.cores):
-                raise operation.fault(f"there is no core {word.b}")
-            self.counters[word.b, word.a] += 1
-            self._wake((word.b, word.a), now)
-        elif word.mnemonic == "SEND":
-            self.dispatch.end(operation)
-            self._wake((word.b, operation.core, word.c), now)
+    def _end(self, step: _Step, now: int) -> None:
+        if step.kind == SIG:
+            self.counters[step.key] += 1
+        elif step.kind == SEND:
+            self.dispatch.arrive(step.operation)
+        else:
+            return
+        if step.key in self.waiters:
+            for lane in self.waiters.pop(step.key):
+                heapq.heappush(self.free, (now, lane.number))
 
-    def _barrier(self, lane: _Lane, operation: Operation, now: int) -> None:
-        there = self.barriers[operation]
+    def _barrier(self, lane: _Lane, step: _Step, now: int) -> None:
+        there = self.barriers[step.operation]
         there.append(lane)
         if len(there) < len(Queue):
             return
-        del self.barriers[operation]
-        self.dispatch.context.counters.instructions += 1
+        del self.barriers[step.operation]
+        self.executed += 1
         if self.report is not None:
-            self.report(operation, now, now, self.dispatch.start(operation))
+            self.report(step.operation, now, now, Work(indices=step.operation.indices))
         for member in there:
             member.next += 1
             heapq.heappush(self.free, (now, member.number))
 
-    def _wait(self, lane: _Lane, key: tuple[int, ...]) -> None:
-        lane.waiting = True
-        self.waiters[key].append(lane)
-
-    def _wake(self, key: tuple[int, ...], now: int) -> None:
-        for lane in self.waiters.pop(key, ()):
-            lane.waiting = False
-            heapq.heappush(self.free, (now, lane.number))
-
     def _check_end(self) -> None:
-        stuck = [lane.operations[lane.next] for lane in self.lanes if lane.next < len(lane.operations)]
+        stuck = [lane.steps[lane.next].operation for lane in self.lanes if lane.next < len(lane.steps)]
         if stuck:
-            shown = "; ".join(str(o) for o in dict.fromkeys(stuck[:_SHOWN]))
-            more = f" and {len(stuck) - _SHOWN} more" if len(stuck) > _SHOWN else ""
-            raise ProgramError(
-                f"{self.schedule.name} waits for ever: {shown}{more}",
-                hint="every WAIT needs its SIG, every RECV its SEND, in an order without a circle",
-            )
-        left = [key for key, count in self.counters.items() if count]
-        if left:
-            core, event = left[0]
-            raise ProgramError(
-                f"{self.schedule.name} ends with event {event} of core {core} at {self.counters[left[0]]}",
-                hint="the WAITs of an event take off what its SIGs add",
-            )
+            raise waits_for_ever(self.schedule.name, stuck)
+        for key, count in enumerate(self.counters):
+            if count:
+                core, event = self.keys[key]
+                raise ProgramError(
+                    f"{self.schedule.name} ends with event {event} of core {core} at {count}",
+                    hint="the WAITs of an event take off what its SIGs add",
+                )
         messages = self.dispatch.messages.left()
         if messages:
             sender, receiver, tag = messages[0]
@@ -168,3 +209,29 @@ class _Run:
                 f"{self.schedule.name} ends with a message from core {sender} to {receiver}, tag {tag}, "
                 "that was not received"
             )
+
+
+def _step(operation: Operation, keys: dict[tuple[int, ...], int]) -> _Step:
+    word = operation.instruction
+    key: tuple[int, ...] = ()
+    kind = _KINDS.get(word.mnemonic, PLAIN)
+    if kind == SIG:
+        key = (word.b, word.a)
+    elif kind == WAIT:
+        key = (operation.core, word.a)
+    elif kind == SEND:
+        key = (operation.core, word.b, word.c)
+    elif kind == RECV:
+        key = (word.b, operation.core, word.c)
+    return _Step(operation, kind, keys.setdefault(key, len(keys)), word.b)
+
+
+def waits_for_ever(name: str, stuck: list[Operation]) -> ProgramError:
+    """An error that names what a boot or a device stage waits at."""
+    waiting = list(dict.fromkeys(stuck))
+    shown = "; ".join(map(str, waiting[:_SHOWN]))
+    more = f" and {len(waiting) - _SHOWN} more" if len(waiting) > _SHOWN else ""
+    return ProgramError(
+        f"{name} waits for ever: {shown}{more}",
+        hint="every WAIT needs its SIG, every RECV its SEND, in an order without a circle",
+    )

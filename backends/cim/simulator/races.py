@@ -11,8 +11,10 @@ from lpcompile.backends.cim.simulator.accesses import Access
 from lpcompile.backends.cim.simulator.ordering import Order
 from lpcompile.backends.cim.simulator.overlap import overlap
 from lpcompile.backends.cim.simulator.streams import Operation, Schedule
+from lpcompile.errors import ProgramError
 
 _CHUNK_PAIRS = 1 << 20
+_MOST_PAIRS = 1 << 27
 MEMORIES = {-1: "dram", -2: "gb"}
 
 
@@ -53,7 +55,11 @@ def races(schedule: Schedule, found: list[Access], order: Order) -> Iterator[Rac
 
     Accesses of another lane that are not ordered with a given one stand in a row: behind those that it knows of,
     before the first that knows of it.  So pairs that are ordered are never looked at.
+
+    Raises:
+        ProgramError: so much is unordered that it would take too long.
     """
+    looked_at = 0
     for cluster in _clusters(found):
         lanes = _by_lane(cluster, order)
         if not any(lane.writes.any() for lane in lanes.values()):
@@ -61,8 +67,16 @@ def races(schedule: Schedule, found: list[Access], order: Order) -> Iterator[Rac
         numbers = sorted(lanes)
         for i, a in enumerate(numbers):
             for b in numbers[i + 1 :]:
-                if lanes[a].writes.any() or lanes[b].writes.any():
-                    yield from _between(schedule, order, a, lanes[a], b, lanes[b])
+                if not (lanes[a].writes.any() or lanes[b].writes.any()):
+                    continue
+                begin, lengths = _unordered(order, a, lanes[a], b, lanes[b])
+                looked_at += int(lengths.sum())
+                if looked_at > _MOST_PAIRS:
+                    raise ProgramError(
+                        f"{schedule.name} leaves too many accesses unordered to look at them all",
+                        hint="order its queues more often, by BAR or by SIG and WAIT",
+                    )
+                yield from _between(schedule, (a, lanes[a]), (b, lanes[b]), begin, lengths)
 
 
 def _clusters(found: list[Access]) -> Iterator[list[Access]]:
@@ -100,12 +114,25 @@ def _by_lane(cluster: list[Access], order: Order) -> dict[int, _Lane]:
     return found
 
 
-def _between(schedule: Schedule, order: Order, a: int, first: _Lane, b: int, second: _Lane) -> Iterator[Race]:
+def _unordered(
+    order: Order, a: int, first: _Lane, b: int, second: _Lane
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each access of lane a the first access of lane b that is not ordered with it, and how many follow."""
     # of lane b, what each access of lane a knows of, and from where on it is known
     begin = np.searchsorted(second.positions, order.rows[first.clocks, b], side="left")
     known = order.rows[second.clocks, a]  # grows along the lane
     end = np.searchsorted(known, first.positions + 1, side="left")
-    lengths = np.maximum(end - begin, 0)
+    return begin, np.maximum(end - begin, 0)
+
+
+def _between(
+    schedule: Schedule,
+    left: tuple[int, _Lane],
+    right: tuple[int, _Lane],
+    begin: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> Iterator[Race]:
+    (a, first), (b, second) = left, right
     start = 0
     sums = np.cumsum(lengths)
     while start < len(lengths):

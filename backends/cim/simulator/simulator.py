@@ -17,7 +17,7 @@ from lpcompile.backends.cim.simulator.memory import Memory
 from lpcompile.backends.cim.simulator.observer import Executed, Observer
 from lpcompile.backends.cim.simulator.operands import Operands
 from lpcompile.backends.cim.simulator.ordering import order_of
-from lpcompile.backends.cim.simulator.queues import Queues
+from lpcompile.backends.cim.simulator.queues import Queues, waits_for_ever
 from lpcompile.backends.cim.simulator.races import races
 from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult, StageRun
 from lpcompile.backends.cim.simulator.streams import Operation, Schedule, unroll
@@ -36,7 +36,7 @@ class Simulator:
         planes: every MVM goes plane by plane, even where one product gives the same integers.
         observer: is told of every executed instruction.
         trace: keep the executed instructions in the result.
-        check_races: prove first that no two accesses to the same bytes race.
+        check_races: prove first that no two accesses to the same bytes race, and that queues need not wait for ever.
 
     Raises:
         ProgramError: the program does not fit the machine.
@@ -155,6 +155,8 @@ class Simulator:
             schedule = unroll(self.program, stage, self.limits)
             if self.check_races:
                 order = order_of(schedule)
+                if order.stuck:
+                    raise waits_for_ever(schedule.name, order.stuck)
                 for race in races(schedule, accesses(schedule, self.context.operands), order):
                     raise ProgramError(f"a race: {race}", hint="order them by BAR, or by SIG and WAIT")
             self._schedules[stage] = schedule

@@ -19,7 +19,9 @@ class Work:
         plane_steps: (position, block, input plane) that the arrays read; less than the product of the three only
             under SKIPZ, which leaves out planes without a one in the rows of the block.
         macs: multiply-accumulates of MVM, VMM and VDW; an MVMP does a share of one, and counts none.
+        changed_conversions: of an MVM, that read something else than the count of ones.
         indices: of the enclosing REPEATs, innermost first.
+        varies: another execution of the same operation may have other work, as SKIPZ makes it.
     """
 
     elements: int = 0
@@ -29,7 +31,9 @@ class Work:
     planes: int = 0
     plane_steps: int = 0
     macs: int = 0
+    changed_conversions: int = 0
     indices: tuple[int, ...] = ()
+    varies: bool = False
 
 
 class Timing(Protocol):
