@@ -15,7 +15,7 @@ from lpcompile.formats.group import group_table
 from lpcompile.quant.qtensor import QuantizedTensor
 
 MOST_MOVES = 8
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def round_kernels(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) -> QuantizedTensor:
@@ -58,36 +58,54 @@ def _round_uniform(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) ->
     w8 = w8.copy()
     image = tensor.format.image()
     assert image is not None
-    low, high = int(image.min()), int(image.max())
+    ends = int(image.min()), int(image.max())
     steps = np.broadcast_to(scale.reshape(-1, 1), (len(rows), 1)).astype(np.float32)
     chunk = max(1, _CHUNK // rows.shape[1])
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        kernels = w8[part].reshape(-1, taps)
-        error = kernels - (rows[part] / steps[part]).reshape(-1, taps)
-        total = error.sum(1)
-        # J changes by (1 - rho)(1 - 2|e|) + rho(1 - 2|sum|): nothing to gain while |sum| is small
-        active = np.flatnonzero(np.abs(total) > 0.5)
-        for _ in range(MOST_MOVES):
-            sign = np.sign(total[active])
-            worst = error[active] * sign[:, None]
-            best = worst.argmax(1)
-            value = kernels[active, best]
-            gain = (1 - rho) * (1 - 2 * worst[np.arange(len(active)), best]) + rho * (
-                1 - 2 * np.abs(total[active])
-            )
-            free = np.where(sign > 0, value > low, value < high)
-            keep = (gain < -1e-6) & free
-            active, best, sign = active[keep], best[keep], sign[keep]
-            if not len(active):
-                break
-            kernels[active, best] -= sign.astype(np.int8)
-            error[active, best] -= sign
-            total[active] -= sign
-        w8[part] = kernels.reshape(w8[part].shape)
+        exact = rows[part] / steps[part]
+        error = np.empty((taps, exact.size // taps), np.float32)  # kernels as columns: quick to sum
+        np.subtract(w8[part].reshape(-1, taps).T, exact.reshape(-1, taps).T, out=error)
+        _step_by_one(w8[part].reshape(-1), error, ends, rho)
     codes = np.zeros(256, np.uint8)
-    codes[image.astype(np.int64) & 255] = np.arange(len(image), dtype=np.uint8)
-    return replace(tensor, codes=codes[w8.astype(np.int64) & 255])
+    codes[image.view(np.uint8)[::-1]] = np.arange(len(image), dtype=np.uint8)[
+        ::-1
+    ]  # reserved codes stay unused
+    if not np.array_equal(codes, np.arange(256)):
+        return replace(tensor, codes=np.take(codes, w8.view(np.uint8)))
+    return replace(tensor, codes=w8.view(np.uint8))
+
+
+def _step_by_one(w8: NDArray[np.int8], error: F32, ends: tuple[int, int], rho: float) -> None:
+    """Move levels of many kernels in place: w8 (N * taps,), error (taps, N) = w8 minus the real weights."""
+    taps = len(error)
+    total = error.sum(0)
+    # J changes by (1 - rho)(1 - 2|e|) + rho(1 - 2|sum|): nothing to gain while |sum| is small
+    kernel = np.flatnonzero(np.abs(total) > 0.5)
+    error, total = error[:, kernel], total[kernel]
+    for _ in range(MOST_MOVES):
+        if not len(kernel):
+            return
+        sign = np.sign(total)
+        tap, worst = _largest(error * sign)
+        at = kernel * taps + tap
+        gain = (1 - rho) * (1 - 2 * worst) + rho * (1 - 2 * np.abs(total))
+        moves = (gain < -1e-6) & np.where(sign > 0, w8[at] > ends[0], w8[at] < ends[1])
+        sign *= moves
+        w8[at] -= sign.astype(np.int8)
+        error[tap, np.arange(len(tap))] -= sign
+        total -= sign
+        left = np.flatnonzero(moves & (np.abs(total) > 0.5))
+        kernel, error, total = kernel[left], error[:, left], total[left]
+
+
+def _largest(columns: F32) -> tuple[NDArray[np.intp], F32]:
+    """Row and value of the largest element of each column; `argmax` takes short columns one by one."""
+    value, row = columns[0].copy(), np.zeros(columns.shape[1], np.intp)
+    for i in range(1, len(columns)):
+        np.copyto(row, i, where=columns[i] > value)
+        np.maximum(value, columns[i], out=value)
+    return row, value
 
 
 def tap_correlation(kernel: tuple[int, ...], neighbours: float) -> float:
