@@ -34,6 +34,7 @@ class Verdict:
         layers: layers at fault, which may stay float instead.
         comparison: against the float model, over the judging calls.
         checks: integer layers against the numpy reference.
+        file_bytes: size of the compiled model.
         latency_ms: medians of the float and the compiled model, one thread; with --benchmark.
     """
 
@@ -43,6 +44,7 @@ class Verdict:
     checks: list[LayerCheck] = field(default_factory=list)
     latency_ms: dict[str, float] = field(default_factory=dict)
     ran: bool = False
+    file_bytes: int = 0
 
 
 def judge(
@@ -65,6 +67,7 @@ def judge(
     verdict = Verdict()
     try:
         session = Session(proto, threads=threads)
+        verdict.file_bytes = session.serialised_bytes or proto.ByteSize()
         for feeds, wanted in zip(calls, expected, strict=True):
             found = session.run(feeds)
             verdict.comparison.update(wanted, found)
