@@ -24,6 +24,7 @@ from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
+from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.runtime.checks import FILE_GROWTH_BYTES
 from lpcompile.runtime.execution import observer, run_once
@@ -77,12 +78,8 @@ class Compilation:
         calibration = None if data is None else self._calibration(data, reference.inputs)
         calls, expected = self._judging(reference, calibration)
         original = graph.copy() if self.options.benchmark else None
-        del reference  # its copy of the weights would stand beside the passes' own
-        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
-            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
-        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
-            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
-        graph.infer_shapes(dict(self.options.input_shapes))
+        del reference  # what it keeps for its next run would stand beside the passes' own
+        self._prepare(graph, decides=decides)
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"
@@ -104,12 +101,11 @@ class Compilation:
         watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
+        release_rounded(graph, lambda: self._remade(source, passes, context))
         emitted, verdict, weight_bytes = self._emit(graph, target, recipe, original, calls, expected, reports)
         self._warn_of_codes(decisions, graph.plan)
         report = self._report(
-            _Facts(
-                graph, emitted, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context
-            )
+            _Facts(graph, verdict, weight_bytes, reports, recipe, source, sha256, calibration, context)
         )
         self._check_budget(report)
         header = {
@@ -130,6 +126,21 @@ class Compilation:
         return Result(emitted, report, text, self.temporaries)
 
     # before the passes
+
+    def _prepare(self, graph: LpGraph, *, decides: bool) -> None:
+        """Opset and shapes as the passes want them."""
+        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
+            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
+            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
+        graph.infer_shapes(dict(self.options.input_shapes))
+
+    def _remade(self, source: Any, passes: tuple[Pass, ...], context: PassContext) -> LpGraph:
+        """The float graph once more, for layers that fall back after their weights were let go."""
+        graph = io.load(source)
+        self._prepare(graph, decides=True)
+        Pipeline(tuple(p for p in passes if p.exact)).run(graph, context)
+        return graph
 
     def _passes(self, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
         text = (
@@ -265,10 +276,10 @@ class Compilation:
         return proto, verdict, weight_bytes
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
-        graph, proto, verdict = facts.graph, facts.proto, facts.verdict
+        graph, verdict = facts.graph, facts.verdict
         layers = document.layer_records(graph, facts.weight_bytes)
         totals = document.totals(layers, graph)
-        before, after = model_bytes(facts.source), proto.ByteSize()
+        before, after = model_bytes(facts.source), verdict.file_bytes
         totals["file_bytes"] = after
         if before and after > before + FILE_GROWTH_BYTES:
             self.warnings.append(f"the file grew from {before} to {after} bytes")
@@ -330,7 +341,6 @@ class Compilation:
 @dataclass(frozen=True)
 class _Facts:
     graph: LpGraph
-    proto: onnx.ModelProto
     verdict: Verdict
     weight_bytes: dict[str, int]
     reports: list[PassReport]

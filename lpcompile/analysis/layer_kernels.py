@@ -43,7 +43,7 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     if x is not None and x.dtype not in (None, np.dtype(np.float32)):
         return KernelChoice(Kernel.FLOAT, f"its input is {x.dtype}, not float32")
     shape = layer_shape(node)
-    rank = weight.values.ndim
+    rank = len(weight.dims)
     if node.op in ("MatMul", "Gemm") and rank != 2:
         return KernelChoice(Kernel.FLOAT, f"its weight has {rank} axes; a matrix is needed")
     support = target.supports(node.op, resolve("int8"))
@@ -57,7 +57,7 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     ):
         return KernelChoice(Kernel.WEIGHT_ONLY, "the Gemm is not in the form x @ W + b")
     if bias is not None and (
-        not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1
+        not bias.is_constant or bias.dims != (shape.outputs,) or node.attrs.get("beta", 1) != 1
     ):
         return KernelChoice(Kernel.WEIGHT_ONLY, "its bias is not one constant an output channel")
     if not calibrated:
