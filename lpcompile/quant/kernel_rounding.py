@@ -63,10 +63,9 @@ def _round_uniform(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) ->
     chunk = max(1, _CHUNK // rows.shape[1])
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        exact = rows[part] / steps[part]
-        error = np.empty((taps, exact.size // taps), np.float32)  # kernels as columns: quick to sum
-        np.subtract(w8[part].reshape(-1, taps).T, exact.reshape(-1, taps).T, out=error)
-        _step_by_one(w8[part].reshape(-1), error, ends, rho)
+        levels = w8[part].reshape(-1)
+        error = np.subtract(levels, (rows[part] / steps[part]).reshape(-1))  # float32
+        _step_by_one(levels, np.ascontiguousarray(error.reshape(-1, taps).T), ends, rho)
     codes = np.zeros(256, np.uint8)
     codes[image.view(np.uint8)[::-1]] = np.arange(len(image), dtype=np.uint8)[
         ::-1
@@ -78,14 +77,13 @@ def _round_uniform(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) ->
 
 def _step_by_one(w8: NDArray[np.int8], error: F32, ends: tuple[int, int], rho: float) -> None:
     """Move levels of many kernels in place: w8 (N * taps,), error (taps, N) = w8 minus the real weights."""
-    taps = len(error)
-    total = error.sum(0)
+    taps, total = len(error), error.sum(0)  # a kernel is a column: sums and maxima over rows are quick
     # J changes by (1 - rho)(1 - 2|e|) + rho(1 - 2|sum|): nothing to gain while |sum| is small
-    kernel = np.flatnonzero(np.abs(total) > 0.5)
-    error, total = error[:, kernel], total[kernel]
+    kernel = left = np.flatnonzero(np.abs(total) > 0.5)
     for _ in range(MOST_MOVES):
-        if not len(kernel):
+        if not len(left):
             return
+        error, total = error.take(left, axis=1), total[left]
         sign = np.sign(total)
         tap, worst = _largest(error * sign)
         at = kernel * taps + tap
@@ -93,19 +91,20 @@ def _step_by_one(w8: NDArray[np.int8], error: F32, ends: tuple[int, int], rho: f
         moves = (gain < -1e-6) & np.where(sign > 0, w8[at] > ends[0], w8[at] < ends[1])
         sign *= moves
         w8[at] -= sign.astype(np.int8)
-        error[tap, np.arange(len(tap))] -= sign
         total -= sign
         left = np.flatnonzero(moves & (np.abs(total) > 0.5))
-        kernel, error, total = kernel[left], error[:, left], total[left]
+        error[tap[left], left] -= sign[left]
+        kernel = kernel[left]
 
 
 def _largest(columns: F32) -> tuple[NDArray[np.intp], F32]:
-    """Row and value of the largest element of each column; `argmax` takes short columns one by one."""
-    value, row = columns[0].copy(), np.zeros(columns.shape[1], np.intp)
-    for i in range(1, len(columns)):
-        np.copyto(row, i, where=columns[i] > value)
-        np.maximum(value, columns[i], out=value)
-    return row, value
+    """Row and value of the first largest element of each column; `argmax` takes short columns one by one."""
+    value = columns.max(0)
+    row, before = np.zeros(len(value), np.uint16), np.ones(len(value), np.bool_)
+    for elements in columns[:-1]:
+        before &= elements != value
+        row += before
+    return row.astype(np.intp), value
 
 
 def tap_correlation(kernel: tuple[int, ...], neighbours: float) -> float:
