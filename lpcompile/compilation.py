@@ -30,6 +30,7 @@ from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
+from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.session import Session
@@ -100,12 +101,8 @@ class Compilation:
         calls, expected = self._judging(reference, calibration)
         allowed = Sizes.of_graph(graph, model_bytes(source))
         original = graph.copy() if self.options.benchmark else None
-        del reference  # its copy of the weights would stand beside the passes' own
-        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
-            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
-        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
-            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
-        graph.infer_shapes(dict(self.options.input_shapes))
+        del reference  # what it keeps for its next run would stand beside the passes' own
+        self._prepare(graph, decides=decides)
         check_axes(target, graph)
         if calibration is None and decides:
             self.warnings.append(
@@ -129,6 +126,7 @@ class Compilation:
         watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
+        release_rounded(graph, lambda: self._remade(source, passes, context))
         packed = [n for n, layer in graph.plan.layers.items() if layer.kernel is Kernel.NBITS]
         if packed and self.options.emit == "qdq":
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
@@ -161,6 +159,21 @@ class Compilation:
         return Result(emission.emitted.model, report, text, self.temporaries, products.files)
 
     # before the passes
+
+    def _prepare(self, graph: LpGraph, *, decides: bool) -> None:
+        """Opset and shapes as the passes want them."""
+        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
+            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
+            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
+        graph.infer_shapes(dict(self.options.input_shapes))
+
+    def _remade(self, source: Any, passes: tuple[Pass, ...], context: PassContext) -> LpGraph:
+        """The float graph once more, for layers that fall back after their weights were let go."""
+        graph = io.load(source)
+        self._prepare(graph, decides=True)
+        Pipeline(tuple(p for p in passes if p.exact)).run(graph, context)
+        return graph
 
     def _passes(
         self, target: Target, recipe: Recipe, decisions: Decisions | None, *, strict: bool

@@ -251,6 +251,6 @@ def _unpacked(node: Node, weight: WeightPlan) -> str:
     value = node.inputs[1]
     if value is None or value.shape is None or len(value.shape) != 2:
         return "they are no matrix"
-    inputs = value.values.shape[0]
+    inputs = value.dims[0]
     books = bool(weight.codebooks)
     return block_matmul.obstacle(resolve(weight.format), weight.granularity, inputs, codebooks=books)

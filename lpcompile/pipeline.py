@@ -204,7 +204,7 @@ class Pipeline:
             graph.facts -= p.invalidates
             graph.facts |= p.establishes
             if report.changes and p.exact:  # a graph pass: weights may have been replaced
-                collect_replaced(sum(c.nbytes for c in graph.constants()))
+                collect_replaced(graph.take_discarded_bytes())
             reports.append(report)
             done.append(p.name)
             observe(index, p, graph, report)

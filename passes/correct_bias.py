@@ -44,7 +44,8 @@ class CorrectBias(Pass):
             if mean is None or weight is None:
                 report.skip(node, "no calibration data, so the mean of its input is not known")
                 continue
-            rounding = layer.tensor.dequantize() - to_rows(node.op, weight.values)
+            rounding = layer.tensor.dequantize()
+            rounding -= to_rows(node.op, weight.values)
             shift = np.asarray(-np.einsum("ok,ok->o", rounding, mean), np.float32)
             graph.plan = graph.plan.with_layer(node.name, replace(layer, bias_correction=shift))
             report.change(node, "bias corrected", after=f"by {float(np.abs(shift).max()):.3g} at most")

@@ -78,7 +78,7 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     if x is not None and x.dtype not in (None, np.dtype(np.float32)):
         return KernelChoice(Kernel.FLOAT, f"its input is {x.dtype}, not float32")
     shape = layer_shape(node)
-    rank = weight.values.ndim
+    rank = len(weight.dims)
     if node.op in MATRICES and rank != 2:
         return KernelChoice(Kernel.FLOAT, f"its weight has {rank} axes; a matrix is needed")
     support = target.supports(node.op, resolve("int8"))
@@ -93,7 +93,7 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     ):
         return KernelChoice(stored, "the Gemm is not in the form x @ W + b")
     if bias is not None and (
-        not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1
+        not bias.is_constant or bias.dims != (shape.outputs,) or node.attrs.get("beta", 1) != 1
     ):
         return KernelChoice(stored, "its bias is not one constant an output channel")
     costs = target.cost_model

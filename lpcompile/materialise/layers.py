@@ -39,7 +39,7 @@ class LayerWriter:
         """
         weight = node.inputs[1]
         assert weight is not None
-        stored = store_weights(self.graph, node.name, node.op, plan, weight.values.shape)
+        stored = store_weights(self.graph, node.name, node.op, plan, weight.dims)
         self.weight_bytes[node.name] = stored.weight_bytes
         if plan.kernel is Kernel.WEIGHT_ONLY:
             self._expand(node, plan, stored)
@@ -111,11 +111,11 @@ class LayerWriter:
     def _expand(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
         weight = node.inputs[1]
         assert weight is not None
-        rank = weight.values.ndim
+        rank = len(weight.dims)
         function = domain.dequantize_weights(stored.storage, self.graph.opset, rank, channel_axis(node.op))
         out = self.graph.fresh(f"{stem(node.name)}/weight_dequantized")
         call = self._call(function, node, plan, list(stored.values), out, stored.attributes, role="/weight")
-        self.graph.set_type(call, np.dtype(np.float32), weight.values.shape)
+        self.graph.set_type(call, np.dtype(np.float32), weight.dims)
         node.set_input(1, call)
         bias = planned_bias(node, plan)
         if plan.bias_correction is not None and bias is not None:

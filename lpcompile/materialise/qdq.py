@@ -93,7 +93,7 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
     w8, scale = image_rows(plan)
     scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
     axis = channel_axis(node.op)
-    codes = graph.constant(f"{stem(node.name)}/weight_quantized", from_rows(node.op, w8, weight.values.shape))
+    codes = graph.constant(f"{stem(node.name)}/weight_quantized", from_rows(node.op, w8, weight.dims))
     scales = graph.constant(f"{stem(node.name)}/weight_scale", scale)
     zero = graph.constant(f"{stem(node.name)}/weight_zero_point", np.zeros(len(scale), np.int8))
     back = graph.add_node(

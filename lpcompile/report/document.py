@@ -43,7 +43,7 @@ def layer_records(graph: LpGraph, weight_bytes: Mapping[str, int]) -> list[Layer
         if isinstance(node, Node):
             weight = node.inputs[1] if node.op in RECURRENT_OPS and len(node.inputs) > 1 else None
             if weight is not None and weight.is_constant:
-                shape, held = tuple(weight.values.shape), weight.nbytes
+                shape, held = weight.dims, weight.nbytes
                 records.append(_float_record(node.name, node.op, shape, held, "recurrent layers keep floats"))
         elif node.op in LAYER_OPS:
             reason = "inside a control-flow body, which is left intact"
@@ -78,7 +78,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> Laye
     assert weight is not None
     plan = graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))
     quantised = plan.kernel is not Kernel.FLOAT and plan.tensor is not None
-    shape = tuple(weight.values.shape)
+    shape = weight.dims
     size = int(np.prod(shape))
     activation = graph.plan.activations.get(x.name) if x is not None else None
     if plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:

@@ -17,6 +17,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.errors import LpcompileError
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
+from lpcompile.memory import return_free_blocks
 from lpcompile.runtime.benchmark import Timing, timed
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
@@ -85,6 +86,7 @@ def judge(
                 return verdict
         verdict.ran = bool(calls)
         del session  # the check opens its own
+        return_free_blocks()
         if calls:
             verdict.checks = check_layers(proto, calls[0], positions=POSITIONS)
     except LpcompileError as error:

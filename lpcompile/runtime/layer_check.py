@@ -80,6 +80,7 @@ def check_layers(
     with _showing(model, shown - {o.name for o in model.graph.output}, samples):
         session = Session(model, threads=threads)
     tensors = session.run(feeds, sorted(shown) + [_SAMPLED + name for name in samples])
+    del session  # its weights would stand beside those that numpy expands
 
     def array(name: str) -> NDArray[Any]:
         return numpy_helper.to_array(constants[name]) if name in constants else {**feeds, **tensors}[name]

@@ -23,6 +23,9 @@ from lpcompile.runtime.sampling import chosen
 
 Ints = NDArray[np.integer]
 _EXACT_IN_FLOAT32 = 1 << 24
+# Small products stay on this thread: where cores are shared, waiting for the helpers of BLAS costs more than the sums.
+_ONE_THREAD_PRODUCTS = 1 << 18
+_SAMPLE_PRODUCTS = 1 << 25
 _LARGEST_UINT8 = np.float32(255)
 
 
@@ -31,12 +34,18 @@ def exact_matmul(x: Ints, w: Ints) -> NDArray[np.float64]:
 
     float32 products are exact while the sum of magnitudes stays below 2^24, so K is cut where it might not.
     """
+    inputs, positions, channels = x.shape[-1], x.shape[-2], w.shape[-2]
     step = max(_EXACT_IN_FLOAT32 // (_magnitude(x) * _magnitude(w)), 1)
-    total = np.zeros((*x.shape[:-1], w.shape[-2]), np.float64)
-    for start in range(0, x.shape[-1], step):
+    rows = channels
+    if positions * channels * inputs <= _SAMPLE_PRODUCTS:
+        rows = max(_ONE_THREAD_PRODUCTS // max(positions * min(step, inputs), 1), 1)
+    total = np.zeros((*x.shape[:-1], channels), np.float64)
+    for start in range(0, inputs, step):
         part = slice(start, start + step)
-        a, b = x[..., part].astype(np.float32), w[..., part].astype(np.float32)
-        total += a @ b.swapaxes(-1, -2)
+        a = x[..., part].astype(np.float32)
+        for first in range(0, channels, rows):
+            some = slice(first, first + rows)
+            total[..., some] += a @ w[..., some, part].astype(np.float32).swapaxes(-1, -2)
     return total
 
 
