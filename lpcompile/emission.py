@@ -92,7 +92,8 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
         if not target.rules.falls_back:
             if verdict.failure and not verdict.too_slow:
                 raise PassError(verdict.failure, hint=OUR_BUG)
-            warnings = [w for w in (excess and f"the model grew: {excess}", verdict.failure, low) if w]
+            slow = verdict.failure and f"the model is {verdict.failure}"
+            warnings = [w for w in (excess and f"the model grew: {excess}", slow, low) if w]
             return Emission(emitted, sizes, verdict, [report], warnings)
         reports = [report, *([falling] if falling.changes else [])]
         if not reason:

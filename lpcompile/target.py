@@ -144,8 +144,8 @@ class Rules:
         expands_weights: a layer without integer arithmetic keeps stored weights that become floats when loaded.
         group_scales: whether a recipe's group scales are taken; else they must be asked for by --group-size.
         needs_ranges: without samples, inputs are generated; else activations stay float.
-        falls_back: layers that fail a check, or a result below the recipe's SQNR, go back to floats; else a failed
-            check is an error, and a low SQNR a warning.
+        falls_back: layers that fail a check, or a result that is too large, too slow or below the recipe's SQNR, go
+            back to floats; else a failed check is an error, and the others are warnings.
         has_machines: takes the options of MACHINE_OPTIONS.
         batch_only: symbolic axes other than the first of every input are refused.
         emit_forms: those that it knows.

@@ -11,6 +11,7 @@ import lpcompile
 from lpcompile.errors import PassError
 from lpcompile.runtime import gate
 from lpcompile.runtime.benchmark import Timing
+from lpcompile.runtime.layer_check import LayerCheck
 from lpcompile.runtime.sizes import constant_bytes
 from tests.cli.cli_runner import lpcompile as run_lpcompile
 from tests.networks import toy, toy_calls, without_costs
@@ -184,6 +185,35 @@ def test_a_model_that_is_slow_as_floats_too_is_not_written(
     with pytest.raises(PassError, match="slower than the float model") as caught:
         benchmarked(output=tmp_path / "out")
     assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def reference_graph(text: str = SCALES, **options: Any) -> lpcompile.Artefacts:
+    return lpcompile.compile(parse_model(text, check=False), target="cim", recipe="int8", **options)
+
+
+def test_growth_is_a_warning_where_nothing_falls_back() -> None:
+    found = reference_graph()
+    assert formats(found) == {"Conv_0": "int8"}
+    assert any(w.startswith("the model grew: its initialisers take") for w in found.report["warnings"])
+    sizes = found.report["verification"]["constant_bytes"]
+    assert sizes["compiled"] == constant_bytes(found.model) > sizes["float"] == 384
+    assert not any(w.startswith("the model grew") for w in reference_graph(BOTH).report["warnings"])
+
+
+def test_so_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing(monkeypatch, SLOW)
+    found = reference_graph(BOTH, benchmark=True)
+    assert set(formats(found).values()) == {"int8"}
+    assert f"the model is {gate.SLOWER}" in found.report["warnings"]
+    assert found.report["verification"]["latency_ratio"] == [1.9, 2.0, 2.1]
+
+
+def test_wrong_numbers_are_an_error_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrong = LayerCheck("Conv_0", "DyadicConv_int8", 16, 1, 1.0)
+    monkeypatch.setattr(gate, "check_layers", lambda *_, **__: [wrong])
+    with pytest.raises(PassError, match="1 layers differ from the numpy reference: Conv_0"):
+        reference_graph(output=tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

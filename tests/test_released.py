@@ -96,6 +96,11 @@ def test_a_compilation_that_keeps_its_layers_never_makes_the_float_graph_again(
 
     monkeypatch.setattr(compilation, "release_rounded", watched)
     for recipe in ("int8", "w4a8"):
-        for emit in ("functions", "qdq"):
-            lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe=recipe, emit=emit)
+        for target, emit in (("ort", "functions"), ("ort", "qdq"), ("cim", "functions")):
+            lpcompile.compile(toy(TOY), target=target, calibration=toy_calls(TOY), recipe=recipe, emit=emit)
     assert all(released)
+
+
+def test_nothing_is_released_that_the_float_model_is_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "release_rounded", lambda *_: never())
+    lpcompile.compile(toy(TOY), target="cim", calibration=toy_calls(TOY), benchmark=True)
