@@ -34,6 +34,7 @@ from lpcompile.report import document
 from lpcompile.runtime.checks import FILE_GROWTH_BYTES
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.gate import Verdict, judge
+from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.session import Session
 from lpcompile.target import Emitted, Options, Products, Target
 from lpcompile.watch import Watch
@@ -292,7 +293,9 @@ class Compilation:
         """What the target makes beside the model."""
         if emitted.reference is None or emitted.numbers is None:
             return Products()
-        products = target.build(emitted.reference, emitted.numbers, self.options, calls)
+        products = target.build(
+            emitted.reference, emitted.numbers, self.options, calls, HostSessions(self.options.threads)
+        )
         self.warnings += products.warnings
         return products
 

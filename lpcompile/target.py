@@ -1,7 +1,7 @@
 """What a backend must offer, and what a user may ask of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,6 +15,7 @@ from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
+RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 EMIT_FORMS = ("functions", "standard", "qdq")
 
 
@@ -235,6 +236,7 @@ class Target(ABC):
         numbers: DyadicNumbers,
         options: Options,
         calls: Sequence[Mapping[str, np.ndarray]],
+        run_model: RunModel,
     ) -> Products:
         """What is made beside the model, once that has passed its gate.
 
@@ -243,6 +245,7 @@ class Target(ABC):
             numbers: its integers by node name.
             options: the user's.
             calls: feeds to verify on, as the model takes them.
+            run_model: runs a serialised model in ONNX Runtime.
 
         Raises:
             TargetError: the machine cannot express it.

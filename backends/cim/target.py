@@ -17,7 +17,7 @@ from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.materialise.dyadic import materialise_dyadic
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.target import CostModel, Emitted, Options, Products, Rules, Support, Target
+from lpcompile.target import CostModel, Emitted, Options, Products, Rules, RunModel, Support, Target
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # moves of uint8, DequantizeLinear by channel
@@ -95,9 +95,10 @@ class CimTarget(Target):
         numbers: DyadicNumbers,
         options: Options,
         calls: Sequence[Mapping[str, np.ndarray]],
+        run_model: RunModel,
     ) -> Products:
         """The program for a machine, and what it costs."""
-        return build(reference, numbers, options, calls)
+        return build(reference, numbers, options, calls, run_model)
 
 
 def _shape_reason(node: Node) -> str:
