@@ -7,6 +7,8 @@ from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.target import MACHINE_OPTIONS, Options, Target
 
+LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
+
 
 def check_options(target: Target, options: Options) -> None:
     """Whether a target takes the options that were given.
@@ -45,14 +47,19 @@ def check_weight_formats(target: Target, formats: Sequence[str]) -> None:
             )
 
 
-def check_axes(target: Target, graph: LpGraph) -> None:
-    """Whether every axis of every input is known, but for the batch, which is the first one.
+def check_graph(target: Target, graph: LpGraph) -> None:
+    """Whether the operator set is new enough, and every axis of every input known, but for the batch, the first one.
 
     Raises:
-        TargetError: another one is symbolic.
+        TargetError: it is too old, or another axis is symbolic.
     """
     if not target.rules.batch_only:
         return
+    if graph.opset < LOWEST_OPSET:
+        raise TargetError(
+            f"opset {graph.opset} has no integer operators, and the model cannot be raised to {LOWEST_OPSET}",
+            hint="export the model again with a newer opset",
+        )
     for value in graph.inputs:
         shape = value.shape
         if shape is None:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from lpcompile import registry
-from lpcompile.acceptance import check_axes, check_options, check_weight_formats
+from lpcompile.acceptance import LOWEST_OPSET, check_graph, check_options, check_weight_formats
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
@@ -38,7 +38,6 @@ from lpcompile.runtime.session import Session
 from lpcompile.target import Emitted, Options, Products, Target
 from lpcompile.watch import Watch
 
-LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
 MOST_ATTEMPTS = 6
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
@@ -97,7 +96,7 @@ class Compilation:
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes(dict(self.options.input_shapes))
-        check_axes(target, graph)
+        check_graph(target, graph)
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"

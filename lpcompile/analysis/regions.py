@@ -78,8 +78,22 @@ def find_regions(
                 wanted |= {v.name for v in data_inputs(node)}
             else:
                 found.skipped[node.name] = "nothing after it reads integers"
+    if target.rules.fills:
+        _move_results(nodes, eligible, chosen, found)
     _record(graph, target, nodes, layer_names, chosen, wanted, found)
     return found
+
+
+def _move_results(nodes: list[Node], eligible: set[str], chosen: set[str], found: Regions) -> None:
+    """Let moves of what was computed on integers follow it: codes are moved as well as floats."""
+    codes = {o.name for n in nodes if n.name in chosen for o in n.outputs if o is not None}
+    for node in nodes:
+        if node.name in eligible - chosen and node.op in DATA_INPUTS:
+            values = data_inputs(node)
+            if values and all(v.name in codes for v in values):
+                chosen.add(node.name)
+                codes |= {o.name for o in node.outputs if o is not None}
+                del found.skipped[node.name]
 
 
 def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> str:

@@ -7,11 +7,12 @@ Moves and clamps are standard operators on codes. [architecture 3.5]
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.movement import data_inputs
 from lpcompile.materialise.dyadic_elementwise import ElementwiseWriter
 from lpcompile.materialise.dyadic_layers import DyadicLayerWriter
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.layers import LayerWriter
-from lpcompile.materialise.movement import write_clamp, write_movement
+from lpcompile.materialise.movement import write_clamp
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
@@ -52,12 +53,11 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
 def _write_elementwise(
     graph: LpGraph, tensors: IntegerTensors, writer: ElementwiseWriter, unit: Unit
 ) -> None:
-    form = form_of(unit.node)
+    node, form = unit.node, form_of(unit.node)
+    assert form is not None, "the target refuses nodes without a form"
     if form is Form.MOVE:
-        if not writer.write_concat(unit.node):
-            write_movement(graph, tensors, unit.node)
-    elif form is Form.CLAMP:
-        write_clamp(graph, tensors, unit.node)
+        writer.write_move(node)
+    elif form is Form.CLAMP and writer.alike(data_inputs(node)[0], unit.output or data_inputs(node)[0]):
+        write_clamp(graph, tensors, node)
     else:
-        assert form is not None, "the target refuses nodes without a form"
-        writer.write(unit, form)
+        writer.write(unit, Form.TABLE if form is Form.CLAMP else form)
