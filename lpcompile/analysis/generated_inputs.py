@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.match import sole_consumer
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.quant.rows import to_rows
@@ -133,9 +132,10 @@ def _first_layer(value: Value) -> tuple[Node, Node, int] | None:
             axis, node = int(perm[1]), readers[0]
         if node.op not in ("Conv", "Gemm") or node.attrs.get("group", 1) != 1:
             continue
-        norm = sole_consumer(node.outputs[0], "BatchNormalization")
-        if norm:
-            return node, norm.nodes[0], axis
+        readers = [] if node.outputs[0] is None else node.outputs[0].consumers
+        norm = next((n for n in readers if n.op == "BatchNormalization" and not n.domain), None)
+        if norm is not None:
+            return node, norm, axis
     return None
 
 
