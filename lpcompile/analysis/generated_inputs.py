@@ -3,7 +3,8 @@
 A layer with weights w (O, C, *taps) whose result a batch norm reads has known means mu_o and variances v_o. Take the
 pixels of input channel c as noise of mean a_c, variance s_c and correlation r^|d| between pixels d apart along an axis.
 Then mu_o = bias_o + sum_c a_c sum_t w_oct, and v_o = sum_c s_c sum_{t,t'} w_oct w_oct' r^|t-t'|: linear in a, and for
-each r of a short list linear in s >= 0. The best fit by least squares gives the noise. [after cai2020, in closed form]
+each r of a short list linear in s >= 0. The best fit by least squares gives the noise: [cai2020] without its
+search by gradients.
 """
 
 from collections.abc import Mapping, Sequence
