@@ -17,6 +17,8 @@ STEPS = {
     "clip": "{y} = Clip ({x}, lo, hi)",
     "sigmoid": "{y} = Sigmoid ({x})",
     "leaky": "{y} = LeakyRelu <alpha=0.3> ({x})",
+    "silu": "s{i} = Sigmoid ({x})\n{y} = Mul ({x}, s{i})",
+    "gelu": "e{i} = Erf ({x})\nf{i} = Add (e{i}, one)\n{y} = Mul (f{i}, {x})",
     "affine": "{y} = Mul ({x}, c)",
     "number": "{y} = Add ({x}, hi)",
     "add": "{y} = Add ({x}, {old})",
@@ -29,7 +31,11 @@ STEPS = {
 
 
 def network(steps: list[str], olds: list[int], ends: bool) -> str:
-    names, nodes, constants = ["x"], [], ["float[4,1,1] c", "float lo = {-0.2}", "float hi = {0.7}"]
+    names, nodes, constants = (
+        ["x"],
+        [],
+        ["float[4,1,1] c", "float lo = {-0.2}", "float hi = {0.7}", "float one = {1}"],
+    )
     for i, (step, old) in enumerate(zip(steps, olds, strict=True)):
         fields = {"y": f"t{i}", "x": names[-1], "old": names[old % len(names)], "i": i}
         nodes.append(STEPS[step].format(**fields))

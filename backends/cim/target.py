@@ -29,6 +29,7 @@ class CimTarget(Target):
     name: ClassVar[str] = "cim"
     rules: ClassVar[Rules] = Rules(
         fills=True,
+        tables=True,
         float_out=INTEGER_LAYERS,
         expands_weights=False,
         group_scales=False,

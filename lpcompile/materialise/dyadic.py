@@ -4,6 +4,7 @@ A layer whose output nobody reads as integers gives its int32 sums; DequantizeLi
 Moves and clamps are standard operators on codes. [architecture 3.5]
 """
 
+from lpcompile.ir.cones import table_cones
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
@@ -31,17 +32,19 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     elementwise = ElementwiseWriter(result, tensors, numbers)
     floats = LayerWriter(result, tensors)  # layers that keep floats around them
     filled = []
-    for unit in units(result):
+    for unit in units(result, table_cones(result)):
         plan = result.plan.layers.get(unit.node.name)
-        outputs = [unit.output] if unit.clamp is not None else unit.node.outputs
+        alone = unit.clamp is None and unit.bias is None
+        outputs = unit.node.outputs if alone else [unit.output]
         if plan is not None and plan.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
             floats.write(unit.node, plan, None)
         elif plan is not None:
             layers.write(unit, plan)
         else:
             _write_elementwise(result, tensors, elementwise, unit)
-        if unit.clamp is not None:
-            tensors.take_out(unit.clamp)
+        for taken in (unit.bias, unit.clamp):
+            if taken is not None:
+                tensors.take_out(taken)
         if plan is None or plan.kernel is Kernel.INTEGER:
             filled += [v for v in outputs if v is not None]
     for value in filled:
@@ -54,6 +57,8 @@ def _write_elementwise(
     graph: LpGraph, tensors: IntegerTensors, writer: ElementwiseWriter, unit: Unit
 ) -> None:
     node, form = unit.node, form_of(unit.node)
+    if unit.cone is not None:
+        form = Form.TABLE
     assert form is not None, "the target refuses nodes without a form"
     if form is Form.MOVE:
         writer.write_move(node)

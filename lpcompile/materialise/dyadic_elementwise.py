@@ -92,8 +92,11 @@ class ElementwiseWriter:
 
     def _table(self, unit: Unit) -> None:
         node, (y, y_plan) = unit.node, self._output(unit)
-        (x,) = data_inputs(node)
-        function = unary_function(node)
+        x, function = (
+            (data_inputs(node)[0], unary_function(node))
+            if unit.cone is None
+            else (unit.cone.source, unit.cone.function)
+        )
         assert function is not None
         table = self._codes_through(function, self._plan(x), y_plan)
         limits = limits_of(y_plan, unit.clamp)
