@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from lpcompile import registry
-from lpcompile.acceptance import check_axes, check_options, check_weight_formats
+from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_weight_formats
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
@@ -39,7 +39,6 @@ from lpcompile.runtime.session import Session
 from lpcompile.target import Emitted, Options, Products, Target
 from lpcompile.watch import Watch
 
-LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
 MOST_ATTEMPTS = 6
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
@@ -83,6 +82,7 @@ class Compilation:
         decides = any(not p.exact for p in passes)
         with located(source):
             reference = self._reference(graph)
+        check_axes(target, reference.inputs, self.options.input_shapes)
         calibration = None if data is None else self._calibration(data, reference.inputs)
         generated = calibration is None and decides and target.rules.needs_ranges
         if generated:
@@ -95,10 +95,11 @@ class Compilation:
         del reference  # its copy of the weights would stand beside the passes' own
         if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
             self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        if decides:
+            check_opset(target, graph)
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes(dict(self.options.input_shapes))
-        check_axes(target, graph)
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"

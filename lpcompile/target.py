@@ -138,6 +138,7 @@ class Rules:
 
     Attributes:
         fills: integers wherever they are possible between the first and the last of them, whatever the time.
+        tables: functions of one tensor are tables, whole cones of nodes at once.
         float_out: layers whose int32 sums may leave as floats where nobody after them reads integers.
         expands_weights: a layer without integer arithmetic keeps stored weights that become floats when loaded.
         group_scales: whether a recipe's group scales are taken; else they must be asked for by --group-size.
@@ -150,6 +151,7 @@ class Rules:
     """
 
     fills: bool = False
+    tables: bool = False
     float_out: tuple[str, ...] = ("Gemm", "MatMul")
     expands_weights: bool = True
     group_scales: bool = True
