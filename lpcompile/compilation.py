@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from lpcompile import registry
-from lpcompile.acceptance import check_axes, check_options, check_weight_formats
+from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_weight_formats
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
@@ -33,12 +33,12 @@ from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.runtime.execution import observer, run_once
+from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes
 from lpcompile.target import Emitted, Options, Products, Target
 from lpcompile.watch import Watch
 
-LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 GENERATED_CALLS = 2
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
@@ -91,6 +91,7 @@ class Compilation:
         decides = any(not p.exact for p in passes)
         with located(source):
             reference = self._reference(graph)
+        check_axes(target, reference.inputs, self.options.input_shapes)
         calibration = None if data is None else self._calibration(data, reference.inputs)
         generated = calibration is None and decides and target.rules.needs_ranges
         if generated:
@@ -103,7 +104,8 @@ class Compilation:
         original = graph.copy() if self.options.benchmark else None
         del reference  # what it keeps for its next run would stand beside the passes' own
         self._prepare(graph, decides=decides)
-        check_axes(target, graph)
+        if decides:
+            check_opset(target, graph)
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"
@@ -271,7 +273,9 @@ class Compilation:
         """What the target makes beside the model."""
         if emitted.reference is None or emitted.numbers is None:
             return Products()
-        products = target.build(emitted.reference, emitted.numbers, self.options, calls)
+        products = target.build(
+            emitted.reference, emitted.numbers, self.options, calls, HostSessions(self.options.threads)
+        )
         self.warnings += products.warnings
         return products
 

@@ -1,6 +1,5 @@
 """Run a compiled program on the simulated machine, host stages in ONNX Runtime."""
 
-import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,60 +9,15 @@ from numpy.typing import NDArray
 
 from lpcompile.backends.cim.chrome_trace import Span, chrome_trace
 from lpcompile.backends.cim.container import read_program
-from lpcompile.backends.cim.latency import cycles
 from lpcompile.backends.cim.machine import MachineDescription
-from lpcompile.backends.cim.program import Instruction, Program
+from lpcompile.backends.cim.machine_timing import MachineTiming
+from lpcompile.backends.cim.program import Program
 from lpcompile.backends.cim.simulator.capacities import Capacities, Limits
 from lpcompile.backends.cim.simulator.observer import Observer
 from lpcompile.backends.cim.simulator.result import SimulationResult
 from lpcompile.backends.cim.simulator.simulator import Simulator
-from lpcompile.backends.cim.simulator.timing import Work
 from lpcompile.errors import ProgramError
-from lpcompile.runtime.session import Session
-
-_SKIPZ = 2
-_MVMS = ("MVM", "MVMP")
-_MOST_KNOWN = 1 << 16
-
-
-class MachineTiming:
-    """Cycles as a machine description gives them, each question asked once.
-
-    Args:
-        machine: the description.
-    """
-
-    def __init__(self, machine: MachineDescription) -> None:
-        self.machine = machine
-        self._known: dict[tuple[int, Instruction, int, int | None], int] = {}
-
-    def cycles(self, core: int, instruction: Instruction, program: Program, work: Work) -> int:
-        """Cycles from start to end."""
-        steps = None
-        if instruction.mnemonic in _MVMS and instruction.flags & _SKIPZ:
-            steps = -(-work.plane_steps // self.machine.macro.input_bits_per_cycle)
-        key = (core, instruction, work.group, steps)
-        found = self._known.get(key)
-        if found is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            found = self._known[key] = cycles(self.machine, program, instruction, core, work.indices, steps)
-        return found
-
-
-class HostSessions:
-    """Runs host stages in ONNX Runtime; each model is loaded once.
-
-    Args:
-        threads: of the runtime; 0 leaves it to the runtime.
-    """
-
-    def __init__(self, threads: int = 0) -> None:
-        self._session = functools.lru_cache(maxsize=16)(functools.partial(Session, threads=threads))
-
-    def __call__(self, model: bytes, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Outputs of a model by name."""
-        return self._session(model).run(feeds)
+from lpcompile.runtime.host_sessions import HostSessions
 
 
 def machine_of(program: Program, name_or_path: str | None = None) -> MachineDescription:

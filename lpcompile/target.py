@@ -1,7 +1,7 @@
 """What a backend must offer, and what a user may ask of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,6 +15,7 @@ from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
+RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 EMIT_FORMS = ("functions", "standard", "qdq")
 
 
@@ -140,6 +141,7 @@ class Rules:
 
     Attributes:
         fills: integers wherever they are possible between the first and the last of them, whatever the time.
+        tables: functions of one tensor are tables, whole cones of nodes at once.
         float_out: layers whose int32 sums may leave as floats where nobody after them reads integers.
         expands_weights: a layer without integer arithmetic keeps stored weights that become floats when loaded.
         group_scales: whether a recipe's group scales are taken; else they must be asked for by --group-size.
@@ -152,6 +154,7 @@ class Rules:
     """
 
     fills: bool = False
+    tables: bool = False
     float_out: tuple[str, ...] = ("Gemm", "MatMul")
     expands_weights: bool = True
     group_scales: bool = True
@@ -242,6 +245,7 @@ class Target(ABC):
         numbers: DyadicNumbers,
         options: Options,
         calls: Sequence[Mapping[str, np.ndarray]],
+        run_model: RunModel,
     ) -> Products:
         """What is made beside the model, once that has passed its gate.
 
@@ -250,6 +254,7 @@ class Target(ABC):
             numbers: its integers by node name.
             options: the user's.
             calls: feeds to verify on, as the model takes them.
+            run_model: runs a serialised model in ONNX Runtime.
 
         Raises:
             TargetError: the machine cannot express it.

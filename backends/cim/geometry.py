@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.backends.cim.planes import StoredPlanes, cells_of
 from lpcompile.backends.cim.program import PlaneSet
 
 
@@ -20,6 +21,7 @@ class Geometry:
         rows_active: rows that are read at a time.
         adc_max: largest count that a converter tells; None where a digital tree counts exactly.
         complement: whether columns may be stored inverted.
+        scales: whether the converter spreads its steps over the rows of a block instead of saturating.
         lb_bytes, gb_bytes: local buffer of a core, global buffer of the chip.
         hops: distance of every core from the global buffer, in hops.
     """
@@ -33,6 +35,7 @@ class Geometry:
     rows_active: int
     adc_max: int | None
     complement: bool
+    scales: bool
     lb_bytes: int
     gb_bytes: int
     hops: tuple[int, ...]
@@ -51,6 +54,7 @@ class Geometry:
             macro.rows_active,
             None if machine.adc_bits is None else (1 << machine.adc_bits) - 1,
             macro.complement,
+            machine.transfer == "scale",
             machine.local_bytes,
             machine.global_bytes,
             tuple(machine.hops(core) for core in range(machine.core_count)),
@@ -68,19 +72,26 @@ class Geometry:
         return max(1, min(self.rows_active, most))
 
     @property
+    def most_ones(self) -> int | None:
+        """Ones that a column may hold before it is stored inverted; None where none is."""
+        return None if self.adc_max is None or not self.complement else self.adc_max // self.levels
+
+    def lossless(self, stored: StoredPlanes) -> bool:
+        """Whether every column of every block is read without loss."""
+        if self.adc_max is None:
+            return True
+        if self.scales and stored.block_rows > self.adc_max:
+            return False  # counts are rounded wherever the steps are fewer than the rows
+        return stored.lossless(self.adc_max, self.levels)
+
+    @property
     def row_pages(self) -> int:
         """Blocks that one macro holds."""
         return max(1, self.rows // self.block_rows)
 
-    def cells(self, planes: PlaneSet) -> int:
-        """Cells that one weight takes: planes of one sign share a cell, the sign plane has one of its own."""
-        negative = sum(c < 0 for c in planes.coefficients)
-        positive = len(planes.coefficients) - negative
-        return ceil(positive / self.bits_per_cell) + ceil(negative / self.bits_per_cell)
-
     def outputs_per_macro(self, planes: PlaneSet) -> int:
         """Outputs whose planes stand side by side in a macro."""
-        return self.columns // self.cells(planes)
+        return self.columns // cells_of(planes, self.bits_per_cell)
 
 
 @dataclass(frozen=True, slots=True)

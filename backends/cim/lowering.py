@@ -12,6 +12,7 @@ from types import MappingProxyType
 from onnx import ModelProto
 
 from lpcompile.backends.cim.allocate import Live, allocate
+from lpcompile.backends.cim.digital_int8 import DigitalLayer
 from lpcompile.backends.cim.fuse import fuse
 from lpcompile.backends.cim.geometry import Geometry
 from lpcompile.backends.cim.lower_dense import Share, layout, write_layer
@@ -68,14 +69,14 @@ class Lowered:
         host: node -> why the machine does not do it, nodes that only feed it or read it included.
         placement: pieces and segments of the matrix layers.
         spilled: bytes of activations that found no room in the global buffer.
-        macs: useful products of the matrix layers and of the hp unit, by node.
+        layers: what a conventional accelerator would do for each layer.
     """
 
     program: Program
     host: dict[str, str]
     placement: Placement
     spilled: int
-    macs: dict[str, int] = field(default_factory=dict)
+    layers: list[DigitalLayer] = field(default_factory=list)
 
 
 @dataclass
@@ -172,12 +173,13 @@ class _Lowering:
             tuple(t.nodes.entries),
         )
         reasons_of = {n: r for s in stages for n, r in s.reasons.items()}
-        macs: dict[str, int] = {}
-        for d in devices:
-            for w in d.work if d is not None else ():
-                if isinstance(w, (Dense, Depthwise)):
-                    macs[w.name] = macs.get(w.name, 0) + w.macs
-        return Lowered(program, reasons_of, placement, spilled, macs)
+        layers = [
+            DigitalLayer(w.name, w.macs, w.weights.size, w.x.size, w.out.size)
+            for d in devices
+            for w in (d.work if d is not None else ())
+            if isinstance(w, (Dense, Depthwise))
+        ]
+        return Lowered(program, reasons_of, placement, spilled, layers)
 
     # reading
 

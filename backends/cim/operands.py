@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.backends.cim.planes import cells_of
 from lpcompile.backends.cim.program import Descriptor, Group, Instruction, Program
 
 DTYPE_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
@@ -88,7 +89,7 @@ def product_of(
     """The shape of an MVM or MVMP with a group of the program."""
     source = program.descriptors[instruction.b]
     planes = 1 if instruction.mnemonic == "MVMP" else planes_of(source)
-    cells = -(-len(program.plane_sets[group.planes].coefficients) // machine.macro.bits_per_cell)
+    cells = cells_of(program.plane_sets[group.planes], machine.macro.bits_per_cell)
     return Product(
         positions=positions_of(source),
         rows=group.rows,

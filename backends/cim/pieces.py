@@ -109,7 +109,7 @@ class Groups:
 
     def _store(self, work: Dense, how: Cut, rows: tuple[int, int], columns: tuple[int, int]) -> Group:
         weights = np.ascontiguousarray(work.weights[rows[0] : rows[1], columns[0] : columns[1]])
-        stored = store_planes(weights, how.planes, self.g.block_rows, complement=self.g.complement)
+        stored = store_planes(weights, how.planes, self.g.block_rows, self.g.most_ones)
         foot = Footprint.of(self.g, weights.shape[0], weights.shape[1], how.planes)
         offset = len(self.tables.weights)
         self.tables.weights += stored.packed()
@@ -125,5 +125,5 @@ class Groups:
             foot.pages,
             0,
             self.g.block_rows,
-            lossless=self.g.adc_max is None or stored.lossless(self.g.adc_max, self.g.levels),
+            lossless=self.g.lossless(stored),
         )

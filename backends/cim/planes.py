@@ -4,10 +4,12 @@
 digital.  Two's complement over the range that a layer's integers really span is the default; over the values of the
 4-bit formats no set of signed powers of two has fewer planes (docs/decisions/0020).
 
-A column of a block with more ones than zeros is stored inverted, `popcount = n_on - popcount_stored`: then a column of
-2^(adc+1) - 1 rows never exceeds the converter's 2^adc - 1.
+A column of a block with more ones than the converter tells is stored inverted, `popcount = n_on - popcount_stored`:
+then a column of 2^(adc+1) - 1 rows never exceeds the converter's 2^adc - 1.  Columns that pass as they are stay so,
+because the correction costs energy.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +38,14 @@ def planes_of(weights: I8) -> PlaneSet:
     return twos_complement(int(weights.min()), int(weights.max()))
 
 
+def cells_of(planes: PlaneSet, bits_per_cell: int) -> int:
+    """Cells that one weight takes: planes of one sign share a cell, a sign plane has one of its own."""
+    negative = sum(c < 0 for c in planes.coefficients)
+    positive = len(planes.coefficients) - negative
+    return -(-positive // bits_per_cell) + -(-negative // bits_per_cell)
+
+
+@functools.cache
 def value_table(planes: PlaneSet) -> dict[int, int]:
     """Every value that the planes can hold, and the bits that give it, bit j for plane j: the proof by enumeration."""
     found: dict[int, int] = {}
@@ -71,11 +81,13 @@ class StoredPlanes:
         bits: as stored, (P, K, n), 0 or 1.
         inverted: (blocks, P, n), 1 where a block's column is stored inverted.
         ones: the largest number of stored ones of each column of a block, (blocks, P, n).
+        block_rows: rows of the longest block.
     """
 
     bits: U8
     inverted: U8
     ones: NDArray[np.int32]
+    block_rows: int
 
     def lossless(self, adc_max: int, levels: int = 1) -> bool:
         """Whether no column of a block can exceed the converter's range.
@@ -95,22 +107,23 @@ class StoredPlanes:
         return b"".join([*parts, b"" if multipliers is None else multipliers.tobytes()])
 
 
-def store_planes(weights: I8, planes: PlaneSet, block_rows: int, *, complement: bool) -> StoredPlanes:
+def store_planes(weights: I8, planes: PlaneSet, block_rows: int, most: int | None) -> StoredPlanes:
     """The stored bits of int8 weights (K, n), blocks of `block_rows` rows.
 
     Args:
         weights: (K, n).
         planes: that hold them.
         block_rows: rows that are read at a time.
-        complement: store columns with more ones than zeros inverted.
+        most: ones that a column of a block may hold; columns with more are stored inverted. None inverts none.
     """
     bits = plane_bits(weights, planes)
     rows = weights.shape[0]
     starts = np.arange(0, rows, block_rows)
     ones = np.add.reduceat(bits, starts, axis=1, dtype=np.int32).transpose(1, 0, 2)  # (blocks, P, n)
     sizes = np.diff([*starts, rows]).astype(np.int32).reshape(-1, 1, 1)
-    inverted = ((2 * ones > sizes) if complement else np.zeros_like(ones, bool)).astype(np.uint8)
-    if complement:
+    needed = np.zeros_like(ones, bool) if most is None else (ones > most) & (2 * ones > sizes)
+    inverted = needed.astype(np.uint8)
+    if needed.any():
         bits ^= np.repeat(inverted, sizes.reshape(-1), axis=0).transpose(1, 0, 2)
         ones = np.where(inverted, sizes - ones, ones)
-    return StoredPlanes(bits, inverted, ones)
+    return StoredPlanes(bits, inverted, ones, min(block_rows, rows))

@@ -17,6 +17,7 @@ from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.values import StageValues, family, fits_device, shape_of
 from lpcompile.backends.cim.views import View, channels_last
 from lpcompile.backends.cim.work import Dense, Depthwise, Lut, Map, Pool, Product, Rescale, Step, Sum
+from lpcompile.ir.dyadic import trailing_axes
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.quant.dyadic import Requant as Integers
@@ -260,7 +261,11 @@ def _elementwise(stage: StageValues, node: Node, name: str, numbers: DyadicNumbe
             step = Rescale(r)
     stage.give(y_value, out, top)
     other = operands[1].view.expanded(out.shape) if len(operands) > 1 else None
-    _map(stage, node.name, operands[0].view.expanded(out.shape), other, out, step)
+    order = channels_last(len(out.shape))
+    if name == "QuantNorm":
+        channel = len(out.shape) - 1 - trailing_axes(node.op)
+        order = (*(i for i in range(len(out.shape)) if i != channel), channel)
+    _map(stage, node.name, operands[0].view.expanded(out.shape), other, out, step, order)
 
 
 def _features_last(view: View) -> bool:
@@ -268,8 +273,15 @@ def _features_last(view: View) -> bool:
     return len(view.shape) > 2 and view.strides[-1] == view.item and view.shape[-1] > 1
 
 
-def _map(stage: StageValues, name: str, x: View, other: View | None, out: View, step: Step) -> None:
-    order = channels_last(len(out.shape))
+def _map(
+    stage: StageValues,
+    name: str,
+    x: View,
+    other: View | None,
+    out: View,
+    step: Step,
+    order: tuple[int, ...],
+) -> None:
     stage.work.append(
         Map(
             name,
@@ -297,7 +309,8 @@ def _clamp(stage: StageValues, node: Node, name: str) -> None:
     y_value = _value(node.outputs[0])
     out = stage.output(y_value, features_last=_features_last(held.view))
     stage.give(y_value, out, int(table[: held.code_max + 1].max()))
-    _map(stage, node.name, held.view, None, out, Lut(table.tobytes()))
+    order = channels_last(len(out.shape))
+    _map(stage, node.name, held.view, None, out, Lut(table.tobytes()), order)
 
 
 __all__ = ["device_reason", "read_node", "shape_of"]

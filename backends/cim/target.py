@@ -10,14 +10,14 @@ import numpy as np
 
 from lpcompile.backends.cim.build import build
 from lpcompile.formats.base import NumberFormat
-from lpcompile.ir.forms import COMPUTING, FORM_OPS, Form, form_of
+from lpcompile.ir.forms import FORM_OPS, Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.inline import inlined
 from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.materialise.dyadic import materialise_dyadic
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.target import CostModel, Emitted, Options, Products, Rules, Support, Target
+from lpcompile.target import CostModel, Emitted, Options, Products, Rules, RunModel, Support, Target
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # moves of uint8, DequantizeLinear by channel
@@ -29,6 +29,7 @@ class CimTarget(Target):
     name: ClassVar[str] = "cim"
     rules: ClassVar[Rules] = Rules(
         fills=True,
+        tables=True,
         float_out=INTEGER_LAYERS,
         expands_weights=False,
         group_scales=False,
@@ -73,9 +74,8 @@ class CimTarget(Target):
         return _shape_reason(node) if form in (Form.POOL, Form.GLOBAL_POOL) else ""
 
     def runs_last(self, node: Node) -> bool:
-        """What computes or clamps runs on the machine; last moves and functions are better on floats."""
-        form = form_of(node)
-        return form in COMPUTING or form is Form.CLAMP
+        """Clamps: what they leave fits 8 bits well. Other last work has better operands on floats, from int32 sums."""
+        return form_of(node) is Form.CLAMP
 
     def default_recipe(self) -> str:
         """`int8` until `auto` exists."""
@@ -95,9 +95,10 @@ class CimTarget(Target):
         numbers: DyadicNumbers,
         options: Options,
         calls: Sequence[Mapping[str, np.ndarray]],
+        run_model: RunModel,
     ) -> Products:
         """The program for a machine, and what it costs."""
-        return build(reference, numbers, options, calls)
+        return build(reference, numbers, options, calls, run_model)
 
 
 def _shape_reason(node: Node) -> str:

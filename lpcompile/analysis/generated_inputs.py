@@ -3,11 +3,13 @@
 A layer with weights w (O, C, *taps) whose result a batch norm reads has known means mu_o and variances v_o. Take the
 pixels of input channel c as noise of mean a_c, variance s_c and correlation r^|d| between pixels d apart along an axis.
 Then mu_o = bias_o + sum_c a_c sum_t w_oct, and v_o = sum_c s_c sum_{t,t'} w_oct w_oct' r^|t-t'|: linear in a, and for
-each r of a short list linear in s >= 0. The best fit by least squares gives the noise. [after cai2020, in closed form]
+each r of a short list linear in s >= 0. The best fit by least squares gives the noise: [cai2020] without its
+search by gradients.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.match import sole_consumer
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.quant.rows import to_rows
@@ -24,6 +25,7 @@ F64 = NDArray[np.float64]
 CALLS = 16
 CORRELATIONS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
 RIDGE = 1e-3
+SPATIAL_RANK = 3
 GENERATED_SOURCE = "generated inputs"
 GENERATED_WARNING = (
     "no calibration data: activation ranges come from generated inputs; --calibration-data fits better"
@@ -66,24 +68,32 @@ def generated_calibration(
     for i in range(CALLS):
         feeds = random_feeds(inputs, seed + i, shapes)
         rng = np.random.default_rng([seed, i])
-        calls.append({name: _drawn(x, noises.get(name), rng) for name, x in feeds.items()})
+        plain = CORRELATIONS[i % len(CORRELATIONS)]  # pictures are smooth, other signals may not be
+        calls.append({name: _drawn(x, noises.get(name), plain, rng) for name, x in feeds.items()})
     return Calibration(calls, GENERATED_SOURCE)
 
 
-def _drawn(like: NDArray[np.generic], noise: Noise | None, rng: np.random.Generator) -> NDArray[np.generic]:
-    if noise is None or like.ndim <= noise.axis or like.shape[noise.axis] != len(noise.mean):
+def _drawn(like: NDArray[Any], noise: Noise | None, plain: float, rng: np.random.Generator) -> NDArray[Any]:
+    """One array: as fitted, or of mean 0 and variance 1 where nothing is known; only floats are replaced."""
+    if noise is not None and like.ndim > noise.axis and like.shape[noise.axis] == len(noise.mean):
+        wide = [1] * like.ndim
+        wide[noise.axis] = -1
+        x = _correlated(rng.standard_normal(like.shape), noise.correlation, noise.axis)
+        return (x * noise.deviation.reshape(wide) + noise.mean.reshape(wide)).astype(like.dtype)
+    if like.ndim < SPATIAL_RANK or like.dtype.kind != "f":
         return like
-    x = rng.standard_normal(like.shape)
-    r = noise.correlation
-    for axis in range(1, like.ndim):
-        if axis == noise.axis or not r:
+    return _correlated(like.astype(np.float64), plain, 1).astype(like.dtype)
+
+
+def _correlated(x: F64, r: float, channels: int) -> F64:
+    """White noise made smooth along every axis but the batch and the channels: neighbours correlate by r."""
+    for axis in range(1, x.ndim):
+        if axis == channels or not r:
             continue
         lines = np.moveaxis(x, axis, 0)
         for i in range(1, len(lines)):
             lines[i] = r * lines[i - 1] + np.sqrt(1 - r * r) * lines[i]
-    wide = [1] * like.ndim
-    wide[noise.axis] = -1
-    return (x * noise.deviation.reshape(wide) + noise.mean.reshape(wide)).astype(like.dtype)
+    return x
 
 
 def fitted_noise(value: Value) -> Noise | None:
@@ -123,9 +133,10 @@ def _first_layer(value: Value) -> tuple[Node, Node, int] | None:
             axis, node = int(perm[1]), readers[0]
         if node.op not in ("Conv", "Gemm") or node.attrs.get("group", 1) != 1:
             continue
-        norm = sole_consumer(node.outputs[0], "BatchNormalization")
-        if norm:
-            return node, norm.nodes[0], axis
+        readers = [] if node.outputs[0] is None else node.outputs[0].consumers
+        norm = next((n for n in readers if n.op == "BatchNormalization" and not n.domain), None)
+        if norm is not None:
+            return node, norm, axis
     return None
 
 

@@ -35,6 +35,15 @@ def channel_norm(node: Node) -> ChannelNorm | None:
     return _of_arithmetic(node) if node.op in CONSTANT_OPERAND else None
 
 
+def following_bias(value: Value) -> Node | None:
+    """The Add of one constant for each index of the last axis that alone reads `value`, if that is all there is."""
+    readers = value.consumers
+    if len(readers) != 1 or value.is_output or value.used_in_subgraph or readers[0].op != "Add":
+        return None
+    norm = channel_norm(readers[0])
+    return readers[0] if norm is not None and norm.trailing == 0 else None
+
+
 def _of_batchnorm(node: Node) -> ChannelNorm | None:
     x, *parameters = node.inputs[:5]
     known = [v.values.astype(np.float64) for v in parameters if v is not None and v.is_constant]

@@ -17,6 +17,7 @@ Cast to uint8 truncates, which is `floor` for what was clipped to low >= 0. [arc
 `_t<n>` in a name: n axes stand after that of the channels (2 where it is not said).
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ USUAL_TRAILING = 2
 def trailing_suffix(trailing: int) -> str:
     """The part of a function's name that says how many axes follow that of the channels."""
     return "" if trailing == USUAL_TRAILING else f"_t{trailing}"
+
+
+def trailing_axes(name: str) -> int:
+    """How many axes follow that of the channels, by the name of a function."""
+    found = re.search(r"_t(\d+)$", name)
+    return USUAL_TRAILING if found is None else int(found[1])
 
 
 def dyadic_layer(

@@ -24,7 +24,6 @@ class Form(StrEnum):
 FORM_OPS = frozenset(
     {*DATA_INPUTS, *CLAMPS, *UNARY, "AveragePool", "GlobalAveragePool", "BatchNormalization"}
 )
-COMPUTING = (Form.SUM, Form.PRODUCT, Form.POOL, Form.GLOBAL_POOL, Form.NORM)
 _OF_TWO = {"Add": Form.SUM, "Sub": Form.SUM, "Mul": Form.PRODUCT}
 
 

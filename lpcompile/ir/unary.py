@@ -114,7 +114,7 @@ _FUNCTIONS: dict[str, Callable[[Node], Real | None]] = {
     "Tanh": lambda _: np.tanh,
     "ThresholdedRelu": _threshold,
 }
-_WITH_NUMBER: dict[str, Callable[[F64 | np.float64, F64 | np.float64], F64]] = {
+WITH_NUMBER: dict[str, Callable[[F64 | np.float64, F64 | np.float64], F64]] = {
     "Add": np.add,
     "Div": np.divide,
     "Max": np.maximum,
@@ -123,7 +123,7 @@ _WITH_NUMBER: dict[str, Callable[[F64 | np.float64, F64 | np.float64], F64]] = {
     "Pow": np.power,
     "Sub": np.subtract,
 }
-UNARY = (*_FUNCTIONS, *_WITH_NUMBER)
+UNARY = (*_FUNCTIONS, *WITH_NUMBER)
 
 
 def unary_function(node: Node) -> Real | None:
@@ -132,7 +132,7 @@ def unary_function(node: Node) -> Real | None:
         return None
     if node.op in _FUNCTIONS:
         return _FUNCTIONS[node.op](node)
-    combine, inputs = _WITH_NUMBER.get(node.op), node.inputs
+    combine, inputs = WITH_NUMBER.get(node.op), node.inputs
     if combine is None or len(inputs) != 2:
         return None
     first, second = _number(node, 0), _number(node, 1)

@@ -4,14 +4,16 @@ A layer whose output nobody reads as integers gives its int32 sums; DequantizeLi
 Moves and clamps are standard operators on codes. [architecture 3.5]
 """
 
+from lpcompile.ir.cones import table_cones
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.movement import data_inputs
 from lpcompile.materialise.dyadic_elementwise import ElementwiseWriter
 from lpcompile.materialise.dyadic_layers import DyadicLayerWriter
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.layers import LayerWriter
-from lpcompile.materialise.movement import write_clamp, write_movement
+from lpcompile.materialise.movement import write_clamp
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
@@ -30,17 +32,19 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     elementwise = ElementwiseWriter(result, tensors, numbers)
     floats = LayerWriter(result, tensors)  # layers that keep floats around them
     filled = []
-    for unit in units(result):
+    for unit in units(result, table_cones(result)):
         plan = result.plan.layers.get(unit.node.name)
-        outputs = [unit.output] if unit.clamp is not None else unit.node.outputs
+        alone = unit.clamp is None and unit.bias is None
+        outputs = unit.node.outputs if alone else [unit.output]
         if plan is not None and plan.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
             floats.write(unit.node, plan, None)
         elif plan is not None:
             layers.write(unit, plan)
         else:
             _write_elementwise(result, tensors, elementwise, unit)
-        if unit.clamp is not None:
-            tensors.take_out(unit.clamp)
+        for taken in (unit.bias, unit.clamp):
+            if taken is not None:
+                tensors.take_out(taken)
         if plan is None or plan.kernel is Kernel.INTEGER:
             filled += [v for v in outputs if v is not None]
     for value in filled:
@@ -52,12 +56,13 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
 def _write_elementwise(
     graph: LpGraph, tensors: IntegerTensors, writer: ElementwiseWriter, unit: Unit
 ) -> None:
-    form = form_of(unit.node)
+    node, form = unit.node, form_of(unit.node)
+    if unit.cone is not None:
+        form = Form.TABLE
+    assert form is not None, "the target refuses nodes without a form"
     if form is Form.MOVE:
-        if not writer.write_concat(unit.node):
-            write_movement(graph, tensors, unit.node)
-    elif form is Form.CLAMP:
-        write_clamp(graph, tensors, unit.node)
+        writer.write_move(node)
+    elif form is Form.CLAMP and writer.alike(data_inputs(node)[0], unit.output or data_inputs(node)[0]):
+        write_clamp(graph, tensors, node)
     else:
-        assert form is not None, "the target refuses nodes without a form"
-        writer.write(unit, form)
+        writer.write(unit, Form.TABLE if form is Form.CLAMP else form)

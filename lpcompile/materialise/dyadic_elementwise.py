@@ -19,6 +19,7 @@ from lpcompile.ir.unary import Real, code_table, unary_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.dyadic_layers import call, codes_of, limits_of, requant_constants
 from lpcompile.materialise.functions import Unit
+from lpcompile.materialise.movement import write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import ActivationPlan
@@ -45,37 +46,25 @@ class ElementwiseWriter:
         else:
             self._pool(unit, form)
 
-    def write_concat(self, node: Node) -> bool:
-        """Write a Concat some of whose operands need another scale: each through a table; False where none does."""
+    def write_move(self, node: Node) -> None:
+        """Write a node that moves codes; operands in another scale than its output go through a table first."""
         y = node.outputs[0]
         assert y is not None
-        wanted = self._plan(y)
-        values = data_inputs(node)
-        alike = [self._same(self._plan(v), wanted) for v in values]
-        if node.op != "Concat" or all(alike):
-            return False
-        operands = []
-        for i, (value, same) in enumerate(zip(values, alike, strict=True)):
-            codes = self.tensors.codes(value)
-            if not same:
-                table = self._codes_through(lambda x: x, self._plan(value), wanted)
-                codes = self._lookup(node, codes, table, self.graph.fresh(f"{codes.name}/requantized"), i)
-                self.graph.set_type(codes, np.dtype(np.uint8), value.shape)
-            operands.append(codes)
-        self.tensors.take_out(node)
-        made = self.graph.add_node(
-            "Concat",
-            operands,
-            [self.tensors.name_of_codes(y)],
-            name=node.name,
-            attrs=dict(node.attrs),
-            metadata=node.metadata,
-        )
-        self.tensors.fill(y, IntegerTensors.filled(made))
-        return True
 
-    @staticmethod
-    def _same(a: ActivationPlan, b: ActivationPlan) -> bool:
+        def codes_of(i: int, value: Value) -> Value:
+            codes = self.tensors.codes(value)
+            if self.alike(value, y):
+                return codes
+            table = self._codes_through(lambda x: x, self._plan(value), self._plan(y))
+            codes = self._lookup(node, codes, table, self.graph.fresh(f"{codes.name}/requantized"), i)
+            self.graph.set_type(codes, np.dtype(np.uint8), value.shape)
+            return codes
+
+        write_movement(self.graph, self.tensors, node, codes_of)
+
+    def alike(self, x: Value, y: Value) -> bool:
+        """Whether codes of `x` are codes of `y`."""
+        a, b = self._plan(x), self._plan(y)
         return (a.scale, a.zero_point) == (b.scale, b.zero_point) and a.code_max <= b.code_max
 
     def _plan(self, value: Value) -> ActivationPlan:
@@ -103,8 +92,11 @@ class ElementwiseWriter:
 
     def _table(self, unit: Unit) -> None:
         node, (y, y_plan) = unit.node, self._output(unit)
-        (x,) = data_inputs(node)
-        function = unary_function(node)
+        x, function = (
+            (data_inputs(node)[0], unary_function(node))
+            if unit.cone is None
+            else (unit.cone.source, unit.cone.function)
+        )
         assert function is not None
         table = self._codes_through(function, self._plan(x), y_plan)
         limits = limits_of(y_plan, unit.clamp)

@@ -9,6 +9,7 @@ from onnx import FunctionProto
 
 from lpcompile.errors import PassError
 from lpcompile.formats.base import resolve
+from lpcompile.ir.channel_norm import channel_norm
 from lpcompile.ir.dyadic import dyadic_layer
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
@@ -104,6 +105,8 @@ class DyadicLayerWriter:
         y_plan = self.tensors.plan.activations[y.name]
         bias = planned_bias(node, plan)
         shift = np.zeros(len(rows)) if bias is None else bias.astype(np.float64) / y_plan.scale
+        if unit.bias is not None and (norm := channel_norm(unit.bias)) is not None:
+            shift = shift + norm.shift / y_plan.scale
         reach = accumulator_reach(rows, codes_of(self.tensors.plan.activations[x.name]))
         requant = affine_requant(step / y_plan.scale, shift, *reach, limits_of(y_plan, unit.clamp))
         self.numbers.requants[node.name] = requant

@@ -6,7 +6,10 @@ up, the result is off by at most `(|acc| + 1) * 2^-(k+1)`, a relative error of 2
 `|acc * m + b| + (zero << k) < 2^52` is proven here, so that float64 computes the same integers. [architecture 3.5]
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ MOST_SHIFT = 62
 PROVEN_BITS = 52
 _EXACT = 2**PROVEN_BITS
 EXACT_IN_FLOAT32 = 2**24
+_CHUNK = 1 << 20
 RADIX = {1: 256, 2: 16, 4: 4}  # number of digits that int8 weights are split into -> their radix
 
 
@@ -138,15 +142,15 @@ def accumulator_reach(rows: NDArray[np.int8], x: Codes) -> tuple[I64, I64]:
         rows: (C, K).
         x: of the input.
     """
-    wide = rows.astype(np.int64)
-    positive, negative = np.maximum(wide, 0).sum(1), np.minimum(wide, 0).sum(1)
+    positive = _row_sums(rows, lambda w: np.maximum(w, 0)).astype(np.int64)
+    negative = _row_sums(rows, lambda w: np.minimum(w, 0)).astype(np.int64)
     below, above = x.low - x.zero, x.high - x.zero
     return positive * below + negative * above, positive * above + negative * below
 
 
-def split_digits(rows: NDArray[np.int8], digits: int) -> list[NDArray[np.float64]]:
+def split_digits(rows: NDArray[np.int8], digits: int) -> list[NDArray[np.float32]]:
     """Signed digits, lowest first, with `w = sum_i digit_i * radix^i`: what the bodies of layers compute."""
-    rest, found = rows.astype(np.float64), []
+    rest, found = rows.astype(np.float32), []
     for _ in range(digits - 1):
         higher = np.rint(rest / RADIX[digits])
         found.append(rest - higher * RADIX[digits])
@@ -157,7 +161,20 @@ def split_digits(rows: NDArray[np.int8], digits: int) -> list[NDArray[np.float64
 def digits_needed(rows: NDArray[np.int8], x: Codes) -> int | None:
     """Into how many digits weights are split so that float32 sums are exact; None where not even 4 do."""
     for digits in RADIX:
-        largest = max(float(np.abs(d).sum(1).max(initial=0)) for d in split_digits(rows, digits))
+        largest = max(
+            float(_row_sums(rows, partial(_magnitude, digits, i)).max(initial=0)) for i in range(digits)
+        )
         if largest * x.farthest < EXACT_IN_FLOAT32:
             return digits
     return None
+
+
+def _magnitude(digits: int, i: int, rows: NDArray[np.int8]) -> NDArray[np.float32]:
+    return np.abs(split_digits(rows, digits)[i])
+
+
+def _row_sums(rows: NDArray[np.int8], function: Callable[[NDArray[np.int8]], NDArray[Any]]) -> F64:
+    """Sums of a function over every row, exact, a few rows at a time: large layers are not copied whole."""
+    step = max(1, _CHUNK // max(1, rows.shape[1]))
+    parts = [function(rows[i : i + step]).sum(1, dtype=np.float64) for i in range(0, len(rows), step)]
+    return np.concatenate([np.zeros(0), *parts])

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
@@ -18,6 +19,7 @@ from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
 
 LayerOutputs = tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]
+_MAX_POOL: Any = MaxPool
 _FIRST_IN_ONNX_REFERENCE = 19  # opset of its QuantizeLinear and DequantizeLinear
 
 
@@ -77,7 +79,10 @@ def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
     del bare.functions[:]
     bare.functions.extend(kept)
     calls = {n.op_type for n in bare.graph.node if n.domain == DOMAIN}
-    operators = [_operator(DOMAIN, name, _run_call) for name in sorted(calls)]
+    operators = [
+        *(_operator(DOMAIN, name, _run_call) for name in sorted(calls)),
+        _operator("", "MaxPool", _run_max_pool, _MAX_POOL),
+    ]
     if next(o.version for o in bare.opset_import if not o.domain) < _FIRST_IN_ONNX_REFERENCE:
         operators += [
             _operator("", "QuantizeLinear", _run_quantize),
@@ -87,8 +92,18 @@ def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
     return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
 
-def _operator(domain: str, name: str, run: Callable[..., tuple[NDArray[Any], ...]]) -> type[OpRun]:
-    return type(name, (OpRun,), {"op_domain": domain, "_run": run})
+def _operator(
+    domain: str, name: str, run: Callable[..., tuple[NDArray[Any], ...]], base: Any = OpRun
+) -> type[OpRun]:
+    return type(name, (base,), {"op_domain": domain, "_run": run})
+
+
+def _run_max_pool(self: OpRun, x: NDArray[Any], **attributes: Any) -> tuple[NDArray[Any], ...]:
+    """The pads of onnx's own are NaN, which no integer is; floats hold every 8-bit code."""
+    if x.dtype.kind == "f":
+        return tuple(_MAX_POOL._run(self, x, **attributes))
+    found = _MAX_POOL._run(self, x.astype(np.float32), **attributes)
+    return (found[0].astype(x.dtype), *found[1:])
 
 
 def _run_call(self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
