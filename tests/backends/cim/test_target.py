@@ -16,7 +16,7 @@ from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.runtime.gate import Verdict
-from lpcompile.target import Options, Products
+from lpcompile.target import Options, Products, RunModel
 from tests.support import parse_model, random_feeds, run_model
 
 SQUEEZE = ["DyadicGlobalAveragePool", "Lookup", "DyadicMul"]
@@ -275,6 +275,7 @@ def test_products_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.M
             numbers: DyadicNumbers,
             options: Options,
             calls: Sequence[Mapping[str, np.ndarray]],
+            run_model: RunModel,
         ) -> Products:
             seen.update(reference=reference, numbers=numbers, options=options, calls=calls)
             report = {"machine": "m", "totals": {"energy_pj": 1.5}, "verification": {"bit_exact_sim": True}}
