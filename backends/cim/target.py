@@ -87,9 +87,8 @@ class CimTarget(Target):
         """The integer reference graph, and its integers."""
         reference, weight_bytes, numbers = materialise_dyadic(graph)
         proto = reference.to_proto()
-        if options.emit == "standard":
-            proto = inlined(proto)
-        return Emitted(proto, weight_bytes, reference, numbers)
+        shown = inlined(proto) if options.emit == "standard" and proto.functions else proto
+        return Emitted(shown, weight_bytes, reference, numbers, proto)
 
     def build(
         self,

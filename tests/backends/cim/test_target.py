@@ -218,6 +218,7 @@ def test_forms_of_the_file() -> None:
     feeds = random_feeds(network(), seed=7)
     functions, standard = (compiled(network(), emit=form) for form in ("functions", "standard"))
     assert not standard.model.functions
+    assert standard.report["verification"]["integer_layers_checked"] == 4
     np.testing.assert_array_equal(functions.run(feeds)["y"], standard.run(feeds)["y"])
     with pytest.raises(PipelineError, match="cannot emit 'qdq'"):
         compiled(network(), emit="qdq")
