@@ -86,6 +86,7 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             gate.expected,
             threads=options.threads,
             excess=excess if target.rules.falls_back else "",
+            checked=emitted.calls,
         )
         low = _low(verdict, gate.recipe)
         reason = verdict.failure or low

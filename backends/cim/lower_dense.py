@@ -87,6 +87,8 @@ def write_layer(
     w.node = work.name
     if not shares or not work.out.size:
         return
+    if any(s.program for s in shares):
+        least = 1  # every strip writes the weights anew
     widest = max(s.columns[1] - s.columns[0] for s in shares)
     plan = layout(work, widest, capacity, max(least, *(s.of for s in shares)))
     workers = [_Worker(w, at, work, share, plan) for share in shares]

@@ -62,6 +62,7 @@ def judge(
     *,
     threads: int,
     excess: str = "",
+    checked: onnx.ModelProto | None = None,
 ) -> Verdict:
     """Load, run and compare a compiled model.
 
@@ -72,6 +73,7 @@ def judge(
         expected: outputs of the float model on them.
         threads: of the runtime.
         excess: what of it is too large; then it is not run.
+        checked: the model with its calls, where those of `proto` are inlined.
     """
     if excess:
         return Verdict(excess, too_large=True)
@@ -88,7 +90,7 @@ def judge(
         del session  # the check opens its own
         return_free_blocks()
         if calls:
-            verdict.checks = check_layers(proto, calls[0], positions=POSITIONS)
+            verdict.checks = check_layers(checked or proto, calls[0], positions=POSITIONS)
     except LpcompileError as error:
         verdict.failure = f"the compiled model does not load or run: {error.message}"
         return verdict
