@@ -1,5 +1,6 @@
 """From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,6 @@ from lpcompile.backends.cim.host_reasons import host_nodes, require_none
 from lpcompile.backends.cim.lowering import Lowered, lower
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
-from lpcompile.backends.cim.operands import positions_of
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult
@@ -98,16 +98,15 @@ def _with_run(
         )
     boot, run = _apart(record.instructions, result)
     energy = price(machine, lowered.program, run, "exact", boot=boot)
-    stat = price(machine, lowered.program, with_densities(run, lowered), "stat")
     verification = {**report["verification"], "bit_exact_sim": exact}
     found = energy.to_json()
     found["energy"] = {
         **found["energy"],
-        "stat_pj": stat.totals.energy_pj,
         "digital_int8": price_digital(lowered.layers).to_json(),
     }
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
-    return {**report, **found, "verification": verification}
+    energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
+    return {**report, **found, "verification": verification, "layer_energy_pj": energies}
 
 
 def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:
@@ -129,25 +128,6 @@ def _apart(
         if id(e) not in known
     ]
     return boot, run
-
-
-def with_densities(run: Sequence[Executed], lowered: Lowered) -> list[Executed]:
-    """What `stat` knows of a run: one density of ones for the input of each layer instead of counts a row."""
-    ones: dict[str, list[float]] = {}
-    groups, descriptors = lowered.program.groups, lowered.program.descriptors
-    for e in run:
-        if e.on is not None:
-            positions = positions_of(descriptors[e.instruction.b])
-            found = ones.setdefault(e.node, [0.0, 0.0])
-            found[0] += float(e.on.sum())
-            found[1] += groups[e.instruction.a].rows * positions * descriptors[e.instruction.b].bits
-    density = {n: a / b if b else 0.0 for n, (a, b) in ones.items()}
-    return [
-        e
-        if e.on is None
-        else replace(e, on=None, densities=(density[e.node],) * descriptors[e.instruction.b].bits)
-        for e in run
-    ]
 
 
 def _machine(machine: MachineDescription) -> dict[str, Any]:
