@@ -158,7 +158,7 @@ def merged(report: dict[str, Any], further: Mapping[str, Any]) -> dict[str, Any]
     `layer_energy_pj` goes to the layers themselves.
     """
     by_layer = further.get("layer_energy_pj", {})
-    for layer in report["layers"]:
+    for layer in report.get("layers", ()):
         if layer["name"] in by_layer:
             layer["energy_pj"] = by_layer[layer["name"]]
     for key, value in further.items():
