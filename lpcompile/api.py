@@ -1,6 +1,7 @@
 """compile(), load(): everything that the command line does, for Python."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Artefacts:
         decisions: text of `decisions.toml`.
         path: the folder it was written to, or None.
         temporaries: graphs between passes by file name, with `save_temps`.
+        files: contents of what the target makes beside the model, by file name.
     """
 
     model: onnx.ModelProto
@@ -40,6 +42,7 @@ class Artefacts:
     decisions: str
     path: Path | None = None
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
     _session: Session | None = None
 
     def session(self) -> "onnxruntime.InferenceSession":
@@ -55,7 +58,7 @@ class Artefacts:
         return self._own_session().run(feeds)
 
     def write(self, out: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write model, report and decisions into a folder; nothing half-written is left under a final name.
+        """Write everything into a folder; nothing half-written is left under a final name.
 
         Raises:
             OutputError: not writable, disk full, or files of an earlier run without `force`.
@@ -63,6 +66,7 @@ class Artefacts:
         folder = Path(out)
         refuse_existing(folder, force=force)
         writers = {name: _writer_of_model(proto) for name, proto in self.temporaries.items()}
+        writers |= {name: _writer_of_bytes(content) for name, content in self.files.items()}
         writers |= {
             MODEL: _writer_of_model(self.model),
             DECISIONS: lambda path: _write_text(path, self.decisions),
@@ -79,6 +83,10 @@ class Artefacts:
 
 def _writer_of_model(proto: onnx.ModelProto) -> Any:
     return lambda path: io.save(proto, path)
+
+
+def _writer_of_bytes(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -101,7 +109,7 @@ def compile(
 
     Args:
         model: path, bytes or proto.
-        target: "ort".
+        target: "ort" or "cim".
         calibration: samples: a `.npz`, a folder, "package.module:attribute", an iterable of {input: array}, an object
             with `get_next()`, or None for weights only.
         recipe: name of a recipe or path of a TOML file; None takes the target's default.
@@ -120,7 +128,7 @@ def compile(
     if output is not None:
         refuse_existing(Path(output), force=chosen.force)
     done = Compilation(target, chosen, progress or no_progress, observe or quiet).run(model, calibration)
-    artefacts = Artefacts(done.model, done.report, done.decisions, None, done.temporaries)
+    artefacts = Artefacts(done.model, done.report, done.decisions, None, done.temporaries, done.files)
     if output is not None and not chosen.dry_run:
         artefacts.write(output, force=chosen.force)
     return artefacts

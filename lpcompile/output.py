@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lpcompile.errors import OutputError
 
-FINAL = ("model.onnx", "decisions.toml", "report.json")
+ALWAYS = ("model.onnx", "decisions.toml", "report.json")
+FINAL = (*ALWAYS, "program.lpcim", "program.lpcasm")  # what any target writes
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
@@ -50,6 +51,9 @@ def write_folder(out: Path, writers: Mapping[str, Callable[[Path], None]]) -> No
             target = out / file.relative_to(work)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
+        for name in FINAL:
+            if name not in writers:  # of an earlier run for another target
+                (out / name).unlink(missing_ok=True)
     except (OSError, OutputError) as error:
         system = error.__cause__ if isinstance(error, OutputError) else error
         if not isinstance(system, OSError):

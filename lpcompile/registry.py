@@ -21,7 +21,11 @@ PASSES = {
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
 }
-TARGETS = {"ort": "lpcompile.backends.ort.target:OrtTarget"}
+TARGETS = {
+    "ort": "lpcompile.backends.ort.target:OrtTarget",
+    "cim": "lpcompile.backends.cim.target:CimTarget",
+}
+WITH_MACHINES = ("cim",)
 
 
 def _load(path: str) -> Any:

@@ -1,16 +1,21 @@
 """What a backend must offer, and what a user may ask of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import onnx
 
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.movement import operands
+from lpcompile.ir.node import Node
+from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
+RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 EMIT_FORMS = ("functions", "standard", "qdq")
 
 
@@ -38,6 +43,9 @@ class Options:
         dry_run: decide everything, write nothing.
         force: overwrite what is there.
         threads: threads of ONNX Runtime; 0 leaves it to the runtime.
+        machine: name of a machine, or path of its description; None takes the target's own (targets with machines).
+        strict: no warning where an error is possible (targets with machines).
+        host: names of nodes that stay on the host (targets with machines).
     """
 
     recipe: str | None = None
@@ -60,6 +68,12 @@ class Options:
     dry_run: bool = False
     force: bool = False
     threads: int = 0
+    machine: str | None = None
+    strict: bool = False
+    host: Sequence[str] = ()
+
+
+MACHINE_OPTIONS = ("machine", "strict", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,9 @@ class CostModel(Protocol):
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
         """Nanoseconds of a layer under a kernel ("float", "integer", "float-out", "dynamic"); None: not known."""
 
+    def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        """The same for a MatMul or Gemm of few rows, "nbits" (MatMulNBits) among the kernels; None: not known."""
+
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
 
@@ -118,31 +135,130 @@ class CostModel(Protocol):
         """Nanoseconds of a MaxPool on integers that come from floats, by elements before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a target wants its plans made.
+
+    Attributes:
+        fills: integers wherever they are possible between the first and the last of them, whatever the time.
+        tables: functions of one tensor are tables, whole cones of nodes at once.
+        float_out: layers whose int32 sums may leave as floats where nobody after them reads integers.
+        expands_weights: a layer without integer arithmetic keeps stored weights that become floats when loaded.
+        group_scales: whether a recipe's group scales are taken; else they must be asked for by --group-size.
+        needs_ranges: without samples, inputs are generated; else activations stay float.
+        falls_back: layers that fail a check, or a result that is too large, too slow or below the recipe's SQNR, go
+            back to floats; else a failed check is an error, and the others are warnings.
+        has_machines: takes the options of MACHINE_OPTIONS.
+        batch_only: symbolic axes other than the first of every input are refused.
+        emit_forms: those that it knows.
+    """
+
+    fills: bool = False
+    tables: bool = False
+    float_out: tuple[str, ...] = ("Gemm", "MatMul")
+    expands_weights: bool = True
+    group_scales: bool = True
+    needs_ranges: bool = False
+    falls_back: bool = True
+    has_machines: bool = False
+    batch_only: bool = False
+    emit_forms: tuple[str, ...] = EMIT_FORMS
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What a target makes of a graph and its plan.
+
+    Attributes:
+        model: what stock ONNX Runtime runs.
+        weight_bytes: of each layer's stored weights, by node name.
+        reference: the graph behind the model, and
+        numbers: its integers, where the target builds something from them.
+        calls: the model with its calls, where they are inlined in `model`: calls are what can be checked.
+    """
+
+    model: onnx.ModelProto
+    weight_bytes: dict[str, int]
+    reference: LpGraph | None = None
+    numbers: DyadicNumbers | None = None
+    calls: onnx.ModelProto | None = None
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a target makes beside the model.
+
+    Attributes:
+        files: contents by file name.
+        report: merged into report.json; its `totals` and `verification` into those of the report.
+        warnings: what the user should read.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
 class Target(ABC):
     """One place where compiled graphs run."""
 
     name: ClassVar[str]
+    rules: ClassVar[Rules] = Rules()
 
     @property
     @abstractmethod
-    def cost_model(self) -> CostModel:
-        """The recorded costs that decisions are taken by."""
+    def cost_model(self) -> CostModel | None:
+        """The recorded costs that decisions are taken by; None where time decides nothing."""
 
     @abstractmethod
     def supports(self, op: str, fmt: NumberFormat) -> Support:
         """Whether a layer's operator has integer arithmetic with weights in this format."""
 
+    def packed_obstacle(self, fmt: NumberFormat, granularity: str, inputs: int) -> str:
+        """Why a matrix with weights in this format cannot run from packed 4-bit codes; empty where it can."""
+        return f"{self.name} has no kernel for packed weights"
+
     @abstractmethod
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Whether an operator without weights can run on quantised tensors."""
+
+    def refuses(self, node: Node, opset: int) -> str:
+        """Why a node without weights cannot run on quantised tensors; empty where it can."""
+        support = self.supports_elementwise(node.op, opset)
+        if not support.yes:
+            return support.reason
+        return "one operand is a constant" if any(v.is_constant for v in operands(node)) else ""
+
+    def runs_last(self, node: Node) -> bool:
+        """Whether a node runs on integers although nothing after it reads them."""
+        return False
 
     @abstractmethod
     def default_recipe(self) -> str:
         """Name of the recipe when the user asks for none."""
 
     @abstractmethod
-    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, dict[str, int]]:
-        """The compiled model of a graph and its plan, and for each layer the bytes of its stored weights.
+    def emit(self, graph: LpGraph, options: Options) -> Emitted:
+        """The compiled model of a graph and its plan. Reads the graph, changes nothing."""
 
-        Reads the graph, changes nothing.
+    def build(
+        self,
+        reference: LpGraph,
+        numbers: DyadicNumbers,
+        options: Options,
+        calls: Sequence[Mapping[str, np.ndarray]],
+        run_model: RunModel,
+    ) -> Products:
+        """What is made beside the model, once that has passed its gate.
+
+        Args:
+            reference: the graph behind the emitted model, one `lpcompile` call a node.
+            numbers: its integers by node name.
+            options: the user's.
+            calls: feeds to verify on, as the model takes them.
+            run_model: runs a serialised model in ONNX Runtime.
+
+        Raises:
+            TargetError: the machine cannot express it.
         """
+        return Products()

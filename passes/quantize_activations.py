@@ -76,13 +76,15 @@ class QuantizeActivations(Pass):
             calibrated=ctx.calibration is not None,
             matmul=self.matmul,
             timed=self.cost == "time",
+            weights=ctx.weights,
         )
         for name in ctx.keep_float & kernels.keys():
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
         regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
-        if self.cost == "time":
-            for name, reason in float_layers(graph, regions, static, ctx.target.cost_model).items():
+        costs = ctx.target.cost_model if self.cost == "time" else None
+        if costs is not None:
+            for name, reason in float_layers(graph, regions, static, costs).items():
                 kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, reason)
             static = [n for n in static if kernels[n.name].kernel in STATIC]
             regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
@@ -95,6 +97,8 @@ class QuantizeActivations(Pass):
             (report.skip if kernel is Kernel.FLOAT else report.change)(
                 name, choice.reason or f"kernel {kernel.value}"
             )
+            if choice.unpacked:
+                report.skip(name, choice.unpacked)
         for name, reason in regions.skipped.items():
             report.skip(name, reason)
         graph.plan = QuantPlan(

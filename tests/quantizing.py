@@ -39,7 +39,7 @@ class Quantized:
         return self.graph.plan.layers[[n.name for n in self.graph.layers() if n.op == op][index]]
 
     def emitted(self, form: str = "functions") -> ModelProto:
-        return target("ort").emit(self.graph, Options(emit=form))[0]
+        return target("ort").emit(self.graph, Options(emit=form)).model
 
     def sqnr_db(self, *, seed: int = 1, form: str = "functions") -> float:
         """Worst output SQNR against the original, on feeds that were not among the calibration calls."""

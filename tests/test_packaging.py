@@ -39,10 +39,21 @@ def test_every_data_file_is_shipped() -> None:
         for file in (ROOT / folder).rglob("*.*"):
             if file.suffix in {".py", ".pyc"} or not file.is_file():
                 continue
-            package = ".".join([prefix, *file.parent.relative_to(ROOT / folder).parts])
-            assert any(file.match(p) for p in patterns.get(package, [])), (
+            assert any(shipped(file, owner, patterns) for owner in owners(file, ROOT / folder, prefix)), (
                 f"{file}: in no package-data pattern"
             )
+
+
+def owners(file: Path, root: Path, prefix: str) -> list[tuple[str, Path]]:
+    """Packages that the file lies in, and their folders: a pattern may reach into a folder that is no package."""
+    inside = [f for f in file.parents if f.is_relative_to(root) and (f / "__init__.py").is_file()]
+    return [(".".join([prefix, *f.relative_to(root).parts]), f) for f in inside]
+
+
+def shipped(file: Path, owner: tuple[str, Path], patterns: dict[str, list[str]]) -> bool:
+    relative = file.relative_to(owner[1])
+    found = patterns.get(owner[0], [])
+    return any(len(relative.parts) == len(Path(p).parts) and relative.match(p) for p in found)
 
 
 @pytest.mark.parametrize("name", ["passes", "backends"])

@@ -2,18 +2,16 @@
 
 from typing import ClassVar
 
-import onnx
-from onnx import helper, inliner
-
 from lpcompile.backends.ort.costs import RecordedCosts
 from lpcompile.backends.ort.legalize import legalize
 from lpcompile.formats.base import NumberFormat
+from lpcompile.ir import block_matmul
 from lpcompile.ir.domain import ELEMENTWISE
-from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.inline import inlined
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
 from lpcompile.materialise import materialise
-from lpcompile.target import CostModel, Options, Support, Target
+from lpcompile.target import CostModel, Emitted, Options, Support, Target
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # per-axis DequantizeLinear
@@ -42,6 +40,10 @@ class OrtTarget(Target):
             return Support(False, f"{fmt.name} has no int8 image")
         return Support(True)
 
+    def packed_obstacle(self, fmt: NumberFormat, granularity: str, inputs: int) -> str:
+        """MatMulNBits holds 4-bit integers with a scale for each block of 32 inputs."""
+        return block_matmul.obstacle(fmt, granularity, inputs)
+
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Moves run on codes, clamps on codes, arithmetic between DequantizeLinear and QuantizeLinear."""
         if op not in ELEMENTWISE and op not in DATA_INPUTS and op not in CLAMPS:
@@ -54,8 +56,8 @@ class OrtTarget(Target):
         """`int8` until `auto` exists."""
         return "int8"
 
-    def emit(self, graph: LpGraph, options: Options) -> tuple[onnx.ModelProto, dict[str, int]]:
-        """The model that ONNX Runtime loads, in the asked form, and the bytes of every layer's stored weights."""
+    def emit(self, graph: LpGraph, options: Options) -> Emitted:
+        """The model that ONNX Runtime loads, in the asked form."""
         form = "qdq" if options.emit == "qdq" else "functions"
         result, weight_bytes = materialise(graph, form)
         if form != "qdq":  # other runtimes may have the fusion in a fast form
@@ -63,23 +65,4 @@ class OrtTarget(Target):
         proto = result.to_proto()
         if options.emit != "functions" and proto.functions:
             proto = inlined(proto)
-        return proto, weight_bytes
-
-
-def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every local function replaced by its body.
-
-    The node that gives a call's result takes over the call's name and metadata.
-    """
-    calls = {n.output[0]: n for n in proto.graph.node if n.domain == DOMAIN}
-    flat = inliner.inline_local_functions(proto)
-    for node in flat.graph.node:
-        call = calls.get(node.output[0]) if node.output else None
-        if call is not None:
-            node.name = call.name
-            node.metadata_props.extend(call.metadata_props)
-    domains = {n.domain for n in flat.graph.node}
-    imports = [o for o in flat.opset_import if not o.domain or o.domain in domains]
-    del flat.opset_import[:]
-    flat.opset_import.extend(helper.make_opsetid(o.domain, o.version) for o in imports)
-    return flat
+        return Emitted(proto, weight_bytes)

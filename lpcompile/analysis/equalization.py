@@ -7,7 +7,7 @@ serves every channel alike. With r_c the largest |y_c| seen and R = max r_c the 
 
 half of the way on a log scale, the middle of [xiao2023]: a channel twice as narrow as the widest gets 1.4 times its
 steps, and keeps 1.4 times its largest value of headroom for what the samples did not show. (Factors r_c / R, all
-the way, clip on unseen samples: docs/decisions/0016.)
+the way, clip on unseen samples: docs/decisions/0017.)
 
 What a reader with weights w_ock gains and loses per output, steps of D = R / 255 and of max_ck |w_ock s_c| / 127:
 

@@ -5,13 +5,15 @@ integers and somebody after it wants integers, so that nothing between quantised
 back.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 import networkx as nx
 import numpy as np
 
 from lpcompile.analysis.ties import OUTSIDE, Join, MoveGroup
+from lpcompile.ir.channel_norm import following_bias
+from lpcompile.ir.cones import Cone, table_cones
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
 from lpcompile.ir.node import Node
@@ -47,6 +49,7 @@ def find_regions(
 ) -> Regions:
     """Grow integer work from `layers`, those with an integer kernel; nodes in `keep_float` stay out."""
     found = Regions()
+    cones = table_cones(graph, keep_float) if target.rules.tables else {}
     layer_names = {n.name for n in layers}
     nodes = graph.nodes()
     # Tensors that can come as integers: outputs of layers, and their inputs, which are quantised anyway.
@@ -59,7 +62,7 @@ def find_regions(
         elif (
             reason := "kept float on request"
             if node.name in keep_float
-            else _refused(graph, target, node, supply)
+            else _refused(graph, target, node, supply, cones)
         ):
             if any(v.name in supply for v in node.inputs if v is not None) and reason != "unknown":
                 found.skipped[node.name] = reason
@@ -72,26 +75,46 @@ def find_regions(
         if node.name in layer_names and node.inputs[0] is not None:
             wanted.add(node.inputs[0].name)
         elif node.name in eligible:
-            if any(o is not None and o.name in wanted for o in node.outputs) or node.op in REDUCING:
+            wants = any(o is not None and o.name in wanted for o in node.outputs)
+            if wants or node.op in REDUCING or target.runs_last(node):
                 chosen.add(node.name)
-                wanted |= {v.name for v in data_inputs(node)}
+                wanted |= {v.name for v in _reads(node, cones)}
             else:
                 found.skipped[node.name] = "nothing after it reads integers"
-    _record(graph, nodes, layer_names, chosen, wanted, found)
+    if target.rules.fills:
+        _move_results(nodes, eligible, chosen, found)
+    for name in chosen & cones.keys():
+        for inner in cones[name].inner - chosen:
+            found.skipped.pop(inner, None)  # part of the table
+    _record(graph, target, nodes, layer_names, chosen, wanted, found, cones)
     return found
 
 
-def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> str:
+def _move_results(nodes: list[Node], eligible: set[str], chosen: set[str], found: Regions) -> None:
+    """Let moves of what was computed on integers follow it: codes are moved as well as floats."""
+    codes = {o.name for n in nodes if n.name in chosen for o in n.outputs if o is not None}
+    for node in nodes:
+        if node.name in eligible - chosen and node.op in DATA_INPUTS:
+            values = data_inputs(node)
+            if values and all(v.name in codes for v in values):
+                chosen.add(node.name)
+                codes |= {o.name for o in node.outputs if o is not None}
+                del found.skipped[node.name]
+
+
+def _reads(node: Node, cones: Mapping[str, Cone]) -> list[Value]:
+    """The tensors that a node computes from, as far as they are activations."""
+    return [cones[node.name].source] if node.name in cones else data_inputs(node)
+
+
+def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str], cones: Mapping[str, Cone]) -> str:
     """Why a node cannot run on integers; empty where it can."""
     op = node.op
     if node.domain:
         return "unknown"
-    support = target.supports_elementwise(op, graph.opset)
-    if not support.yes:
-        return support.reason
-    values = data_inputs(node)
-    if any(v.is_constant for v in values):
-        return "one operand is a constant"
+    if node.name not in cones and (reason := target.refuses(node, graph.opset)):
+        return reason
+    values = _reads(node, cones)
     if any(v.dtype not in (None, np.dtype(np.float32)) for v in values):
         return "not float32"
     if op in CLAMPS and bounds(node) is None:
@@ -108,18 +131,23 @@ def _refused(graph: LpGraph, target: Target, node: Node, supply: set[str]) -> st
         return "its indices are read"
     if op in ("AveragePool", "MaxPool") and node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return "padding depends on the input shape"
+    if target.rules.fills and op in DATA_INPUTS:
+        return "" if values else "its input is float"  # quantising before or after a move is the same
     some = any(v.name in supply for v in values) if op == "Concat" else all(v.name in supply for v in values)
     return "" if values and some else "its input is float"
 
 
 def _record(
     graph: LpGraph,
+    target: Target,
     nodes: list[Node],
     layer_names: set[str],
     chosen: set[str],
     wanted: set[str],
     found: Regions,
+    cones: Mapping[str, Cone],
 ) -> None:
+    rules = target.rules
     ties: nx.Graph[str] = nx.Graph()
     absorbed: set[str] = set()
     movers: set[str] = set()
@@ -134,22 +162,30 @@ def _record(
         if node.name in layer_names and y is not None:
             if node.inputs[0] is not None:
                 hold(node.inputs[0])
+            bias = following_bias(y) if rules.tables and node.op == "MatMul" else None
+            y = bias.outputs[0] or y if bias is not None and bias.name in chosen else y
             clamp = following_clamp(y)
             # A clamp is free even where floats follow: the codes are clipped anyway. (And a float Relu after
             # a Gemm makes ONNX Runtime fuse the two before it sees the integers.)
             absorb = clamp is not None and (clamp.name in chosen or node.op in ("Conv", "Gemm"))
             out = clamp.outputs[0] or y if clamp is not None and absorb else y
             readers = out.consumers
-            integers = readers and all(r.name in layer_names | chosen for r in readers) and not out.is_output
-            if node.op == "Conv" or (integers and out.name in wanted) or (node.op == "Gemm" and absorb):
+            integers = rules.fills or (
+                readers and all(r.name in layer_names | chosen for r in readers) and not out.is_output
+            )
+            held = absorb and (rules.fills or node.op in ("Conv", "Gemm"))
+            if node.op not in rules.float_out or (integers and out.name in wanted) or held:
                 found.integer_out.add(node.name)
                 hold(out)
+                if bias is not None and bias.name in chosen:
+                    absorbed.add(bias.name)
+                    found.elementwise[bias.name] = f"absorbed by {node.name}"
                 if clamp is not None and absorb:
                     absorbed.add(clamp.name)
                     found.elementwise[clamp.name] = f"absorbed by {node.name}"
         elif node.name in chosen and node.name not in absorbed and y is not None:
             found.elementwise[node.name] = "between quantised layers"
-            values = data_inputs(node)
+            values = _reads(node, cones)
             outputs = [o for o in node.outputs if o is not None]
             if node.op not in DATA_INPUTS and node.op not in CLAMPS:
                 clamp = following_clamp(y)

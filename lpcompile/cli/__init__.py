@@ -12,11 +12,15 @@ import click
 
 from lpcompile import __version__
 from lpcompile.cli._failures import INTERRUPTED, Failures
+from lpcompile.cli.asm import asm
 from lpcompile.cli.catalog import formats, passes, recipes
 from lpcompile.cli.compile import compile_command
 from lpcompile.cli.diff import diff
+from lpcompile.cli.disasm import disasm
 from lpcompile.cli.inspect import inspect
+from lpcompile.cli.machines import machines
 from lpcompile.cli.run import run
+from lpcompile.cli.sim import sim
 from lpcompile.cli.verify import verify
 
 if TYPE_CHECKING:
@@ -108,5 +112,19 @@ def main() -> None:
     """Compile an ONNX model to low precision."""
 
 
-for _command in (compile_command, inspect, run, diff, verify, formats, passes, recipes):
+_COMMANDS = (
+    compile_command,
+    inspect,
+    run,
+    diff,
+    verify,
+    disasm,
+    asm,
+    sim,
+    formats,
+    passes,
+    recipes,
+    machines,
+)
+for _command in _COMMANDS:
     main.add_command(_command)

@@ -1,5 +1,6 @@
 """`lpcompile MODEL --target TARGET`: the main command."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import click
 
 from lpcompile.cli._options import (
     EMIT_FORMS,
+    OptionError,
     common_options,
     input_shape_option,
     model_file,
@@ -16,7 +18,7 @@ from lpcompile.cli._options import (
 )
 from lpcompile.cli._output import Output
 from lpcompile.errors import DecisionsError, PipelineError
-from lpcompile.registry import PASSES, TARGETS, near_match
+from lpcompile.registry import PASSES, TARGETS, WITH_MACHINES, near_match
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
 )
 @click.option("--budget", callback=parse_budget, metavar="NAME=VALUE,...", help="Bounds on the result.")
 @click.option("--decisions", type=click.Path(path_type=Path), metavar="FILE", help="Replay a decisions.toml.")
+@click.option("--machine", metavar="NAME|FILE", help="The machine (cim): its name, or a TOML description.")
+@click.option("--strict", is_flag=True, help="Refuse what would be a warning (cim).")
+@click.option(
+    "--host", multiple=True, metavar="NODE", help="A node that stays on the host (cim); may be repeated."
+)
 @click.option("--keep-float", multiple=True, metavar="NODE", help="A node that stays float; may be repeated.")
 @click.option("--emit", type=click.Choice(EMIT_FORMS), default="functions", help="How layers are written.")
 @click.option(
@@ -58,7 +65,9 @@ if TYPE_CHECKING:
 @click.option("--save-temps", is_flag=True, help="Keep the graph after each pass under OUT/passes.")
 @click.option("--verify", is_flag=True, help="Check after every pass that outputs agree.")
 @click.option("--time-passes", is_flag=True, help="Print the time of each pass.")
-@click.option("--benchmark", is_flag=True, help="Time the result against the float model.")
+@click.option(
+    "--benchmark", is_flag=True, help="Time the result against the float model; what is slower falls back."
+)
 @click.option("--dry-run", is_flag=True, help="Decide everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")
 @threads_option
@@ -74,13 +83,17 @@ def compile_command(
 ) -> None:
     """Compile MODEL for a target.
 
-    Writes model.onnx, report.json and decisions.toml into the output folder, and prints a summary.
+    Writes model.onnx, report.json, decisions.toml and what else the target makes into the output folder, and prints a
+    summary.
     """
+    # Two layers are rounded at a time and ONNX Runtime has its own threads: more of them only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     path = model_file(model, folder=False)
     out = out or Path(f"{path.stem}-{target}")
     _check_names(given)
+    _check_machine(target, given)
 
-    from lpcompile.output import FINAL, refuse_existing
+    from lpcompile.output import ALWAYS, refuse_existing
 
     if not given["dry_run"]:
         refuse_existing(out, force=given["force"])
@@ -105,7 +118,7 @@ def compile_command(
         progress.close()
     if output.quiet and not output.json:
         return
-    written = [out / name for name in FINAL if not options.dry_run]
+    written = [] if options.dry_run else [out / name for name in (*ALWAYS, *artefacts.files)]
     text = summary(artefacts.report, written)
     if time_passes:
         text += "\n\n" + pass_times(artefacts.report)
@@ -120,6 +133,17 @@ def _check_names(given: dict[str, Any]) -> None:
     if decisions is not None and not decisions.is_file():
         hint = "give the decisions.toml of an earlier run"
         raise DecisionsError("there is no such file", where=str(decisions), hint=hint)
+
+
+def _check_machine(target: str, given: dict[str, Any]) -> None:
+    """Options of targets with machines, and the one that those do not have."""
+    for name in ("machine", "strict", "host"):
+        if given[name] and target not in WITH_MACHINES:
+            hint = f"leave it out, or compile with --target {WITH_MACHINES[0]}"
+            raise OptionError(f"--{name} means nothing to target '{target}'", hint)
+    if given["emit"] == "qdq" and target in WITH_MACHINES:
+        hint = "it emits: functions, standard"
+        raise OptionError(f"target '{target}' cannot emit 'qdq', which holds no dyadic arithmetic", hint)
 
 
 def _observer(output: Output, print_after: Sequence[str]) -> "Observer":

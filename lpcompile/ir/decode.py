@@ -67,13 +67,18 @@ class Storage:
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the function inputs that hold the stored weights, in order."""
+        """Names of the function inputs that hold the stored weights and their scales, in order."""
+        return [*self.integer_inputs, *(["scale_codes", "scale_unit"] if self.scale_codes else ["w_scale"])]
+
+    @property
+    def integer_inputs(self) -> list[str]:
+        """Those inputs that the int8 weights come from."""
         names = ["codes"]
         if self.group_size:
             names.append("multipliers")
         if self.row_tables:
             names.append(ROW_TABLES)
-        return [*names, *(["scale_codes", "scale_unit"] if self.scale_codes else ["w_scale"])]
+        return names
 
 
 def unpack(b: FunctionBuilder, packed: str, count: str) -> str:

@@ -16,7 +16,7 @@ from lpcompile.ir.bodies import BodyNode
 from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.node import Node
-from lpcompile.ir.store import Store, StoredNode, is_constant
+from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
 from lpcompile.ir.value import Value
 from lpcompile.ir.weights import Weights
 from lpcompile.plan import QuantPlan
@@ -285,6 +285,10 @@ class LpGraph:
         if b is not None:
             self._set_constant(node, 2, "bias", b.astype(dtype, copy=False))
 
+    def release(self, value: Value, restore: Callable[[], NDArray[Any]]) -> None:
+        """Let go of the data of a constant, also in copies of the graph; a reader gets what `restore` makes."""
+        weights_of(self._raw(value)).release(restore)
+
     def set_type(
         self, value: Value, dtype: np.dtype | None, shape: Sequence[int | str | None] | None = None
     ) -> None:
@@ -310,6 +314,11 @@ class LpGraph:
     def raise_opset(self, to: int) -> str | None:
         """Convert to a newer default operator set; None when done or not needed, else why not."""
         return opset.raise_opset(self, to)
+
+    def take_discarded_bytes(self) -> int:
+        """Bytes of constants that fell out of use since the last call, and wait for the cycle collector."""
+        found, self._store.discarded_bytes = self._store.discarded_bytes, 0
+        return found
 
     # inside the package
 
@@ -354,8 +363,7 @@ class LpGraph:
 
     def _set_constant(self, node: Node, i: int, role: str, array: NDArray[Any]) -> None:
         old = node.inputs[i] if i < len(node.inputs) else None
-        stem = f"{node.name}/{role}"
         if old is not None and old.is_constant and self._read_once(old):
-            stem = old.name
-            node.set_input(i, None)
-        node.set_input(i, self.constant(stem, array))
+            self._store.refill(old._raw, Weights.of_array(array))
+        else:
+            node.set_input(i, self.constant(f"{node.name}/{role}", array))

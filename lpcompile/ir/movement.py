@@ -20,15 +20,21 @@ DATA_INPUTS: Mapping[str, slice] = {
 }  # fmt: skip
 CLAMPS = ("Relu", "Clip")
 BINARY = ("Add", "Mul")
+TWO_OPERANDS = (*BINARY, "Div", "Max", "Min", "Pow", "Sub")
 
 
-def data_inputs(node: Node) -> list[Value]:
-    """The inputs of an elementwise or moving node that hold activations."""
+def operands(node: Node) -> list[Value]:
+    """The inputs of an elementwise or moving node that are numbers to work on, constants among them."""
     if node.op in DATA_INPUTS:
         chosen = node.inputs[DATA_INPUTS[node.op]]
     else:
-        chosen = node.inputs[: 2 if node.op in BINARY else 1]
+        chosen = node.inputs[: 2 if node.op in TWO_OPERANDS else 1]
     return [v for v in chosen if v is not None]
+
+
+def data_inputs(node: Node) -> list[Value]:
+    """The operands that hold activations."""
+    return [v for v in operands(node) if not v.is_constant]
 
 
 def bounds(node: Node) -> tuple[float, float] | None:

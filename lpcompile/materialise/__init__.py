@@ -2,6 +2,7 @@
 
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
+from lpcompile.materialise.dyadic import materialise_dyadic
 from lpcompile.materialise.functions import materialise_functions
 from lpcompile.materialise.qdq import materialise_qdq
 
@@ -11,11 +12,14 @@ def materialise(graph: LpGraph, form: str = "functions") -> tuple[LpGraph, dict[
 
     Args:
         graph: float graph and plan.
-        form: "functions", one `lpcompile` call a layer, or "qdq", float operators between Q and DQ pairs.
+        form: "functions", one `lpcompile` call a layer; "qdq", float operators between Q and DQ pairs; or "dyadic", the
+            integer reference graph (`materialise_dyadic` gives its integers too).
 
     Returns:
         The new graph, and for each quantised layer the bytes of the initialisers that hold its weights and scales.
     """
+    if form == "dyadic":
+        return materialise_dyadic(graph)[:2]
     result, weight_bytes = materialise_qdq(graph) if form == "qdq" else materialise_functions(graph)
     result.facts = {*graph.facts, Fact.MATERIALISED}
     return result, weight_bytes

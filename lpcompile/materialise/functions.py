@@ -1,8 +1,12 @@
 """The plan as one readable node a layer: calls of `lpcompile` functions, movement on codes, Q and DQ at the edges."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lpcompile.ir import domain
+from lpcompile.ir.channel_norm import following_bias
+from lpcompile.ir.cones import Cone
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
@@ -11,7 +15,7 @@ from lpcompile.ir.value import Value
 from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import clamped, write_clamp, write_movement
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import Kernel
+from lpcompile.plan import Kernel, QuantPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +26,18 @@ class Unit:
         node: the float node.
         clamp: a Relu or Clip right after it that is absorbed, or None.
         output: the planned tensor that it fills, or None where it gives floats.
+        bias: an Add of constants between the node and the clamp that is absorbed, or None.
+        cone: of which it is the last node, where its own inputs are not integers but the source is.
     """
 
     node: Node
     clamp: Node | None
     output: Value | None
+    bias: Node | None = None
+    cone: Cone | None = None
 
 
-def units(graph: LpGraph) -> list[Unit]:
+def units(graph: LpGraph, cones: Mapping[str, Cone] = MappingProxyType({})) -> list[Unit]:
     """The integer work of a graph under its plan, in execution order."""
     plan, found, absorbed = graph.plan, [], set()
     for node in graph.nodes():
@@ -37,18 +45,33 @@ def units(graph: LpGraph) -> list[Unit]:
         integer = (layer is not None and layer.kernel is Kernel.INTEGER) or (
             node.name in plan.elementwise and all(v.name in plan.activations for v in data_inputs(node))
         )
-        if integer and node.name not in absorbed:
+        cone = None if integer or node.name not in plan.elementwise else cones.get(node.name)
+        if cone is not None and cone.source.name not in plan.activations:
+            cone = None
+        if (integer or cone is not None) and node.name not in absorbed:
             out = node.outputs[0]
-            clamp = None
+            clamp, bias = None, _absorbed_bias(node, plan)
+            if bias is not None:
+                absorbed.add(bias.name)
+                out = bias.outputs[0]
             if out is not None and out.name not in plan.activations:
                 clamp = following_clamp(out)
                 if clamp is not None:
                     absorbed.add(clamp.name)
                     out = clamp.outputs[0]
-            found.append(Unit(node, clamp, out))
+            found.append(Unit(node, clamp, out, bias, cone))
         elif layer is not None and layer.kernel not in (Kernel.FLOAT, Kernel.INTEGER):
             found.append(Unit(node, None, None))
     return found
+
+
+def _absorbed_bias(node: Node, plan: QuantPlan) -> Node | None:
+    """The bias after a MatMul that it takes in: the product itself is then held nowhere."""
+    y = node.outputs[0]
+    if node.op != "MatMul" or node.name not in plan.layers or y is None or y.name in plan.activations:
+        return None
+    bias = following_bias(y)
+    return bias if bias is not None and bias.name in plan.elementwise else None
 
 
 def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:

@@ -3,6 +3,8 @@
 `clip(codes, q(low), q(high))` is Relu, Relu6 or Clip when input and output share scale and zero point.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lpcompile.ir.graph import LpGraph
@@ -24,16 +26,30 @@ def code_bounds(limits: tuple[float, float], plan: ActivationPlan) -> tuple[int,
     return low, high
 
 
-def write_movement(graph: LpGraph, tensors: IntegerTensors, node: Node) -> None:
-    """Rewrite one moving node to work on codes."""
+CodesOf = Callable[[int, Value], Value]
+
+
+def write_movement(
+    graph: LpGraph, tensors: IntegerTensors, node: Node, codes_of: CodesOf | None = None
+) -> None:
+    """Rewrite one moving node to work on codes.
+
+    Args:
+        graph: it stands in.
+        tensors: its codes.
+        node: the float node.
+        codes_of: codes of operand i in the scale of the output; None leaves another scale to ONNX Runtime.
+    """
     data = DATA_INPUTS[node.op]
     inputs: list[Value | None] = node.inputs
     outputs = [o for o in node.outputs if o is not None]
     values = [v for v in inputs[data] if v is not None]
-    if any(tensors.parameters(v.name) != tensors.parameters(outputs[0].name) for v in values):
+    if codes_of is None and any(
+        tensors.parameters(v.name) != tensors.parameters(outputs[0].name) for v in values
+    ):
         _write_requantising(graph, tensors, node, values, outputs[0])
         return
-    inputs[data] = [tensors.codes(v) for v in values]
+    inputs[data] = [tensors.codes(v) if codes_of is None else codes_of(i, v) for i, v in enumerate(values)]
     if node.op == "Pad":
         inputs = _pad_with_zero_point(graph, tensors, node, inputs, outputs[0])
     tensors.take_out(node)

@@ -8,14 +8,18 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_call import FLOAT_TO_FLOAT, Call
+from lpcompile.runtime.reference_dyadic import dyadic_elementwise_outputs, dyadic_layer_outputs
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
 from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
 
+LayerOutputs = tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]
+_MAX_POOL: Any = MaxPool
 _FIRST_IN_ONNX_REFERENCE = 19  # opset of its QuantizeLinear and DequantizeLinear
 
 
@@ -31,19 +35,31 @@ def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[An
     """
     call = Call.of(node)
     if not call.is_layer:
-        return [elementwise_outputs(call, inputs)]
+        return [whole_outputs(call, inputs)]
     rows = decode_rows(call, stored_weights(call, inputs))
     if call.family == "DequantizeWeights":
         return [expanded(call, rows)]
-    values, at, shape = layer_outputs(call, rows, inputs)
+    values, at, shape = outputs_of(call)(call, rows, inputs)
     output = np.empty(shape, values.dtype)
     output[at] = values
     return [output]
 
 
+def outputs_of(call: Call) -> Callable[..., LayerOutputs]:
+    """What computes positions of a layer's output."""
+    return dyadic_layer_outputs if call.is_dyadic else layer_outputs
+
+
+def whole_outputs(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+    """The output of a call without weights."""
+    return (dyadic_elementwise_outputs if call.is_dyadic else elementwise_outputs)(call, inputs)
+
+
 def stored_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
     """Those inputs of a layer's call that hold its weights."""
-    first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 3)
+    first = {"DequantizeWeights": 0, **dict.fromkeys(FLOAT_TO_FLOAT, 1)}.get(
+        call.family, 1 if call.is_dyadic else 3
+    )
     return inputs[first : first + call.stored_inputs]
 
 
@@ -63,7 +79,10 @@ def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
     del bare.functions[:]
     bare.functions.extend(kept)
     calls = {n.op_type for n in bare.graph.node if n.domain == DOMAIN}
-    operators = [_operator(DOMAIN, name, _run_call) for name in sorted(calls)]
+    operators = [
+        *(_operator(DOMAIN, name, _run_call) for name in sorted(calls)),
+        _operator("", "MaxPool", _run_max_pool, _MAX_POOL),
+    ]
     if next(o.version for o in bare.opset_import if not o.domain) < _FIRST_IN_ONNX_REFERENCE:
         operators += [
             _operator("", "QuantizeLinear", _run_quantize),
@@ -73,8 +92,18 @@ def evaluate(model: ModelProto, feeds: Mapping[str, np.ndarray]) -> Feeds:
     return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
 
-def _operator(domain: str, name: str, run: Callable[..., tuple[NDArray[Any], ...]]) -> type[OpRun]:
-    return type(name, (OpRun,), {"op_domain": domain, "_run": run})
+def _operator(
+    domain: str, name: str, run: Callable[..., tuple[NDArray[Any], ...]], base: Any = OpRun
+) -> type[OpRun]:
+    return type(name, (base,), {"op_domain": domain, "_run": run})
+
+
+def _run_max_pool(self: OpRun, x: NDArray[Any], **attributes: Any) -> tuple[NDArray[Any], ...]:
+    """The pads of onnx's own are NaN, which no integer is; floats hold every 8-bit code."""
+    if x.dtype.kind == "f":
+        return tuple(_MAX_POOL._run(self, x, **attributes))
+    found = _MAX_POOL._run(self, x.astype(np.float32), **attributes)
+    return (found[0].astype(x.dtype), *found[1:])
 
 
 def _run_call(self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
@@ -87,5 +116,16 @@ def _run_quantize(
     return (quantize(x, scale, zero_point, 255),)
 
 
-def _run_dequantize(_self: OpRun, *inputs: NDArray[Any], **_attributes: Any) -> tuple[NDArray[Any], ...]:
-    return (dequantize(*inputs),)
+def _run_dequantize(
+    _self: OpRun,
+    x: NDArray[Any],
+    scale: NDArray[Any],
+    zero_point: NDArray[Any] | None = None,
+    axis: int = 1,
+    **_attributes: Any,
+) -> tuple[NDArray[Any], ...]:
+    if scale.size > 1:
+        wide = [1] * x.ndim
+        wide[axis] = -1
+        scale = scale.reshape(wide)
+    return (dequantize(x, scale, np.array(0) if zero_point is None else zero_point),)

@@ -10,11 +10,21 @@ from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.function import DOMAIN
 
-LAYERS = ("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights")
+FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
+DYADIC_LAYERS = tuple(k + op for k in ("Dyadic", "Accumulate") for op in ("Conv", "Gemm", "MatMul"))
+LAYERS = (
+    *("QuantConv", "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
+    *DYADIC_LAYERS,
+)
+DYADIC_ELEMENTWISE = (
+    *("DyadicAdd", "DyadicMul", "DyadicAveragePool", "DyadicGlobalAveragePool"),
+    *("QuantNorm", "Lookup"),
+)
 _LAYER = re.compile(
     rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(_g(?P<group>\d+))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
-    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?"
+    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
+_DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
 _ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")
 
 
@@ -33,6 +43,7 @@ class Call:
         float_out: whether the accumulator is scaled to float32.
         code_max: largest code of the output.
         axis: of DequantizeWeights, the axis of the channels; 0 elsewhere.
+        trailing: of QuantNorm, the axes after that of the channels.
     """
 
     family: str
@@ -45,6 +56,7 @@ class Call:
     float_out: bool = False
     code_max: int = 255
     axis: int = 0
+    trailing: int = 2
 
     @classmethod
     def of(cls, node: NodeProto) -> "Call":
@@ -55,6 +67,12 @@ class Call:
         """
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         match = _LAYER.fullmatch(node.op_type)
+        if match is None and (dyadic := _DYADIC.fullmatch(node.op_type)) is not None:
+            return cls(
+                dyadic["family"],
+                attributes,
+                trailing=2 if dyadic["trailing"] is None else int(dyadic["trailing"]),
+            )
         if match is None:
             match = _ELEMENTWISE.fullmatch(node.op_type)
             if match is None or node.domain != DOMAIN:
@@ -73,7 +91,7 @@ class Call:
             match["scale_codes"] is not None,
             match["tables"] is not None,
             match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
-            match["float_out"] is not None or match["family"] in ("DynamicQuantMatMul", "DequantizeWeights"),
+            match["float_out"] is not None or match["family"] in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
         )
@@ -84,9 +102,15 @@ class Call:
         return self.format is not None
 
     @property
+    def is_dyadic(self) -> bool:
+        """Whether it computes in exact integers."""
+        return self.family in DYADIC_LAYERS or self.family in DYADIC_ELEMENTWISE
+
+    @property
     def stored_inputs(self) -> int:
-        """How many inputs hold the stored weights."""
-        return 2 + (self.group_size > 0) + self.row_tables + self.scale_codes
+        """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
+        scales = 0 if self.is_dyadic else 1 + self.scale_codes
+        return 1 + (self.group_size > 0) + self.row_tables + scales
 
 
 def _code_max(bits: str | None) -> int:

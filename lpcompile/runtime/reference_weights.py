@@ -11,7 +11,7 @@ from lpcompile.formats.base import resolve
 from lpcompile.formats.group import group_table, group_unit
 from lpcompile.runtime.reference_call import Call
 
-_MATRIX = ("QuantGemm", "QuantMatMul", "DynamicQuantMatMul")
+_MATRIX = ("Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Rows:
 
     Attributes:
         values: (C, K) int8, or float32 for a format without an int8 image.
-        scale: (C,) float32.
+        scale: (C,) float32; (1,) of dyadic layers.
     """
 
     values: NDArray[Any]
@@ -46,7 +46,7 @@ def _values(
 ) -> NDArray[Any]:
     fmt, shape = call.format, tuple(call.attributes["weight_shape"])
     assert fmt is not None
-    transposed = call.family in _MATRIX or call.axis == 1
+    transposed = call.family.endswith(_MATRIX) or call.axis == 1
     if codes.dtype == np.int8:  # stored as the operator wants them
         return codes.T if transposed else codes.reshape(shape[0], -1)
     count = int(np.prod(shape))
@@ -66,6 +66,8 @@ def _values(
 
 
 def _scales(call: Call, stored: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    if not stored:  # dyadic layers have their scales in the requantisation
+        return np.ones(1, np.float32)
     if not call.scale_codes:
         return np.asarray(stored[0], np.float32)
     codes, unit = stored

@@ -19,7 +19,17 @@ from lpcompile.report.table import table
 from tests.bench.bench_table import Bench, Table
 from tests.zoo.entries import find_zoo
 
-TABLES = ("accuracy", "speed", "four_bit", "groups", "compile_time", "startup", "determinism", "encode")
+TABLES = (
+    "accuracy",
+    "speed",
+    "four_bit",
+    "groups",
+    "compile_time",
+    "startup",
+    "determinism",
+    "encode",
+    "cim_simulator",
+)
 NEED_ZOO = ("accuracy", "speed", "four_bit", "groups", "determinism")
 
 

@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             (output / "model.onnx").touch()
-        return SimpleNamespace(report=REPORT)
+        return SimpleNamespace(report=REPORT, files={})
 
     module: Any = ModuleType("lpcompile.api")
     module.compile = compile
@@ -234,3 +234,23 @@ def test_twice_verbose_tells_of_changes(tmp_path: Path, calls: list[dict[str, An
 
 def test_quiet_observers(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
     assert observed(tmp_path, calls) == ""
+
+
+@pytest.mark.parametrize("words", [("--machine", "m"), ("--strict",), ("--host", "fc")])
+def test_options_of_machines_are_usage_errors_elsewhere(tmp_path: Path, words: tuple[str, ...]) -> None:
+    error, hint = error_lines(small_model(tmp_path), "-t", "ort", *words, code=2)[-2:]
+    assert error == f"error: {words[0]} means nothing to target 'ort'"
+    assert "--target cim" in hint
+
+
+def test_options_of_machines_arrive(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    words = ("--machine", "m", "--strict", "--host", "a", "--host", "b")
+    result = lpcompile(small_model(tmp_path), "-t", "cim", "-o", tmp_path / "out", *words)
+    assert result.exit_code == 0, result.stderr
+    assert calls[0]["options"] == Options(machine="m", strict=True, host=("a", "b"))
+    assert calls[0]["target"] == "cim"
+
+
+def test_cim_emits_no_qdq(tmp_path: Path) -> None:
+    error = error_lines(small_model(tmp_path), "-t", "cim", "--emit", "qdq", code=2)[-2]
+    assert "cannot emit 'qdq'" in error

@@ -22,7 +22,10 @@ def test_help_names_the_main_form_and_every_command() -> None:
         result = lpcompile(word)
         assert result.exit_code == 0
         assert "lpcompile [OPTIONS] MODEL --target TARGET | COMMAND ..." in result.stdout
-        for command in ("compile", "inspect", "run", "diff", "verify", "formats", "passes", "recipes"):
+        for command in (
+            *("compile", "inspect", "run", "diff", "verify", "disasm", "asm"),
+            *("formats", "passes", "recipes"),
+        ):
             assert f"\n  {command} " in result.stdout
             assert lpcompile(command, "-h").exit_code == 0
 

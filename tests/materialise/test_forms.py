@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from lpcompile.backends.ort.target import inlined
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.inline import inlined
 from lpcompile.plan import Kernel
 from tests.support import parse_model, random_feeds, run_model
 from tests.support_quant import LAYERS, LUT4, Storing, compiled, layer_graph, plan_by_hand

@@ -106,7 +106,8 @@ def emitted(
 ) -> tuple[ModelProto, dict[str, int]]:
     storing = Storing("nf4", scale_format="ufloat8_e4m4")
     graph = plan_by_hand(layer_graph(layer), ["x", "y"], storing=storing, kernel=kernel)
-    return OrtTarget().emit(graph, Options(emit=form))
+    found = OrtTarget().emit(graph, Options(emit=form))
+    return found.model, found.weight_bytes
 
 
 @pytest.mark.parametrize("layer", ["conv", "gemm", "matmul"])

@@ -1,0 +1,1 @@
+"""Compute-in-memory chips: integer reference graph, program, simulator, energy."""

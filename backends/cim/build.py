@@ -1,0 +1,189 @@
+"""From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.backends.cim.activity import Executed
+from lpcompile.backends.cim.activity_record import ActivityRecord
+from lpcompile.backends.cim.assembler import disassemble
+from lpcompile.backends.cim.container import size_without_weights, to_bytes
+from lpcompile.backends.cim.digital_int8 import price_digital
+from lpcompile.backends.cim.energy import price
+from lpcompile.backends.cim.energy_report import EnergyReport
+from lpcompile.backends.cim.host_reasons import host_nodes, require_none
+from lpcompile.backends.cim.lowering import Lowered, lower
+from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.backends.cim.machine_timing import MachineTiming
+from lpcompile.backends.cim.proofs import Proofs, prove
+from lpcompile.backends.cim.simulator.capacities import Capacities
+from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult
+from lpcompile.backends.cim.simulator.simulator import Simulator
+from lpcompile.errors import PassError
+from lpcompile.ir.graph import LpGraph
+from lpcompile.quant.dyadic_numbers import DyadicNumbers
+from lpcompile.target import Options, Products
+
+DEFAULT_MACHINE = "npp-bitplane-sram"
+PROGRAM, ASSEMBLY = "program.lpcim", "program.lpcasm"
+Feeds = Mapping[str, NDArray[Any]]
+
+
+def build(
+    reference: LpGraph,
+    numbers: DyadicNumbers,
+    options: Options,
+    calls: Sequence[Feeds],
+    run_model: RunHost,
+) -> Products:
+    """Program, assembler text and report of a reference graph; see `Target.build`."""
+    machine = MachineDescription.load(options.machine or DEFAULT_MACHINE)
+    lowered = lower(reference, numbers, machine, options.host)
+    on_host = host_nodes(reference, lowered.host)
+    if options.strict:
+        require_none(on_host)
+    program = lowered.program
+    proofs = prove(program, Capacities.of(machine))
+    if not proofs.hold:
+        kind, first = next(iter(proofs.first.items()))
+        raise PassError(
+            f"the program fails its proofs ({kind}): {first}", hint="please report it with the model"
+        )
+    files = {PROGRAM: to_bytes(program), ASSEMBLY: disassemble(program).encode()}
+    report: dict[str, Any] = {
+        "machine": _machine(machine),
+        "program": _program(lowered, proofs, files),
+        "host": [{"node": n, "reason": r} for n, r in on_host.items()],
+        "verification": {"proofs": proofs.document(), **_tiles(proofs)},
+    }
+    warnings = _warnings(lowered, proofs, on_host)
+    if calls:
+        report = _with_run(report, lowered, machine, proofs, reference, calls[0], run_model)
+    return Products(files, report, warnings)
+
+
+def _with_run(
+    report: dict[str, Any],
+    lowered: Lowered,
+    machine: MachineDescription,
+    proofs: Proofs,
+    reference: LpGraph,
+    feeds: Feeds,
+    run_model: RunHost,
+) -> dict[str, Any]:
+    """The report with one sample executed, compared with ONNX Runtime, and priced."""
+    one = first_sample(reference, feeds)
+    record = ActivityRecord(exact=True)
+    simulator = Simulator(
+        lowered.program,
+        Capacities.of(machine),
+        timing=MachineTiming(machine),
+        observer=record,
+        check_races=False,  # proven above
+    )
+    result = simulator.run(one, run_model)
+    wanted = run_model(reference.to_proto().SerializeToString(), one)
+    exact = all(
+        np.array_equal(wanted[k], v, equal_nan=v.dtype.kind == "f") for k, v in result.outputs.items()
+    )
+    lossless = proofs.groups == proofs.lossless_groups
+    if lossless and not exact:
+        raise PassError(
+            "the simulated program and ONNX Runtime give different integers",
+            hint="this is a bug of lpcompile: please report it with the model",
+        )
+    boot, run = _apart(record.instructions, result)
+    energy = price(machine, lowered.program, run, "exact", boot=boot)
+    verification = {**report["verification"], "bit_exact_sim": exact}
+    found = energy.to_json()
+    found["energy"] = {
+        **found["energy"],
+        "digital_int8": price_digital(lowered.layers).to_json(),
+    }
+    found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
+    energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
+    return {**report, **found, "verification": verification, "layer_energy_pj": energies}
+
+
+def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    """The first sample of a call; inputs without a symbolic batch axis whole."""
+    batch = {v.name for v in reference.inputs if v.shape and not isinstance(v.shape[0], int)}
+    return {k: v[:1] if k in batch else v for k, v in feeds.items()}
+
+
+def _apart(
+    instructions: Sequence[Executed], result: SimulationResult
+) -> tuple[list[Executed], list[Executed]]:
+    """Boot and run, the run on a time line of its own."""
+    end = result.boot_cycles
+    boot = [e for e in instructions if e.end_cycle <= end and e.instruction.mnemonic == "WPROG"]
+    known = {id(e) for e in boot}
+    run = [
+        replace(e, start_cycle=max(0, e.start_cycle - end), end_cycle=max(0, e.end_cycle - end))
+        for e in instructions
+        if id(e) not in known
+    ]
+    return boot, run
+
+
+def _machine(machine: MachineDescription) -> dict[str, Any]:
+    return {
+        "name": machine.name,
+        "sha256": machine.sha256,
+        "summary": machine.summary,
+        "cores": machine.core_count,
+        "macros": machine.core_count * machine.macros_per_core,
+    }
+
+
+def _program(lowered: Lowered, proofs: Proofs, files: Mapping[str, bytes]) -> dict[str, Any]:
+    program, placement = lowered.program, lowered.placement
+    return {
+        "instructions": sum(len(c.boot) + sum(map(len, c.run)) for c in program.cores),
+        "bytes": len(files[PROGRAM]),
+        "bytes_without_weights": size_without_weights(program),
+        "text_bytes": len(files[ASSEMBLY]),
+        "weight_plane_bytes": len(program.weights),
+        "segments": len(set(placement.segments)),
+        "weights_stay": placement.resident,
+        "copies": {p[0].layer: p[0].copies for p in placement.pieces if p},
+        "spilled_bytes": lowered.spilled,
+        "columns": proofs.columns,
+        "inverted_columns": proofs.inverted_columns,
+    }
+
+
+def _tiles(proofs: Proofs) -> dict[str, Any]:
+    return {"lossless_tiles": proofs.lossless_groups, "tiles": proofs.groups}
+
+
+def _side_paths(energy: EnergyReport) -> dict[str, Any]:
+    whole = energy.totals.macs + energy.totals.side_macs
+    return {"side_path_mac_fraction": energy.totals.side_macs / whole if whole else 0.0}
+
+
+def _warnings(lowered: Lowered, proofs: Proofs, on_host: Mapping[str, str]) -> list[str]:
+    found = []
+    if not lowered.program.groups:
+        found.append("no layer runs on the arrays")
+    if not lowered.placement.resident:
+        segments = len(set(lowered.placement.segments))
+        found.append(
+            f"the weights do not fit the machine together: they are written in {segments} segments, every time"
+        )
+    if lowered.spilled:
+        found.append(
+            f"{lowered.spilled} bytes of activations find no room in the global buffer and go off chip"
+        )
+    if proofs.lossless_groups < proofs.groups:
+        found.append(
+            f"{proofs.groups - proofs.lossless_groups} of {proofs.groups} tiles may leave the converter's range: "
+            "the program then differs from model.onnx"
+        )
+    if on_host:
+        found.append(f"{len(on_host)} nodes run on the host, listed under 'host'")
+    return found

@@ -1,0 +1,246 @@
+"""Strips of matrix layers: load a band, multiply, requantise, finish, store. [cim-machine 2, "Granularity"]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
+from lpcompile.backends.cim.program import Requant, Space, Window
+from lpcompile.backends.cim.streams import CONST_BUFFER, Access
+from lpcompile.backends.cim.strips import Range, band, input_extent, strip_sizes, strips
+from lpcompile.backends.cim.views import ITEM_BYTES
+from lpcompile.backends.cim.work import Dense, Depthwise, Finish, Lut, Product, Rescale, Sum
+from lpcompile.backends.cim.writer import Writer
+from lpcompile.errors import CapacityError
+
+ACC_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one core does of a layer.
+
+    Attributes:
+        core: where.
+        columns: outputs it computes.
+        groups: one a round; None on the hp unit.
+        program: whether the weights are written in every strip, because not all rounds fit at once.
+        phase, of: it takes the strips phase, phase + of, ...
+    """
+
+    core: int
+    columns: Range
+    groups: tuple[int, ...] = ()
+    program: bool = False
+    phase: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Strips of a layer: extents along the output's position axes, and tiles a kind in the local buffer."""
+
+    sizes: tuple[int, ...]
+    copies: int
+
+
+def layout(work: Dense | Depthwise, columns: int, capacity: int, least: int) -> Layout:
+    """Strips that fit beside each other twice, else once.
+
+    Raises:
+        CapacityError: not even one position fits.
+    """
+    for copies in (2, 1):
+        need = partial(_bytes, work, columns, copies)
+        sizes = strip_sizes(work.out.shape[:-1], need, capacity, least)
+        if sizes is not None:
+            return Layout(sizes, copies)
+    raise CapacityError(
+        "one output position does not fit the local buffer",
+        where=work.name,
+        hint=f"run it on the host with --host {work.name}, or choose a machine with larger buffers",
+    )
+
+
+def _bytes(work: Dense | Depthwise, columns: int, copies: int, sizes: Sequence[int]) -> int:
+    x = prod(_band_shape(work, sizes, columns))
+    positions = prod(sizes)
+    other = sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)
+    fixed = work.weights.size + 8 if isinstance(work, Depthwise) else 0
+    return copies * (x + positions * columns * (ACC_BYTES + 1 + other) + 8 * (3 + len(work.steps))) + fixed
+
+
+def _band_shape(work: Dense | Depthwise, sizes: Sequence[int], columns: int) -> tuple[int, ...]:
+    channels = work.x.shape[-1] if isinstance(work, Dense) else columns // work.weights.shape[2]
+    if work.window is None:
+        return (*sizes, channels)
+    lead = len(sizes) - len(work.window.kernel)
+    spatial = work.x.shape[lead:-1]
+    return (*sizes[:lead], *input_extent(work.window, spatial, sizes[lead:]), channels)
+
+
+def write_layer(
+    w: Writer, at: Addresses, work: Dense | Depthwise, shares: Sequence[Share], capacity: int, least: int
+) -> None:
+    """Write all strips of a layer, strip by strip so that what follows can begin early."""
+    w.node = work.name
+    if not shares or not work.out.size:
+        return
+    if any(s.program for s in shares):
+        least = 1  # every strip writes the weights anew
+    widest = max(s.columns[1] - s.columns[0] for s in shares)
+    plan = layout(work, widest, capacity, max(least, *(s.of for s in shares)))
+    workers = [_Worker(w, at, work, share, plan) for share in shares]
+    order = [
+        (worker, strip, i // worker.share.of)
+        for i, strip in enumerate(strips(work.out.shape[:-1], plan.sizes))
+        for worker in workers
+        if i % worker.share.of == worker.share.phase
+    ]
+    ahead = len(workers) if plan.copies > 1 else 0  # the next band is loaded before the last strip is stored
+    for i in range(len(order) + ahead):
+        if i < len(order):
+            worker, strip, turn = order[i]
+            worker.load(strip, turn)
+        if i >= ahead:
+            worker, strip, turn = order[i - ahead]
+            worker.finish(strip, turn)
+
+
+class _Worker:
+    """One core at work on one layer."""
+
+    def __init__(
+        self,
+        w: Writer,
+        at: Addresses,
+        work: Dense | Depthwise,
+        share: Share,
+        plan: Layout,
+    ) -> None:
+        self.w, self.at, self.work, self.share, self.plan = w, at, work, share, plan
+        self.core = share.core
+        local = Local(plan.copies)
+        n = share.columns[1] - share.columns[0]
+        self.x = local.tiles("u8", _band_shape(work, plan.sizes, n))
+        self.acc = local.tiles("i32", (*plan.sizes, n))
+        self.y = local.tiles("u8", (*plan.sizes, n))
+        self.others = [
+            local.tiles(f.other.dtype, (*plan.sizes, n)) if f.other is not None else [] for f in work.steps
+        ]
+        self.wide = [
+            local.tiles("i32", (*plan.sizes, n)) if isinstance(f.step, Product) else [] for f in work.steps
+        ]
+        self.requant = _columns(work.requant, share.columns)
+        self.weights = self._load_weights(local) if isinstance(work, Depthwise) else None
+
+    def _load_weights(self, local: Local) -> Place:
+        """The depthwise weights of these columns, loaded once."""
+        assert isinstance(self.work, Depthwise)
+        mult = self.work.weights.shape[2]
+        part = self.work.weights[:, self.share.columns[0] // mult : self.share.columns[1] // mult]
+        address = self.w.tables.const(part.tobytes())
+        (to,) = local.tiles("i8", part.shape, copies=1)
+        source = replace(tile("i8", address, part.shape), space=Space.DRAM, buffer=CONST_BUFFER)
+        self.w.copy(self.core, "LD", to, source)
+        return to
+
+    def load(self, strip: tuple[Range, ...], turn: int) -> None:
+        """Load the band of one strip."""
+        source, _ = self._input(strip)
+        self.w.node = self.work.name
+        self.w.copy(self.core, "LD", _sized(self.x[turn % self.plan.copies], source.shape), source)
+
+    def finish(self, strip: tuple[Range, ...], turn: int) -> None:
+        """Multiply, finish, store one strip whose band is there."""
+        w, core, turn = self.w, self.core, turn % self.plan.copies
+        w.node = self.work.name
+        shape = (*(b - a for a, b in strip), self.share.columns[1] - self.share.columns[0])
+        source, window = self._input(strip)
+        x = _sized(self.x[turn], source.shape)
+        acc = _sized(self.acc[turn], shape)
+        self._multiply(x, window, acc)
+        out = self.at.place(self.work.out).part((*strip, self.share.columns))
+        if self.work.out.dtype == "i32":
+            flat = _flat(acc)
+            w.vrq(core, flat, flat, self.requant)
+            w.copy(core, "ST", out, acc)
+            return
+        y = _sized(self.y[turn], shape)
+        w.vrq(core, _flat(y), _flat(acc), self.requant)
+        for i, finish in enumerate(self.work.steps):
+            w.node = finish.node
+            self._finish(finish, i, turn, strip, y)
+        w.node = self.work.name
+        w.copy(core, "ST", out, y)
+
+    def _input(self, strip: tuple[Range, ...]) -> tuple[Place, Window | None]:
+        x, window = self.at.place(self.work.x), self.work.window
+        if isinstance(self.work, Depthwise):
+            mult = self.work.weights.shape[2]
+            channels = (self.share.columns[0] // mult, self.share.columns[1] // mult)
+        else:
+            channels = (0, x.shape[-1])
+        if window is None:
+            return x.part((*strip, channels)), None
+        lead = len(strip) - len(window.kernel)
+        ranges, inner = band(window, x.shape[lead:-1], strip[lead:])
+        return x.part((*strip[:lead], *ranges, channels)), inner
+
+    def _multiply(self, x: Place, window: Window | None, acc: Place) -> None:
+        if isinstance(self.work, Depthwise):
+            assert self.weights is not None
+            self.w.vdw(self.core, acc.access(), x.access(window=window), self.weights.access())
+            return
+        operand = x.access(window=window, bits=self.work.input_bits)
+        if window is None:
+            operand = _flat(x, bits=self.work.input_bits)
+        flat = _flat(acc)
+        for i, group in enumerate(self.share.groups):
+            if self.share.program:
+                self.w.wprog(self.core, group, self.w.tables.groups.entries[group].page0)
+            self.w.mvm(self.core, group, operand, flat, init=i == 0)
+
+    def _finish(self, finish: Finish, i: int, turn: int, strip: tuple[Range, ...], y: Place) -> None:
+        w, core, step, other = self.w, self.core, finish.step, finish.other
+        flat = _flat(y)
+        if isinstance(step, Lut):
+            w.vlut(core, flat, flat, step.table)
+            return
+        if isinstance(step, Rescale):
+            w.vrq(core, flat, flat, _columns(step.requant, self.share.columns))
+            return
+        assert other is not None
+        source = self.at.place(other).part((*strip, self.share.columns))
+        o = _sized(self.others[i][turn], y.shape)
+        w.copy(core, "LD", o, source)
+        if isinstance(step, Sum):
+            w.vaddq(core, y, flat.descriptor.dims, flat, _flat(o), step.requant)
+        else:
+            wide = _flat(_sized(self.wide[i][turn], y.shape))
+            w.vmul(core, wide, _flat(y, zero=step.zeros[0]), _flat(o, zero=step.zeros[1]))
+            w.vrq(core, flat, wide, step.requant)
+
+
+def _sized(room: Place, shape: Sequence[int]) -> Place:
+    """A dense tile of this shape at the start of a larger one."""
+    return tile(room.dtype, room.base, shape)
+
+
+def _flat(place: Place, *, bits: int = 8, zero: int = 0) -> Access:
+    """A dense tile as (positions, last axis)."""
+    n = place.shape[-1]
+    item = ITEM_BYTES[place.dtype]
+    dims = ((prod(place.shape[:-1]), n * item), (n, item))
+    return place.access(dims, bits=bits, zero=zero)
+
+
+def _columns(requant: Requant, columns: Range) -> Requant:
+    """The requantisation of some outputs."""
+    a, b = columns
+
+    def part(values: tuple[int, ...]) -> tuple[int, ...]:
+        return values if len(values) == 1 else values[a:b]
+
+    return replace(requant, m=part(requant.m), b=part(requant.b), k=part(requant.k))

@@ -1,0 +1,382 @@
+"""From the integer reference graph to a program. [cim-machine 2].
+
+Stages (machine, host) -> work on views -> fused layers -> pieces, copies, segments -> addresses -> strips in program
+order -> streams with events.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from types import MappingProxyType
+
+from onnx import ModelProto
+
+from lpcompile.backends.cim.allocate import Live, allocate
+from lpcompile.backends.cim.digital_int8 import DigitalLayer
+from lpcompile.backends.cim.fuse import fuse
+from lpcompile.backends.cim.geometry import Geometry
+from lpcompile.backends.cim.lower_dense import Share, layout, write_layer
+from lpcompile.backends.cim.lower_vector import write_fill, write_map, write_move, write_pool
+from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.backends.cim.memory import Addresses
+from lpcompile.backends.cim.pieces import Cut, Groups, cut
+from lpcompile.backends.cim.placement import Placement, place
+from lpcompile.backends.cim.program import (
+    CoreCode,
+    Descriptor,
+    DeviceStage,
+    HostStage,
+    Instruction,
+    Interface,
+    Port,
+    Program,
+    Space,
+)
+from lpcompile.backends.cim.reading import device_reason, read_node
+from lpcompile.backends.cim.stages import Stage, host_model, split
+from lpcompile.backends.cim.streams import Streams
+from lpcompile.backends.cim.tables import Tables
+from lpcompile.backends.cim.values import StageValues, shape_of
+from lpcompile.backends.cim.views import View
+from lpcompile.backends.cim.work import Dense, Depthwise, Map, Move, Pool, Work, reads
+from lpcompile.backends.cim.writer import Writer
+from lpcompile.errors import CapacityError
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.quant.dyadic_numbers import DyadicNumbers
+
+LEAST_STRIPS = 4  # of a tensor, so that layers after one another can overlap
+ALIGN = 64
+COMPUTING = (
+    "DyadicConv",
+    "DyadicGemm",
+    "DyadicMatMul",
+    "DyadicAdd",
+    "DyadicMul",
+    "QuantNorm",
+    "Lookup",
+    "MaxPool",
+)
+
+
+@dataclass
+class Lowered:
+    """A program and what is known of it.
+
+    Attributes:
+        program: it.
+        host: node -> why the machine does not do it, nodes that only feed it or read it included.
+        placement: pieces and segments of the matrix layers.
+        spilled: bytes of activations that found no room in the global buffer.
+        layers: what a conventional accelerator would do for each layer.
+    """
+
+    program: Program
+    host: dict[str, str]
+    placement: Placement
+    spilled: int
+    layers: list[DigitalLayer] = field(default_factory=list)
+
+
+@dataclass
+class _Device:
+    """One device stage while it is lowered."""
+
+    stage: Stage
+    values: StageValues
+    work: list[Work]
+    inputs: list[tuple[Value, View]]
+    outputs: list[tuple[Value, View]]
+
+
+def lower(
+    reference: LpGraph,
+    numbers: DyadicNumbers,
+    machine: MachineDescription,
+    host: Sequence[str] = (),
+) -> Lowered:
+    """Lower a reference graph to a program for a machine.
+
+    Args:
+        reference: one `lpcompile` call a node; shapes known but for a symbolic batch.
+        numbers: its integers.
+        machine: to run it.
+        host: nodes to keep on the host.
+
+    Raises:
+        CapacityError: the local buffer cannot hold what one output position needs.
+    """
+    return _Lowering(reference, numbers, machine, host).run()
+
+
+class _Lowering:
+    def __init__(
+        self,
+        reference: LpGraph,
+        numbers: DyadicNumbers,
+        machine: MachineDescription,
+        host: Sequence[str],
+    ) -> None:
+        self.graph, self.numbers, self.machine = reference, numbers, machine
+        self.host = frozenset(host)
+        self.g = Geometry.of(machine)
+        self.tables = Tables()
+        self.nodes: dict[str, Node] = {n.name: n for n in reference.nodes()}
+        self.proto: ModelProto = reference.to_proto()
+        self.earlier: dict[int, tuple[int, ...]] = {}  # of the stage at hand
+
+    def run(self) -> Lowered:
+        stages = split(self.proto, self.nodes, lambda n: device_reason(n, self.numbers, self.host))
+        devices = [self._read(s) if s.device else None for s in stages]
+        dense = [w for d in devices if d is not None for w in d.work if isinstance(w, Dense)]
+        cuts = [cut(w, self.g) for w in dense]
+        placement = place(dense, cuts, self.g)
+        depthwise = self._plan_depthwise([d for d in devices if d is not None])
+        boot = Streams(self.g.cores, self.tables)
+        shares = self._shares(dense, cuts, placement, boot)
+        base = -(-len(self.tables.consts) // ALIGN) * ALIGN
+        code: list[list[tuple[Instruction, ...]]] = [[] for _ in range(self.g.cores)]
+        built: list[HostStage | DeviceStage] = []
+        spilled = dram = 0
+        for stage, device in zip(stages, devices, strict=True):
+            if device is None:
+                model = host_model(self.proto, stage)
+                reasons = MappingProxyType(stage.reasons)
+                built.append(HostStage(model, tuple(stage.inputs), tuple(stage.outputs), reasons))
+                continue
+            streams = Streams(self.g.cores, self.tables)
+            at, end, spill = self._addresses(device, base)
+            dram, spilled = max(dram, end), spilled + spill
+            self._write(device, streams, at, shares, depthwise, placement)
+            for core in range(self.g.cores):
+                code[core].append(streams.code(core))
+            index = sum(isinstance(s, DeviceStage) for s in built)
+            ports = [[self._port(v, view, at) for v, view in io] for io in (device.inputs, device.outputs)]
+            built.append(DeviceStage(index, tuple(ports[0]), tuple(ports[1])))
+        t = self.tables
+        program = Program(
+            self.machine.name,
+            self.machine.sha256,
+            tuple(CoreCode(boot.code(core), tuple(code[core])) for core in range(self.g.cores)),
+            tuple(t.descriptors.entries),
+            tuple(t.groups.entries),
+            tuple(t.plane_sets.entries),
+            tuple(t.requants.entries),
+            tuple(t.luts.entries),
+            bytes(t.weights),
+            bytes(t.consts),
+            max(dram, base),
+            tuple(built),
+            tuple(_interface(v) for v in self.graph.inputs),
+            tuple(_interface(v) for v in self.graph.outputs),
+            tuple(t.nodes.entries),
+        )
+        reasons_of = {n: r for s in stages for n, r in s.reasons.items()}
+        layers = [
+            DigitalLayer(w.name, w.macs, w.weights.size, w.x.size, w.out.size)
+            for d in devices
+            for w in (d.work if d is not None else ())
+            if isinstance(w, (Dense, Depthwise))
+        ]
+        return Lowered(program, reasons_of, placement, spilled, layers)
+
+    # reading
+
+    def _read(self, stage: Stage) -> _Device:
+        nodes = [self.nodes[n] for n in stage.nodes]
+        outputs = frozenset(stage.outputs)
+        values = StageValues(_concat_parts(nodes, outputs), outputs)
+        inputs = []
+        for name in stage.inputs:
+            value = self.graph.value(name)
+            shape = shape_of(value)
+            assert shape is not None
+            order = _port_order(value, len(shape))
+            view = values.room(shape, order, "u8" if str(value.dtype) == "uint8" else "i32", port=True)
+            values.give(value, view, 255)
+            inputs.append((value, view))
+        for node in nodes:
+            read_node(values, node, self.numbers)
+        found = []
+        for name in stage.outputs:
+            value, view = self.graph.value(name), values.held[name].view
+            if view.buffer not in values.buffers.ports or name in values.into:
+                room = values.room(view.shape, tuple(range(len(view.shape))), view.dtype, port=True)
+                values.work.append(Move(_producer_name(value), view, room))
+                view = room
+            found.append((value, view))
+        return _Device(stage, values, fuse(values.work, values.buffers), inputs, found)
+
+    # planning
+
+    def _plan_depthwise(self, devices: Sequence[_Device]) -> dict[int, list[tuple[int, int]]]:
+        """Output ranges of depthwise layers that fit a local buffer; their weights go to DRAM."""
+        found = {}
+        for work in (w for d in devices for w in d.work if isinstance(w, Depthwise)):
+            mult = work.weights.shape[2]
+            channels = work.weights.shape[1]
+            parts = 1
+            while True:
+                each = -(-channels // parts)
+                try:
+                    layout(work, each * mult, self.g.lb_bytes, 1)
+                    break
+                except CapacityError:
+                    if each == 1:
+                        raise
+                    parts += 1
+            ranges = [(c * mult, min(c + each, channels) * mult) for c in range(0, channels, each)]
+            for a, b in ranges:
+                self.tables.const(work.weights[:, a // mult : b // mult].tobytes())
+            found[id(work)] = ranges
+        return found
+
+    def _shares(
+        self, dense: Sequence[Dense], cuts: Sequence[Cut], placement: Placement, boot: Streams
+    ) -> dict[int, list[list[Share]]]:
+        """What each core does of each matrix layer, by wave; groups are stored once for all copies."""
+        writer = Writer(self.tables, boot)
+        stored = Groups(self.tables, self.g)
+        found: dict[int, list[list[Share]]] = {}
+        for work, how, pieces in zip(dense, cuts, placement.pieces, strict=True):
+            waves: dict[int, list[Share]] = {}
+            for p in pieces:
+                groups = stored.of(work, how, p.columns, p.first_macro)
+                rounds = len(groups) > 1
+                waves.setdefault(p.wave, []).append(
+                    Share(p.core, p.columns, tuple(groups), rounds, p.copy, p.copies)
+                )
+                if placement.resident and not rounds:
+                    writer.node = work.name
+                    writer.wprog(p.core, groups[0], 0)
+            found[id(work)] = [waves[w] for w in sorted(waves)]
+        return found
+
+    def _addresses(self, device: _Device, base: int) -> tuple[Addresses, int, int]:
+        """Ports and spilled tensors in DRAM from `base` on, the rest in the global buffer."""
+        sizes, ports = device.values.buffers.sizes, device.values.buffers.ports
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for step, work in enumerate(device.work):
+            for view in (*reads(work), work.out):
+                first.setdefault(view.buffer, step)
+                last[view.buffer] = step
+        lives = [Live(b, sizes[b], first[b], last[b]) for b in first if b not in ports]
+        placed, left = allocate(lives, self.g.gb_bytes)
+        found: dict[int, tuple[Space, int]] = {b: (Space.GB, p.address) for b, p in placed.items()}
+        self.earlier = {buffer: p.earlier for buffer, p in placed.items()}
+        at = base
+        for buffer in (*sorted(ports), *left):
+            found[buffer] = (Space.DRAM, at)
+            at += -(-max(1, sizes[buffer]) // ALIGN) * ALIGN
+        return Addresses(found), at, sum(sizes[b] for b in left)
+
+    # writing
+
+    def _write(
+        self,
+        device: _Device,
+        streams: Streams,
+        at: Addresses,
+        shares: dict[int, list[list[Share]]],
+        depthwise: dict[int, list[tuple[int, int]]],
+        placement: Placement,
+    ) -> None:
+        w = Writer(self.tables, streams)
+        cores: dict[int, list[int]] = {}
+        begun: set[int] = set()
+        for work in device.work:
+            for view in (*reads(work), work.out):
+                if view.buffer not in begun:
+                    begun.add(view.buffer)
+                    streams.reuse(view.buffer, self.earlier.get(view.buffer, ()))
+            near = next((cores[v.buffer] for v in reads(work) if v.buffer in cores), [0])
+            if isinstance(work, Dense):
+                near = self._write_dense(w, at, work, shares[id(work)], placement)
+            elif isinstance(work, Depthwise):
+                near = self._spread(near, work.out)
+                parts = [
+                    Share(core, part, phase=i, of=len(near))
+                    for part in depthwise[id(work)]
+                    for i, core in enumerate(near)
+                ]
+                write_layer(w, at, work, parts, self.g.lb_bytes, LEAST_STRIPS)
+            elif isinstance(work, Map):
+                near = self._spread(near, work.out)
+                write_map(w, at, work, near, self.g.lb_bytes, max(LEAST_STRIPS, len(near)))
+            elif isinstance(work, Pool):
+                near = self._spread(near, work.out)
+                write_pool(w, at, work, near, self.g.lb_bytes, max(LEAST_STRIPS, len(near)))
+            elif isinstance(work, Move):
+                write_move(w, at, work, near[0])
+            else:
+                write_fill(w, at, work, near[0])
+            cores[work.out.buffer] = near
+
+    def _write_dense(
+        self, w: Writer, at: Addresses, work: Dense, waves: list[list[Share]], placement: Placement
+    ) -> list[int]:
+        for wave in waves:
+            w.node = work.name
+            if not placement.resident:
+                for share in wave:
+                    if not share.program:
+                        w.wprog(share.core, share.groups[0], 0)
+            write_layer(w, at, work, wave, self.g.lb_bytes, LEAST_STRIPS)
+        return list(dict.fromkeys(s.core for wave in waves for s in wave))
+
+    def _spread(self, near: list[int], out: View) -> list[int]:
+        """Cores for work without arrays: those that made the input, as long as each gets some of it."""
+        return near[: max(1, min(len(near), prod(out.shape[:-1])))]
+
+    def _port(self, value: Value, view: View, at: Addresses) -> Port:
+        p = at.place(view)
+        assert value.shape is not None
+        batch = bool(value.shape) and not isinstance(value.shape[0], int)
+        dims = tuple(zip(p.shape, p.strides, strict=True))[1 if batch else 0 :]
+        number = self.tables.descriptors.add(Descriptor(p.space, p.dtype, p.base, dims))
+        return Port(value.name, p.dtype, view.shape, number, batch)
+
+
+def _concat_parts(nodes: Sequence[Node], ports: frozenset[str]) -> dict[str, tuple[Value, int, int]]:
+    """Tensors that can be computed straight into the Concat that they go to: tensor -> (output, axis, first)."""
+    made = {v.name: n for n in nodes for v in n.outputs if v is not None}
+    found: dict[str, tuple[Value, int, int]] = {}
+    for node in nodes:
+        out = node.outputs[0]
+        if node.op != "Concat" or node.domain or out is None:
+            continue
+        rank = len(out.shape or ())
+        axis, first = int(node.attrs.get("axis", 0)) % rank, 0
+        for value in node.inputs:
+            assert value is not None
+            shape = shape_of(value)
+            assert shape is not None
+            maker = made.get(value.name)
+            computes = maker is not None and (
+                maker.op.split("_")[0] in COMPUTING or (maker.op == "Concat" and not maker.domain)
+            )
+            if computes and value.name not in found and value.name not in ports:
+                found[value.name] = (out, axis, first)
+            first += shape[axis]
+    return found
+
+
+def _port_order(value: Value, rank: int) -> tuple[int, ...]:
+    """Channels last in memory where windows read the tensor, else the graph's order."""
+    windows = any(
+        n.op.split("_")[0] in ("DyadicConv", "AccumulateConv", "DyadicAveragePool", "MaxPool")
+        for n in value.consumers
+    )
+    return (0, *range(2, rank), 1) if windows and rank > 2 else tuple(range(rank))
+
+
+def _producer_name(value: Value) -> str:
+    node = value.producer
+    return value.name if node is None else node.name
+
+
+def _interface(value: Value) -> Interface:
+    shape = tuple(value.shape or ())
+    return Interface(value.name, str(value.dtype), shape)

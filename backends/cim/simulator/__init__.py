@@ -1,0 +1,1 @@
+"""Executes a program of the CIM target, bit by bit and cycle by cycle."""

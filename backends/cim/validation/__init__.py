@@ -1,0 +1,1 @@
+"""Predictions against what was published; `python -m lpcompile.backends.cim.validation` prints the tables."""

@@ -1,0 +1,92 @@
+"""What a target refuses before any work is done: options, number formats, symbolic axes."""
+
+from collections.abc import Mapping, Sequence
+
+from lpcompile.analysis.inputs import InputSpec
+from lpcompile.errors import PipelineError, TargetError
+from lpcompile.formats.base import resolve
+from lpcompile.ir.graph import LpGraph
+from lpcompile.target import MACHINE_OPTIONS, Options, Target
+
+LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
+
+
+def check_options(target: Target, options: Options) -> None:
+    """Whether a target takes the options that were given.
+
+    Raises:
+        PipelineError: it does not know one of them; the command line has refused it before.
+    """
+    given = [name for name in MACHINE_OPTIONS if getattr(options, name)]
+    if given and not target.rules.has_machines:
+        raise PipelineError(
+            f"target '{target.name}' takes no option '{given[0]}'",
+            hint="it is for targets with machines: cim",
+        )
+    if options.emit not in target.rules.emit_forms:
+        raise PipelineError(
+            f"target '{target.name}' cannot emit '{options.emit}'",
+            hint=f"it emits: {', '.join(target.rules.emit_forms)}",
+        )
+
+
+def check_weight_formats(target: Target, formats: Sequence[str]) -> None:
+    """Whether integer layers can hold weights in these formats, where the target expands none to floats.
+
+    Raises:
+        TargetError: one they cannot.
+    """
+    if target.rules.expands_weights:
+        return
+    for name in formats:
+        support = target.supports("Conv", resolve(name))
+        if not support.yes:
+            raise TargetError(
+                support.reason,
+                where=name,
+                hint="'lpcompile formats' lists the formats that have an int8 image",
+            )
+
+
+def check_opset(target: Target, graph: LpGraph) -> None:
+    """Whether the operator set is new enough for a target without floats to fall back to.
+
+    Raises:
+        TargetError: it is too old.
+    """
+    if target.rules.batch_only and graph.opset < LOWEST_OPSET:
+        raise TargetError(
+            f"opset {graph.opset} has no integer operators, and the model cannot be raised to {LOWEST_OPSET}",
+            hint="export the model again with a newer opset",
+        )
+
+
+def check_axes(target: Target, inputs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) -> None:
+    """Whether every axis of every input is known, but for the batch, which is the first one.
+
+    Args:
+        target: one that wants them known, or none is checked.
+        inputs: of the model.
+        given: shapes that the user fixed.
+
+    Raises:
+        TargetError: another one is symbolic.
+    """
+    for spec in inputs if target.rules.batch_only else ():
+        shape: Sequence[int | str | None] | None = given.get(spec.name, spec.shape)
+        if shape is None:
+            raise TargetError(
+                f"input '{spec.name}' has no known shape",
+                where=spec.name,
+                hint=f"give it one, as --input-shape {spec.name}=1x3x224x224",
+            )
+        for axis, size in enumerate(shape):
+            if axis > 0 and not isinstance(size, int):
+                words = [
+                    "1" if i == 0 and not isinstance(d, int) else str(d or "?") for i, d in enumerate(shape)
+                ]
+                raise TargetError(
+                    f"axis {axis} of input '{spec.name}' is not fixed ('{size or '?'}'); only the batch axis may be",
+                    where=spec.name,
+                    hint=f"fix it with --input-shape {spec.name}={'x'.join(words)}, names replaced by numbers",
+                )
