@@ -123,7 +123,7 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
     convolves = family(node).endswith("Conv")
     out = stage.output(y_value, features_last=not convolves)
     stage.give(y_value, out, top)
-    bits = max(1, held.code_max.bit_length())
+    bits = max(1, max(held.code_max, zero).bit_length())  # pads are codes too: those of the zero point
     if not convolves:
         weights = np.ascontiguousarray(w.rows.T)
         macs = prod(out.shape) * len(weights)
