@@ -4,7 +4,7 @@ Stages (machine, host) -> work on views -> fused layers -> pieces, copies, segme
 order -> streams with events.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
@@ -98,6 +98,8 @@ def lower(
 ) -> Lowered:
     """Lower a reference graph to a program for a machine.
 
+    A layer of which not even one output position fits the local buffer runs on the host.
+
     Args:
         reference: one `lpcompile` call a node; shapes known but for a symbolic batch.
         numbers: its integers.
@@ -105,9 +107,16 @@ def lower(
         host: nodes to keep on the host.
 
     Raises:
-        CapacityError: the local buffer cannot hold what one output position needs.
+        CapacityError: the program has more descriptors, groups or requantisations than an instruction can name.
     """
-    return _Lowering(reference, numbers, machine, host).run()
+    unfit: dict[str, str] = {}
+    while True:  # each turn takes one node off the machine
+        try:
+            return _Lowering(reference, numbers, machine, host, unfit).run()
+        except CapacityError as error:
+            if error.where is None or error.where in unfit:
+                raise
+            unfit[error.where] = error.message
 
 
 class _Lowering:
@@ -117,9 +126,10 @@ class _Lowering:
         numbers: DyadicNumbers,
         machine: MachineDescription,
         host: Sequence[str],
+        unfit: Mapping[str, str],
     ) -> None:
         self.graph, self.numbers, self.machine = reference, numbers, machine
-        self.host = frozenset(host)
+        self.host, self.unfit = frozenset(host), unfit
         self.g = Geometry.of(machine)
         self.tables = Tables()
         self.nodes: dict[str, Node] = {n.name: n for n in reference.nodes()}
@@ -127,7 +137,11 @@ class _Lowering:
         self.earlier: dict[int, tuple[int, ...]] = {}  # of the stage at hand
 
     def run(self) -> Lowered:
-        stages = split(self.proto, self.nodes, lambda n: device_reason(n, self.numbers, self.host))
+        stages = split(
+            self.proto,
+            self.nodes,
+            lambda n: self.unfit.get(n.name) or device_reason(n, self.numbers, self.host),
+        )
         devices = [self._read(s) if s.device else None for s in stages]
         dense = [w for d in devices if d is not None for w in d.work if isinstance(w, Dense)]
         cuts = [cut(w, self.g) for w in dense]

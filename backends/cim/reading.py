@@ -18,6 +18,7 @@ from lpcompile.backends.cim.values import StageValues, family, fits_device, shap
 from lpcompile.backends.cim.views import View, channels_last
 from lpcompile.backends.cim.work import Dense, Depthwise, Lut, Map, Pool, Product, Rescale, Step, Sum
 from lpcompile.ir.dyadic import trailing_axes
+from lpcompile.ir.forms import FORM_OPS
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.quant.dyadic import Requant as Integers
@@ -38,6 +39,8 @@ def device_reason(node: Node, numbers: DyadicNumbers, host: frozenset[str]) -> s
     name = family(node)
     known = name in LAYERS or name in POOLS or name in ELEMENTWISE or name in CLAMPS or name in MOVES
     if not known or (node.domain == "" and (name in LAYERS or name in ELEMENTWISE)):
+        if node.op in FORM_OPS and any(_is_float(v) for v in node.inputs):
+            return "it works on floats, as what no layer needs in codes does"
         return f"the machine has no {node.op}"
     values = [v for v in _operands(node, name) if v is not None]
     for value in (*values, *(v for v in node.outputs if v is not None)):
@@ -54,6 +57,10 @@ def device_reason(node: Node, numbers: DyadicNumbers, host: frozenset[str]) -> s
     if name == "MaxPool" and len(node.outputs) > 1:
         return "its indices are read"
     return ""
+
+
+def _is_float(value: Value | None) -> bool:
+    return value is not None and value.dtype is not None and value.dtype.kind == "f" and not value.is_constant
 
 
 def _operands(node: Node, name: str) -> list[Value | None]:
@@ -123,7 +130,7 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
     convolves = family(node).endswith("Conv")
     out = stage.output(y_value, features_last=not convolves)
     stage.give(y_value, out, top)
-    bits = max(1, held.code_max.bit_length())
+    bits = max(1, max(held.code_max, zero).bit_length())  # pads are codes too: those of the zero point
     if not convolves:
         weights = np.ascontiguousarray(w.rows.T)
         macs = prod(out.shape) * len(weights)
