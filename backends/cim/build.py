@@ -1,16 +1,15 @@
 """From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.activity import Executed
 from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.assembler import disassemble
 from lpcompile.backends.cim.container import size_without_weights, to_bytes
+from lpcompile.backends.cim.densities import DensityTable
 from lpcompile.backends.cim.digital_int8 import price_digital
 from lpcompile.backends.cim.energy import price
 from lpcompile.backends.cim.energy_report import EnergyReport
@@ -18,10 +17,9 @@ from lpcompile.backends.cim.host_reasons import host_nodes, require_none
 from lpcompile.backends.cim.lowering import Lowered, lower
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
-from lpcompile.backends.cim.operands import positions_of
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
-from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult
+from lpcompile.backends.cim.simulator.result import RunHost
 from lpcompile.backends.cim.simulator.simulator import Simulator
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
@@ -96,9 +94,12 @@ def _with_run(
             "the simulated program and ONNX Runtime give different integers",
             hint="this is a bug of lpcompile: please report it with the model",
         )
-    boot, run = _apart(record.instructions, result)
+    boot, run = record.apart(result.boot_cycles)
     energy = price(machine, lowered.program, run, "exact", boot=boot)
-    stat = price(machine, lowered.program, with_densities(run, lowered), "stat")
+    densities = DensityTable.of(
+        lowered.program, run
+    )  # of this very sample; `price_run` takes those of others
+    stat = price(machine, lowered.program, densities.applied(lowered.program, run), "stat")
     verification = {**report["verification"], "bit_exact_sim": exact}
     found = energy.to_json()
     found["energy"] = {
@@ -114,40 +115,6 @@ def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:
     """The first sample of a call; inputs without a symbolic batch axis whole."""
     batch = {v.name for v in reference.inputs if v.shape and not isinstance(v.shape[0], int)}
     return {k: v[:1] if k in batch else v for k, v in feeds.items()}
-
-
-def _apart(
-    instructions: Sequence[Executed], result: SimulationResult
-) -> tuple[list[Executed], list[Executed]]:
-    """Boot and run, the run on a time line of its own."""
-    end = result.boot_cycles
-    boot = [e for e in instructions if e.end_cycle <= end and e.instruction.mnemonic == "WPROG"]
-    known = {id(e) for e in boot}
-    run = [
-        replace(e, start_cycle=max(0, e.start_cycle - end), end_cycle=max(0, e.end_cycle - end))
-        for e in instructions
-        if id(e) not in known
-    ]
-    return boot, run
-
-
-def with_densities(run: Sequence[Executed], lowered: Lowered) -> list[Executed]:
-    """What `stat` knows of a run: one density of ones for the input of each layer instead of counts a row."""
-    ones: dict[str, list[float]] = {}
-    groups, descriptors = lowered.program.groups, lowered.program.descriptors
-    for e in run:
-        if e.on is not None:
-            positions = positions_of(descriptors[e.instruction.b])
-            found = ones.setdefault(e.node, [0.0, 0.0])
-            found[0] += float(e.on.sum())
-            found[1] += groups[e.instruction.a].rows * positions * descriptors[e.instruction.b].bits
-    density = {n: a / b if b else 0.0 for n, (a, b) in ones.items()}
-    return [
-        e
-        if e.on is None
-        else replace(e, on=None, densities=(density[e.node],) * descriptors[e.instruction.b].bits)
-        for e in run
-    ]
 
 
 def _machine(machine: MachineDescription) -> dict[str, Any]:
