@@ -251,7 +251,14 @@ class Compilation:
             emitted = target.emit(graph, self.options)
             report = PassReport("emit", seconds=time.perf_counter() - start)
             report.metrics["weight_bytes"] = sum(emitted.weight_bytes.values())
-            verdict = judge(emitted.model, original, calls, expected, threads=self.options.threads)
+            verdict = judge(
+                emitted.model,
+                original,
+                calls,
+                expected,
+                threads=self.options.threads,
+                checked=emitted.calls,
+            )
             quality = verdict.comparison.sqnr_db
             low = quality is not None and quality < recipe.min_sqnr_db
             if not verdict.failure and not low:

@@ -171,12 +171,14 @@ class Emitted:
         weight_bytes: of each layer's stored weights, by node name.
         reference: the graph behind the model, and
         numbers: its integers, where the target builds something from them.
+        calls: the model with its calls, where they are inlined in `model`: calls are what can be checked.
     """
 
     model: onnx.ModelProto
     weight_bytes: dict[str, int]
     reference: LpGraph | None = None
     numbers: DyadicNumbers | None = None
+    calls: onnx.ModelProto | None = None
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ def integers_wherever_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     without_costs(monkeypatch)
 
 
-def check_case(case: Case, recipe: str) -> str:
+def check_case(case: Case, recipe: str, target: str = "ort") -> str:
     """Compile and compare; what became of it, for the tally of the sweep."""
     try:
-        compiled = compiled_with_its_inputs(case, recipe)
+        compiled = compiled_with_its_inputs(case, recipe, target)
     except DOCUMENTED as error:
         check_text(error)
         return "refused"
@@ -67,14 +67,14 @@ def check_text(error: LpcompileError) -> None:
     assert error.hint
 
 
-def compiled_with_its_inputs(case: Case, recipe: str) -> lpcompile.Artefacts:
+def compiled_with_its_inputs(case: Case, recipe: str, target: str) -> lpcompile.Artefacts:
     """Calibrated with the recorded inputs where they fit, else without data."""
     if case.feeds is not None:
         try:
-            return lpcompile.compile(case.model, recipe=recipe, calibration=[case.feeds])
+            return lpcompile.compile(case.model, target=target, recipe=recipe, calibration=[case.feeds])
         except CalibrationError as error:
             check_text(error)
-    return lpcompile.compile(case.model, recipe=recipe)
+    return lpcompile.compile(case.model, target=target, recipe=recipe)
 
 
 def is_float(row: dict[str, Any]) -> bool:
@@ -127,9 +127,10 @@ def _sqnr_db(wanted: Any, found: Any) -> float:
     return 200.0 if noise == 0 else float(10 * np.log10(signal / noise))
 
 
+@pytest.mark.parametrize("target", ["ort", "cim"])
 @pytest.mark.parametrize("name", SAMPLE)
-def test_a_sample_agrees_with_float(name: str) -> None:
-    check_case(file_case(name), "int8")
+def test_a_sample_agrees_with_float(name: str, target: str) -> None:
+    check_case(file_case(name), "int8", target)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.assembler import disassemble
 from lpcompile.backends.cim.container import size_without_weights, to_bytes
-from lpcompile.backends.cim.densities import DensityTable
 from lpcompile.backends.cim.digital_int8 import price_digital
 from lpcompile.backends.cim.energy import price
 from lpcompile.backends.cim.energy_report import EnergyReport
@@ -96,19 +96,15 @@ def _with_run(
         )
     boot, run = record.apart(result.boot_cycles)
     energy = price(machine, lowered.program, run, "exact", boot=boot)
-    densities = DensityTable.of(
-        lowered.program, run
-    )  # of this very sample; `price_run` takes those of others
-    stat = price(machine, lowered.program, densities.applied(lowered.program, run), "stat")
     verification = {**report["verification"], "bit_exact_sim": exact}
     found = energy.to_json()
     found["energy"] = {
         **found["energy"],
-        "stat_pj": stat.totals.energy_pj,
         "digital_int8": price_digital(lowered.layers).to_json(),
     }
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
-    return {**report, **found, "verification": verification}
+    energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
+    return {**report, **found, "verification": verification, "layer_energy_pj": energies}
 
 
 def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:

@@ -87,13 +87,25 @@ def write_layer(
     w.node = work.name
     if not shares or not work.out.size:
         return
+    if any(s.program for s in shares):
+        least = 1  # every strip writes the weights anew
     widest = max(s.columns[1] - s.columns[0] for s in shares)
     plan = layout(work, widest, capacity, max(least, *(s.of for s in shares)))
     workers = [_Worker(w, at, work, share, plan) for share in shares]
-    for i, strip in enumerate(strips(work.out.shape[:-1], plan.sizes)):
-        for worker in workers:
-            if i % worker.share.of == worker.share.phase:
-                worker.strip(strip, i // worker.share.of)
+    order = [
+        (worker, strip, i // worker.share.of)
+        for i, strip in enumerate(strips(work.out.shape[:-1], plan.sizes))
+        for worker in workers
+        if i % worker.share.of == worker.share.phase
+    ]
+    ahead = len(workers) if plan.copies > 1 else 0  # the next band is loaded before the last strip is stored
+    for i in range(len(order) + ahead):
+        if i < len(order):
+            worker, strip, turn = order[i]
+            worker.load(strip, turn)
+        if i >= ahead:
+            worker, strip, turn = order[i - ahead]
+            worker.finish(strip, turn)
 
 
 class _Worker:
@@ -134,13 +146,19 @@ class _Worker:
         self.w.copy(self.core, "LD", to, source)
         return to
 
-    def strip(self, strip: tuple[Range, ...], turn: int) -> None:
-        """Load, multiply, finish, store one strip."""
+    def load(self, strip: tuple[Range, ...], turn: int) -> None:
+        """Load the band of one strip."""
+        source, _ = self._input(strip)
+        self.w.node = self.work.name
+        self.w.copy(self.core, "LD", _sized(self.x[turn % self.plan.copies], source.shape), source)
+
+    def finish(self, strip: tuple[Range, ...], turn: int) -> None:
+        """Multiply, finish, store one strip whose band is there."""
         w, core, turn = self.w, self.core, turn % self.plan.copies
+        w.node = self.work.name
         shape = (*(b - a for a, b in strip), self.share.columns[1] - self.share.columns[0])
         source, window = self._input(strip)
         x = _sized(self.x[turn], source.shape)
-        w.copy(core, "LD", x, source)
         acc = _sized(self.acc[turn], shape)
         self._multiply(x, window, acc)
         out = self.at.place(self.work.out).part((*strip, self.share.columns))

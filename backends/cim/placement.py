@@ -1,8 +1,9 @@
 """Which core does what: copies of layers on cores, segments where not everything fits. [cim-machine 2, scheduling].
 
-Layers that fit the machine together are written once, at boot.  Where they do not, a dynamic programme cuts the layers
-into segments whose weights are written when their turn comes; a layer too large for the machine alone is done piece by
-piece.  Nothing is refused for its size.
+Layers that fit the machine together are written once, at boot, and copied as long as that shortens the longest of
+them.  Where they do not fit, a dynamic programme cuts the layers into segments whose weights are written when their
+turn comes, once each: a copy would cost its writing for every sample.  A layer too large for the machine alone is done
+piece by piece.  Nothing is refused for its size.
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,10 @@ def place(works: Sequence[Dense], cuts: Sequence[Cut], g: Geometry) -> Placement
     segments = [0] * len(works)
     for number, (first, stop) in enumerate(_segments(loads, cuts, g)):
         chosen = range(first, stop)
-        packed = _pack([works[i] for i in chosen], [cuts[i] for i in chosen], loads[first:stop], g)
+        whole = stop - first == len(works)
+        packed = _pack(
+            [works[i] for i in chosen], [cuts[i] for i in chosen], loads[first:stop], g, copy=whole
+        )
         for i, found in zip(chosen, packed, strict=True):
             pieces[i] = tuple(
                 Piece(i, p.columns, p.core, p.first_macro, p.copy, p.copies, p.wave) for p in found
@@ -96,12 +100,7 @@ def _segments(loads: Sequence[Load], cuts: Sequence[Cut], g: Geometry) -> list[t
             alone = stop - first == 1
             if not alone and not _fits(cuts[first:stop], g):
                 break
-            found = replicate(loads[first:stop], room)
-            counts = found or (1,) * (stop - first)
-            time = max(
-                load.cycles / c * max(1.0, load.macros / room)
-                for load, c in zip(loads[first:stop], counts, strict=True)
-            )
+            time = max(load.cycles * max(1.0, load.macros / room) for load in loads[first:stop])
             if best[first] + time < best[stop]:
                 best[stop], start[stop] = best[first] + time, first
     ranges, stop = [], n
@@ -128,12 +127,12 @@ def _fits(cuts: Sequence[Cut], g: Geometry) -> bool:
 
 
 def _pack(
-    works: Sequence[Dense], cuts: Sequence[Cut], loads: Sequence[Load], g: Geometry
+    works: Sequence[Dense], cuts: Sequence[Cut], loads: Sequence[Load], g: Geometry, *, copy: bool
 ) -> list[list[Piece]]:
     """Copies and cores for the layers of one segment."""
     if not _fits(cuts, g):  # one layer that is too large: its pieces take turns
         return [_waves(cuts[0], g)]
-    counts = list(replicate(loads, g.cores * g.macros) or (1,) * len(loads))
+    counts = list((replicate(loads, g.cores * g.macros) if copy else None) or (1,) * len(loads))
     while True:
         found = _assign(cuts, loads, counts, g)
         if found is not None:

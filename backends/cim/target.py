@@ -55,6 +55,8 @@ class CimTarget(Target):
 
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Moves, clamps, sums, products, pools, and functions of one activation by table."""
+        if op in INTEGER_LAYERS:
+            return Support(False, f"a {op} without constant weights stays on the host")
         if op not in FORM_OPS:
             return Support(False, f"the machine has no {op}, so it stays on the host")
         if opset < MIN_OPSET:
@@ -85,9 +87,8 @@ class CimTarget(Target):
         """The integer reference graph, and its integers."""
         reference, weight_bytes, numbers = materialise_dyadic(graph)
         proto = reference.to_proto()
-        if options.emit == "standard":
-            proto = inlined(proto)
-        return Emitted(proto, weight_bytes, reference, numbers)
+        shown = inlined(proto) if options.emit == "standard" and proto.functions else proto
+        return Emitted(shown, weight_bytes, reference, numbers, proto)
 
     def build(
         self,

@@ -1,5 +1,6 @@
 """`lpcompile MODEL --target TARGET`: the main command."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,8 @@ def compile_command(
     Writes model.onnx, report.json, decisions.toml and what else the target makes into the output folder, and prints a
     summary.
     """
+    # Two layers are rounded at a time and ONNX Runtime has its own threads: more of them only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     path = model_file(model, folder=False)
     out = out or Path(f"{path.stem}-{target}")
     _check_names(given)

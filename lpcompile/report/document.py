@@ -154,8 +154,17 @@ def model_document(graph: LpGraph, path: str | None, sha256: str) -> dict[str, A
 
 
 def merged(report: dict[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-    """A report with the entries of another; lists are appended to, tables take further keys."""
+    """A report with the entries of another; lists are appended to, tables take further keys.
+
+    `layer_energy_pj` goes to the layers themselves.
+    """
+    by_layer = further.get("layer_energy_pj", {})
+    for layer in report["layers"]:
+        if layer["name"] in by_layer:
+            layer["energy_pj"] = by_layer[layer["name"]]
     for key, value in further.items():
+        if key == "layer_energy_pj":
+            continue
         known = report.get(key)
         if isinstance(known, dict) and isinstance(value, Mapping):
             report[key] = {**known, **value}

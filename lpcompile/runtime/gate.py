@@ -53,6 +53,7 @@ def judge(
     expected: Sequence[Feeds],
     *,
     threads: int,
+    checked: onnx.ModelProto | None = None,
 ) -> Verdict:
     """Load, run and compare a compiled model.
 
@@ -62,6 +63,7 @@ def judge(
         calls: the judging calls; empty where the float model could not be run.
         expected: outputs of the float model on them.
         threads: of the runtime.
+        checked: the model with its calls, where those of `proto` are inlined.
     """
     verdict = Verdict()
     try:
@@ -75,7 +77,7 @@ def judge(
         verdict.ran = bool(calls)
         del session  # the check opens its own
         if calls:
-            verdict.checks = check_layers(proto, calls[0], positions=POSITIONS)
+            verdict.checks = check_layers(checked or proto, calls[0], positions=POSITIONS)
     except LpcompileError as error:
         verdict.failure = f"the compiled model does not load or run: {error.message}"
         return verdict

@@ -178,6 +178,12 @@ def test_layers_that_the_machine_lacks_stay_float_on_the_host() -> None:
     assert "ConvTranspose" in transposed["reason"]
 
 
+def test_a_node_on_the_host_divides_a_chain_of_functions() -> None:
+    made = compiled(network("c = Tanh (b)\nd = Abs (c)\ne = Neg (d)"), host=("n_c",))
+    assert ops(made).count("Tanh") == 1
+    assert ops(made).count("Lookup") == 0  # what follows on floats stays there too
+
+
 def test_host_nodes() -> None:
     made = compiled(network(), host=("n_f",))
     assert made.report["layers"][1]["reason"] == "kept float on request"
@@ -212,6 +218,7 @@ def test_forms_of_the_file() -> None:
     feeds = random_feeds(network(), seed=7)
     functions, standard = (compiled(network(), emit=form) for form in ("functions", "standard"))
     assert not standard.model.functions
+    assert standard.report["verification"]["integer_layers_checked"] == 4
     np.testing.assert_array_equal(functions.run(feeds)["y"], standard.run(feeds)["y"])
     with pytest.raises(PipelineError, match="cannot emit 'qdq'"):
         compiled(network(), emit="qdq")
