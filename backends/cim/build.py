@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.activity import Executed
 from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.assembler import disassemble
 from lpcompile.backends.cim.container import size_without_weights, to_bytes
@@ -21,7 +19,7 @@ from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
-from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult
+from lpcompile.backends.cim.simulator.result import RunHost
 from lpcompile.backends.cim.simulator.simulator import Simulator
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
@@ -96,7 +94,7 @@ def _with_run(
             "the simulated program and ONNX Runtime give different integers",
             hint="this is a bug of lpcompile: please report it with the model",
         )
-    boot, run = _apart(record.instructions, result)
+    boot, run = record.apart(result.boot_cycles)
     energy = price(machine, lowered.program, run, "exact", boot=boot)
     verification = {**report["verification"], "bit_exact_sim": exact}
     found = energy.to_json()
@@ -113,21 +111,6 @@ def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:
     """The first sample of a call; inputs without a symbolic batch axis whole."""
     batch = {v.name for v in reference.inputs if v.shape and not isinstance(v.shape[0], int)}
     return {k: v[:1] if k in batch else v for k, v in feeds.items()}
-
-
-def _apart(
-    instructions: Sequence[Executed], result: SimulationResult
-) -> tuple[list[Executed], list[Executed]]:
-    """Boot and run, the run on a time line of its own."""
-    end = result.boot_cycles
-    boot = [e for e in instructions if e.end_cycle <= end and e.instruction.mnemonic == "WPROG"]
-    known = {id(e) for e in boot}
-    run = [
-        replace(e, start_cycle=max(0, e.start_cycle - end), end_cycle=max(0, e.end_cycle - end))
-        for e in instructions
-        if id(e) not in known
-    ]
-    return boot, run
 
 
 def _machine(machine: MachineDescription) -> dict[str, Any]:
