@@ -14,9 +14,19 @@ def with_values(text: str, **values: object) -> str:
     for name, value in values.items():
         section, key = name.split("__")
         head, mark, rest = text.partition(f"[{section}]\n")
-        shown = str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else value
+        shown = (
+            str(value).lower()
+            if isinstance(value, bool)
+            else f'"{value}"'
+            if isinstance(value, str)
+            else value
+        )
         rest, found = re.subn(
-            rf"^{key} = (\{{ value = )?[^,\n]+", lambda m, v=shown: f"{key} = {m[1] or ''}{v}", rest, count=1, flags=re.M
+            rf"^{key} = (\{{ value = )?[^,\n]+",
+            lambda m, v=shown: f"{key} = {m[1] or ''}{v}",
+            rest,
+            count=1,
+            flags=re.M,
         )
         assert mark, section
         assert found, key
@@ -61,7 +71,9 @@ def small_machine(rng: np.random.Generator, *, lossy: bool = False) -> str:
 def digital_machine(rng: np.random.Generator) -> str:
     """TOML of a small machine without converters."""
     columns = int(rng.choice([9, 16, 40]))
-    return with_values(machine_text("tsmc22-dcim"), macro__columns=columns, buffers__local_kib=int(rng.choice([1, 8])))
+    return with_values(
+        machine_text("tsmc22-dcim"), macro__columns=columns, buffers__local_kib=int(rng.choice([1, 8]))
+    )
 
 
 def machine_for(seed: int) -> str:

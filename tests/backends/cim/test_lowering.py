@@ -78,7 +78,9 @@ def test_one_pixel_images(kernel: str, tmp_path: Path) -> None:
         a = Conv <pads = [{pads}, {pads}, {pads}, {pads}]> (x, w1)
         y = Conv <pads = [{pads}, {pads}, {pads}, {pads}]> (a, w2) }}"""
     model = parse_model(text)
-    assert check(made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True)
+    assert check(
+        made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True
+    )
 
 
 def test_a_network_without_a_layer(tmp_path: Path) -> None:
@@ -134,4 +136,6 @@ def test_a_tensor_without_batch_axis_beside_a_batch(tmp_path: Path) -> None:
         b = MatMul (p, w3)
         q = MatMul (b, w2) }"""
     model = parse_model(text)
-    assert check(made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True)
+    assert check(
+        made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True
+    )

@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 
 from lpcompile.backends.ort.channels_last import channels_last
-from lpcompile.backends.ort.target import inlined
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.inline import inlined
 from lpcompile.materialise import materialise
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.fit import fit
