@@ -36,7 +36,7 @@ from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes
-from lpcompile.target import Emitted, Options, Products, Target
+from lpcompile.target import Options, Products, Target, Trial
 from lpcompile.watch import Watch
 
 GENERATED_CALLS = 2
@@ -137,7 +137,7 @@ class Compilation:
         self.warnings += emission.warnings
         self._warn_of_codes(decisions, graph.plan)
         reports += emission.reports
-        products = self._build(target, emission.emitted, calls)
+        products = self._build(target, emission, calls)
         report = self._report(
             _Facts(
                 graph, emission, allowed, reports, recipe, source, sha256, calibration, generated, products
@@ -269,13 +269,15 @@ class Compilation:
 
     # after the passes
 
-    def _build(self, target: Target, emitted: Emitted, calls: Sequence[Feeds]) -> Products:
+    def _build(self, target: Target, emission: Emission, calls: Sequence[Feeds]) -> Products:
         """What the target makes beside the model."""
+        emitted = emission.emitted
         if emitted.reference is None or emitted.numbers is None:
             return Products()
-        products = target.build(
-            emitted.reference, emitted.numbers, self.options, calls, HostSessions(self.options.threads)
-        )
+        trial = None
+        if calls and emission.verdict.outputs:
+            trial = Trial(calls[0], emission.verdict.outputs, HostSessions(self.options.threads))
+        products = target.build(emitted.reference, emitted.numbers, self.options, trial)
         self.warnings += products.warnings
         return products
 

@@ -184,6 +184,21 @@ class Emitted:
     calls: onnx.ModelProto | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A call to try things on.
+
+    Attributes:
+        feeds: as the model takes them.
+        outputs: what the compiled model gave on them in ONNX Runtime.
+        run_model: runs a serialised model in ONNX Runtime.
+    """
+
+    feeds: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+    run_model: RunModel
+
+
 @dataclass(frozen=True)
 class Products:
     """What a target makes beside the model.
@@ -246,8 +261,7 @@ class Target(ABC):
         reference: LpGraph,
         numbers: DyadicNumbers,
         options: Options,
-        calls: Sequence[Mapping[str, np.ndarray]],
-        run_model: RunModel,
+        trial: Trial | None,
     ) -> Products:
         """What is made beside the model, once that has passed its gate.
 
@@ -255,8 +269,7 @@ class Target(ABC):
             reference: the graph behind the emitted model, one `lpcompile` call a node.
             numbers: its integers by node name.
             options: the user's.
-            calls: feeds to verify on, as the model takes them.
-            run_model: runs a serialised model in ONNX Runtime.
+            trial: what to verify on; None where the float model could not be run.
 
         Raises:
             TargetError: the machine cannot express it.

@@ -42,6 +42,7 @@ class Verdict:
         too_large: whether it failed for its size, which layers with many scales may be the cause of.
         too_slow: whether it failed for its time alone.
         timing: of the float and the compiled model; with --benchmark.
+        outputs: of the compiled model on the first judging call.
     """
 
     failure: str = ""
@@ -52,6 +53,7 @@ class Verdict:
     too_large: bool = False
     too_slow: bool = False
     ran: bool = False
+    outputs: Feeds = field(default_factory=dict)
 
 
 def judge(
@@ -82,6 +84,7 @@ def judge(
         session = Session(proto, threads=threads)
         for feeds, wanted in zip(calls, expected, strict=True):
             found = session.run(feeds)
+            verdict.outputs = verdict.outputs or found
             verdict.comparison.update(wanted, found)
             if broken := _not_finite(wanted, found):
                 verdict.failure = f"output '{broken}' of the compiled model is not finite"

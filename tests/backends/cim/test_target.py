@@ -1,6 +1,5 @@
 """What the `cim` target takes, what it leaves to the host and why, and the graphs that come of it."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.runtime.gate import Verdict
-from lpcompile.target import Options, Products, RunModel
+from lpcompile.target import Options, Products, Trial
 from tests.support import parse_model, random_feeds, run_model
 
 SQUEEZE = ["DyadicGlobalAveragePool", "Lookup", "DyadicMul"]
@@ -281,10 +280,9 @@ def test_products_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.M
             reference: LpGraph,
             numbers: DyadicNumbers,
             options: Options,
-            calls: Sequence[Mapping[str, np.ndarray]],
-            run_model: RunModel,
+            trial: Trial | None,
         ) -> Products:
-            seen.update(reference=reference, numbers=numbers, options=options, calls=calls)
+            seen.update(reference=reference, numbers=numbers, options=options, trial=trial)
             report = {"machine": "m", "totals": {"energy_pj": 1.5}, "verification": {"bit_exact_sim": True}}
             return Products({"program.lpcim": b"P", "program.lpcasm": b"halt"}, report, ["costly"])
 
