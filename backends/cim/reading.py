@@ -16,7 +16,7 @@ from lpcompile.backends.cim.moves import MOVES, batch_moves, move_reason
 from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.values import StageValues, family, fits_device, shape_of
 from lpcompile.backends.cim.views import View, channels_last
-from lpcompile.backends.cim.work import Dense, Depthwise, Lut, Map, Pool, Product, Rescale, Step, Sum
+from lpcompile.backends.cim.work import Dense, Depthwise, Fill, Lut, Map, Move, Pool, Product, Rescale, Step, Sum
 from lpcompile.ir.dyadic import trailing_axes
 from lpcompile.ir.forms import FORM_OPS
 from lpcompile.ir.node import Node
@@ -137,7 +137,7 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
         stage.work.append(Dense(node.name, held.view, out, None, weights, requant, bits, macs))
         return
     x, y = channel_order(held.view), channel_order(out)
-    window = _window(node, x, w.shape[2:], zero)
+    x, window = _padded(stage, node, x, _window(node, x, w.shape[2:], zero))
     group = int(node.attrs.get("group", 1))
     kernels = w.rows.reshape(w.shape)
     macs = prod(y.shape) * w.rows.shape[1]
@@ -166,6 +166,24 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
                 macs // group,
             )
         )
+
+
+def _padded(stage: StageValues, node: Node, x: View, window: Window) -> tuple[View, Window]:
+    """The input and the window; padded in memory where a position reads nothing but padding: no strip holds it."""
+    spatial = x.shape[1:-1]
+    last = [(n - 1) * s for n, s in zip(window.out_counts(spatial), window.strides, strict=True)]
+    reach = [d * (k - 1) for d, k in zip(window.dilations, window.kernel, strict=True)]
+    if all(
+        b <= r and at - b < n for b, r, at, n in zip(window.begin, reach, last, spatial, strict=True)
+    ):
+        return x, window
+    shape = [b + n + e for b, n, e in zip(window.begin, spatial, window.end, strict=True)]
+    room = inner = stage.room((x.shape[0], *shape, x.shape[-1]), tuple(range(len(x.shape))), x.dtype)
+    for axis, (b, n) in enumerate(zip(window.begin, spatial, strict=True), start=1):
+        inner = inner.taken(axis, b, n)
+    stage.work += [Fill(node.name, room, window.pad_value), Move(node.name, x, inner)]
+    none = (0,) * len(spatial)
+    return room, replace(window, begin=none, end=none)
 
 
 def _outputs(r: Requant, part: slice) -> Requant:
