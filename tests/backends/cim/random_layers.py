@@ -79,7 +79,9 @@ def product_of_two(g: Growing) -> None:
     """A MatMul of two activations, which no array holds."""
     x = g.tensor(3, 4)
     if x is not None:
-        turned = g.node("Transpose", [x], perm=[*range(len(g.shapes[x]) - 2), len(g.shapes[x]) - 1, len(g.shapes[x]) - 2])
+        turned = g.node(
+            "Transpose", [x], perm=[*range(len(g.shapes[x]) - 2), len(g.shapes[x]) - 1, len(g.shapes[x]) - 2]
+        )
         if turned:
             g.node("MatMul", [x, turned[0]])
 

@@ -8,14 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import CoreCode, Descriptor, DeviceStage, Instruction, Interface, Port, Queue, Space
+from lpcompile.backends.cim.program import (
+    CoreCode,
+    Descriptor,
+    DeviceStage,
+    Instruction,
+    Interface,
+    Port,
+    Queue,
+    Space,
+)
 from lpcompile.backends.cim.proofs import prove
 from lpcompile.backends.cim.streams import CONST_BUFFER, Access, Streams
 from lpcompile.backends.cim.tables import Tables
 from tests.backends.cim.build import Builder, capacities
 from tests.backends.cim.running import interpret, simulate
 
-SIZE = 48  # of a buffer; buffer 0 is the port in DRAM, the others stand behind each other in the global buffer
+SIZE = (
+    48  # of a buffer; buffer 0 is the port in DRAM, the others stand behind each other in the global buffer
+)
 BUFFERS, CORES = 3, 3
 MACHINE = capacities(cores=CORES)
 TABLE = bytes((5 * i + 3) % 256 for i in range(256))
@@ -74,7 +85,10 @@ class Sequential:
         words = [w for core in program.cores for w in core.run[0]]
         signals = Counter((w.a, w.b) for w in words if w.mnemonic == "SIG")
         waits = Counter(
-            (w.a, core) for core, code in enumerate(program.cores) for w in code.run[0] if w.mnemonic == "WAIT"
+            (w.a, core)
+            for core, code in enumerate(program.cores)
+            for w in code.run[0]
+            if w.mnemonic == "WAIT"
         )
         assert signals == waits  # every token is taken, one at a time
         feeds = {"x": np.arange(SIZE, dtype=np.uint8)}

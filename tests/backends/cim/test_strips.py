@@ -57,13 +57,17 @@ def gathered(window: Window, x: np.ndarray) -> np.ndarray:
     found = np.empty((*out, *window.kernel), x.dtype)
     for p in np.ndindex(*out):
         for t in np.ndindex(*window.kernel):
-            at = tuple(i * s + j * d for i, s, j, d in zip(p, window.strides, t, window.dilations, strict=True))
+            at = tuple(
+                i * s + j * d for i, s, j, d in zip(p, window.strides, t, window.dilations, strict=True)
+            )
             found[(*p, *t)] = padded[at]
     return found
 
 
 @given(windowed(), st.data())
-def test_a_band_holds_the_numbers_of_its_strip(case: tuple[Window, list[int], list[int]], data: st.DataObject) -> None:
+def test_a_band_holds_the_numbers_of_its_strip(
+    case: tuple[Window, list[int], list[int]], data: st.DataObject
+) -> None:
     window, counts, out = case
     strip = []
     for n in out:
