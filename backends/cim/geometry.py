@@ -73,7 +73,9 @@ class Geometry:
         """
         if self.adc_max is None or self.levels == 1:
             return self.rows_active
-        twice = self.complement and not self.scales  # spread steps tell no count of more rows than there are steps
+        twice = (
+            self.complement and not self.scales
+        )  # spread steps tell no count of more rows than there are steps
         most = (2 * self.adc_max + 1 if twice else self.adc_max) // self.levels
         return max(1, min(self.rows_active, most))
 

@@ -16,7 +16,19 @@ from lpcompile.backends.cim.moves import MOVES, batch_moves, move_reason
 from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.values import StageValues, family, fits_device, shape_of
 from lpcompile.backends.cim.views import View, channels_last
-from lpcompile.backends.cim.work import Dense, Depthwise, Fill, Lut, Map, Move, Pool, Product, Rescale, Step, Sum
+from lpcompile.backends.cim.work import (
+    Dense,
+    Depthwise,
+    Fill,
+    Lut,
+    Map,
+    Move,
+    Pool,
+    Product,
+    Rescale,
+    Step,
+    Sum,
+)
 from lpcompile.ir.dyadic import trailing_axes
 from lpcompile.ir.forms import FORM_OPS
 from lpcompile.ir.node import Node
@@ -173,9 +185,7 @@ def _padded(stage: StageValues, node: Node, x: View, window: Window) -> tuple[Vi
     spatial = x.shape[1:-1]
     last = [(n - 1) * s for n, s in zip(window.out_counts(spatial), window.strides, strict=True)]
     reach = [d * (k - 1) for d, k in zip(window.dilations, window.kernel, strict=True)]
-    if all(
-        b <= r and at - b < n for b, r, at, n in zip(window.begin, reach, last, spatial, strict=True)
-    ):
+    if all(b <= r and at - b < n for b, r, at, n in zip(window.begin, reach, last, spatial, strict=True)):
         return x, window
     shape = [b + n + e for b, n, e in zip(window.begin, spatial, window.end, strict=True)]
     room = inner = stage.room((x.shape[0], *shape, x.shape[-1]), tuple(range(len(x.shape))), x.dtype)

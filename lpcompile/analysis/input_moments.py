@@ -13,9 +13,7 @@ from lpcompile.ir.node import Node
 def moment_axes(layers: list[Node]) -> dict[str, int]:
     """Input tensor of each layer -> axis of its channels; where layers differ, the last one's."""
     return {
-        n.inputs[0].name: _channel_axis(n)
-        for n in layers
-        if n.inputs[0] is not None and _has_channels(n)
+        n.inputs[0].name: _channel_axis(n) for n in layers if n.inputs[0] is not None and _has_channels(n)
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lpcompile.backends.cim.container import read_program, to_bytes
 from lpcompile.backends.cim.machine import MachineDescription, machine_text
-from lpcompile.backends.cim.program import Descriptor, Instruction, Space
+from lpcompile.backends.cim.program import Descriptor, DeviceStage, Instruction, Space
 from tests.backends.cim.build import Builder, op
 from tests.backends.cim.random_machines import with_values
 from tests.cli.cli_runner import error_lines, lpcompile
@@ -98,7 +98,10 @@ def test_a_machine_of_ones_own_and_its_hash(tmp_path: Path) -> None:
     assert "was compiled for another" in error_lines(*again, code=3)[0]
     assert "was compiled for another" in error_lines(*again[:-2], code=3)[0]  # the built-in one of that name
     machine.write_text(with_values(machine_text("reference"), macro__rows=0))
-    assert "macro.rows" in error_lines(model_file(tmp_path), "-t", "cim", "-o", tmp_path / "no", *words, code=5)[0]
+    assert (
+        "macro.rows"
+        in error_lines(model_file(tmp_path), "-t", "cim", "-o", tmp_path / "no", *words, code=5)[0]
+    )
 
 
 def test_axes_that_are_not_known(tmp_path: Path) -> None:
@@ -136,9 +139,10 @@ def test_a_local_buffer_that_holds_no_position(tmp_path: Path) -> None:
     model = model_file(tmp_path, text=text)
     assert lpcompile(model, *words, "-o", tmp_path / "out").exit_code == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {"node": "fc", "reason": "the 1296 bytes that one output position reads do not fit the local buffer"} in (
-        report["host"]
-    )
+    assert {
+        "node": "fc",
+        "reason": "the 1296 bytes that one output position reads do not fit the local buffer",
+    } in (report["host"])
     assert "fc" in error_lines(model, *words, "--strict", "-o", tmp_path / "no", code=5)[0]
 
 
@@ -190,4 +194,4 @@ def test_hostile_programs_end_soon_and_touch_nothing(
 def test_the_program_serves_one_sample_of_a_batch(out: Path) -> None:
     program = read_program(out / "program.lpcim")
     assert program.inputs[0].shape == ("N", 3, 6, 6)
-    assert all(p.batch_axis for s in program.stages if hasattr(s, "index") for p in s.inputs)
+    assert all(p.batch_axis for s in program.stages if isinstance(s, DeviceStage) for p in s.inputs)

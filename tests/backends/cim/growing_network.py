@@ -85,7 +85,9 @@ class Growing:
         """Add a node; its outputs, or nothing where it would be too large or empty."""
         names = [f"t{len(self.nodes)}_{i}" for i in range(outputs)]
         kept = {k: v for k, v in attributes.items() if v is not None}
-        made = helper.make_node(op, list(inputs), names, name="" if self.chance(0.2) else f"n{len(self.nodes)}", **kept)
+        made = helper.make_node(
+            op, list(inputs), names, name="" if self.chance(0.2) else f"n{len(self.nodes)}", **kept
+        )
         found = [_shape(t) for t in self._infer(made)]
         for shape in found:
             sizes = [1 if isinstance(d, str) else d for d in shape]
@@ -100,7 +102,9 @@ class Growing:
         for name in filter(None, made.input):
             array = self.weights.get(name)
             kind = TensorProto.FLOAT if array is None else helper.np_dtype_to_tensor_dtype(array.dtype)
-            types[name] = helper.make_tensor_type_proto(kind, self.shapes[name] if array is None else array.shape)
+            types[name] = helper.make_tensor_type_proto(
+                kind, self.shapes[name] if array is None else array.shape
+            )
         data = {n: numpy_helper.from_array(self.weights[n], n) for n in made.input if n in self.weights}
         schema = defs.get_schema(made.op_type, self.opset)
         ids = [helper.make_opsetid("", self.opset)]

@@ -47,7 +47,9 @@ def program_of(made: lpcompile.Artefacts) -> Program:
     return program
 
 
-def simulated(program: Program, machine: MachineDescription, feeds: Arrays, *, planes: bool = False) -> Arrays:
+def simulated(
+    program: Program, machine: MachineDescription, feeds: Arrays, *, planes: bool = False
+) -> Arrays:
     """Outputs of the simulator."""
     return Simulator(program, Capacities.of(machine), planes=planes).run(feeds, run_model).outputs
 
@@ -68,7 +70,9 @@ def interpreted(program: Program, machine: MachineDescription, feeds: Arrays) ->
     return {o.name: values[o.name] for o in program.outputs}
 
 
-def _one(program: Program, machine: MachineDescription, stage: DeviceStage, values: Arrays, sample: int) -> Arrays:
+def _one(
+    program: Program, machine: MachineDescription, stage: DeviceStage, values: Arrays, sample: int
+) -> Arrays:
     interpreter = Interpreter(
         replace(program, stages=(stage,)),
         gb_bytes=machine.global_bytes,
@@ -77,7 +81,9 @@ def _one(program: Program, machine: MachineDescription, stage: DeviceStage, valu
         transfer=machine.transfer or "clip",
     )
     own = slice(sample, sample + 1)
-    return interpreter.run({p.name: values[p.name][own] if p.batch_axis else values[p.name] for p in stage.inputs})
+    return interpreter.run(
+        {p.name: values[p.name][own] if p.batch_axis else values[p.name] for p in stage.inputs}
+    )
 
 
 def assert_equal(found: Arrays, wanted: Arrays) -> None:

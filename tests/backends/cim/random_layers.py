@@ -79,7 +79,9 @@ def product_of_two(g: Growing) -> None:
     """A MatMul of two activations, which no array holds."""
     x = g.tensor(3, 4)
     if x is not None:
-        turned = g.node("Transpose", [x], perm=[*range(len(g.shapes[x]) - 2), len(g.shapes[x]) - 1, len(g.shapes[x]) - 2])
+        turned = g.node(
+            "Transpose", [x], perm=[*range(len(g.shapes[x]) - 2), len(g.shapes[x]) - 1, len(g.shapes[x]) - 2]
+        )
         if turned:
             g.node("MatMul", [x, turned[0]])
 
@@ -129,7 +131,7 @@ def binary(g: Growing) -> None:
     kind = g.pick("tensor", "tensor", "tensor", "number", "channel", "whole")
     if kind == "tensor" and op != "Div":
         y = g.like(shape)
-    elif kind == "channel" and len(shape) > 2 or kind == "tensor" and len(shape) > 2:
+    elif (kind == "channel" and len(shape) > 2) or (kind == "tensor" and len(shape) > 2):
         y = g.weight([int(shape[1]), *[1] * (len(shape) - 2)])
     elif kind == "whole" and len(shape) > 1:
         y = g.weight([int(n) for n in shape[1:]])

@@ -173,4 +173,18 @@ def tile(g: Growing) -> None:
         g.node("Expand", [x, g.integers(*wanted)])
 
 
-MOVING = (concat, concat, split, slice_, transpose, reshape, reshape, squeeze, pad, resize, depth, gather, tile)
+MOVING = (
+    concat,
+    concat,
+    split,
+    slice_,
+    transpose,
+    reshape,
+    reshape,
+    squeeze,
+    pad,
+    resize,
+    depth,
+    gather,
+    tile,
+)

@@ -53,7 +53,8 @@ def network(seed: int, steps: int | None = None, without: Collection[int] = ()) 
 
 
 def _inputs(rng: np.random.Generator) -> list[Shape]:
-    lead: int | str = [SYMBOL, SYMBOL, SYMBOL, 1, 1, 3][int(rng.integers(6))]
+    leads: list[int | str] = [SYMBOL, SYMBOL, SYMBOL, 1, 1, 3]
+    lead = leads[int(rng.integers(6))]
     kind = int(rng.integers(10))
     channels = int(rng.choice([1, 2, 3, 4, 4, 5, 8, 16, 33]))
     if kind < 5:

@@ -47,7 +47,7 @@ def test_short_capacity_is_met_by_segments(batch: str | int, tmp_path: Path) -> 
 def test_a_layer_that_fits_no_local_buffer_runs_on_the_host(tmp_path: Path) -> None:
     model = parse_model(WIDE)
     found = made(model, TINY, tmp_path)
-    first = [n.name for n in found.model.graph.node if n.op_type.endswith("MatMul_int8")][0]
+    first = next(n.name for n in found.model.graph.node if n.op_type.endswith("MatMul_int8"))
     assert found.report["host"] == [
         {"node": first, "reason": "the 1500 bytes that one output position reads do not fit the local buffer"}
     ]
@@ -78,7 +78,9 @@ def test_one_pixel_images(kernel: str, tmp_path: Path) -> None:
         a = Conv <pads = [{pads}, {pads}, {pads}, {pads}]> (x, w1)
         y = Conv <pads = [{pads}, {pads}, {pads}, {pads}]> (a, w2) }}"""
     model = parse_model(text)
-    assert check(made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True)
+    assert check(
+        made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True
+    )
 
 
 def test_a_network_without_a_layer(tmp_path: Path) -> None:
@@ -134,4 +136,6 @@ def test_a_tensor_without_batch_axis_beside_a_batch(tmp_path: Path) -> None:
         b = MatMul (p, w3)
         q = MatMul (b, w2) }"""
     model = parse_model(text)
-    assert check(made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True)
+    assert check(
+        made(model, "reference", tmp_path), "reference", random_feeds(model, seed=9), interpreter=True
+    )

@@ -19,7 +19,8 @@ LISTS = """int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3}, int64[1
     int64[2] both = {2, 3}, int64[2] parts = {3, 5}, int64[3] picks = {3, 0, 5}, int64[3] evens = {0, 2, 4},
     int64[4] times = {1, 1, 2, 3}, int64[8] pads = {0, 1, 2, 0, 0, 0, 1, 0}, int64[8] cuts = {0, 0, -1, 0, 0, 0, 0, 0},
     int64[4] shape = {0, 4, 8, 6}, int64[4] batch = {-1, 8, 2, 1}, int64[5] five = {0, 4, 2, 4, 6},
-    int64 zero = {0}, int64[1,2] table, float[4] twice = {1, 1, 2, 3}, float[4] half = {1, 1, 1.5, 1}, float value = {0.3},
+    int64 zero = {0}, int64[1,2] table, float[4] twice = {1, 1, 2, 3}, float[4] half = {1, 1, 1.5, 1},
+    float value = {0.3},
     int64[4] wide = {1, 8, 4, 6}"""
 ON_THE_MACHINE = {
     "concat": (16, "b = Concat <axis = 1> (a, a)"),
@@ -32,7 +33,7 @@ ON_THE_MACHINE = {
     "five axes": (8, "c = Reshape (a, five)\nd = Transpose <perm = [0, 2, 1, 3, 4]> (c)\nb = Flat (d)"),
     "pad": (9, "b = Pad (a, pads)"),
     "pad with a value": (9, "b = Pad (a, pads, value)"),
-    "resize": (8, "b = Resize <mode = 'nearest', nearest_mode = 'floor', coordinate_transformation_mode = 'asymmetric'> (a, , twice)"),
+    "resize": (8, "b = Resize <nearest_mode = 'floor', coordinate_transformation_mode = 'asymmetric'> (a, , twice)"),
     "tile": (8, "b = Tile (a, times)"),
     "expand": (8, "c = GlobalAveragePool (a)\nb = Expand (c, wide)"),
     "gather": (8, "b = Gather <axis = 3> (a, picks)"),
@@ -49,17 +50,18 @@ ON_THE_HOST = {
     "padding that cuts": (8, "b = Pad (a, cuts)"),
     "only constant padding is a fill": (9, "b = Pad <mode = 'edge'> (a, pads)"),
     "only nearest with whole factors repeats": (8, "b = Resize <mode = 'nearest'> (a, , half)"),
-    "nearest picks other than whole repetitions": (8, "b = Resize <mode = 'nearest', coordinate_transformation_mode = 'align_corners', nearest_mode = 'ceil'> (a, , twice)"),
+    "nearest picks other than whole repetitions": (
+        8,
+        "b = Resize <coordinate_transformation_mode = 'align_corners', nearest_mode = 'ceil'> (a, , twice)",
+    ),
     "only one axis of constant indices is picked": (8, "c = Gather <axis = 3> (a, table)\nb = Squeeze (c, three)"),
 }  # fmt: skip
 
 
 def network(channels: int, move: str) -> str:
     move = move.replace("'", '"').replace("Flat (d)", "Reshape (d, back)")
-    constants = LISTS + ", int64[4] back = {0, 8, 4, 6}"
-    used = [c for c in constants.replace("\n", " ").split(", ") if c]
-    text = ", ".join(used)
-    return NETWORK.format(c=channels, move=move, constants=text)
+    constants = LISTS.replace("\n", " ") + ", int64[4] back = {0, 8, 4, 6}"
+    return NETWORK.format(c=channels, move=move, constants=constants)
 
 
 @pytest.mark.parametrize("name", ON_THE_MACHINE)
@@ -85,7 +87,9 @@ def test_what_strides_can_say_moves_no_byte(tmp_path: Path) -> None:
     moves = "c = Transpose <perm = [0, 1, 3, 2]> (a)\nd = Slice (c, one, last, three, two)\nb = Unsqueeze (d, three)\n"
     moves = moves.replace("b = Unsq", "e = Unsq") + "b = Squeeze (e, three)"
     model = parse_model(network(8, moves))
-    program = program_of(compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path))
+    program = program_of(
+        compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path)
+    )
     assert not any(w.mnemonic == "MOV" for c in program.cores for stream in c.run for w in stream)
 
 

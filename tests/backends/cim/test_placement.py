@@ -26,7 +26,9 @@ def dense(rows: int, outputs: int, positions: int = 4, low: int = -8) -> Dense:
     weights.flat[:1] = low
     x = View(0, "u8", (positions, rows), (rows, 1))
     out = View(1, "u8", (positions, outputs), (outputs, 1))
-    return Dense("n", x, out, None, weights, Requant((1,), (0,), (0,), 0, 0, 255), 8, rows * outputs * positions)
+    return Dense(
+        "n", x, out, None, weights, Requant((1,), (0,), (0,), 0, 0, 255), 8, rows * outputs * positions
+    )
 
 
 def holds(works: list[Dense], g: Geometry, found: Placement) -> None:
@@ -65,7 +67,12 @@ def test_every_output_has_a_place(seed: int) -> None:
     g = Geometry.of(MachineDescription.from_toml(text))
     works = []
     for _ in range(int(rng.integers(1, 5))):
-        work = dense(int(rng.integers(1, 200)), int(rng.integers(1, 60)), int(rng.integers(1, 30)), -int(rng.choice([2, 8])))
+        work = dense(
+            int(rng.integers(1, 200)),
+            int(rng.integers(1, 60)),
+            int(rng.integers(1, 30)),
+            -int(rng.choice([2, 8])),
+        )
         try:
             cut(work, g)
         except CapacityError:

@@ -41,7 +41,12 @@ def test_ranges_take_the_fewest_planes_that_hold_every_integer() -> None:
         assert set(range(low, high + 1)) <= values
         assert values == set(value_table(planes))
         fewer = len(planes.coefficients) - 1
-        assert fewer == 0 or len(range(low, high + 1)) > (1 << fewer) or min(values) // 2 > low or max(values) // 2 < high
+        assert (
+            fewer == 0
+            or len(range(low, high + 1)) > (1 << fewer)
+            or min(values) // 2 > low
+            or max(values) // 2 < high
+        )
 
 
 def test_planes_share_cells_by_sign() -> None:

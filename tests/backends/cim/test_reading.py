@@ -10,9 +10,7 @@ from tests.support import parse_model, random_feeds, run_model
 
 
 @pytest.mark.parametrize("activation", ["uint4", "uint8"])
-def test_pads_are_codes_as_well_even_where_no_value_is_as_large(
-    activation: str, tmp_path: Path
-) -> None:
+def test_pads_are_codes_as_well_even_where_no_value_is_as_large(activation: str, tmp_path: Path) -> None:
     text = """net (float[N,3,6,6] x) => (float[N,2,6,6] y)
         <float[4,3,1,1] w1, float far = {-100}, float[2,4,3,3] w2> {
         a = Conv (x, w1)

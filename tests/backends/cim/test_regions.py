@@ -22,8 +22,12 @@ def touched(d: Descriptor) -> set[int]:
 
 @st.composite
 def descriptors(draw: st.DrawFn) -> Descriptor:
-    dims = draw(st.lists(st.tuples(st.integers(1, 4), st.sampled_from([0, 1, 2, 3, 4, 6, 8, 12, 24])), max_size=4))
-    return descriptor(draw(st.integers(0, 40)), tuple(dims), draw(st.sampled_from(["u8", "u8", "i16", "i32"])))
+    dims = draw(
+        st.lists(st.tuples(st.integers(1, 4), st.sampled_from([0, 1, 2, 3, 4, 6, 8, 12, 24])), max_size=4)
+    )
+    return descriptor(
+        draw(st.integers(0, 40)), tuple(dims), draw(st.sampled_from(["u8", "u8", "i16", "i32"]))
+    )
 
 
 @settings(max_examples=400)
@@ -41,7 +45,14 @@ def test_a_no_is_never_wrong(a: Descriptor, b: Descriptor) -> None:
         assert left == set(range(one.first, one.end))
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 11), st.integers(1, 5), st.integers(0, 11), st.integers(1, 5))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 11),
+    st.integers(1, 5),
+    st.integers(0, 11),
+    st.integers(1, 5),
+)
 def test_slices_of_one_pitch_are_told_apart(n: int, m: int, a: int, wa: int, b: int, wb: int) -> None:
     pitch = 12
     one = descriptor(a % (pitch - wa + 1), ((n, pitch), (wa, 1)))

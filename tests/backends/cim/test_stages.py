@@ -1,5 +1,6 @@
 """Stages: every node once, in an order in which each finds what it reads."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_stages_compute_the_graph(edges: list[tuple[int, int, int]], on: set[int
     stages = cut(model, device)
     assert sorted(n for s in stages for n in s.nodes) == sorted(n.name for n in model.graph.node)
     assert all((n in device) == s.device for s in stages for n in s.nodes)
-    assert all(a.device != b.device for a, b in zip(stages, stages[1:], strict=False))
+    assert all(a.device != b.device for a, b in itertools.pairwise(stages))
     assert {n for s in stages for n in s.reasons} == {n.name for n in model.graph.node} - device
 
 

@@ -8,14 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import CoreCode, Descriptor, DeviceStage, Instruction, Interface, Port, Queue, Space
+from lpcompile.backends.cim.program import (
+    CoreCode,
+    Descriptor,
+    DeviceStage,
+    Instruction,
+    Interface,
+    Port,
+    Queue,
+    Space,
+)
 from lpcompile.backends.cim.proofs import prove
 from lpcompile.backends.cim.streams import CONST_BUFFER, Access, Streams
 from lpcompile.backends.cim.tables import Tables
 from tests.backends.cim.build import Builder, capacities
 from tests.backends.cim.running import interpret, simulate
 
-SIZE = 48  # of a buffer; buffer 0 is the port in DRAM, the others stand behind each other in the global buffer
+SIZE = (
+    48  # of a buffer; buffer 0 is the port in DRAM, the others stand behind each other in the global buffer
+)
 BUFFERS, CORES = 3, 3
 MACHINE = capacities(cores=CORES)
 TABLE = bytes((5 * i + 3) % 256 for i in range(256))
@@ -34,7 +45,9 @@ class Sequential:
 
     def memory(self, core: int, access: Access) -> NDArray[np.uint8]:
         d = access.descriptor
-        whole = {Space.DRAM: self.port, Space.GB: self.gb, Space.LB: self.lb[core]}[d.space]
+        whole: NDArray[np.uint8] = {Space.DRAM: self.port, Space.GB: self.gb, Space.LB: self.lb[core]}[
+            d.space
+        ]
         ((count, step),) = d.dims
         return whole[d.base : d.base + (count - 1) * step + 1 : step]
 
@@ -47,8 +60,15 @@ class Sequential:
         self._emit(core, Queue.VEC, "VLUT", [to, source, self.lut], reads=[source], writes=[to])
 
     def _emit(
-        self, core: int, queue: Queue, mnemonic: str, words: list[Access | int], *, reads: list[Access], writes: list[Access]
-    ) -> None:  # fmt: skip
+        self,
+        core: int,
+        queue: Queue,
+        mnemonic: str,
+        words: list[Access | int],
+        *,
+        reads: list[Access],
+        writes: list[Access],
+    ) -> None:
         numbers = [w if isinstance(w, int) else self.tables.descriptors.add(w.descriptor) for w in words]
         a, b, c = (*numbers, 0)[:3]
         self.streams.emit(core, queue, Instruction(mnemonic, a, b, c), "n", reads=reads, writes=writes)
@@ -74,7 +94,10 @@ class Sequential:
         words = [w for core in program.cores for w in core.run[0]]
         signals = Counter((w.a, w.b) for w in words if w.mnemonic == "SIG")
         waits = Counter(
-            (w.a, core) for core, code in enumerate(program.cores) for w in code.run[0] if w.mnemonic == "WAIT"
+            (w.a, core)
+            for core, code in enumerate(program.cores)
+            for w in code.run[0]
+            if w.mnemonic == "WAIT"
         )
         assert signals == waits  # every token is taken, one at a time
         feeds = {"x": np.arange(SIZE, dtype=np.uint8)}

@@ -38,7 +38,10 @@ def test_leading_axes_are_cut_first() -> None:
 def windowed(draw: st.DrawFn) -> tuple[Window, list[int], list[int]]:
     """A window, the counts of its input, those of its output."""
     rank = draw(st.integers(1, 2))
-    few = lambda low, high: st.lists(st.integers(low, high), min_size=rank, max_size=rank)  # noqa: E731
+
+    def few(low: int, high: int) -> st.SearchStrategy[list[int]]:
+        return st.lists(st.integers(low, high), min_size=rank, max_size=rank)
+
     counts, kernel = draw(few(1, 7)), draw(few(1, 3))
     strides, dilations = draw(few(1, 3)), draw(few(1, 2))
     begin, end = draw(few(0, 3)), draw(few(0, 3))
@@ -57,13 +60,17 @@ def gathered(window: Window, x: np.ndarray) -> np.ndarray:
     found = np.empty((*out, *window.kernel), x.dtype)
     for p in np.ndindex(*out):
         for t in np.ndindex(*window.kernel):
-            at = tuple(i * s + j * d for i, s, j, d in zip(p, window.strides, t, window.dilations, strict=True))
+            at = tuple(
+                i * s + j * d for i, s, j, d in zip(p, window.strides, t, window.dilations, strict=True)
+            )
             found[(*p, *t)] = padded[at]
     return found
 
 
 @given(windowed(), st.data())
-def test_a_band_holds_the_numbers_of_its_strip(case: tuple[Window, list[int], list[int]], data: st.DataObject) -> None:
+def test_a_band_holds_the_numbers_of_its_strip(
+    case: tuple[Window, list[int], list[int]], data: st.DataObject
+) -> None:
     window, counts, out = case
     strip = []
     for n in out:
