@@ -131,7 +131,7 @@ def binary(g: Growing) -> None:
     kind = g.pick("tensor", "tensor", "tensor", "number", "channel", "whole")
     if kind == "tensor" and op != "Div":
         y = g.like(shape)
-    elif kind == "channel" and len(shape) > 2 or kind == "tensor" and len(shape) > 2:
+    elif (kind == "channel" and len(shape) > 2) or (kind == "tensor" and len(shape) > 2):
         y = g.weight([int(shape[1]), *[1] * (len(shape) - 2)])
     elif kind == "whole" and len(shape) > 1:
         y = g.weight([int(n) for n in shape[1:]])

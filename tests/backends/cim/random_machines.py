@@ -14,24 +14,24 @@ def with_values(text: str, **values: object) -> str:
     for name, value in values.items():
         section, key = name.split("__")
         head, mark, rest = text.partition(f"[{section}]\n")
-        shown = (
-            str(value).lower()
-            if isinstance(value, bool)
-            else f'"{value}"'
-            if isinstance(value, str)
-            else value
-        )
-        rest, found = re.subn(
-            rf"^{key} = (\{{ value = )?[^,\n]+",
-            lambda m, v=shown: f"{key} = {m[1] or ''}{v}",
-            rest,
-            count=1,
-            flags=re.M,
-        )
+        pattern = rf"(?m)^{key} = (\{{ value = )?[^,\n]+"
+        found = re.search(pattern, rest)
         assert mark, section
-        assert found, key
-        text = head + mark + rest
+        assert found is not None, key
+        text = (
+            f"{head}{mark}{rest[: found.start()]}{key} = {found[1] or ''}{_shown(value)}{rest[found.end() :]}"
+        )
     return text
+
+
+def _shown(value: object) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if isinstance(value, str)
+        else str(value)
+    )
 
 
 def small_machine(rng: np.random.Generator, *, lossy: bool = False) -> str:

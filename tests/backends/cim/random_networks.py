@@ -53,11 +53,12 @@ def network(seed: int, steps: int | None = None, without: Collection[int] = ()) 
 
 
 def _inputs(rng: np.random.Generator) -> list[Shape]:
-    lead: int | str = [SYMBOL, SYMBOL, SYMBOL, 1, 1, 3][int(rng.integers(6))]
+    leads: list[int | str] = [SYMBOL, SYMBOL, SYMBOL, 1, 1, 3]
+    lead = leads[int(rng.integers(6))]
     kind = int(rng.integers(10))
     channels = int(rng.choice([1, 2, 3, 4, 4, 5, 8, 16, 33]))
     if kind < 5:
-        size = (int(rng.integers(1, 10)), int(rng.integers(1, 10)))
+        size = (int(rng.integers(1, 10)), int(rng.integers(1, 10 if channels < 33 else 4)))
         shape: Shape = (lead, channels, *size) if rng.random() < 0.85 else (lead, channels, 1, 1)
     elif kind == 5:
         shape = (lead, channels, int(rng.integers(1, 17)))

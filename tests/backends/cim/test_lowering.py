@@ -47,7 +47,7 @@ def test_short_capacity_is_met_by_segments(batch: str | int, tmp_path: Path) -> 
 def test_a_layer_that_fits_no_local_buffer_runs_on_the_host(tmp_path: Path) -> None:
     model = parse_model(WIDE)
     found = made(model, TINY, tmp_path)
-    first = [n.name for n in found.model.graph.node if n.op_type.endswith("MatMul_int8")][0]
+    first = next(n.name for n in found.model.graph.node if n.op_type.endswith("MatMul_int8"))
     assert found.report["host"] == [
         {"node": first, "reason": "the 1500 bytes that one output position reads do not fit the local buffer"}
     ]

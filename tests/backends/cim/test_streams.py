@@ -45,7 +45,9 @@ class Sequential:
 
     def memory(self, core: int, access: Access) -> NDArray[np.uint8]:
         d = access.descriptor
-        whole = {Space.DRAM: self.port, Space.GB: self.gb, Space.LB: self.lb[core]}[d.space]
+        whole: NDArray[np.uint8] = {Space.DRAM: self.port, Space.GB: self.gb, Space.LB: self.lb[core]}[
+            d.space
+        ]
         ((count, step),) = d.dims
         return whole[d.base : d.base + (count - 1) * step + 1 : step]
 
@@ -58,8 +60,15 @@ class Sequential:
         self._emit(core, Queue.VEC, "VLUT", [to, source, self.lut], reads=[source], writes=[to])
 
     def _emit(
-        self, core: int, queue: Queue, mnemonic: str, words: list[Access | int], *, reads: list[Access], writes: list[Access]
-    ) -> None:  # fmt: skip
+        self,
+        core: int,
+        queue: Queue,
+        mnemonic: str,
+        words: list[Access | int],
+        *,
+        reads: list[Access],
+        writes: list[Access],
+    ) -> None:
         numbers = [w if isinstance(w, int) else self.tables.descriptors.add(w.descriptor) for w in words]
         a, b, c = (*numbers, 0)[:3]
         self.streams.emit(core, queue, Instruction(mnemonic, a, b, c), "n", reads=reads, writes=writes)

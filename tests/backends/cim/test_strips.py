@@ -38,7 +38,10 @@ def test_leading_axes_are_cut_first() -> None:
 def windowed(draw: st.DrawFn) -> tuple[Window, list[int], list[int]]:
     """A window, the counts of its input, those of its output."""
     rank = draw(st.integers(1, 2))
-    few = lambda low, high: st.lists(st.integers(low, high), min_size=rank, max_size=rank)  # noqa: E731
+
+    def few(low: int, high: int) -> st.SearchStrategy[list[int]]:
+        return st.lists(st.integers(low, high), min_size=rank, max_size=rank)
+
     counts, kernel = draw(few(1, 7)), draw(few(1, 3))
     strides, dilations = draw(few(1, 3)), draw(few(1, 2))
     begin, end = draw(few(0, 3)), draw(few(0, 3))

@@ -48,7 +48,7 @@ def test_moves_are_those_of_numpy(view: View, data: st.DataObject) -> None:
 
 @given(views(), st.data())
 def test_reshaping_is_numpys_or_a_copy(view: View, data: st.DataObject) -> None:
-    left, shape = view.size, []
+    left, shape = view.size, list[int]()
     while left > 1 and len(shape) < 4:
         shape.append(data.draw(st.sampled_from([d for d in range(1, left + 1) if left % d == 0])))
         left //= shape[-1]
