@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.chrome_trace import Span, chrome_trace
 from lpcompile.backends.cim.container import read_program
+from lpcompile.backends.cim.densities import DensityTable
+from lpcompile.backends.cim.energy import price
+from lpcompile.backends.cim.energy_report import EnergyReport
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
 from lpcompile.backends.cim.program import Program
@@ -18,6 +23,21 @@ from lpcompile.backends.cim.simulator.result import SimulationResult
 from lpcompile.backends.cim.simulator.simulator import Simulator
 from lpcompile.errors import ProgramError
 from lpcompile.runtime.host_sessions import HostSessions
+
+
+@dataclass(frozen=True)
+class PricedRun:
+    """A simulation and its energy.
+
+    Attributes:
+        result: of the simulation, whole batch.
+        energy: of all its samples together.
+        densities: of ones in the inputs of its layers.
+    """
+
+    result: SimulationResult
+    energy: EnergyReport
+    densities: DensityTable
 
 
 def machine_of(program: Program, name_or_path: str | None = None) -> MachineDescription:
@@ -80,6 +100,38 @@ def simulate(
         trace=trace,
     )
     return simulator.run(feeds, HostSessions(threads))
+
+
+def price_run(
+    program: Program | str | os.PathLike[str],
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    machine: str | None = None,
+    densities: DensityTable | None = None,
+    threads: int = 0,
+) -> PricedRun:
+    """Run a program on a batch and price it.
+
+    Args:
+        program: it, or the path of its file.
+        feeds: as `simulate` takes them.
+        machine: as `simulate` takes it.
+        densities: of other samples: prices by them (mode `stat`); None prices what was counted here (`exact`).
+        threads: of ONNX Runtime for host stages; 0 leaves it to the runtime.
+
+    Raises:
+        ProgramError: the program is damaged, wrong, waits for ever or does not end in time.
+        MachineDescriptionError: there is no such machine.
+        InputError: the feeds do not fit.
+    """
+    read = program if isinstance(program, Program) else read_program(Path(program))
+    record = ActivityRecord(exact=True)
+    result = simulate(read, feeds, machine=machine, observer=record, threads=threads)
+    boot, run = record.apart(result.boot_cycles)
+    given = run if densities is None else densities.applied(read, run)
+    mode = "exact" if densities is None else "stat"
+    energy = price(machine_of(read, machine), read, given, mode, result.samples, boot)
+    return PricedRun(result, energy, DensityTable.of(read, run))
 
 
 def trace_text(result: SimulationResult, machine: MachineDescription) -> str:

@@ -1,5 +1,7 @@
 """What a simulation tells, kept for pricing: each executed instruction on one time line."""
 
+from dataclasses import replace
+
 from lpcompile.backends.cim import activity
 from lpcompile.backends.cim.simulator.observer import Executed
 
@@ -43,3 +45,18 @@ class ActivityRecord:
                 clipped=event.work.changed_conversions if arrays else None,
             )
         )
+
+    def apart(self, boot_cycles: int) -> tuple[list[activity.Executed], list[activity.Executed]]:
+        """The WPROGs of the boot, and everything else on a time line that starts after it.
+
+        Args:
+            boot_cycles: of the boot, 0 where it was not recorded.
+        """
+        boot, run = [], []
+        for e in self.instructions:
+            if e.end_cycle <= boot_cycles and e.instruction.mnemonic == "WPROG":
+                boot.append(e)
+            else:
+                start, end = (max(0, cycle - boot_cycles) for cycle in (e.start_cycle, e.end_cycle))
+                run.append(replace(e, start_cycle=start, end_cycle=end))
+        return boot, run

@@ -1,9 +1,14 @@
-"""Addresses of buffers by live ranges: first fit, longest-lived and largest first; what does not fit goes off chip."""
+"""Addresses of buffers by live ranges: first fit, largest first; what does not fit goes off chip.
+
+Layers run beside each other, so whoever takes over bytes has to wait for those who still read them.  Bytes are taken
+over as late as the room allows: live ranges are stretched until the buffers would no longer fit.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ALIGN = 64
+STRETCHES = (1 << 30, 64, 16, 8, 4, 2, 1, 0)  # steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,15 @@ def allocate(lives: Sequence[Live], capacity: int) -> tuple[dict[int, Placed], l
     Returns:
         Places by buffer, and the buffers that found none.
     """
+    for stretch in STRETCHES:
+        longer = [replace(live, last=live.last + stretch) for live in lives]
+        found, left = _first_fit(longer, capacity)
+        if not left or not stretch:
+            break
+    return found, left
+
+
+def _first_fit(lives: Sequence[Live], capacity: int) -> tuple[dict[int, Placed], list[int]]:
     placed: list[tuple[int, int, Live]] = []  # (start, end, live)
     left: list[int] = []
     for live in sorted(lives, key=lambda v: (-v.size, v.first, v.buffer)):

@@ -1,13 +1,9 @@
 """From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lpcompile.backends.cim.activity import Executed
 from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.assembler import disassemble
 from lpcompile.backends.cim.container import size_without_weights, to_bytes
@@ -18,27 +14,24 @@ from lpcompile.backends.cim.host_reasons import host_nodes, require_none
 from lpcompile.backends.cim.lowering import Lowered, lower
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
-from lpcompile.backends.cim.operands import positions_of
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
-from lpcompile.backends.cim.simulator.result import RunHost, SimulationResult
 from lpcompile.backends.cim.simulator.simulator import Simulator
+from lpcompile.backends.cim.trial import codes_agree, try_sample
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.target import Options, Products
+from lpcompile.target import Options, Products, Trial
 
 DEFAULT_MACHINE = "npp-bitplane-sram"
 PROGRAM, ASSEMBLY = "program.lpcim", "program.lpcasm"
-Feeds = Mapping[str, NDArray[Any]]
 
 
 def build(
     reference: LpGraph,
     numbers: DyadicNumbers,
     options: Options,
-    calls: Sequence[Feeds],
-    run_model: RunHost,
+    trial: Trial | None,
 ) -> Products:
     """Program, assembler text and report of a reference graph; see `Target.build`."""
     machine = MachineDescription.load(options.machine or DEFAULT_MACHINE)
@@ -61,8 +54,8 @@ def build(
         "verification": {"proofs": proofs.document(), **_tiles(proofs)},
     }
     warnings = _warnings(lowered, proofs, on_host)
-    if calls:
-        report = _with_run(report, lowered, machine, proofs, reference, calls[0], run_model)
+    if trial is not None:
+        report = _with_run(report, lowered, machine, proofs, reference, trial)
     return Products(files, report, warnings)
 
 
@@ -72,11 +65,9 @@ def _with_run(
     machine: MachineDescription,
     proofs: Proofs,
     reference: LpGraph,
-    feeds: Feeds,
-    run_model: RunHost,
+    trial: Trial,
 ) -> dict[str, Any]:
     """The report with one sample executed, compared with ONNX Runtime, and priced."""
-    one = first_sample(reference, feeds)
     record = ActivityRecord(exact=True)
     simulator = Simulator(
         lowered.program,
@@ -85,69 +76,26 @@ def _with_run(
         observer=record,
         check_races=False,  # proven above
     )
-    result = simulator.run(one, run_model)
-    wanted = run_model(reference.to_proto().SerializeToString(), one)
-    exact = all(
-        np.array_equal(wanted[k], v, equal_nan=v.dtype.kind == "f") for k, v in result.outputs.items()
-    )
-    lossless = proofs.groups == proofs.lossless_groups
-    if lossless and not exact:
-        raise PassError(
-            "the simulated program and ONNX Runtime give different integers",
-            hint="this is a bug of lpcompile: please report it with the model",
-        )
-    boot, run = _apart(record.instructions, result)
+    verification = {**report["verification"]}
+    result = try_sample(simulator, reference, trial)
+    verification["bit_exact_sim"] = result.exact
+    if proofs.groups == proofs.lossless_groups and not result.exact:
+        verification["bit_exact_codes"] = codes_agree(simulator, reference, trial)
+        if not verification["bit_exact_codes"]:
+            raise PassError(
+                "the simulated program and ONNX Runtime give different integers",
+                hint="this is a bug of lpcompile: please report it with the model",
+            )
+    boot, run = record.apart(result.boot_cycles)
     energy = price(machine, lowered.program, run, "exact", boot=boot)
-    stat = price(machine, lowered.program, with_densities(run, lowered), "stat")
-    verification = {**report["verification"], "bit_exact_sim": exact}
     found = energy.to_json()
     found["energy"] = {
         **found["energy"],
-        "stat_pj": stat.totals.energy_pj,
         "digital_int8": price_digital(lowered.layers).to_json(),
     }
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
-    return {**report, **found, "verification": verification}
-
-
-def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """The first sample of a call; inputs without a symbolic batch axis whole."""
-    batch = {v.name for v in reference.inputs if v.shape and not isinstance(v.shape[0], int)}
-    return {k: v[:1] if k in batch else v for k, v in feeds.items()}
-
-
-def _apart(
-    instructions: Sequence[Executed], result: SimulationResult
-) -> tuple[list[Executed], list[Executed]]:
-    """Boot and run, the run on a time line of its own."""
-    end = result.boot_cycles
-    boot = [e for e in instructions if e.end_cycle <= end and e.instruction.mnemonic == "WPROG"]
-    known = {id(e) for e in boot}
-    run = [
-        replace(e, start_cycle=max(0, e.start_cycle - end), end_cycle=max(0, e.end_cycle - end))
-        for e in instructions
-        if id(e) not in known
-    ]
-    return boot, run
-
-
-def with_densities(run: Sequence[Executed], lowered: Lowered) -> list[Executed]:
-    """What `stat` knows of a run: one density of ones for the input of each layer instead of counts a row."""
-    ones: dict[str, list[float]] = {}
-    groups, descriptors = lowered.program.groups, lowered.program.descriptors
-    for e in run:
-        if e.on is not None:
-            positions = positions_of(descriptors[e.instruction.b])
-            found = ones.setdefault(e.node, [0.0, 0.0])
-            found[0] += float(e.on.sum())
-            found[1] += groups[e.instruction.a].rows * positions * descriptors[e.instruction.b].bits
-    density = {n: a / b if b else 0.0 for n, (a, b) in ones.items()}
-    return [
-        e
-        if e.on is None
-        else replace(e, on=None, densities=(density[e.node],) * descriptors[e.instruction.b].bits)
-        for e in run
-    ]
+    energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
+    return {**report, **found, "verification": verification, "layer_energy_pj": energies}
 
 
 def _machine(machine: MachineDescription) -> dict[str, Any]:

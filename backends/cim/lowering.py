@@ -256,14 +256,14 @@ class _Lowering:
         for work, how, pieces in zip(dense, cuts, placement.pieces, strict=True):
             waves: dict[int, list[Share]] = {}
             for p in pieces:
-                groups = stored.of(work, how, p.columns, p.first_macro)
+                groups = stored.of(work, how, p.columns, p.slot)
                 rounds = len(groups) > 1
                 waves.setdefault(p.wave, []).append(
-                    Share(p.core, p.columns, tuple(groups), rounds, p.copy, p.copies)
+                    Share(p.slot.core, p.columns, tuple(groups), rounds, p.copy, p.copies)
                 )
                 if placement.resident and not rounds:
                     writer.node = work.name
-                    writer.wprog(p.core, groups[0], 0)
+                    writer.wprog(p.slot.core, groups[0], p.slot.page0)
             found[id(work)] = [waves[w] for w in sorted(waves)]
         return found
 
@@ -333,7 +333,7 @@ class _Lowering:
             if not placement.resident:
                 for share in wave:
                     if not share.program:
-                        w.wprog(share.core, share.groups[0], 0)
+                        w.wprog(share.core, share.groups[0], w.tables.groups.entries[share.groups[0]].page0)
             write_layer(w, at, work, wave, self.g.lb_bytes, LEAST_STRIPS)
         return list(dict.fromkeys(s.core for wave in waves for s in wave))
 

@@ -42,7 +42,8 @@ class Proofs:
         requantisations: VRQ and VADDQ instructions.
         requantisations_in_float: those of them whose `x * m + b` stays below 2^52.
         groups, lossless_groups: in the table; those whose columns all stay in the converter's range.
-        columns, inverted_columns: column planes of the groups' blocks; those stored inverted.
+        columns, inverted_columns, lossy_columns: column planes of the groups' blocks; those stored inverted; those that
+            may leave the converter's range.
         counts: violations by kind, one of `KINDS`.
         first: the first violation of each kind that has one.
     """
@@ -57,6 +58,7 @@ class Proofs:
     lossless_groups: int
     columns: int
     inverted_columns: int
+    lossy_columns: int
     counts: dict[str, int]
     first: dict[str, str]
 
@@ -110,7 +112,7 @@ class _Prover:
         self.sums: SumBounds | None = None
 
     def prove(self) -> Proofs:
-        lossless = columns = inverted = 0
+        lossless = columns = inverted = lossy = 0
         for number, group in enumerate(self.program.groups):
             try:
                 facts = self.groups.facts(number)
@@ -119,6 +121,7 @@ class _Prover:
                 continue
             lossless += facts.lossless
             columns, inverted = columns + facts.columns, inverted + facts.inverted
+            lossy += facts.lossy
             if facts.lossless != group.lossless:
                 says = "lossless" if group.lossless else "lossy"
                 self._violated("groups", f"group {number} is marked {says}, its planes say otherwise")
@@ -150,6 +153,7 @@ class _Prover:
             lossless,
             columns,
             inverted,
+            lossy,
             dict(self.counts),
             self.first,
         )

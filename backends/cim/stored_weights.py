@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.backends.cim.program import Program
-from lpcompile.backends.cim.simulator.arrays import lossless
+from lpcompile.backends.cim.simulator.arrays import lossy_columns
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.converter import Converter
 from lpcompile.backends.cim.simulator.weights import read_group
@@ -19,6 +19,7 @@ class GroupFacts:
     Attributes:
         lossless: derived from the stored planes.
         columns, inverted: column planes of all blocks, and how many are stored inverted.
+        lossy: column planes that may leave the converter's range.
         positive, negative: absolute sums of the positive and negative weights of each output.
         reach: no sum of a lossy group is beyond that times the sum of the absolute input coefficients.
     """
@@ -26,6 +27,7 @@ class GroupFacts:
     lossless: bool
     columns: int
     inverted: int
+    lossy: int
     positive: NDArray[np.int64]
     negative: NDArray[np.int64]
     reach: int
@@ -54,10 +56,12 @@ class GroupBounds:
             for block, rows in enumerate(stored.blocks()):
                 most = 1 if multipliers is None else int(multipliers[block].max())
                 reach += most * (rows.stop - rows.start) * sum(map(abs, stored.coefficients))
+            lossy = lossy_columns(stored, self.converter)
             self._facts[number] = GroupFacts(
-                lossless(stored, self.converter),
+                not lossy,
                 stored.flags.size,
                 int(stored.flags.sum()),
+                lossy,
                 positive,
                 positive - weights.sum(axis=0, dtype=np.int64),
                 reach,

@@ -50,7 +50,7 @@ def _has_channels(node: Node) -> bool:
 def _spread(node: Node, moment: NDArray[np.float64]) -> NDArray[np.float64]:
     weight = node.inputs[1]
     assert weight is not None
-    shape = weight.values.shape
+    shape = weight.dims
     if node.op != "Conv":
         return np.broadcast_to(moment, (shape[-1], len(moment)))
     group = int(node.attrs.get("group", 1))

@@ -1,5 +1,6 @@
 """`lpcompile MODEL --target TARGET`: the main command."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,9 @@ if TYPE_CHECKING:
 @click.option("--save-temps", is_flag=True, help="Keep the graph after each pass under OUT/passes.")
 @click.option("--verify", is_flag=True, help="Check after every pass that outputs agree.")
 @click.option("--time-passes", is_flag=True, help="Print the time of each pass.")
-@click.option("--benchmark", is_flag=True, help="Time the result against the float model.")
+@click.option(
+    "--benchmark", is_flag=True, help="Time the result against the float model; what is slower falls back."
+)
 @click.option("--dry-run", is_flag=True, help="Decide everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")
 @threads_option
@@ -83,6 +86,8 @@ def compile_command(
     Writes model.onnx, report.json, decisions.toml and what else the target makes into the output folder, and prints a
     summary.
     """
+    # Two layers are rounded at a time and ONNX Runtime has its own threads: more of them only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     path = model_file(model, folder=False)
     out = out or Path(f"{path.stem}-{target}")
     _check_names(given)

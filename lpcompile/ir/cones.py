@@ -33,8 +33,16 @@ class Cone:
     inner: frozenset[str]
 
 
-def table_cones(graph: LpGraph, apart: Set[str] = frozenset()) -> dict[str, Cone]:
-    """Every cone of at least two nodes by the name of its last; nodes in `apart` belong to none."""
+def table_cones(
+    graph: LpGraph, apart: Set[str] = frozenset(), held: Set[str] = frozenset()
+) -> dict[str, Cone]:
+    """Every cone of at least two nodes by the name of its last.
+
+    Args:
+        graph: float graph.
+        apart: names of nodes that belong to none.
+        held: tensors that no cone reaches beyond, as their codes are there anyway.
+    """
     found: dict[str, Cone] = {}
     by_tensor: dict[str, Cone] = {}
     for node in graph.nodes():
@@ -42,7 +50,8 @@ def table_cones(graph: LpGraph, apart: Set[str] = frozenset()) -> dict[str, Cone
         y = node.outputs[0] if node.outputs else None
         if cone is None or y is None or len(cone.inner) > MOST_INNER:
             continue
-        by_tensor[y.name] = cone
+        if y.name not in held:
+            by_tensor[y.name] = cone
         if cone.inner and node.op not in CLAMPS:
             found[node.name] = cone
     return found

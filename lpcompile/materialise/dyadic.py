@@ -32,7 +32,7 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     elementwise = ElementwiseWriter(result, tensors, numbers)
     floats = LayerWriter(result, tensors)  # layers that keep floats around them
     filled = []
-    for unit in units(result, table_cones(result)):
+    for unit in units(result, table_cones(result, held=result.plan.activations.keys())):
         plan = result.plan.layers.get(unit.node.name)
         alone = unit.clamp is None and unit.bias is None
         outputs = unit.node.outputs if alone else [unit.output]

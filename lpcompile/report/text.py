@@ -13,14 +13,16 @@ GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
-    """At most 12 lines: what became of the layers, what it cost and gained, what to do next.
+    """At most 14 lines: what became of the layers, what it cost and gained, what to do next.
 
     Args:
         report: schema 1.
         written: files of the output folder; empty after a dry run.
     """
     lines = [_title(report), _layers(report), _weights(report)]
-    lines += [line for line in (_quality(report), _checked(report)) if line]
+    lines += [
+        line for line in (_quality(report), _checked(report), _program(report), _energy(report)) if line
+    ]
     warnings = [str(w) for w in report.get("warnings", [])]
     lines += [f"warning   {w}" for w in warnings[:WARNINGS_SHOWN]]
     if len(warnings) > WARNINGS_SHOWN:
@@ -96,9 +98,36 @@ def _checked(report: Mapping[str, Any]) -> str:
         parts.append(f"{verification['integer_layers_checked']} layers equal the numpy reference")
     times = verification.get("latency_ms") or {}
     if times.get("float") and times.get("compiled"):
-        ratio = times["float"] / times["compiled"]
+        quartiles = verification.get("latency_ratio")  # of pairs of runs, steadier than the ratio of medians
+        ratio = 1 / quartiles[1] if quartiles else times["float"] / times["compiled"]
         parts.append(f"{times['float']:.3g} ms -> {times['compiled']:.3g} ms ({ratio:.2f}x faster)")
     return f"checked   in ONNX Runtime: {', '.join(parts)}" if parts else ""
+
+
+def _program(report: Mapping[str, Any]) -> str:
+    """The program of a machine: its size, and how far it is proven and tried."""
+    program, machine = report.get("program"), report.get("machine")
+    if not program or not machine:
+        return ""
+    verification = report["verification"]
+    tiles, lossless = verification["tiles"], verification["lossless_tiles"]
+    tried = {True: "; a simulated sample equals ONNX Runtime", False: "; a simulated sample differs"}
+    return (
+        f"program   {machine['name']}: {program['instructions']} instructions, {bytes_text(program['bytes'])}, "
+        f"{lossless} of {tiles} tiles lossless{tried.get(verification.get('bit_exact_sim'), '')}"
+    )
+
+
+def _energy(report: Mapping[str, Any]) -> str:
+    energy, totals = report.get("energy"), report["totals"]
+    if not energy:
+        return ""
+    scopes = energy["tops_per_w"]
+    return (
+        f"energy    {totals['energy_pj'] / 1e6:.3g} uJ and {totals['latency_ns'] / 1e3:.3g} us a sample; "
+        f"{scopes['mac_only']:.3g} TOPS/W of MACs only, {scopes['system']:.3g} of everything "
+        f"({energy['assumed_share']:.0%} assumed); digital int8: {energy['digital_int8']['energy_pj'] / 1e6:.3g} uJ"
+    )
 
 
 def _next(report: Mapping[str, Any], folder: Path) -> str:
@@ -108,6 +137,8 @@ def _next(report: Mapping[str, Any], folder: Path) -> str:
         if any(r.get("activation_format") in ("uint8", "uint4") for r in report["layers"]):
             return "give --calibration-data DATA: ranges from real samples fit better than generated ones"
         return "give --calibration-data DATA for integer activations, which are faster"
+    if report.get("program"):
+        return f"'lpcompile sim {folder}/program.lpcim --input FEEDS.npz --output RESULT.npz' executes it"
     if str(report["recipe"]) == "int8":
         return f"'lpcompile inspect {folder}' lists the layers; --recipe w4a8 halves the file again"
     return (

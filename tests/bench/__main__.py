@@ -29,8 +29,25 @@ TABLES = (
     "determinism",
     "encode",
     "cim_simulator",
+    "cim_exact",
+    "cim_accuracy",
+    "cim_compile",
+    "cim_simulation",
+    "cim_energy",
+    "cim_complement",
+    "cim_published",
+    "cim_side_paths",
 )
-NEED_ZOO = ("accuracy", "speed", "four_bit", "groups", "determinism")
+NEED_ZOO = (
+    "accuracy",
+    "speed",
+    "four_bit",
+    "groups",
+    "determinism",
+    "cim_exact",
+    "cim_accuracy",
+    "cim_complement",
+)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """A ResNet-18-shaped graph with seeded weights and unfolded batch norms: compile time is measured on it."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from tests.bench.bench_table import scratch
+
 CLASSES = 1000
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels, stride of the first block
 BLOCKS = 2
 OPSET = 17
+SAMPLES = 16
 
 
-class _Writer:
+class Writer:
     """Nodes and weights of the network, in order."""
 
     def __init__(self, seed: int) -> None:
@@ -62,7 +66,7 @@ def resnet18(seed: int = 0, image: int = 224) -> ModelProto:
     Returns:
         The model; its output "logits" is (N, 1000).
     """
-    w = _Writer(seed)
+    w = Writer(seed)
     x = w.node("Relu", [w.conv_bn("image", "conv1", 3, 64, 7, 2)], "relu")
     x = w.node("MaxPool", [x], "maxpool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     inputs = 64
@@ -84,3 +88,17 @@ def resnet18(seed: int = 0, image: int = 224) -> ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
     return model
+
+
+def resnet18_files(side: int) -> tuple[Path, Path]:
+    """The model and seeded samples as files, written once."""
+    model, data = scratch() / f"resnet18-{side}.onnx", scratch() / f"resnet18-{side}.npz"
+    if not data.exists():
+        onnx.save(resnet18(0, side), model)
+        np.savez(data, image=images(SAMPLES, side))
+    return model, data
+
+
+def images(count: int, side: int, seed: int = 0) -> NDArray[np.float32]:
+    """Seeded noise, (count, 3, side, side)."""
+    return np.random.default_rng(seed).standard_normal((count, 3, side, side)).astype(np.float32)

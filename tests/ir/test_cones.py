@@ -63,3 +63,10 @@ def test_long_cones_are_cut() -> None:
     )
     found = table_cones(graph_of(nodes))
     assert max(len(c.inner) for c in found.values()) <= MOST_INNER
+
+
+def test_no_cone_reaches_beyond_what_is_held() -> None:
+    graph = graph_of("a = Tanh (x)\nb = Neg (a)\ny = Abs (b)")
+    assert table_cones(graph)["y"].source.name == "x"
+    assert table_cones(graph, held={"a"})["y"].source.name == "a"
+    assert table_cones(graph, held={"b"}).keys() == {"b"}

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import lpcompile
+from lpcompile.report.document import merged
 from lpcompile.report.json import to_json
 from lpcompile.runtime.compare import compare
 from tests.networks import (
@@ -221,3 +222,14 @@ def test_a_recurrent_layer_is_listed_with_its_reason_and_not_counted() -> None:
     assert (record["op"], record["weight_format"]) == ("LSTM", "float32")
     assert record["reason"] == "recurrent layers keep floats"
     assert report["totals"]["weight_bytes"] == 0
+
+
+def test_reports_are_merged_table_by_table() -> None:
+    report = {"totals": {"macs": 3}, "assumptions": [1], "target": "cim"}
+    further = {"totals": {"energy_pj": 2.0}, "assumptions": [2], "machine": "m"}
+    assert merged(report, further) == {
+        "totals": {"macs": 3, "energy_pj": 2.0},
+        "assumptions": [1, 2],
+        "target": "cim",
+        "machine": "m",
+    }

@@ -89,6 +89,13 @@ def test_the_summary_asks_for_data_where_there_was_none() -> None:
     assert text.endswith("next      give --calibration-data DATA for integer activations, which are faster")
 
 
+def test_the_summary_knows_generated_ranges_from_float_activations() -> None:
+    quality = {**REPORT["quality"], "source": "generated inputs", "held_back": False}
+    layers = [{**r, "activation_format": "uint8"} for r in REPORT["layers"]]
+    text = summary({**REPORT, "layers": layers, "quality": quality}, [Path("out/model.onnx")])
+    assert text.endswith("ranges from real samples fit better than generated ones")
+
+
 def test_pass_times_add_up() -> None:
     assert pass_times(REPORT).splitlines() == [
         "pass              ms  changes  skips",

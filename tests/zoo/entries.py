@@ -25,7 +25,7 @@ Feeds = dict[str, Array]
 
 @dataclass(frozen=True)
 class Paired:
-    """Top-1 of a compiled model against its float model on the same samples."""
+    """Top-1 of a compiled model against its float model, or another one, on the same samples."""
 
     lost: int
     won: int
@@ -99,10 +99,13 @@ class Zoo:
         found = self.evaluate.METRICS[entry["metric"]](session(model), entry, self.data(name, limit))
         return float(found)
 
-    def paired(self, name: str, model: bytes | Path, limit: int | None = None) -> Paired:
-        """Top-1 entries: sample by sample against the float model."""
+    def paired(
+        self, name: str, model: bytes | Path, limit: int | None = None, against: bytes | Path | None = None
+    ) -> Paired:
+        """Top-1 entries: sample by sample against another model, by default the float one."""
         entry, data = self.entries[name], self.data(name, limit)
-        ours, theirs = (self.evaluate.classes(session(m), entry, data) for m in (model, self.model(name)))
+        other = self.model(name) if against is None else against
+        ours, theirs = (self.evaluate.classes(session(m), entry, data) for m in (model, other))
         right, was = ours == data["y"], theirs == data["y"]
         return Paired(
             int((was & ~right).sum()), int((right & ~was).sum()), float((ours == theirs).mean()), len(ours)

@@ -285,3 +285,18 @@ def lossless(stored: StoredGroup, converter: Converter) -> bool:
         converter.exact(rows.stop - rows.start, int(ones.max()))
         for rows, ones in zip(stored.blocks(), stored.ones, strict=True)
     )
+
+
+def lossy_columns(stored: StoredGroup, converter: Converter) -> int:
+    """How many column planes of a stored group may leave the converter's range."""
+    found = 0
+    for rows, ones in zip(stored.blocks(), stored.ones, strict=True):
+        size = rows.stop - rows.start
+        if not converter.exact(size, int(ones.max())):
+            counts = np.unique_counts(ones)
+            found += sum(
+                int(n)
+                for most, n in zip(counts.values, counts.counts, strict=True)
+                if not converter.exact(size, int(most))
+            )
+    return found

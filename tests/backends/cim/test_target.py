@@ -1,6 +1,5 @@
 """What the `cim` target takes, what it leaves to the host and why, and the graphs that come of it."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.runtime.gate import Verdict
-from lpcompile.target import Options, Products, RunModel
+from lpcompile.target import Options, Products, Trial
 from tests.support import parse_model, random_feeds, run_model
 
 SQUEEZE = ["DyadicGlobalAveragePool", "Lookup", "DyadicMul"]
@@ -178,6 +177,12 @@ def test_layers_that_the_machine_lacks_stay_float_on_the_host() -> None:
     assert "ConvTranspose" in transposed["reason"]
 
 
+def test_a_node_on_the_host_divides_a_chain_of_functions() -> None:
+    made = compiled(network("c = Tanh (b)\nd = Abs (c)\ne = Neg (d)"), host=("n_c",))
+    assert ops(made).count("Tanh") == 1
+    assert ops(made).count("Lookup") == 0  # what follows on floats stays there too
+
+
 def test_host_nodes() -> None:
     made = compiled(network(), host=("n_f",))
     assert made.report["layers"][1]["reason"] == "kept float on request"
@@ -212,6 +217,7 @@ def test_forms_of_the_file() -> None:
     feeds = random_feeds(network(), seed=7)
     functions, standard = (compiled(network(), emit=form) for form in ("functions", "standard"))
     assert not standard.model.functions
+    assert standard.report["verification"]["integer_layers_checked"] == 4
     np.testing.assert_array_equal(functions.run(feeds)["y"], standard.run(feeds)["y"])
     with pytest.raises(PipelineError, match="cannot emit 'qdq'"):
         compiled(network(), emit="qdq")
@@ -260,7 +266,7 @@ def test_a_low_sqnr_is_a_warning_and_nothing_falls_back(tmp_path: Path) -> None:
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = lambda *_, **__: Verdict("1 layers differ from the numpy reference: n_a", ["n_a"])  # noqa: E731
-    monkeypatch.setattr("lpcompile.compilation.judge", broken)
+    monkeypatch.setattr("lpcompile.emission.judge", broken)
     with pytest.raises(PassError, match="differ from the numpy reference"):
         compiled(network())
 
@@ -274,10 +280,9 @@ def test_products_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.M
             reference: LpGraph,
             numbers: DyadicNumbers,
             options: Options,
-            calls: Sequence[Mapping[str, np.ndarray]],
-            run_model: RunModel,
+            trial: Trial | None,
         ) -> Products:
-            seen.update(reference=reference, numbers=numbers, options=options, calls=calls)
+            seen.update(reference=reference, numbers=numbers, options=options, trial=trial)
             report = {"machine": "m", "totals": {"energy_pj": 1.5}, "verification": {"bit_exact_sim": True}}
             return Products({"program.lpcim": b"P", "program.lpcasm": b"halt"}, report, ["costly"])
 
@@ -295,7 +300,7 @@ def test_products_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.M
     assert set(seen["numbers"].weights) == {"n_a", "n_f", "n_i"}
     assert set(seen["numbers"].requants) == {"n_a", "n_f", "n_g"}
     assert seen["options"].machine == "m"
-    assert len(seen["calls"]) > 0
+    assert set(seen["trial"].outputs) == {o.name for o in made.model.graph.output}
     # a later run for another target leaves no program of this one behind
     monkeypatch.undo()
     calls = [random_feeds(network(), seed=i) for i in range(6)]
