@@ -11,7 +11,8 @@ from tests.support import parse_model, random_feeds
 
 TINY = with_values(machine_text("reference"), buffers__local_kib=1)
 NETWORK = """net (float[{n},3,{h},{w}] x) => (float[{n},2,a,b] y)
-    <float[5,3,1,1] w1, float[2,5,1,1] w2, float[5,1,1] c, float[5] s, float[5] var, int64[8] pads = {{0, 0, 1, 2, 0, 0, 2, 0}},
+    <float[5,3,1,1] w1, float[2,5,1,1] w2, float[5,1,1] c, float[5] s, float[5] var,
+     int64[8] pads = {{0, 0, 1, 2, 0, 0, 2, 0}},
      int64[1] three = {{3}}, int64[1] one = {{1}}, int64[2] halves = {{2, 3}}> {{
     a = Conv (x, w1)
     {middle}
@@ -20,12 +21,16 @@ WORK = {
     "a mean in bands": (40, 30, "b = GlobalAveragePool (a)"),
     "a mean of one long row": (1, 900, "b = GlobalAveragePool (a)"),
     "a mean of windows": (9, 8, "b = AveragePool <kernel_shape = [3, 2], strides = [2, 1]> (a)"),
-    "divisors at the border": (9, 8, "b = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (a)"),
-    "pads that count": (7, 8, "b = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (a)"),
+    "divisors at the border": (9, 8,
+        "b = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (a)"),
+    "pads that count": (7, 8,
+        "b = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (a)"),
     "a mean of large windows": (45, 31, "b = AveragePool <kernel_shape = [43, 29]> (a)"),
-    "a maximum": (9, 8, "b = MaxPool <kernel_shape = [3, 2], pads = [1, 0, 2, 1], strides = [2, 2], dilations = [1, 2]> (a)"),
+    "a maximum": (9, 8,
+        "b = MaxPool <kernel_shape = [3, 2], pads = [1, 0, 2, 1], strides = [2, 2], dilations = [1, 2]> (a)"),
     "a maximum with a ceiling": (8, 8, "b = MaxPool <kernel_shape = [3, 3], strides = [2, 3], ceil_mode = 1> (a)"),
-    "a sum": (9, 8, "d = Transpose <perm = [0, 1, 3, 2]> (a)\ne = Transpose <perm = [0, 1, 3, 2]> (d)\nb = Add (a, e)"),
+    "a sum": (9, 8,
+        "d = Transpose <perm = [0, 1, 3, 2]> (a)\ne = Transpose <perm = [0, 1, 3, 2]> (d)\nb = Add (a, e)"),
     "a sum with one value a channel": (9, 8, "d = GlobalAveragePool (a)\nb = Add (a, d)"),
     "a product with a table": (9, 8, "e = Sigmoid (a)\nb = Mul (e, a)"),
     "a squeeze and excitation": (9, 8, "d = GlobalAveragePool (a)\ne = Sigmoid (d)\nb = Mul (a, e)"),
