@@ -12,7 +12,8 @@ from lpcompile.backends.cim.energy import price
 from lpcompile.backends.cim.energy_report import EnergyReport
 from lpcompile.simulation import price_run
 from tests.bench.bench_table import Bench, Table
-from tests.bench.cim_networks import SEEDED, Network, calls, from_zoo, seeded
+from tests.bench.cim_networks import SEEDED, calls, seeded
+from tests.zoo.cim_networks import Network, from_zoo
 from tests.zoo.entries import Zoo
 
 SEEDED_NAME = "VGG-8"
