@@ -59,7 +59,7 @@ def measure(bench: Bench) -> Table:
                         (name, weights, rows, "on" if complement else "off", round(plain, 4),
                          round(1 - found.lossy / found.all, 4), round(found.inverted / found.all, 4),
                          f"{checked['lossless_tiles']}/{checked['tiles']}", "yes" if identical else "no",
-                         round(ratios[0], 3), round(mine[1], 3), round(mine[2], 2), round(ratios[1], 3),
+                         round(ratios[0], 3), f"{mine[1]:.4g}", f"{mine[2]:.4g}", round(ratios[1], 3),
                          round(ratios[2], 4))
                     )  # fmt: skip
     made.notes.append(
