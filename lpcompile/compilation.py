@@ -1,7 +1,6 @@
 """One compilation from end to end: load, rewrite, decide, emit, judge, fall back, report."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,8 @@ from lpcompile.analysis.generated_inputs import (
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
-from lpcompile.errors import BudgetError, InputError, PassError, UnsupportedOpError
+from lpcompile.emission import Emission, Gate, TooLargeError, emit
+from lpcompile.errors import BudgetError, InputError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
@@ -30,17 +30,16 @@ from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
+from lpcompile.released import release_rounded
 from lpcompile.report import document
-from lpcompile.runtime.checks import FILE_GROWTH_BYTES
 from lpcompile.runtime.execution import observer, run_once
-from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.session import Session
-from lpcompile.target import Emitted, Options, Products, Target
+from lpcompile.runtime.sizes import Sizes
+from lpcompile.target import Options, Products, Target, Trial
 from lpcompile.watch import Watch
 
 GENERATED_CALLS = 2
-MOST_ATTEMPTS = 6
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
 
@@ -67,13 +66,23 @@ class Compilation:
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
 
     def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
-        """Compile one model."""
+        """Compile one model; once more without folds that enlarge, where the first result came out too large."""
         keep_large_blocks_apart()
+        try:
+            return self._run(source, data)
+        except TooLargeError as error:
+            self.warnings.clear()
+            self.temporaries.clear()
+            result = self._run(source, data, strict=True)
+            result.report["warnings"].append(f"compiled again without folds that enlarge: {error.message}")
+            return result
+
+    def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         target = registry.target(self.target_name)
         check_options(target, self.options)
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
-        passes = self._passes(target, recipe, decisions)
+        passes = self._passes(target, recipe, decisions, strict=strict)
         with located(source):
             graph = io.load(source)
             check_finite(graph)
@@ -91,15 +100,12 @@ class Compilation:
             )
             self.warnings.append(GENERATED_WARNING)
         calls, expected = self._judging(reference, calibration)
+        allowed = Sizes.of_graph(graph, model_bytes(source))
         original = graph.copy() if self.options.benchmark else None
-        del reference  # its copy of the weights would stand beside the passes' own
-        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
-            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        del reference  # what it keeps for its next run would stand beside the passes' own
+        self._prepare(graph, decides=decides)
         if decides:
             check_opset(target, graph)
-        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
-            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
-        graph.infer_shapes(dict(self.options.input_shapes))
         if calibration is None and decides:
             self.warnings.append(
                 "no calibration data: weights only; --calibration-data would give integer activations and speed"
@@ -117,15 +123,25 @@ class Compilation:
             progress=self.progress,
             keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
+            weights=Pipeline(passes).planned_weights,
         )
         watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
         self.warnings += graph.notes
-        emitted, verdict = self._emit(graph, target, recipe, original, calls, expected, reports)
+        if original is None:  # it reads the same weights when it is timed
+            release_rounded(graph, lambda: self._remade(source, passes, context))
+        packed = [n for n, layer in graph.plan.layers.items() if layer.kernel is Kernel.NBITS]
+        if packed and self.options.emit == "qdq":
+            self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
+        emission = emit(graph, target, self.options, Gate(calls, expected, allowed, original, recipe))
+        self.warnings += emission.warnings
         self._warn_of_codes(decisions, graph.plan)
-        products = self._build(target, emitted, calls)
+        reports += emission.reports
+        products = self._build(target, emission, calls)
         report = self._report(
-            _Facts(graph, emitted, verdict, reports, recipe, source, sha256, calibration, generated, products)
+            _Facts(
+                graph, emission, allowed, reports, recipe, source, sha256, calibration, generated, products
+            )
         )
         self._check_budget(report)
         header = {
@@ -143,11 +159,28 @@ class Compilation:
         ):
             report["warnings"].append("the decisions were made with other calibration data")
         text = write_decisions(Decisions(header, document.versions(), graph.plan))
-        return Result(emitted.model, report, text, self.temporaries, products.files)
+        return Result(emission.emitted.model, report, text, self.temporaries, products.files)
 
     # before the passes
 
-    def _passes(self, target: Target, recipe: Recipe, decisions: Decisions | None) -> tuple[Pass, ...]:
+    def _prepare(self, graph: LpGraph, *, decides: bool) -> None:
+        """Opset and shapes as the passes want them."""
+        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
+            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
+            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
+        graph.infer_shapes(dict(self.options.input_shapes))
+
+    def _remade(self, source: Any, passes: tuple[Pass, ...], context: PassContext) -> LpGraph:
+        """The float graph once more, for layers that fall back after their weights were let go."""
+        graph = io.load(source)
+        self._prepare(graph, decides=True)
+        Pipeline(tuple(p for p in passes if p.exact)).run(graph, context)
+        return graph
+
+    def _passes(
+        self, target: Target, recipe: Recipe, decisions: Decisions | None, *, strict: bool
+    ) -> tuple[Pass, ...]:
         text = (
             self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
         )
@@ -161,6 +194,8 @@ class Compilation:
                 check_weight_formats(target, [{"format": "int8", **given, **extra}["format"]])
             if name == "quantize-activations" and self.options.activation_format:
                 extra = {"format": self.options.activation_format}
+            if name == "fold-constants" and strict:
+                extra = {"growth-bytes": 0}
             found.append(registry.pass_class(name).configured({**given, **extra}))
         return tuple(found)
 
@@ -234,87 +269,25 @@ class Compilation:
 
     # after the passes
 
-    def _emit(
-        self,
-        graph: LpGraph,
-        target: Target,
-        recipe: Recipe,
-        original: LpGraph | None,
-        calls: Sequence[Feeds],
-        expected: Sequence[Feeds],
-        reports: list[PassReport],
-    ) -> tuple[Emitted, Verdict]:
-        """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step."""
-        falling = PassReport("fall-back")
-        for _ in range(MOST_ATTEMPTS):
-            start = time.perf_counter()
-            emitted = target.emit(graph, self.options)
-            report = PassReport("emit", seconds=time.perf_counter() - start)
-            report.metrics["weight_bytes"] = sum(emitted.weight_bytes.values())
-            verdict = judge(
-                emitted.model,
-                original,
-                calls,
-                expected,
-                threads=self.options.threads,
-                checked=emitted.calls,
-            )
-            quality = verdict.comparison.sqnr_db
-            low = quality is not None and quality < recipe.min_sqnr_db
-            if not verdict.failure and not low:
-                break
-            reason = (
-                verdict.failure
-                or f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
-            )
-            if not target.rules.falls_back:
-                if verdict.failure:
-                    raise PassError(
-                        verdict.failure, hint="this is a bug of lpcompile: please report it with the model"
-                    )
-                self.warnings.append(reason)
-                break
-            changed = [n for n in verdict.layers if n in {**graph.plan.layers, **graph.plan.elementwise}]
-            if changed and not low:
-                graph.plan = graph.plan.without(set(changed), reason)
-            else:
-                graph.plan, changed = graph.plan.more_precise(reason)
-            if not changed:
-                if verdict.failure:
-                    raise PassError(
-                        verdict.failure, hint="this is a bug of lpcompile: please report it with the model"
-                    )
-                self.warnings.append(f"nothing is left to fall back: {reason}")
-                break
-            self.warnings.append(f"{len(changed)} layers fell back: {reason}")
-            for name in changed:
-                now = graph.plan.layers.get(name)
-                falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
-        else:
-            raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
-        reports.append(report)
-        if falling.changes:
-            reports.append(falling)
-        return emitted, verdict
-
-    def _build(self, target: Target, emitted: Emitted, calls: Sequence[Feeds]) -> Products:
+    def _build(self, target: Target, emission: Emission, calls: Sequence[Feeds]) -> Products:
         """What the target makes beside the model."""
+        emitted = emission.emitted
         if emitted.reference is None or emitted.numbers is None:
             return Products()
-        products = target.build(
-            emitted.reference, emitted.numbers, self.options, calls, HostSessions(self.options.threads)
-        )
+        trial = None
+        if calls and emission.verdict.outputs:
+            trial = Trial(calls[0], emission.verdict.outputs, HostSessions(self.options.threads))
+        products = target.build(emitted.reference, emitted.numbers, self.options, trial)
         self.warnings += products.warnings
         return products
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
-        graph, proto, verdict = facts.graph, facts.emitted.model, facts.verdict
-        layers = document.layer_records(graph, facts.emitted.weight_bytes)
+        graph, verdict = facts.graph, facts.emission.verdict
+        timing = verdict.timing
+        layers = document.layer_records(graph, facts.emission.emitted.weight_bytes)
         totals = document.totals(layers, graph)
-        before, after = model_bytes(facts.source), proto.ByteSize()
-        totals["file_bytes"] = after
-        if before and after > before + FILE_GROWTH_BYTES:
-            self.warnings.append(f"the file grew from {before} to {after} bytes")
+        before, after = facts.allowed, facts.emission.sizes
+        totals["file_bytes"] = after.file_bytes
         held = facts.calibration is not None and facts.calibration.has_held_back
         if facts.calibration is not None and not held and not facts.generated:
             self.warnings.append(
@@ -348,8 +321,14 @@ class Compilation:
                 "integer_layers_checked": len(verdict.checks),
                 "elements_compared": sum(c.compared for c in verdict.checks),
                 "elements_different": sum(c.different for c in verdict.checks),
-                "latency_ms": verdict.latency_ms or None,
-                "bytes": {"float": before, "compiled": after},
+                "latency_ms": None
+                if timing is None
+                else {"float": timing.float_ms, "compiled": timing.compiled_ms},
+                "latency_ratio": None
+                if timing is None
+                else [timing.quartiles[0], timing.ratio, timing.quartiles[1]],
+                "bytes": {"float": before.file_bytes, "compiled": after.file_bytes},
+                "constant_bytes": {"float": before.constant_bytes, "compiled": after.constant_bytes},
             },
         }
         return document.merged(report, facts.products.report)
@@ -374,8 +353,8 @@ class Compilation:
 @dataclass(frozen=True)
 class _Facts:
     graph: LpGraph
-    emitted: Emitted
-    verdict: Verdict
+    emission: Emission
+    allowed: Sizes
     reports: list[PassReport]
     recipe: Recipe
     source: Any

@@ -16,7 +16,9 @@ import numpy as np
 
 from lpcompile.errors import DecisionsError, FormatError
 from lpcompile.formats.base import resolve
+from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.fit import RULES
 
@@ -230,9 +232,25 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
                 f"layer '{name}' runs on integers, but its input has no entry under [activations]",
                 hint=f'add [activations."{"" if x is None else x.name}"], or set kernel = "weight-only"',
             )
-        if layer.kernel is Kernel.DYNAMIC and node.op not in ("MatMul", "Gemm"):
+        if layer.kernel in (Kernel.DYNAMIC, Kernel.NBITS) and node.op not in ("MatMul", "Gemm"):
             raise DecisionsError(
-                f"layer '{name}': a {node.op} has no dynamic kernel", hint='set kernel = "weight-only"'
+                f"layer '{name}': a {node.op} has no {layer.kernel} kernel",
+                hint='set kernel = "weight-only"',
+            )
+        if layer.kernel is Kernel.NBITS and (reason := _unpacked(node, layer.weight)):
+            raise DecisionsError(
+                f"layer '{name}': MatMulNBits cannot hold its weights: {reason}",
+                hint='set kernel = "dynamic"',
             )
         whole[name] = replace(layer, tensor=None)
     return replace(plan, layers=MappingProxyType(whole)), warnings
+
+
+def _unpacked(node: Node, weight: WeightPlan) -> str:
+    """Why the weights of a layer cannot stay packed; empty where they can."""
+    value = node.inputs[1]
+    if value is None or value.shape is None or len(value.shape) != 2:
+        return "they are no matrix"
+    inputs = value.dims[0]
+    books = bool(weight.codebooks)
+    return block_matmul.obstacle(resolve(weight.format), weight.granularity, inputs, codebooks=books)

@@ -16,7 +16,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced
-from lpcompile.plan import QuantPlan
+from lpcompile.plan import QuantPlan, WeightPlan
 from lpcompile.records import PassReport
 from lpcompile.target import Target
 
@@ -44,6 +44,7 @@ class PassContext:
         progress: called as progress(what, done, total) by loops that may take seconds.
         keep_float: names of nodes that the user wants float.
         warnings: what the user should read; passes append.
+        weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
     """
 
@@ -55,6 +56,7 @@ class PassContext:
     seed: int = 0
     progress: Progress = no_progress
     keep_float: frozenset[str] = frozenset()
+    weights: WeightPlan | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -74,6 +76,10 @@ class Pass(ABC):
     requires: ClassVar[frozenset[Fact]] = frozenset()
     establishes: ClassVar[frozenset[Fact]] = frozenset()
     invalidates: ClassVar[frozenset[Fact]] = frozenset()
+
+    def planned_weights(self) -> WeightPlan | None:
+        """How this pass stores weights, if that is its task."""
+        return None
 
     @abstractmethod
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
@@ -167,6 +173,12 @@ class Pipeline:
         """The pipeline as it can be typed again."""
         return ",".join(p.text for p in self.passes)
 
+    @property
+    def planned_weights(self) -> WeightPlan | None:
+        """How weights will be stored; None where no pass stores them, or several differ."""
+        found = {w for p in self.passes if (w := p.planned_weights()) is not None}
+        return found.pop() if len(found) == 1 else None
+
     def run(self, graph: LpGraph, ctx: PassContext, observe: Observer = quiet) -> list[PassReport]:
         """Run every pass in place; structure is checked after each.
 
@@ -192,7 +204,7 @@ class Pipeline:
             graph.facts -= p.invalidates
             graph.facts |= p.establishes
             if report.changes and p.exact:  # a graph pass: weights may have been replaced
-                collect_replaced(sum(c.nbytes for c in graph.constants()))
+                collect_replaced(graph.take_discarded_bytes())
             reports.append(report)
             done.append(p.name)
             observe(index, p, graph, report)

@@ -25,6 +25,8 @@ class Kernel(StrEnum):
     INTEGER: integers in and out (`y = clip(rne(acc * m) + zp)`, architecture 3.5 `float`).
     FLOAT_OUT: integers in, the accumulator scaled to float (MatMul and Gemm before a float node).
     DYNAMIC: the activation range is measured at run time, float in and out.
+    NBITS: 4-bit weights stay packed in memory, activations are rounded to int8 for each block of 32 inputs at run time
+        (MatMulNBits, accuracy level 4), float in and out.
     WEIGHT_ONLY: weights stored in their format, expanded to float when the model is loaded.
     FLOAT: left alone.
     """
@@ -32,6 +34,7 @@ class Kernel(StrEnum):
     INTEGER = "integer"
     FLOAT_OUT = "float-out"
     DYNAMIC = "dynamic"
+    NBITS = "matmul-nbits"
     WEIGHT_ONLY = "weight-only"
     FLOAT = "float"
 

@@ -16,6 +16,7 @@ PASSES = {
     "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
     "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
+    "equalize-channels": "lpcompile.passes.equalize_channels:EqualizeChannels",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",

@@ -122,6 +122,9 @@ class CostModel(Protocol):
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
         """Nanoseconds of a layer under a kernel ("float", "integer", "float-out", "dynamic"); None: not known."""
 
+    def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        """The same for a MatMul or Gemm of few rows, "nbits" (MatMulNBits) among the kernels; None: not known."""
+
     def quantize_ns(self, elements: int) -> float:
         """Nanoseconds of one QuantizeLinear or DequantizeLinear."""
 
@@ -143,8 +146,8 @@ class Rules:
         expands_weights: a layer without integer arithmetic keeps stored weights that become floats when loaded.
         group_scales: whether a recipe's group scales are taken; else they must be asked for by --group-size.
         needs_ranges: without samples, inputs are generated; else activations stay float.
-        falls_back: layers that fail a check, or a result below the recipe's SQNR, go back to floats; else a failed
-            check is an error, and a low SQNR a warning.
+        falls_back: layers that fail a check, or a result that is too large, too slow or below the recipe's SQNR, go
+            back to floats; else a failed check is an error, and the others are warnings.
         has_machines: takes the options of MACHINE_OPTIONS.
         batch_only: symbolic axes other than the first of every input are refused.
         emit_forms: those that it knows.
@@ -181,6 +184,21 @@ class Emitted:
     calls: onnx.ModelProto | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A call to try things on.
+
+    Attributes:
+        feeds: as the model takes them.
+        outputs: what the compiled model gave on them in ONNX Runtime.
+        run_model: runs a serialised model in ONNX Runtime.
+    """
+
+    feeds: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+    run_model: RunModel
+
+
 @dataclass(frozen=True)
 class Products:
     """What a target makes beside the model.
@@ -211,6 +229,10 @@ class Target(ABC):
     def supports(self, op: str, fmt: NumberFormat) -> Support:
         """Whether a layer's operator has integer arithmetic with weights in this format."""
 
+    def packed_obstacle(self, fmt: NumberFormat, granularity: str, inputs: int) -> str:
+        """Why a matrix with weights in this format cannot run from packed 4-bit codes; empty where it can."""
+        return f"{self.name} has no kernel for packed weights"
+
     @abstractmethod
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Whether an operator without weights can run on quantised tensors."""
@@ -239,8 +261,7 @@ class Target(ABC):
         reference: LpGraph,
         numbers: DyadicNumbers,
         options: Options,
-        calls: Sequence[Mapping[str, np.ndarray]],
-        run_model: RunModel,
+        trial: Trial | None,
     ) -> Products:
         """What is made beside the model, once that has passed its gate.
 
@@ -248,8 +269,7 @@ class Target(ABC):
             reference: the graph behind the emitted model, one `lpcompile` call a node.
             numbers: its integers by node name.
             options: the user's.
-            calls: feeds to verify on, as the model takes them.
-            run_model: runs a serialised model in ONNX Runtime.
+            trial: what to verify on; None where the float model could not be run.
 
         Raises:
             TargetError: the machine cannot express it.

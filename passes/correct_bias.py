@@ -44,7 +44,8 @@ class CorrectBias(Pass):
             if mean is None or weight is None:
                 report.skip(node, "no calibration data, so the mean of its input is not known")
                 continue
-            rounding = layer.tensor.dequantize() - to_rows(node.op, weight.values)
+            rounding = layer.tensor.dequantize()
+            rounding -= to_rows(node.op, weight.values)
             shift = np.asarray(-np.einsum("ok,ok->o", rounding, mean), np.float32)
             graph.plan = graph.plan.with_layer(node.name, replace(layer, bias_correction=shift))
             report.change(node, "bias corrected", after=f"by {float(np.abs(shift).max()):.3g} at most")
@@ -57,7 +58,7 @@ def _obstacle(node: Node, kernel: Kernel) -> str:
         return "MatMul has no bias of its own"
     if node.op == "ConvTranspose":
         return "outputs of ConvTranspose sum different numbers of products"
-    if kernel is Kernel.DYNAMIC:
+    if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
         return "its range is measured at run time, there are no calibrated means"
     if any(node.attrs.get(k, 0) for k in ("transA", "transB")) or node.attrs.get("alpha", 1) != 1:
         return "the Gemm is not in the form x @ W + b"

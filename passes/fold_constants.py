@@ -1,7 +1,10 @@
 """Evaluate what does not depend on the inputs: constant nodes, and shape computations over static dimensions.
 
-Left alone: what is random, what quantises (the chains of models that are quantised already), and results
-that take more bytes than max(64 KiB, twice the constants they are made from): they only enlarge the model.
+Left alone: what is random, what quantises (the chains of models that are quantised already), and what would only
+enlarge the model: results of more than max(64 KiB, twice the constants they are made from), and once the model has
+grown by `growth-bytes` every result that takes more than the constants it makes superfluous. A constant in another
+order or type and the weights of a layer do not count as growth: quantised they are smaller, and where they stay float
+the emitted file computes them from what it holds (`ir/compact.py`). With `growth-bytes=0` they count too.
 """
 
 from dataclasses import dataclass, field
@@ -30,6 +33,10 @@ _GROWING = frozenset(
     {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"}
 )
 _SMALL_BYTES = 64 * 1024
+_NO_ROOM = "its result would enlarge the model"
+_FEW = 64  # elements that count for nothing: shapes, axes, scalars
+_REORDERING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +47,17 @@ class FoldConstants(Pass):
     summary: ClassVar[str] = "constant expressions and static shape computations evaluated"
     establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.CONSTANTS_FOLDED, Fact.SHAPES})
 
+    growth_bytes: int = _SMALL_BYTES
+
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Fold until nothing is left; nodes that stay although their inputs are constant are skips."""
         report = PassReport(self.name)
         before = len(graph.nodes())
         failed: dict[Node, str] = {}
+        room = _Room(self.growth_bytes, strict=self.growth_bytes == 0)
         while True:
             graph.infer_shapes()
-            sweep = _Sweep(graph, ctx, PassReport(self.name), dict(failed))
+            sweep = _Sweep(graph, ctx, PassReport(self.name), dict(failed), room)
             sweep.shapes()
             sweep.conditions()
             sweep.simple_nodes()
@@ -63,10 +73,37 @@ class FoldConstants(Pass):
 
 
 @dataclass
+class _Room:
+    """Bytes that constants may still grow by; folds that free more than they store add to it."""
+
+    left_bytes: int
+    strict: bool
+
+    def takes(self, nodes: list[Node], results: dict[Value, NDArray[Any]]) -> bool:
+        """Whether there is room for the results of these nodes; if so, it is taken."""
+        inside = set(nodes)
+        inputs = {v for n in nodes for v in n.inputs if v is not None and v.is_constant}
+        gone = (v for v in inputs if not is_named_outside(v) and all(c in inside for c in v.consumers))
+        freed = sum(v.nbytes for v in gone if (elements(v) or 0) >= _FEW)
+        growth = sum(a.nbytes for a in results.values() if a.size >= _FEW) - freed
+        free = not self.strict and (
+            ({n.op for n in nodes} <= _REORDERING and bool(nodes))
+            or all(any(c.op in _LAYERS for c in v.consumers) for v in results)
+        )
+        if growth > 0 and free:
+            return True
+        if growth > max(self.left_bytes, 0):
+            return False
+        self.left_bytes -= growth
+        return True
+
+
+@dataclass
 class _Sweep:
     """One round over the graph.
 
     Attributes:
+        room: for growth, over all rounds.
         failed: nodes whose evaluation was tried in vain, with the reason; not tried again.
         stays: nodes that stay in this round although their inputs are constant.
     """
@@ -75,6 +112,7 @@ class _Sweep:
     ctx: PassContext
     report: PassReport
     failed: dict[Node, str]
+    room: _Room
     stays: dict[Node, str] = field(default_factory=dict)
 
     def shapes(self) -> None:
@@ -123,8 +161,12 @@ class _Sweep:
             except (ValueError, IndexError, TypeError) as error:
                 self._skip(node, f"it cannot be evaluated: {error}")
                 continue
-            if array is not None:
+            if array is None:
+                continue
+            if self.room.takes([node], {output_at(node): array}):
                 self._replace(node, {output_at(node): array})
+            else:
+                self._skip(node, _NO_ROOM)
 
     def other_nodes(self) -> None:
         """Constant parts that need the runtime."""
@@ -153,6 +195,12 @@ class _Sweep:
                 self._fail(node, f"the runtime cannot evaluate it: {str(error).splitlines()[0]}")
             return
         limit = _limit_bytes([v for node in part for v in node.inputs])
+        small = {v: arrays[v.name] for v in wanted if arrays[v.name].nbytes <= limit}
+        gone = part if len(small) == len(wanted) else []  # what makes a large result keeps its inputs
+        if small and not self.room.takes(gone, small):
+            for node in part:
+                self._fail(node, _NO_ROOM)
+            return
         for node in reversed(part):
             found = {v: arrays[v.name] for v in node.outputs if v in wanted and v is not None}
             large = [a.nbytes for a in found.values() if a.nbytes > limit]

@@ -57,7 +57,7 @@ def absorb_after(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | No
     w = _weight(layer)
     g = affine.gain  # (C_out,)
     if layer.op == "Conv":
-        w = w * g.reshape(-1, *[1] * (w.ndim - 1))
+        w *= g.reshape(-1, *[1] * (w.ndim - 1))
     elif layer.op == "ConvTranspose":  # (C_in, C_out/group, *kernel)
         group = int(layer.attrs.get("group", 1))
         grouped = w.reshape(group, w.shape[0] // group, w.shape[1], -1)

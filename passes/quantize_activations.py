@@ -76,6 +76,7 @@ class QuantizeActivations(Pass):
             calibrated=ctx.calibration is not None,
             matmul=self.matmul,
             timed=self.cost == "time",
+            weights=ctx.weights,
         )
         for name in ctx.keep_float & kernels.keys():
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
@@ -96,6 +97,8 @@ class QuantizeActivations(Pass):
             (report.skip if kernel is Kernel.FLOAT else report.change)(
                 name, choice.reason or f"kernel {kernel.value}"
             )
+            if choice.unpacked:
+                report.skip(name, choice.unpacked)
         for name, reason in regions.skipped.items():
             report.skip(name, reason)
         graph.plan = QuantPlan(

@@ -16,8 +16,9 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.rounding_loss import column_energy, output_sqnr_db, ratio_db
 from lpcompile.errors import FormatError
-from lpcompile.formats.base import NumberFormat, resolve
+from lpcompile.formats.base import resolve
 from lpcompile.formats.group import has_group_table
+from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -113,11 +114,11 @@ class QuantizeWeights(Pass):
                 hint="repair the model, or keep the layer with --keep-float",
             )
         moments = second_moments(node, statistics)
-        decided = layer.weight if layer.weight.format != "float32" else self._weight_plan()
+        decided = layer.weight if layer.weight.format != "float32" else self.planned_weights()
         if decided.scale_rule == "output-mse" and moments is None:
             decided = replace(decided, scale_rule="mse")
         fmt = resolve(decided.format)
-        kernel, reason = self._kernel(layer, fmt, rows.shape[1])
+        kernel, reason = self._kernel(layer, decided, rows.shape[1])
         grouped = decided.granularity.startswith("group")
         tensor = fit(
             rows,
@@ -169,13 +170,21 @@ class QuantizeWeights(Pass):
         plan = None if x is None or kernel not in INTEGER else graph.plan.activations.get(x.name)
         return 0.0 if plan is None else plan.scale
 
-    def _weight_plan(self) -> WeightPlan:
+    def planned_weights(self) -> WeightPlan:
+        """How layers that bring no decision of their own are stored."""
         granularity = f"group{self.group_size}" if self.granularity == "group" else self.granularity
         return WeightPlan(resolve(self.format).name, granularity, self.rule, self.scale_format, self.rounding)
 
     @staticmethod
-    def _kernel(layer: LayerPlan, fmt: NumberFormat, inputs: int) -> tuple[Kernel, str]:
-        """The planned kernel, or stored weights only where integers would not be exact."""
+    def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, str]:
+        """The planned kernel, or one that can hold the weights exactly."""
+        fmt = resolve(weight.format)
+        if layer.kernel is Kernel.NBITS:
+            books = bool(weight.codebooks)
+            if reason := block_matmul.obstacle(fmt, weight.granularity, inputs, codebooks=books):
+                layer = replace(
+                    layer, kernel=Kernel.DYNAMIC, reason=f"its codes do not stay packed: {reason}"
+                )
         if layer.kernel in (*INTEGER, Kernel.DYNAMIC):
             if fmt.image() is None:
                 return (
@@ -184,7 +193,7 @@ class QuantizeWeights(Pass):
                 )
             if inputs * 128 * 255 + BIAS_UNITS > ACCUMULATOR:
                 return Kernel.WEIGHT_ONLY, f"{inputs} products of 8 bits could overflow the int32 accumulator"
-        return layer.kernel, ""
+        return layer.kernel, layer.reason
 
     @staticmethod
     def _least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> NDArray[np.float32] | None:

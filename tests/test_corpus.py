@@ -21,6 +21,9 @@ from tests.networks import without_costs
 FILES = file_names()
 SAMPLE = [n for n in FILES[::6] if not n.startswith("light")]
 EXACT_DB = 80.0  # 1e-4 of the output's norm: rewrites change the order of float sums
+HALF_DB = (
+    60.0  # float16 graphs are computed in float32: a float16 runtime itself rounds at 66 dB, several times
+)
 DOCUMENTED = (InputError, TargetError)  # exit codes 3 and 5
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -55,7 +58,7 @@ def check_case(case: Case, recipe: str, target: str = "ort") -> str:
     assert wanted is not None
     assert found is not None, "the compiled model does not run"
     quantised = not all(map(is_float, layers.values()))
-    bound = load_recipe(recipe).min_sqnr_db if quantised else EXACT_DB
+    bound = load_recipe(recipe).min_sqnr_db if quantised else HALF_DB if is_half(case.model) else EXACT_DB
     assert sqnr_db(wanted, found) >= bound, f"{sqnr_db(wanted, found):.1f} dB"
     return "agrees, quantised" if quantised else "agrees"
 
@@ -80,6 +83,11 @@ def compiled_with_its_inputs(case: Case, recipe: str, target: str) -> lpcompile.
 def is_float(row: dict[str, Any]) -> bool:
     """Whether a layer of the report kept its weights."""
     return bool(row["weight_format"].startswith(FLOATS))
+
+
+def is_half(model: ModelProto) -> bool:
+    """Whether a model gives float16 numbers."""
+    return any(o.type.tensor_type.elem_type == 10 for o in model.graph.output)
 
 
 def constant_layers(model: ModelProto) -> int:

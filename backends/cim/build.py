@@ -1,11 +1,8 @@
 """From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.assembler import disassemble
@@ -19,24 +16,22 @@ from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
-from lpcompile.backends.cim.simulator.result import RunHost
 from lpcompile.backends.cim.simulator.simulator import Simulator
+from lpcompile.backends.cim.trial import codes_agree, try_sample
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.target import Options, Products
+from lpcompile.target import Options, Products, Trial
 
 DEFAULT_MACHINE = "npp-bitplane-sram"
 PROGRAM, ASSEMBLY = "program.lpcim", "program.lpcasm"
-Feeds = Mapping[str, NDArray[Any]]
 
 
 def build(
     reference: LpGraph,
     numbers: DyadicNumbers,
     options: Options,
-    calls: Sequence[Feeds],
-    run_model: RunHost,
+    trial: Trial | None,
 ) -> Products:
     """Program, assembler text and report of a reference graph; see `Target.build`."""
     machine = MachineDescription.load(options.machine or DEFAULT_MACHINE)
@@ -59,8 +54,8 @@ def build(
         "verification": {"proofs": proofs.document(), **_tiles(proofs)},
     }
     warnings = _warnings(lowered, proofs, on_host)
-    if calls:
-        report = _with_run(report, lowered, machine, proofs, reference, calls[0], run_model)
+    if trial is not None:
+        report = _with_run(report, lowered, machine, proofs, reference, trial)
     return Products(files, report, warnings)
 
 
@@ -70,11 +65,9 @@ def _with_run(
     machine: MachineDescription,
     proofs: Proofs,
     reference: LpGraph,
-    feeds: Feeds,
-    run_model: RunHost,
+    trial: Trial,
 ) -> dict[str, Any]:
     """The report with one sample executed, compared with ONNX Runtime, and priced."""
-    one = first_sample(reference, feeds)
     record = ActivityRecord(exact=True)
     simulator = Simulator(
         lowered.program,
@@ -83,19 +76,17 @@ def _with_run(
         observer=record,
         check_races=False,  # proven above
     )
-    result = simulator.run(one, run_model)
-    wanted = run_model(reference.to_proto().SerializeToString(), one)
-    exact = all(
-        np.array_equal(wanted[k], v, equal_nan=v.dtype.kind == "f") for k, v in result.outputs.items()
-    )
-    lossless = proofs.groups == proofs.lossless_groups
-    if lossless and not exact:
-        raise PassError(
-            "the simulated program and ONNX Runtime give different integers",
-            hint="this is a bug of lpcompile: please report it with the model",
-        )
+    verification = {**report["verification"]}
+    result = try_sample(simulator, reference, trial)
+    verification["bit_exact_sim"] = result.exact
+    if proofs.groups == proofs.lossless_groups and not result.exact:
+        verification["bit_exact_codes"] = codes_agree(simulator, reference, trial)
+        if not verification["bit_exact_codes"]:
+            raise PassError(
+                "the simulated program and ONNX Runtime give different integers",
+                hint="this is a bug of lpcompile: please report it with the model",
+            )
     energy = price(machine, lowered.program, record.run, "exact", boot=record.boot)
-    verification = {**report["verification"], "bit_exact_sim": exact}
     found = energy.to_json()
     found["energy"] = {
         **found["energy"],
@@ -104,12 +95,6 @@ def _with_run(
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
     energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
     return {**report, **found, "verification": verification, "layer_energy_pj": energies}
-
-
-def first_sample(reference: LpGraph, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """The first sample of a call; inputs without a symbolic batch axis whole."""
-    batch = {v.name for v in reference.inputs if v.shape and not isinstance(v.shape[0], int)}
-    return {k: v[:1] if k in batch else v for k, v in feeds.items()}
 
 
 def _machine(machine: MachineDescription) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
+
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.planes import StoredPlanes, cells_of
 from lpcompile.backends.cim.program import PlaneSet
@@ -19,6 +21,7 @@ class Geometry:
         bits_per_cell: planes that share a cell.
         levels: largest product of a cell and an input in one cycle.
         rows_active: rows that are read at a time.
+        row_pages: blocks that one macro holds: a page has `rows_active` rows, however few of them a block uses.
         adc_max: largest count that a converter tells; None where a digital tree counts exactly.
         complement: whether columns may be stored inverted.
         scales: whether the converter spreads its steps over the rows of a block instead of saturating.
@@ -33,6 +36,7 @@ class Geometry:
     bits_per_cell: int
     levels: int
     rows_active: int
+    row_pages: int
     adc_max: int | None
     complement: bool
     scales: bool
@@ -52,6 +56,7 @@ class Geometry:
             macro.bits_per_cell,
             ((1 << macro.bits_per_cell) - 1) * ((1 << macro.input_bits_per_cycle) - 1),
             macro.rows_active,
+            machine.row_pages,
             None if machine.adc_bits is None else (1 << machine.adc_bits) - 1,
             macro.complement,
             machine.transfer == "scale",
@@ -68,7 +73,10 @@ class Geometry:
         """
         if self.adc_max is None or self.levels == 1:
             return self.rows_active
-        most = (2 * self.adc_max + 1 if self.complement else self.adc_max) // self.levels
+        twice = (
+            self.complement and not self.scales
+        )  # spread steps tell no count of more rows than there are steps
+        most = (2 * self.adc_max + 1 if twice else self.adc_max) // self.levels
         return max(1, min(self.rows_active, most))
 
     @property
@@ -80,14 +88,11 @@ class Geometry:
         """Whether every column of every block is read without loss."""
         if self.adc_max is None:
             return True
-        if self.scales and stored.block_rows > self.adc_max:
-            return False  # counts are rounded wherever the steps are fewer than the rows
+        if self.scales:  # counts are rounded wherever the steps are fewer than the rows; 0 stays 0
+            rows = stored.bits.shape[1] - stored.block_rows * np.arange(len(stored.ones))
+            if stored.ones[np.minimum(rows, stored.block_rows) > self.adc_max].any():
+                return False
         return stored.lossless(self.adc_max, self.levels)
-
-    @property
-    def row_pages(self) -> int:
-        """Blocks that one macro holds."""
-        return max(1, self.rows // self.block_rows)
 
     def outputs_per_macro(self, planes: PlaneSet) -> int:
         """Outputs whose planes stand side by side in a macro."""

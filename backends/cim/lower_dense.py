@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from math import prod
 
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
@@ -91,49 +92,52 @@ def write_layer(
         least = 1  # every strip writes the weights anew
     widest = max(s.columns[1] - s.columns[0] for s in shares)
     plan = layout(work, widest, capacity, max(least, *(s.of for s in shares)))
-    workers = [_Worker(w, at, work, share, plan) for share in shares]
-    order = [
-        (worker, strip, i // worker.share.of)
-        for i, strip in enumerate(strips(work.out.shape[:-1], plan.sizes))
-        for worker in workers
-        if i % worker.share.of == worker.share.phase
-    ]
-    ahead = len(workers) if plan.copies > 1 else 0  # the next band is loaded before the last strip is stored
-    for i in range(len(order) + ahead):
-        if i < len(order):
-            worker, strip, turn = order[i]
+    rooms = {core: _Room(work, plan, widest) for core in dict.fromkeys(s.core for s in shares)}
+    workers = [_Worker(w, at, work, share, rooms[share.core]) for share in shares]
+    waiting: dict[int, tuple[_Worker, tuple[Range, ...], int]] = {}  # by core: loaded, not yet multiplied
+    for i, strip in enumerate(strips(work.out.shape[:-1], plan.sizes)):
+        for worker in workers:
+            if i % worker.share.of != worker.share.phase:
+                continue
+            turn = worker.room.next_turn()
             worker.load(strip, turn)
-        if i >= ahead:
-            worker, strip, turn = order[i - ahead]
-            worker.finish(strip, turn)
+            before = waiting.pop(worker.core, None)
+            if before is not None:  # its band came before this one, so that loading and multiplying overlap
+                before[0].finish(*before[1:])
+            if plan.copies > 1:
+                waiting[worker.core] = (worker, strip, turn)
+            else:
+                worker.finish(strip, turn)
+    for worker, strip, turn in waiting.values():
+        worker.finish(strip, turn)
+
+
+class _Room:
+    """Tiles of one layer in the local buffer of a core, used in turn by all that it does of the layer."""
+
+    def __init__(self, work: Dense | Depthwise, plan: Layout, widest: int) -> None:
+        self.local = local = Local(plan.copies)
+        shape = (*plan.sizes, widest)
+        self.x = local.tiles("u8", _band_shape(work, plan.sizes, widest))
+        self.acc = local.tiles("i32", shape)
+        self.y = local.tiles("u8", shape)
+        self.others = [local.tiles(f.other.dtype, shape) if f.other is not None else [] for f in work.steps]
+        self.wide = [local.tiles("i32", shape) if isinstance(f.step, Product) else [] for f in work.steps]
+        self._turns = count()
+
+    def next_turn(self) -> int:
+        """Which tiles the next strip takes."""
+        return next(self._turns) % self.local.copies
 
 
 class _Worker:
-    """One core at work on one layer."""
+    """One share of a layer at work."""
 
-    def __init__(
-        self,
-        w: Writer,
-        at: Addresses,
-        work: Dense | Depthwise,
-        share: Share,
-        plan: Layout,
-    ) -> None:
-        self.w, self.at, self.work, self.share, self.plan = w, at, work, share, plan
+    def __init__(self, w: Writer, at: Addresses, work: Dense | Depthwise, share: Share, room: _Room) -> None:
+        self.w, self.at, self.work, self.share, self.room = w, at, work, share, room
         self.core = share.core
-        local = Local(plan.copies)
-        n = share.columns[1] - share.columns[0]
-        self.x = local.tiles("u8", _band_shape(work, plan.sizes, n))
-        self.acc = local.tiles("i32", (*plan.sizes, n))
-        self.y = local.tiles("u8", (*plan.sizes, n))
-        self.others = [
-            local.tiles(f.other.dtype, (*plan.sizes, n)) if f.other is not None else [] for f in work.steps
-        ]
-        self.wide = [
-            local.tiles("i32", (*plan.sizes, n)) if isinstance(f.step, Product) else [] for f in work.steps
-        ]
         self.requant = _columns(work.requant, share.columns)
-        self.weights = self._load_weights(local) if isinstance(work, Depthwise) else None
+        self.weights = self._load_weights(room.local) if isinstance(work, Depthwise) else None
 
     def _load_weights(self, local: Local) -> Place:
         """The depthwise weights of these columns, loaded once."""
@@ -150,16 +154,16 @@ class _Worker:
         """Load the band of one strip."""
         source, _ = self._input(strip)
         self.w.node = self.work.name
-        self.w.copy(self.core, "LD", _sized(self.x[turn % self.plan.copies], source.shape), source)
+        self.w.copy(self.core, "LD", _sized(self.room.x[turn], source.shape), source)
 
     def finish(self, strip: tuple[Range, ...], turn: int) -> None:
         """Multiply, finish, store one strip whose band is there."""
-        w, core, turn = self.w, self.core, turn % self.plan.copies
+        w, core = self.w, self.core
         w.node = self.work.name
         shape = (*(b - a for a, b in strip), self.share.columns[1] - self.share.columns[0])
         source, window = self._input(strip)
-        x = _sized(self.x[turn], source.shape)
-        acc = _sized(self.acc[turn], shape)
+        x = _sized(self.room.x[turn], source.shape)
+        acc = _sized(self.room.acc[turn], shape)
         self._multiply(x, window, acc)
         out = self.at.place(self.work.out).part((*strip, self.share.columns))
         if self.work.out.dtype == "i32":
@@ -167,7 +171,7 @@ class _Worker:
             w.vrq(core, flat, flat, self.requant)
             w.copy(core, "ST", out, acc)
             return
-        y = _sized(self.y[turn], shape)
+        y = _sized(self.room.y[turn], shape)
         w.vrq(core, _flat(y), _flat(acc), self.requant)
         for i, finish in enumerate(self.work.steps):
             w.node = finish.node
@@ -213,12 +217,12 @@ class _Worker:
             return
         assert other is not None
         source = self.at.place(other).part((*strip, self.share.columns))
-        o = _sized(self.others[i][turn], y.shape)
+        o = _sized(self.room.others[i][turn], y.shape)
         w.copy(core, "LD", o, source)
         if isinstance(step, Sum):
             w.vaddq(core, y, flat.descriptor.dims, flat, _flat(o), step.requant)
         else:
-            wide = _flat(_sized(self.wide[i][turn], y.shape))
+            wide = _flat(_sized(self.room.wide[i][turn], y.shape))
             w.vmul(core, wide, _flat(y, zero=step.zeros[0]), _flat(o, zero=step.zeros[1]))
             w.vrq(core, flat, wide, step.requant)
 

@@ -4,7 +4,7 @@ Stages (machine, host) -> work on views -> fused layers -> pieces, copies, segme
 order -> streams with events.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
@@ -98,6 +98,8 @@ def lower(
 ) -> Lowered:
     """Lower a reference graph to a program for a machine.
 
+    A layer of which not even one output position fits the local buffer runs on the host.
+
     Args:
         reference: one `lpcompile` call a node; shapes known but for a symbolic batch.
         numbers: its integers.
@@ -105,9 +107,16 @@ def lower(
         host: nodes to keep on the host.
 
     Raises:
-        CapacityError: the local buffer cannot hold what one output position needs.
+        CapacityError: the program has more descriptors, groups or requantisations than an instruction can name.
     """
-    return _Lowering(reference, numbers, machine, host).run()
+    unfit: dict[str, str] = {}
+    while True:  # each turn takes one node off the machine
+        try:
+            return _Lowering(reference, numbers, machine, host, unfit).run()
+        except CapacityError as error:
+            if error.where is None or error.where in unfit:
+                raise
+            unfit[error.where] = error.message
 
 
 class _Lowering:
@@ -117,9 +126,10 @@ class _Lowering:
         numbers: DyadicNumbers,
         machine: MachineDescription,
         host: Sequence[str],
+        unfit: Mapping[str, str],
     ) -> None:
         self.graph, self.numbers, self.machine = reference, numbers, machine
-        self.host = frozenset(host)
+        self.host, self.unfit = frozenset(host), unfit
         self.g = Geometry.of(machine)
         self.tables = Tables()
         self.nodes: dict[str, Node] = {n.name: n for n in reference.nodes()}
@@ -127,7 +137,11 @@ class _Lowering:
         self.earlier: dict[int, tuple[int, ...]] = {}  # of the stage at hand
 
     def run(self) -> Lowered:
-        stages = split(self.proto, self.nodes, lambda n: device_reason(n, self.numbers, self.host))
+        stages = split(
+            self.proto,
+            self.nodes,
+            lambda n: self.unfit.get(n.name) or device_reason(n, self.numbers, self.host),
+        )
         devices = [self._read(s) if s.device else None for s in stages]
         dense = [w for d in devices if d is not None for w in d.work if isinstance(w, Dense)]
         cuts = [cut(w, self.g) for w in dense]
@@ -242,14 +256,14 @@ class _Lowering:
         for work, how, pieces in zip(dense, cuts, placement.pieces, strict=True):
             waves: dict[int, list[Share]] = {}
             for p in pieces:
-                groups = stored.of(work, how, p.columns, p.first_macro)
+                groups = stored.of(work, how, p.columns, p.slot)
                 rounds = len(groups) > 1
                 waves.setdefault(p.wave, []).append(
-                    Share(p.core, p.columns, tuple(groups), rounds, p.copy, p.copies)
+                    Share(p.slot.core, p.columns, tuple(groups), rounds, p.copy, p.copies)
                 )
                 if placement.resident and not rounds:
                     writer.node = work.name
-                    writer.wprog(p.core, groups[0], 0)
+                    writer.wprog(p.slot.core, groups[0], p.slot.page0)
             found[id(work)] = [waves[w] for w in sorted(waves)]
         return found
 
@@ -322,7 +336,7 @@ class _Lowering:
             if not placement.resident:
                 for share in wave:
                     if not share.program:
-                        w.wprog(share.core, share.groups[0], 0)
+                        w.wprog(share.core, share.groups[0], w.tables.groups.entries[share.groups[0]].page0)
             write_layer(w, at, work, wave, self.g.lb_bytes, LEAST_STRIPS)
         return list(dict.fromkeys(s.core for wave in waves for s in wave))
 

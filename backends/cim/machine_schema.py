@@ -1,7 +1,7 @@
 """Checks a machine description and reads its values: every number has a range, a unit in its key, and a source.
 
 A file is complete: nothing is inherited and nothing has a default, so that each number of a report stands in one file,
-with the source that it has there (docs/decisions/0014-machines-as-whole-files.md).
+with the source that it has there (docs/decisions/0021-machines-as-whole-files.md).
 """
 
 import difflib

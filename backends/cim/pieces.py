@@ -8,6 +8,7 @@ import numpy as np
 from lpcompile.backends.cim.geometry import Footprint, Geometry
 from lpcompile.backends.cim.planes import planes_of, store_planes
 from lpcompile.backends.cim.program import Group, PlaneSet
+from lpcompile.backends.cim.slots import Slot
 from lpcompile.backends.cim.strips import input_extent
 from lpcompile.backends.cim.tables import Tables
 from lpcompile.backends.cim.views import ITEM_BYTES
@@ -97,14 +98,18 @@ class Groups:
         self.tables, self.g = tables, g
         self._stored: dict[tuple[int, int, int], Group] = {}
 
-    def of(self, work: Dense, how: Cut, columns: tuple[int, int], first_macro: int) -> list[int]:
+    def of(self, work: Dense, how: Cut, columns: tuple[int, int], slot: Slot) -> list[int]:
         """Groups of one piece, one for each round."""
         found = []
         for row0, stop in how.rounds:
             key = (id(work), row0, columns[0])
             if key not in self._stored:
                 self._stored[key] = self._store(work, how, (row0, stop), columns)
-            found.append(self.tables.groups.add(replace(self._stored[key], first_macro=first_macro)))
+            found.append(
+                self.tables.groups.add(
+                    replace(self._stored[key], first_macro=slot.first_macro, page0=slot.page0)
+                )
+            )
         return found
 
     def _store(self, work: Dense, how: Cut, rows: tuple[int, int], columns: tuple[int, int]) -> Group:

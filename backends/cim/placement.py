@@ -7,7 +7,7 @@ piece by piece.  Nothing is refused for its size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
 
 import numpy as np
@@ -15,9 +15,11 @@ import numpy as np
 from lpcompile.backends.cim.geometry import Geometry
 from lpcompile.backends.cim.pieces import Cut
 from lpcompile.backends.cim.replicate import Load, replicate
+from lpcompile.backends.cim.slots import Slot, Slots, pages_of
 from lpcompile.backends.cim.work import Dense
 
 MOST_COPIES = 16
+LESS = 0.9  # of the room, where copies that would fill it find none
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +29,14 @@ class Piece:
     Attributes:
         layer: number of the layer.
         columns: outputs.
-        core, first_macro: where.
+        slot: where.
         copy, copies: it takes the strips copy, copy + copies, ...
         wave: pieces of one layer that have to follow each other on the same macros have rising waves.
     """
 
     layer: int
     columns: tuple[int, int]
-    core: int
-    first_macro: int
+    slot: Slot
     copy: int
     copies: int
     wave: int = 0
@@ -58,7 +59,7 @@ def load_of(work: Dense, cut: Cut) -> Load:
     """A layer for the search of copies."""
     positions = prod(work.out.shape[:-1])
     cycles = max(1, positions * cut.footprint.pages * work.input_bits * len(cut.rounds))
-    return Load(cycles, cut.macros, max(1, min(MOST_COPIES, positions)))
+    return Load(cycles, cut.macros * cut.footprint.pages, max(1, min(MOST_COPIES, positions)))
 
 
 def place(works: Sequence[Dense], cuts: Sequence[Cut], g: Geometry) -> Placement:
@@ -79,16 +80,14 @@ def place(works: Sequence[Dense], cuts: Sequence[Cut], g: Geometry) -> Placement
             [works[i] for i in chosen], [cuts[i] for i in chosen], loads[first:stop], g, copy=whole
         )
         for i, found in zip(chosen, packed, strict=True):
-            pieces[i] = tuple(
-                Piece(i, p.columns, p.core, p.first_macro, p.copy, p.copies, p.wave) for p in found
-            )
+            pieces[i] = tuple(replace(p, layer=i) for p in found)
             segments[i] = number
     return Placement(tuple(pieces), tuple(segments))
 
 
 def _segments(loads: Sequence[Load], cuts: Sequence[Cut], g: Geometry) -> list[tuple[int, int]]:
     """Ranges of layers whose weights are there together, for the least sum of bottlenecks."""
-    n, room = len(loads), g.cores * g.macros
+    n, room = len(loads), g.cores * g.macros * g.row_pages
     if not n:
         return []
     if _fits(cuts, g):
@@ -100,7 +99,7 @@ def _segments(loads: Sequence[Load], cuts: Sequence[Cut], g: Geometry) -> list[t
             alone = stop - first == 1
             if not alone and not _fits(cuts[first:stop], g):
                 break
-            time = max(load.cycles * max(1.0, load.macros / room) for load in loads[first:stop])
+            time = max(load.cycles * max(1.0, load.pages / room) for load in loads[first:stop])
             if best[first] + time < best[stop]:
                 best[stop], start[stop] = best[first] + time, first
     ranges, stop = [], n
@@ -111,44 +110,36 @@ def _segments(loads: Sequence[Load], cuts: Sequence[Cut], g: Geometry) -> list[t
 
 
 def _fits(cuts: Sequence[Cut], g: Geometry) -> bool:
-    """Whether first fit, widest pieces first, finds room for one copy of every layer."""
-    free = [g.macros] * g.cores
-    sizes = sorted((c.footprint.macros for c in cuts for _ in c.columns), reverse=True)
-    if sum(sizes) > g.cores * g.macros:
-        return False
-    for size in sizes:
-        for core, room in enumerate(free):
-            if room >= size:
-                free[core] -= size
-                break
-        else:
-            return False
-    return True
+    """Whether one copy of every layer finds room."""
+    footprints = [c.footprint for c in cuts for _ in c.columns]
+    return pages_of(footprints) <= g.cores * g.macros * g.row_pages and _first_fit(cuts, g) is not None
 
 
 def _pack(
     works: Sequence[Dense], cuts: Sequence[Cut], loads: Sequence[Load], g: Geometry, *, copy: bool
 ) -> list[list[Piece]]:
     """Copies and cores for the layers of one segment."""
-    if not _fits(cuts, g):  # one layer that is too large: its pieces take turns
+    single = _first_fit(cuts, g)
+    if single is None:  # one layer that is too large: its pieces take turns
         return [_waves(cuts[0], g)]
-    counts = list((replicate(loads, g.cores * g.macros) if copy else None) or (1,) * len(loads))
-    while True:
+    room = g.cores * g.macros * g.row_pages
+    while copy and room >= sum(load.pages for load in loads):
+        counts = replicate(loads, room)
+        assert counts is not None, "one copy of each fits"
         found = _assign(cuts, loads, counts, g)
         if found is not None:
             return _nearest(works, found, g)
-        worst = max(range(len(counts)), key=lambda i: (counts[i] > 1, counts[i] * loads[i].macros))
-        if counts[worst] == 1:
-            return _first_fit(cuts, g)
-        counts[worst] -= 1
+        room = int(room * LESS)
+    found = _assign(cuts, loads, (1,) * len(loads), g)
+    return _nearest(works, single if found is None else found, g)
 
 
 def _waves(cut: Cut, g: Geometry) -> list[Piece]:
     size = cut.footprint.macros
     each = max(1, g.macros // size)
-    slots = [(core, i * size) for i in range(each) for core in range(g.cores)]
+    slots = [Slot(core, i * size, 0) for i in range(each) for core in range(g.cores)]
     return [
-        Piece(0, columns, *slots[i % len(slots)], 0, 1, i // len(slots))
+        Piece(0, columns, slots[i % len(slots)], 0, 1, i // len(slots))
         for i, columns in enumerate(cut.columns)
     ]
 
@@ -160,36 +151,43 @@ def _assign(
     g: Geometry,
 ) -> list[list[Piece]] | None:
     """Each piece to the core with room that is done first, the nearer one of equals; None where one finds no room."""
-    used, busy = [0] * g.cores, [0.0] * g.cores
+    free, busy = Slots(g), [0.0] * g.cores
     found: list[list[Piece]] = [[] for _ in cuts]
-    order = sorted(range(len(cuts)), key=lambda i: -cuts[i].footprint.macros)
-    for i in order:
-        size = cuts[i].footprint.macros
+    for i in _largest_first(cuts):
         share = loads[i].cycles / counts[i]
         for copy in range(counts[i]):
             for columns in cuts[i].columns:
-                open_cores = [c for c in range(g.cores) if used[c] + size <= g.macros]
-                if not open_cores:
+                for core in sorted(range(g.cores), key=lambda c: (busy[c], g.hops[c], c)):
+                    slot = free.find(core, cuts[i].footprint)
+                    if slot is not None:
+                        break
+                else:
                     return None
-                core = min(open_cores, key=lambda c: (busy[c], g.hops[c], c))
-                found[i].append(Piece(0, columns, core, used[core], copy, counts[i]))
-                used[core] += size
+                found[i].append(Piece(0, columns, slot, copy, counts[i]))
+                free.take(slot, cuts[i].footprint)
                 busy[core] += share
     return found
 
 
-def _first_fit(cuts: Sequence[Cut], g: Geometry) -> list[list[Piece]]:
-    """One copy of every layer as `_fits` found room for it."""
-    used = [0] * g.cores
+def _first_fit(cuts: Sequence[Cut], g: Geometry) -> list[list[Piece]] | None:
+    """One copy of every layer, cores filled one after the other; None where something finds no room."""
+    free = Slots(g)
     found: list[list[Piece]] = [[] for _ in cuts]
-    jobs = sorted(
-        ((c.footprint.macros, i, n) for i, c in enumerate(cuts) for n in c.columns), key=lambda j: -j[0]
-    )
-    for size, i, columns in jobs:
-        core = next(c for c in range(g.cores) if used[c] + size <= g.macros)
-        found[i].append(Piece(0, columns, core, used[core], 0, 1))
-        used[core] += size
-    return [sorted(pieces, key=lambda p: p.columns) for pieces in found]
+    for i in _largest_first(cuts):
+        for columns in cuts[i].columns:
+            for core in range(g.cores):
+                slot = free.find(core, cuts[i].footprint)
+                if slot is not None:
+                    break
+            else:
+                return None
+            free.take(slot, cuts[i].footprint)
+            found[i].append(Piece(0, columns, slot, 0, 1))
+    return found
+
+
+def _largest_first(cuts: Sequence[Cut]) -> list[int]:
+    return sorted(range(len(cuts)), key=lambda i: (-cuts[i].footprint.macros, -cuts[i].footprint.pages, i))
 
 
 def _nearest(works: Sequence[Dense], found: list[list[Piece]], g: Geometry) -> list[list[Piece]]:
@@ -201,10 +199,8 @@ def _nearest(works: Sequence[Dense], found: list[list[Piece]], g: Geometry) -> l
     for work, pieces in zip(works, found, strict=True):
         for p in pieces:
             width = (p.columns[1] - p.columns[0]) / max(1, work.out.shape[-1])
-            traffic[p.core] += (work.x.size + work.out.size * width) / p.copies
+            traffic[p.slot.core] += (work.x.size + work.out.size * width) / p.copies
     order = np.argsort(-traffic, kind="stable")
     nearest = sorted(range(g.cores), key=lambda c: (g.hops[c], c))
     to = {int(old): new for old, new in zip(order, nearest, strict=True)}
-    return [
-        [Piece(0, p.columns, to[p.core], p.first_macro, p.copy, p.copies, p.wave) for p in ps] for ps in found
-    ]
+    return [[replace(p, slot=replace(p.slot, core=to[p.slot.core])) for p in ps] for ps in found]

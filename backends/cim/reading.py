@@ -16,8 +16,21 @@ from lpcompile.backends.cim.moves import MOVES, batch_moves, move_reason
 from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.values import StageValues, family, fits_device, shape_of
 from lpcompile.backends.cim.views import View, channels_last
-from lpcompile.backends.cim.work import Dense, Depthwise, Lut, Map, Pool, Product, Rescale, Step, Sum
+from lpcompile.backends.cim.work import (
+    Dense,
+    Depthwise,
+    Fill,
+    Lut,
+    Map,
+    Move,
+    Pool,
+    Product,
+    Rescale,
+    Step,
+    Sum,
+)
 from lpcompile.ir.dyadic import trailing_axes
+from lpcompile.ir.forms import FORM_OPS
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.quant.dyadic import Requant as Integers
@@ -38,6 +51,8 @@ def device_reason(node: Node, numbers: DyadicNumbers, host: frozenset[str]) -> s
     name = family(node)
     known = name in LAYERS or name in POOLS or name in ELEMENTWISE or name in CLAMPS or name in MOVES
     if not known or (node.domain == "" and (name in LAYERS or name in ELEMENTWISE)):
+        if node.op in FORM_OPS and any(_is_float(v) for v in node.inputs):
+            return "it works on floats, as what no layer needs in codes does"
         return f"the machine has no {node.op}"
     values = [v for v in _operands(node, name) if v is not None]
     for value in (*values, *(v for v in node.outputs if v is not None)):
@@ -54,6 +69,10 @@ def device_reason(node: Node, numbers: DyadicNumbers, host: frozenset[str]) -> s
     if name == "MaxPool" and len(node.outputs) > 1:
         return "its indices are read"
     return ""
+
+
+def _is_float(value: Value | None) -> bool:
+    return value is not None and value.dtype is not None and value.dtype.kind == "f" and not value.is_constant
 
 
 def _operands(node: Node, name: str) -> list[Value | None]:
@@ -123,14 +142,14 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
     convolves = family(node).endswith("Conv")
     out = stage.output(y_value, features_last=not convolves)
     stage.give(y_value, out, top)
-    bits = max(1, held.code_max.bit_length())
+    bits = max(1, max(held.code_max, zero).bit_length())  # pads are codes too: those of the zero point
     if not convolves:
         weights = np.ascontiguousarray(w.rows.T)
         macs = prod(out.shape) * len(weights)
         stage.work.append(Dense(node.name, held.view, out, None, weights, requant, bits, macs))
         return
     x, y = channel_order(held.view), channel_order(out)
-    window = _window(node, x, w.shape[2:], zero)
+    x, window = _padded(stage, node, x, _window(node, x, w.shape[2:], zero))
     group = int(node.attrs.get("group", 1))
     kernels = w.rows.reshape(w.shape)
     macs = prod(y.shape) * w.rows.shape[1]
@@ -159,6 +178,22 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
                 macs // group,
             )
         )
+
+
+def _padded(stage: StageValues, node: Node, x: View, window: Window) -> tuple[View, Window]:
+    """The input and the window; padded in memory where a position reads nothing but padding: no strip holds it."""
+    spatial = x.shape[1:-1]
+    last = [(n - 1) * s for n, s in zip(window.out_counts(spatial), window.strides, strict=True)]
+    reach = [d * (k - 1) for d, k in zip(window.dilations, window.kernel, strict=True)]
+    if all(b <= r and at - b < n for b, r, at, n in zip(window.begin, reach, last, spatial, strict=True)):
+        return x, window
+    shape = [b + n + e for b, n, e in zip(window.begin, spatial, window.end, strict=True)]
+    room = inner = stage.room((x.shape[0], *shape, x.shape[-1]), tuple(range(len(x.shape))), x.dtype)
+    for axis, (b, n) in enumerate(zip(window.begin, spatial, strict=True), start=1):
+        inner = inner.taken(axis, b, n)
+    stage.work += [Fill(node.name, room, window.pad_value), Move(node.name, x, inner)]
+    none = (0,) * len(spatial)
+    return room, replace(window, begin=none, end=none)
 
 
 def _outputs(r: Requant, part: slice) -> Requant:

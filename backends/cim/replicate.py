@@ -16,12 +16,12 @@ class Load:
 
     Attributes:
         cycles: of all its positions on one copy.
-        macros: of one copy.
+        pages: of macros, for one copy.
         most: copies that can share its work.
     """
 
     cycles: int
-    macros: int
+    pages: int
     most: int
 
 
@@ -30,14 +30,14 @@ def copies(load: Load, bottleneck: float) -> int:
     return max(1, ceil(load.cycles / bottleneck))
 
 
-def replicate(loads: Sequence[Load], macros: int) -> tuple[int, ...] | None:
+def replicate(loads: Sequence[Load], pages: int) -> tuple[int, ...] | None:
     """Copies of each layer for the least bottleneck; None where not even one copy of each fits.
 
     Args:
         loads: the layers that are resident together.
-        macros: that there are.
+        pages: that there are.
     """
-    if sum(load.macros for load in loads) > macros:
+    if sum(load.pages for load in loads) > pages:
         return None
     times = sorted({ceil(load.cycles / c) for load in loads for c in range(1, load.most + 1)})
 
@@ -45,7 +45,7 @@ def replicate(loads: Sequence[Load], macros: int) -> tuple[int, ...] | None:
         counts = [copies(load, t) for load in loads]
         if any(c > load.most for c, load in zip(counts, loads, strict=True)):
             return False
-        return sum(c * load.macros for c, load in zip(counts, loads, strict=True)) <= macros
+        return sum(c * load.pages for c, load in zip(counts, loads, strict=True)) <= pages
 
     found = bisect_left(times, True, key=fits)
     return tuple(copies(load, times[found]) for load in loads) if found < len(times) else (1,) * len(loads)

@@ -60,7 +60,7 @@ def band(window: Window, counts: Sequence[int], strip: Sequence[Range]) -> tuple
     Args:
         window: over the whole input.
         counts: spatial counts of the whole input.
-        strip: output positions along each spatial axis.
+        strip: output positions along each spatial axis, each of which reads at least one index of the input.
 
     Returns:
         Input ranges, and the window with what is left of the padding.
@@ -70,16 +70,10 @@ def band(window: Window, counts: Sequence[int], strip: Sequence[Range]) -> tuple
         stride, reach = window.strides[axis], window.dilations[axis] * (window.kernel[axis] - 1)
         low = first * stride - window.begin[axis]
         high = (stop - 1) * stride - window.begin[axis] + reach + 1
-        inside = (min(max(low, 0), counts[axis] - 1), max(1, min(high, counts[axis])))
-        if inside[1] <= inside[0]:
-            inside = (inside[0], inside[0] + 1)
+        inside = (max(low, 0), min(high, counts[axis]))
         ranges.append(inside)
         begins.append(inside[0] - low)
         ends.append(high - inside[1])
-    if any(
-        v < 0 for v in (*begins, *ends)
-    ):  # a strip that lies in the padding alone keeps one index of the input
-        begins, ends = [max(0, b) for b in begins], [max(0, e) for e in ends]
     return tuple(ranges), Window(
         window.kernel, window.strides, window.dilations, tuple(begins), tuple(ends), window.pad_value
     )

@@ -3,10 +3,7 @@
 The model is an integer reference graph that stock ONNX Runtime runs; a program computes the same, bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import ClassVar
-
-import numpy as np
 
 from lpcompile.backends.cim.build import build
 from lpcompile.formats.base import NumberFormat
@@ -17,7 +14,7 @@ from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.materialise.dyadic import materialise_dyadic
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.target import CostModel, Emitted, Options, Products, Rules, RunModel, Support, Target
+from lpcompile.target import CostModel, Emitted, Options, Products, Rules, Support, Target, Trial
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # moves of uint8, DequantizeLinear by channel
@@ -95,11 +92,10 @@ class CimTarget(Target):
         reference: LpGraph,
         numbers: DyadicNumbers,
         options: Options,
-        calls: Sequence[Mapping[str, np.ndarray]],
-        run_model: RunModel,
+        trial: Trial | None,
     ) -> Products:
         """The program for a machine, and what it costs."""
-        return build(reference, numbers, options, calls, run_model)
+        return build(reference, numbers, options, trial)
 
 
 def _shape_reason(node: Node) -> str:

@@ -100,6 +100,8 @@ def fits_device(value: Value) -> str:
         return f"tensor '{value.name}' is {value.dtype}, not codes"
     if value.shape is None or shape_of(value) is None:
         return f"the shape of tensor '{value.name}' is not known"
+    if 0 in value.shape:
+        return f"tensor '{value.name}' has no elements"
     if not 2 <= len(value.shape) <= MAX_DIMS:
         return f"tensor '{value.name}' has {len(value.shape)} axes"
     return ""

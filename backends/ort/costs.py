@@ -15,7 +15,8 @@ class RecordedCosts:
 
     Attributes:
         name: of the table, shown in reasons.
-        kernels: "<kind>.<kernel>" -> coefficients; kinds are dense, grouped, depthwise, matrix.
+        kernels: "<kind>.<kernel>" -> coefficients; kinds are dense, grouped, depthwise, matrix, and "<rows>-row" for
+            matrices of few rows whose weights do not fit into the caches.
         elementwise: "<op>.<kernel>" -> coefficients, measured behind a convolution: what the runtime fuses is cheap.
         quantize: fixed and per-element time of QuantizeLinear and DequantizeLinear.
     """
@@ -56,6 +57,13 @@ class RecordedCosts:
             + c.get("ns_per_patch", 0) * patches  # every group gathers its own
             + c.get("ns_per_weight", 0) * layer.inputs * layer.outputs
         )
+
+    def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        """Nanoseconds of a MatMul or Gemm with few rows, to compare kernels by; None where none were recorded."""
+        c = self.kernels.get(f"{layer.rows}-row.{kernel}")
+        if c is None or _kind(layer) != "matrix":
+            return None
+        return c["fixed_ns"] + c["ns_per_weight"] * layer.inputs * layer.outputs
 
     def elementwise_ns(self, op: str, elements: int, kernel: str) -> float | None:
         """Nanoseconds of an operator without weights; None where the table has none of that name."""

@@ -3,15 +3,19 @@
 An Add before a LayerNormalization is fused to SkipLayerNormalization, whose CPU kernel took 96 us where Add and
 LayerNormalization together take 17 us (1 x 50 x 384, ONNX Runtime 1.31): docs/decisions/0008. `Sum` of two inputs is
 the same operator to ONNX and escapes the fusion.
+
+Codes that come from floats and that a convolution and an arithmetic operator read get their layout of the
+convolutions at once: `channels_last`, docs/decisions/0015.
 """
 
+from lpcompile.backends.ort.channels_last import channels_last
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 
 
 def legalize(graph: LpGraph) -> list[str]:
     """Rewrite a graph in place, which no pass will read again; names of the nodes that changed."""
-    changed = []
+    changed = channels_last(graph)
     for node in graph.nodes("Add"):
         out = node.outputs[0]
         if out is None or not any(c.op == "LayerNormalization" and not c.domain for c in out.consumers):

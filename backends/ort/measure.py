@@ -18,6 +18,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from lpcompile.backends.ort.measure_few_rows import few_rows
+
 DEPTH, RUNS = 3, 40
 # (input channels, output channels, size, kernel, stride)
 DENSE = [
@@ -255,6 +257,7 @@ def measure() -> dict[str, dict[str, float]]:
             found.setdefault(f"matrix.{kernel}", []).append(
                 (terms, _kernel_ns(_matrix_chain(m, k, kernel), DEPTH))
             )
+    found |= few_rows()
     for kernel in ("float", "integer"):
         for c, size in PLANES:
             bare = _kernel_ns(_conv_chain(c, c, size, 1, 1, 1, integer=kernel == "integer"), DEPTH, ())

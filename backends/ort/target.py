@@ -5,6 +5,7 @@ from typing import ClassVar
 from lpcompile.backends.ort.costs import RecordedCosts
 from lpcompile.backends.ort.legalize import legalize
 from lpcompile.formats.base import NumberFormat
+from lpcompile.ir import block_matmul
 from lpcompile.ir.domain import ELEMENTWISE
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.inline import inlined
@@ -38,6 +39,10 @@ class OrtTarget(Target):
         if fmt.image() is None:
             return Support(False, f"{fmt.name} has no int8 image")
         return Support(True)
+
+    def packed_obstacle(self, fmt: NumberFormat, granularity: str, inputs: int) -> str:
+        """MatMulNBits holds 4-bit integers with a scale for each block of 32 inputs."""
+        return block_matmul.obstacle(fmt, granularity, inputs)
 
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Moves run on codes, clamps on codes, arithmetic between DequantizeLinear and QuantizeLinear."""

@@ -1,6 +1,7 @@
 """Calibration samples: those that decide, and those held back to judge what was decided."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ Feeds = dict[str, np.ndarray]
 RunFeeds = Callable[[Mapping[str, np.ndarray]], Feeds]
 HELD_BACK_SHARE = 8  # one call in eight judges; the rest decide
 HELD_BACK_MOST = 16
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Calibration:
         return bool(self._held)
 
 
+def _take_in(pool: Executor, statistics: Mapping[str, TensorStatistics], values: Feeds) -> None:
+    """Count the values of one call; each array goes once it is counted, for the next call needs the room."""
+    for _ in pool.map(lambda name: statistics[name].update(values.pop(name)), statistics):
+        pass
+
+
 def collect_statistics(
     run: RunFeeds,
     calls: Sequence[Feeds],
@@ -72,12 +80,12 @@ def collect_statistics(
     """
     axes = channel_axes or {}
     statistics = {t: TensorStatistics(channel_axis=axes.get(t)) for t in tensors}
-    for done, feeds in enumerate(calls):
-        values = run(feeds)
-        for name, s in statistics.items():
-            s.update(values[name])
-        if progress is not None:
-            progress(done + 1, len(calls))
+    # Tensors are independent and numpy releases the interpreter lock: two at a time.
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done, feeds in enumerate(calls):
+            _take_in(pool, statistics, dict(run(feeds)))
+            if progress is not None:
+                progress(done + 1, len(calls))
     for name, s in statistics.items():
         if not s.finite:
             raise CalibrationError(

@@ -11,11 +11,9 @@ from lpcompile.ir.node import Node
 
 
 def moment_axes(layers: list[Node]) -> dict[str, int]:
-    """Input tensor of each layer -> axis of its channels."""
+    """Input tensor of each layer -> axis of its channels; where layers differ, the last one's."""
     return {
-        n.inputs[0].name: 1 if n.op == "Conv" else -1
-        for n in layers
-        if n.inputs[0] is not None and _has_channels(n)
+        n.inputs[0].name: _channel_axis(n) for n in layers if n.inputs[0] is not None and _has_channels(n)
     }
 
 
@@ -35,7 +33,13 @@ def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> ND
 
 def _of(node: Node, statistics: Mapping[str, TensorStatistics]) -> TensorStatistics | None:
     x = node.inputs[0]
-    return statistics.get(x.name) if x is not None and _has_channels(node) else None
+    found = statistics.get(x.name) if x is not None and _has_channels(node) else None
+    # a tensor that a Conv and a MatMul read has the moments of one axis only
+    return found if found is not None and found.channel_axis == _channel_axis(node) else None
+
+
+def _channel_axis(node: Node) -> int:
+    return 1 if node.op == "Conv" else -1
 
 
 def _has_channels(node: Node) -> bool:
@@ -46,7 +50,7 @@ def _has_channels(node: Node) -> bool:
 def _spread(node: Node, moment: NDArray[np.float64]) -> NDArray[np.float64]:
     weight = node.inputs[1]
     assert weight is not None
-    shape = weight.values.shape
+    shape = weight.dims
     if node.op != "Conv":
         return np.broadcast_to(moment, (shape[-1], len(moment)))
     group = int(node.attrs.get("group", 1))

@@ -5,14 +5,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lpcompile.analysis.macs import layer_shape
+from lpcompile.analysis.packed_kernel import packed_choice
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel
+from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.target import CostModel, Target
 
 TYPICAL_ROWS = 64  # a sentence
 FLOAT_GAIN = 1.1  # floats only where they are clearly faster
+MATRICES = ("MatMul", "Gemm")
+NBITS_REASON = (
+    "4-bit codes stay packed (MatMulNBits, accuracy level 4: inputs are int8 by blocks of 32 at run time)"
+)
 STATIC_GAIN = 1.5  # dynamic ranges never clip, so a static range must be clearly faster
 
 
@@ -22,15 +27,45 @@ class KernelChoice:
 
     kernel: Kernel
     reason: str = ""
+    unpacked: str = ""  # why 4-bit codes of a matrix do not stay packed
 
 
 def choose_kernels(
-    graph: LpGraph, target: Target, *, calibrated: bool, matmul: str, timed: bool = True
+    graph: LpGraph,
+    target: Target,
+    *,
+    calibrated: bool,
+    matmul: str,
+    timed: bool = True,
+    weights: WeightPlan | None = None,
 ) -> dict[str, KernelChoice]:
-    """The kernel of every layer, in execution order; without `timed`, the table has no say without data."""
-    return {
+    """The kernel of every layer, in execution order.
+
+    Args:
+        graph: with shapes.
+        target: its kernels and its recorded table.
+        calibrated: whether there are samples to take static ranges from.
+        matmul: "static", "dynamic" or "auto".
+        timed: whether the table has a say where there is no data, and on packed codes.
+        weights: how they will be stored; None where that is not known, and then no codes stay packed.
+    """
+    found = {
         n.name: _choose(n, target, calibrated=calibrated, matmul=matmul, timed=timed) for n in graph.layers()
     }
+    if weights is not None and timed and matmul == "auto" and target.cost_model is not None:
+        return {n.name: _packed(n, found[n.name], target, weights) for n in graph.layers()}
+    return found
+
+
+def _packed(node: Node, choice: KernelChoice, target: Target, weights: WeightPlan) -> KernelChoice:
+    """The same choice, or packed codes where these are faster."""
+    static = choice.kernel is Kernel.INTEGER
+    if node.op not in MATRICES or not (static or choice.kernel is Kernel.DYNAMIC):
+        return choice
+    packed = packed_choice(node, target, weights, static=static)
+    if not packed.yes:
+        return replace(choice, unpacked=packed.reason)
+    return KernelChoice(Kernel.NBITS, f"{NBITS_REASON}: {packed.reason}")
 
 
 def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed: bool) -> KernelChoice:
@@ -43,8 +78,8 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     if x is not None and x.dtype not in (None, np.dtype(np.float32)):
         return KernelChoice(Kernel.FLOAT, f"its input is {x.dtype}, not float32")
     shape = layer_shape(node)
-    rank = weight.values.ndim
-    if node.op in ("MatMul", "Gemm") and rank != 2:
+    rank = len(weight.dims)
+    if node.op in MATRICES and rank != 2:
         return KernelChoice(Kernel.FLOAT, f"its weight has {rank} axes; a matrix is needed")
     support = target.supports(node.op, resolve("int8"))
     stored = Kernel.WEIGHT_ONLY if target.rules.expands_weights else Kernel.FLOAT
@@ -58,7 +93,7 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     ):
         return KernelChoice(stored, "the Gemm is not in the form x @ W + b")
     if bias is not None and (
-        not bias.is_constant or bias.values.shape != (shape.outputs,) or node.attrs.get("beta", 1) != 1
+        not bias.is_constant or bias.dims != (shape.outputs,) or node.attrs.get("beta", 1) != 1
     ):
         return KernelChoice(stored, "its bias is not one constant an output channel")
     costs = target.cost_model

@@ -31,6 +31,12 @@ def layer_shape(node: Node) -> LayerShape:
     return LayerShape(node.op, rank, inputs, outputs, rows)
 
 
+def fixed_rows(node: Node) -> int | None:
+    """Rows of a MatMul or Gemm that every call has; None where an axis is symbolic, the batch axis too."""
+    out = None if node.outputs[0] is None else node.outputs[0].shape
+    return None if out is None else _product(list(out[:-1]))
+
+
 def macs(node: Node) -> int | None:
     """Multiply-accumulates of one call with batch 1; None where a shape is not known."""
     shape = layer_shape(node)

@@ -65,7 +65,9 @@ if TYPE_CHECKING:
 @click.option("--save-temps", is_flag=True, help="Keep the graph after each pass under OUT/passes.")
 @click.option("--verify", is_flag=True, help="Check after every pass that outputs agree.")
 @click.option("--time-passes", is_flag=True, help="Print the time of each pass.")
-@click.option("--benchmark", is_flag=True, help="Time the result against the float model.")
+@click.option(
+    "--benchmark", is_flag=True, help="Time the result against the float model; what is slower falls back."
+)
 @click.option("--dry-run", is_flag=True, help="Decide everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")
 @threads_option

@@ -7,6 +7,7 @@ MatMulIntegerToFloat as an 8-bit one. [architecture 4; ort-lowering 0-3, 8, 9]
 QuantConv                   acc = sum w8 * (x - x_zp) + bias;  y = clip(rne(acc * x_s * w_s / y_s) + y_zp)
 QuantGemm, QuantMatMul      the same for matrices; `FloatOut` leaves y = acc * x_s * w_s as float32
 DynamicQuantMatMul          x is quantised over its own range first (DynamicQuantizeLinear), y is float32
+BlockQuantMatMul            x is rounded to int8 by blocks of 32, codes stay packed: MatMulNBits (block_matmul.py)
 DequantizeWeights           w = w_s * w8 as float32, for an operator that runs on floats
 QuantAdd, QuantMul, ...     dequantise, apply the float operator, quantise: one rounding
 ==========================  =====================================================================================

@@ -9,6 +9,7 @@ class Fact(StrEnum):
     CANONICAL = "canonical"
     CONSTANTS_FOLDED = "constants-folded"
     BATCHNORM_FOLDED = "batchnorm-folded"
+    CHANNELS_EQUALIZED = "channels-equalized"
     SHAPES = "shapes"
     CALIBRATED = "calibrated"
     ACTIVATIONS_QUANTIZED = "activations-quantized"

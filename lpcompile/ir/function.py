@@ -45,16 +45,19 @@ class FunctionBuilder:
         self.name, self.inputs, self.outputs, self.doc = name, list(inputs), list(outputs), doc
         self.nodes: list[NodeProto] = []
         self.attributes: list[str] = []
+        self._imports: dict[str, int] = {}
         self._count = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
-    def op(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+    def op(self, op: str, *inputs: str, out: str | None = None, domain: str = "", **attributes: Any) -> str:
         """Append a node with one output and return the name of that output."""
         if out is None:
             self._count += 1
             out = f"{op.lower()}_{self._count}"
         plain = {k: v for k, v in attributes.items() if not isinstance(v, Ref)}
-        node = helper.make_node(op, list(inputs), [out], **plain)
+        node = helper.make_node(op, list(inputs), [out], domain=domain or None, **plain)
+        if domain:
+            self._imports[domain] = DOMAIN_VERSION
         for key, ref in attributes.items():
             if isinstance(ref, Ref):
                 node.attribute.append(AttributeProto(name=key, type=ref.kind, ref_attr_name=ref.name))
@@ -82,6 +85,7 @@ class FunctionBuilder:
     def build(self, opset: int) -> FunctionProto:
         """The function for a model of this opset."""
         imports = [helper.make_opsetid("", opset)]
+        imports += [helper.make_opsetid(d, v) for d, v in self._imports.items()]
         return helper.make_function(
             DOMAIN,
             self.name,

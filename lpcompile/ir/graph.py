@@ -16,7 +16,7 @@ from lpcompile.ir.bodies import BodyNode
 from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.node import Node
-from lpcompile.ir.store import Store, StoredNode, is_constant
+from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
 from lpcompile.ir.value import Value
 from lpcompile.ir.weights import Weights
 from lpcompile.plan import QuantPlan
@@ -160,6 +160,16 @@ class LpGraph:
         """A tensor name that is free: the stem, or the stem with a number."""
         return self._store.fresh(stem)
 
+    def rename(self, value: Value, stem: str) -> None:
+        """Give an inner tensor another name, the stem or the stem with a number.
+
+        Raises:
+            PassError: somebody outside the graph knows it by its name.
+        """
+        if value.is_input or value.is_output or value.used_in_subgraph:
+            raise PassError(f"tensor {value.name!r} is read from outside by its name", where=value.name)
+        self._store.rename(self._raw(value), self.fresh(stem))
+
     def constant(self, stem: str, array: NDArray[Any] | np.generic) -> Value:
         """A new initialiser; the array may be of an ml_dtypes type and must not be written to later."""
         return self._value(self._store.add_constant(self.fresh(stem), Weights.of_array(np.asarray(array))))
@@ -275,6 +285,10 @@ class LpGraph:
         if b is not None:
             self._set_constant(node, 2, "bias", b.astype(dtype, copy=False))
 
+    def release(self, value: Value, restore: Callable[[], NDArray[Any]]) -> None:
+        """Let go of the data of a constant, also in copies of the graph; a reader gets what `restore` makes."""
+        weights_of(self._raw(value)).release(restore)
+
     def set_type(
         self, value: Value, dtype: np.dtype | None, shape: Sequence[int | str | None] | None = None
     ) -> None:
@@ -300,6 +314,11 @@ class LpGraph:
     def raise_opset(self, to: int) -> str | None:
         """Convert to a newer default operator set; None when done or not needed, else why not."""
         return opset.raise_opset(self, to)
+
+    def take_discarded_bytes(self) -> int:
+        """Bytes of constants that fell out of use since the last call, and wait for the cycle collector."""
+        found, self._store.discarded_bytes = self._store.discarded_bytes, 0
+        return found
 
     # inside the package
 
@@ -344,8 +363,7 @@ class LpGraph:
 
     def _set_constant(self, node: Node, i: int, role: str, array: NDArray[Any]) -> None:
         old = node.inputs[i] if i < len(node.inputs) else None
-        stem = f"{node.name}/{role}"
         if old is not None and old.is_constant and self._read_once(old):
-            stem = old.name
-            node.set_input(i, None)
-        node.set_input(i, self.constant(stem, array))
+            self._store.refill(old._raw, Weights.of_array(array))
+        else:
+            node.set_input(i, self.constant(f"{node.name}/{role}", array))

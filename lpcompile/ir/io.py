@@ -117,7 +117,7 @@ def save(
     """
     path = Path(path)
     if isinstance(model, ModelProto):
-        if _weight_bytes_of_proto(model) <= threshold_bytes:
+        if weight_bytes(model) <= threshold_bytes:
             data = _serialised(model)
             _write_atomically(path, lambda file: file.write(data))
             return
@@ -154,10 +154,10 @@ def _weight_bytes(graph: LpGraph) -> int:
     return sum(weights_of(t).nbytes for t in export.used_constants(store, store.live()))
 
 
-def _weight_bytes_of_proto(proto: ModelProto) -> int:
-    return sum(
-        Weights.of_proto(t).nbytes for t in proto.graph.initializer if t.data_location != TensorProto.EXTERNAL
-    )
+def weight_bytes(proto: ModelProto) -> int:
+    """Bytes of the initialisers that a proto itself holds."""
+    held = (t for t in proto.graph.initializer if t.data_location != TensorProto.EXTERNAL)
+    return sum(stored_bytes(t.data_type, math.prod(t.dims)) for t in held)
 
 
 def _serialised(proto: ModelProto) -> bytes:

@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from lpcompile.errors import InputError
-from lpcompile.ir import export, value_info
+from lpcompile.ir import export, pool_shapes, value_info
 from lpcompile.ir.store import is_constant
 from lpcompile.ir.weights import Weights
 
@@ -42,10 +42,18 @@ def inferred_infos(
     if input_shapes:
         _fix_inputs(light, input_shapes)
     try:
-        found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        found = _inferred(light)
+        while pool_shapes.mend_first(light.graph, found):
+            _drop_inferred(light)
+            found = _inferred(light)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         graph.notes.append(f"shapes could not be inferred: {str(error).splitlines()[0]}")
         return {}
+    return found
+
+
+def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
+    found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     infos = (*found.input, *found.value_info, *found.output)
     return {info.name: info for info in infos if info.type.WhichOneof("value")}
 
@@ -101,6 +109,10 @@ def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) ->
             tensor.shape.SetInParent()
             for size in input_shapes[info.name]:
                 tensor.shape.dim.add().dim_value = size
+    _drop_inferred(light)
+
+
+def _drop_inferred(light: ModelProto) -> None:
     for info in (*light.graph.value_info, *light.graph.output):
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.ClearField("shape")

@@ -74,6 +74,7 @@ class Store:
         tensors: by name, without the empty ones that stand for omitted inputs.
         captured: how many nodes with bodies read a name from inside.
         body_names: names defined inside bodies, which the graph must not take.
+        discarded_bytes: of the constants that were forgotten; their cycles hold them for a while.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,7 @@ class Store:
         self.outputs: list[SurgeonTensor] = []
         self.captured: Counter[str] = Counter()
         self.body_names: set[str] = set()
+        self.discarded_bytes = 0
         self._next_suffix: dict[str, int] = {}
         self._order: list[StoredNode] | None = None
         self._positions: dict[int, int] = {}
@@ -128,6 +130,11 @@ class Store:
         self.tensors[name] = tensor
         return tensor
 
+    def refill(self, tensor: SurgeonConstant, weights: Weights) -> None:
+        """Give an initialiser other data; the old go at once, which those of a discarded tensor would not."""
+        tensor._values = weights
+        self.tensors[tensor.name] = self.tensors.pop(tensor.name)  # in order of entry, like a new one
+
     def _check_new(self, name: str) -> None:
         if not name:
             raise PassError("a tensor needs a name")
@@ -147,7 +154,9 @@ class Store:
         """Forget a tensor that nothing reads or fills any more; one still in use stays."""
         in_use = tensor.inputs or tensor.outputs or self.captured[tensor.name]
         if not in_use and not contains(self.inputs, tensor) and not contains(self.outputs, tensor):
-            self.tensors.pop(tensor.name, None)
+            known = self.tensors.pop(tensor.name, None)
+            if known is not None and is_constant(known):
+                self.discarded_bytes += weights_of(known).nbytes
 
     def adopt(self, tensor: SurgeonTensor) -> SurgeonTensor:
         """Enter a tensor again that was forgotten while a view on it was still held."""

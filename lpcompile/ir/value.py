@@ -67,6 +67,17 @@ class Value:
         return weights_of(self._raw).array()
 
     @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimensions of a constant, known without reading it.
+
+        Raises:
+            PassError: the tensor is no constant.
+        """
+        if not self.is_constant:
+            raise PassError(f"tensor {self.name!r} is no constant", where=self.name)
+        return weights_of(self._raw).shape
+
+    @property
     def nbytes(self) -> int:
         """Bytes of a constant as stored, known without reading it; 0 for other tensors."""
         return weights_of(self._raw).nbytes if self.is_constant else 0

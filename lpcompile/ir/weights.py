@@ -42,6 +42,7 @@ class Weights(LazyValues):  # type: ignore[misc]
         self._array = array
         self._proto = proto
         self._raw = raw
+        self._restore: Callable[[], NDArray[Any]] | None = None
         self._seen: weakref.ref[NDArray[Any]] | None = None
 
     @classmethod
@@ -117,6 +118,10 @@ class Weights(LazyValues):  # type: ignore[misc]
 
     load = array
 
+    def release(self, restore: Callable[[], NDArray[Any]]) -> None:
+        """Let go of the data; whoever reads them again gets what `restore` makes."""
+        self._restore, self._array, self._proto, self._raw = restore, None, None, None
+
     def raw(self) -> bytes | memoryview:
         """The bytes of `raw_data`; strings have none."""
         if self._raw is not None:
@@ -145,6 +150,8 @@ class Weights(LazyValues):  # type: ignore[misc]
         target.dims.extend(self.shape)
 
     def _read(self) -> NDArray[Any]:
+        if self._restore is not None:
+            return self._restore()
         if self._raw is not None:
             return unpack(self._raw, self.data_type, self.shape)
         proto = self._proto

@@ -42,7 +42,7 @@ class DyadicLayerWriter:
         x, weight = node.inputs[0], node.inputs[1]
         assert x is not None
         assert weight is not None
-        shape = weight.values.shape
+        shape = weight.dims
         stored = store_weights(self.graph, node.name, node.op, plan, shape)
         rows, scale = image_rows(plan)
         x_plan = self.tensors.plan.activations[x.name]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import FunctionProto
 
-from lpcompile.ir import domain
+from lpcompile.ir import block_matmul, domain
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -39,12 +39,12 @@ class LayerWriter:
         """
         weight = node.inputs[1]
         assert weight is not None
-        stored = store_weights(self.graph, node.name, node.op, plan, weight.values.shape)
+        stored = store_weights(self.graph, node.name, node.op, plan, weight.dims)
         self.weight_bytes[node.name] = stored.weight_bytes
         if plan.kernel is Kernel.WEIGHT_ONLY:
             self._expand(node, plan, stored)
-        elif plan.kernel is Kernel.DYNAMIC:
-            self._dynamic(node, plan, stored)
+        elif plan.kernel in (Kernel.DYNAMIC, Kernel.NBITS):
+            self._float_to_float(node, plan, stored)
         else:
             self._integer(node, plan, stored, output)
 
@@ -84,15 +84,22 @@ class LayerWriter:
             ), {}
         return lambda: domain.quant_matmul(storage, opset, float_out=float_out, code_max=code_max), {}
 
-    def _dynamic(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
+    def _float_to_float(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
+        """A layer that rounds its input at run time; a bias is added behind it."""
         x, y = node.inputs[0], node.outputs[0]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         assert y is not None
-        function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset)
+        attributes = stored.attributes
+        if plan.kernel is Kernel.NBITS:
+            function = block_matmul.block_quant_matmul(stored.storage, self.graph.opset)
+            attributes = {**attributes, **block_matmul.attributes_of(stored.attributes["weight_shape"])}
+            self.graph.opset_imports[block_matmul.RUNTIME_DOMAIN] = 1
+        else:
+            function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset)
         self.tensors.take_out(node)
         inputs = [x, *stored.values]
         out = self.tensors.float_name(y) if bias is None else self.graph.fresh(f"{y.name}/product")
-        call = self._call(function, node, plan, inputs, out, stored.attributes)
+        call = self._call(function, node, plan, inputs, out, attributes)
         if bias is not None:
             self.graph.set_type(call, np.dtype(np.float32), y.shape)
             add = self.graph.add_node(
@@ -104,11 +111,11 @@ class LayerWriter:
     def _expand(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
         weight = node.inputs[1]
         assert weight is not None
-        rank = weight.values.ndim
+        rank = len(weight.dims)
         function = domain.dequantize_weights(stored.storage, self.graph.opset, rank, channel_axis(node.op))
         out = self.graph.fresh(f"{stem(node.name)}/weight_dequantized")
         call = self._call(function, node, plan, list(stored.values), out, stored.attributes, role="/weight")
-        self.graph.set_type(call, np.dtype(np.float32), weight.values.shape)
+        self.graph.set_type(call, np.dtype(np.float32), weight.dims)
         node.set_input(1, call)
         bias = planned_bias(node, plan)
         if plan.bias_correction is not None and bias is not None:
@@ -152,10 +159,12 @@ def planned_bias(node: Node, plan: LayerPlan) -> NDArray[np.float32] | None:
 
 def metadata(plan: LayerPlan) -> dict[str, str]:
     """What a reader of the file finds at a layer."""
+    packed = {"lpcompile.accuracy_level": str(block_matmul.ACCURACY_LEVEL)}
     return {
         "lpcompile.kernel": plan.kernel.value,
         "lpcompile.format": plan.weight.format,
         "lpcompile.granularity": plan.weight.granularity,
         "lpcompile.scale_format": plan.weight.scale_format,
         "lpcompile.rounding": plan.weight.rounding,
+        **(packed if plan.kernel is Kernel.NBITS else {}),
     }

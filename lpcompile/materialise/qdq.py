@@ -4,6 +4,8 @@ The form that other execution providers and converters take. Same codes, scales 
 Weights are stored as their int8 image, so this form has no 4-bit size. [ort-lowering 10, 15]
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from lpcompile.ir.graph import LpGraph
@@ -28,7 +30,10 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     filled: set[str] = set()
     for unit in units(result):
         layer = result.plan.layers.get(unit.node.name)
-        if layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
+        if layer is not None and layer.kernel is Kernel.NBITS:
+            # No portable form rounds inputs by blocks. Floats stay within the bound that holds for the kernel.
+            expanding.write(unit.node, replace(layer, kernel=Kernel.WEIGHT_ONLY), None)
+        elif layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
             # No pair says this: DQ and MatMul alone become MatMulNBits, with activations quantised unasked.
             expanding.write(unit.node, layer, None)
         elif layer is not None:
@@ -88,7 +93,7 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
     w8, scale = image_rows(plan)
     scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
     axis = channel_axis(node.op)
-    codes = graph.constant(f"{stem(node.name)}/weight_quantized", from_rows(node.op, w8, weight.values.shape))
+    codes = graph.constant(f"{stem(node.name)}/weight_quantized", from_rows(node.op, w8, weight.dims))
     scales = graph.constant(f"{stem(node.name)}/weight_scale", scale)
     zero = graph.constant(f"{stem(node.name)}/weight_zero_point", np.zeros(len(scale), np.int8))
     back = graph.add_node(

@@ -15,7 +15,7 @@ from lpcompile.formats.group import group_table
 from lpcompile.quant.qtensor import QuantizedTensor
 
 MOST_MOVES = 8
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def round_kernels(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) -> QuantizedTensor:
@@ -58,36 +58,53 @@ def _round_uniform(rows: F32, tensor: QuantizedTensor, taps: int, rho: float) ->
     w8 = w8.copy()
     image = tensor.format.image()
     assert image is not None
-    low, high = int(image.min()), int(image.max())
+    ends = int(image.min()), int(image.max())
     steps = np.broadcast_to(scale.reshape(-1, 1), (len(rows), 1)).astype(np.float32)
     chunk = max(1, _CHUNK // rows.shape[1])
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        kernels = w8[part].reshape(-1, taps)
-        error = kernels - (rows[part] / steps[part]).reshape(-1, taps)
-        total = error.sum(1)
-        # J changes by (1 - rho)(1 - 2|e|) + rho(1 - 2|sum|): nothing to gain while |sum| is small
-        active = np.flatnonzero(np.abs(total) > 0.5)
-        for _ in range(MOST_MOVES):
-            sign = np.sign(total[active])
-            worst = error[active] * sign[:, None]
-            best = worst.argmax(1)
-            value = kernels[active, best]
-            gain = (1 - rho) * (1 - 2 * worst[np.arange(len(active)), best]) + rho * (
-                1 - 2 * np.abs(total[active])
-            )
-            free = np.where(sign > 0, value > low, value < high)
-            keep = (gain < -1e-6) & free
-            active, best, sign = active[keep], best[keep], sign[keep]
-            if not len(active):
-                break
-            kernels[active, best] -= sign.astype(np.int8)
-            error[active, best] -= sign
-            total[active] -= sign
-        w8[part] = kernels.reshape(w8[part].shape)
+        levels = w8[part].reshape(-1)
+        error = np.subtract(levels, (rows[part] / steps[part]).reshape(-1))  # float32
+        _step_by_one(levels, np.ascontiguousarray(error.reshape(-1, taps).T), ends, rho)
     codes = np.zeros(256, np.uint8)
-    codes[image.astype(np.int64) & 255] = np.arange(len(image), dtype=np.uint8)
-    return replace(tensor, codes=codes[w8.astype(np.int64) & 255])
+    codes[image.view(np.uint8)[::-1]] = np.arange(len(image), dtype=np.uint8)[
+        ::-1
+    ]  # reserved codes stay unused
+    if not np.array_equal(codes, np.arange(256)):
+        return replace(tensor, codes=np.take(codes, w8.view(np.uint8)))
+    return replace(tensor, codes=w8.view(np.uint8))
+
+
+def _step_by_one(w8: NDArray[np.int8], error: F32, ends: tuple[int, int], rho: float) -> None:
+    """Move levels of many kernels in place: w8 (N * taps,), error (taps, N) = w8 minus the real weights."""
+    taps, total = len(error), error.sum(0)  # a kernel is a column: sums and maxima over rows are quick
+    # J changes by (1 - rho)(1 - 2|e|) + rho(1 - 2|sum|): nothing to gain while |sum| is small
+    kernel = left = np.flatnonzero(np.abs(total) > 0.5)
+    for _ in range(MOST_MOVES):
+        if not len(left):
+            return
+        error, total = error.take(left, axis=1), total[left]
+        sign = np.sign(total)
+        tap, worst = _largest(error * sign)
+        at = kernel * taps + tap
+        gain = (1 - rho) * (1 - 2 * worst) + rho * (1 - 2 * np.abs(total))
+        moves = (gain < -1e-6) & np.where(sign > 0, w8[at] > ends[0], w8[at] < ends[1])
+        sign *= moves
+        w8[at] -= sign.astype(np.int8)
+        total -= sign
+        left = np.flatnonzero(moves & (np.abs(total) > 0.5))
+        error[tap[left], left] -= sign[left]
+        kernel = kernel[left]
+
+
+def _largest(columns: F32) -> tuple[NDArray[np.intp], F32]:
+    """Row and value of the first largest element of each column; `argmax` takes short columns one by one."""
+    value = columns.max(0)
+    row, before = np.zeros(len(value), np.uint16), np.ones(len(value), np.bool_)
+    for elements in columns[:-1]:
+        before &= elements != value
+        row += before
+    return row.astype(np.intp), value
 
 
 def tap_correlation(kernel: tuple[int, ...], neighbours: float) -> float:

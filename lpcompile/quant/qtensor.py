@@ -115,7 +115,7 @@ class QuantizedTensor:
             return self._group_image()
         image = self.format.image()
         assert image is not None
-        w8 = np.take(image, self.codes)
+        w8 = _looked_up(image, self.codes)
         if self.zeros is not None:
             shifted = w8.astype(np.int16) - self.granularity.expand(self.zeros.astype(np.int16), self.shape)
             if shifted.size and (shifted.min() < -128 or shifted.max() > 127):
@@ -194,6 +194,13 @@ class QuantizedTensor:
         if self.zeros is not None:
             h.update(b"zeros" + np.ascontiguousarray(self.zeros).tobytes())
         return h.hexdigest()
+
+
+def _looked_up(image: I8, codes: U8) -> I8:
+    """`image[codes]`; the codes themselves, no copy, where they are the image in two's complement."""
+    if np.array_equal(image.view(np.uint8), np.arange(len(image))):
+        return codes.view(np.int8)
+    return np.take(image, codes)
 
 
 def _floats(scales: "F32 | QuantizedTensor") -> F32:

@@ -15,7 +15,7 @@ from lpcompile.formats.arrays import F32, F64
 from lpcompile.formats.nearest import Nearest
 
 _MANY_LEVELS = 64
-_BLOCK_ELEMENTS = 1 << 15
+_BLOCK_ELEMENTS = 1 << 16
 SMALLEST_SCALE = 2.0**-120  # quotients of weights by it stay finite, and are exact enough
 
 

@@ -19,6 +19,7 @@ from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT_OPS = ("LSTM", "GRU", "RNN")
+AT_RUN_TIME = {Kernel.DYNAMIC: "uint8 (dynamic)", Kernel.NBITS: "int8 (dynamic, blocks of 32)"}
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 
@@ -42,7 +43,7 @@ def layer_records(graph: LpGraph, weight_bytes: Mapping[str, int]) -> list[Layer
         if isinstance(node, Node):
             weight = node.inputs[1] if node.op in RECURRENT_OPS and len(node.inputs) > 1 else None
             if weight is not None and weight.is_constant:
-                shape, held = tuple(weight.values.shape), weight.nbytes
+                shape, held = weight.dims, weight.nbytes
                 records.append(_float_record(node.name, node.op, shape, held, "recurrent layers keep floats"))
         elif node.op in LAYER_OPS:
             reason = "inside a control-flow body, which is left intact"
@@ -77,19 +78,17 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> Laye
     assert weight is not None
     plan = graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))
     quantised = plan.kernel is not Kernel.FLOAT and plan.tensor is not None
-    shape = tuple(weight.values.shape)
+    shape = weight.dims
     size = int(np.prod(shape))
     activation = graph.plan.activations.get(x.name) if x is not None else None
     if plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
         activation_format = activation.format
     else:
-        activation_format = "uint8 (dynamic)" if plan.kernel is Kernel.DYNAMIC else str(weight.dtype)
+        activation_format = AT_RUN_TIME.get(plan.kernel, str(weight.dtype))
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
     count = macs(node) or 0
     weight_bits = resolve(plan.weight.format).bits if quantised else 8 * weight.nbytes // max(1, size)
-    activation_bits = (
-        4 if activation_format == "uint4" else 8 if activation_format.startswith("uint8") else 32
-    )
+    activation_bits = 4 if activation_format == "uint4" else 8 if "int8" in activation_format else 32
     return LayerRecord(
         name=node.name,
         op=node.op,
@@ -159,7 +158,7 @@ def merged(report: dict[str, Any], further: Mapping[str, Any]) -> dict[str, Any]
     `layer_energy_pj` goes to the layers themselves.
     """
     by_layer = further.get("layer_energy_pj", {})
-    for layer in report["layers"]:
+    for layer in report.get("layers", ()):
         if layer["name"] in by_layer:
             layer["energy_pj"] = by_layer[layer["name"]]
     for key, value in further.items():

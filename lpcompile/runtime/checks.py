@@ -15,9 +15,9 @@ from lpcompile.analysis.inputs import Feeds
 from lpcompile.errors import ModelError
 from lpcompile.ir.io import load
 from lpcompile.runtime.session import Session
+from lpcompile.runtime.sizes import Sizes, constant_bytes
 
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-FILE_GROWTH_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,8 @@ def check_file(path: Path, reference: Path | None = None) -> list[Check]:
         checks.append(
             Check("interface", same, "same inputs and outputs" if same else f"{before} became {after}")
         )
-        sizes = _file_bytes(reference), _file_bytes(path)
-        ok = sizes[1] <= sizes[0] + FILE_GROWTH_BYTES
-        checks.append(Check("size", ok, f"{sizes[0]:,} -> {sizes[1]:,} bytes"))
+        allowed = Sizes.of_graph(source, _file_bytes(reference))
+        checks.append(_size(allowed, Sizes(constant_bytes(proto), _file_bytes(path))))
     return checks
 
 
@@ -98,6 +97,12 @@ def function_bodies(proto: ModelProto) -> Check:
     missing = sorted(f"{domain}::{name}" for domain, name in calls - bodies)
     detail = f"no body for {', '.join(missing)}" if missing else f"{len(bodies)} functions"
     return Check("functions", not missing, detail)
+
+
+def _size(allowed: Sizes, found: Sizes) -> Check:
+    constants = f"{allowed.constant_bytes:,} -> {found.constant_bytes:,} bytes of constants"
+    detail = f"{allowed.file_bytes:,} -> {found.file_bytes:,} bytes, {constants}"
+    return Check("size", not found.excess(allowed), detail)
 
 
 def _opset(opset: int) -> Check:

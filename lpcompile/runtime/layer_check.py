@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from lpcompile.ir import block_matmul
 from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference import outputs_of, stored_weights, whole_outputs
+from lpcompile.runtime.reference_block import block_bound
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_layers import chosen
 from lpcompile.runtime.reference_weights import decode_rows, expanded
+from lpcompile.runtime.sampling import chosen
 from lpcompile.runtime.session import Session
 
 _WEIGHTS = "DequantizeWeights"
@@ -36,7 +38,8 @@ class LayerCheck:
         op: name of the function.
         compared: numbers compared.
         different: how many differ.
-        largest_step: the largest difference, in codes; for float outputs in units of the largest magnitude.
+        largest_step: the largest difference, in codes; for float outputs in units of the largest magnitude; of
+            BlockQuantMatMul in units of what its rounding of inputs allows, and `different` counts what is beyond.
     """
 
     name: str
@@ -77,6 +80,7 @@ def check_layers(
     with _showing(model, shown - {o.name for o in model.graph.output}, samples):
         session = Session(model, threads=threads)
     tensors = session.run(feeds, sorted(shown) + [_SAMPLED + name for name in samples])
+    del session  # its weights would stand beside those that numpy expands
 
     def array(name: str) -> NDArray[Any]:
         return numpy_helper.to_array(constants[name]) if name in constants else {**feeds, **tensors}[name]
@@ -92,7 +96,8 @@ def check_layers(
             rows = decode_rows(call, stored_weights(call, inputs))
             limit = min(positions, max(_FEWEST, int(_PRODUCTS / max(rows.values.size, 1))))
             wanted, where, _ = outputs_of(call)(call, rows, inputs, limit, rng)
-            found.append(_compared(node, wanted, tensors[node.output[0]][where]))
+            bound = block_bound(rows, inputs[0], where) if call.family == block_matmul.FAMILY else None
+            found.append(_compared(node, wanted, tensors[node.output[0]][where], bound))
         else:
             found.append(_compared(node, whole_outputs(call, inputs), tensors[node.output[0]]))
     return found
@@ -123,9 +128,20 @@ def _showing(model: ModelProto, names: set[str], samples: Mapping[str, NDArray[n
         del graph.output[before[0] :], graph.node[before[1] :], graph.initializer[before[2] :]
 
 
-def _compared(node: NodeProto, wanted: NDArray[Any], found: NDArray[Any]) -> LayerCheck:
+def _compared(
+    node: NodeProto,
+    wanted: NDArray[Any],
+    found: NDArray[Any],
+    bound: NDArray[np.float64] | None = None,
+) -> LayerCheck:
     a, b = wanted.astype(np.float64), found.astype(np.float64)
-    step = float(np.abs(a - b).max(initial=0))
+    apart = np.abs(a - b)
+    if bound is not None:
+        apart = np.divide(apart, bound, out=np.where(apart > 0, np.inf, 0.0), where=bound > 0)
+        return LayerCheck(
+            node.name, node.op_type, a.size, int(np.count_nonzero(apart > 1)), float(apart.max(initial=0))
+        )
+    step = float(apart.max(initial=0))
     if wanted.dtype == np.float32 and step > 0:
         step /= float(np.abs(a).max()) or 1.0
     name = node.name.removesuffix("/weight") if node.op_type.startswith(_WEIGHTS) else node.name

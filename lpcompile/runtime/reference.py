@@ -12,7 +12,7 @@ from onnx.reference.ops.op_max_pool import MaxPool
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_call import FLOAT_TO_FLOAT, Call
 from lpcompile.runtime.reference_dyadic import dyadic_elementwise_outputs, dyadic_layer_outputs
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
 from lpcompile.runtime.reference_layers import layer_outputs
@@ -57,7 +57,9 @@ def whole_outputs(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[np.uint
 
 def stored_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
     """Those inputs of a layer's call that hold its weights."""
-    first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 1 if call.is_dyadic else 3)
+    first = {"DequantizeWeights": 0, **dict.fromkeys(FLOAT_TO_FLOAT, 1)}.get(
+        call.family, 1 if call.is_dyadic else 3
+    )
     return inputs[first : first + call.stored_inputs]
 
 

@@ -10,9 +10,10 @@ from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.function import DOMAIN
 
+FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
 DYADIC_LAYERS = tuple(k + op for k in ("Dyadic", "Accumulate") for op in ("Conv", "Gemm", "MatMul"))
 LAYERS = (
-    *("QuantConv", "QuantGemm", "QuantMatMul", "DynamicQuantMatMul", "DequantizeWeights"),
+    *("QuantConv", "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
     *DYADIC_LAYERS,
 )
 DYADIC_ELEMENTWISE = (
@@ -90,7 +91,7 @@ class Call:
             match["scale_codes"] is not None,
             match["tables"] is not None,
             match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
-            match["float_out"] is not None or match["family"] in ("DynamicQuantMatMul", "DequantizeWeights"),
+            match["float_out"] is not None or match["family"] in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
         )

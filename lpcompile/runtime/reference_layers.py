@@ -15,11 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.ir import block_matmul
+from lpcompile.runtime.reference_block import block_outputs
 from lpcompile.runtime.reference_call import Call
 from lpcompile.runtime.reference_weights import Rows
+from lpcompile.runtime.sampling import chosen
 
 Ints = NDArray[np.integer]
 _EXACT_IN_FLOAT32 = 1 << 24
+# Small products stay on this thread: where cores are shared, waiting for the helpers of BLAS costs more than the sums.
+_ONE_THREAD_PRODUCTS = 1 << 18
+_SAMPLE_PRODUCTS = 1 << 25
 _LARGEST_UINT8 = np.float32(255)
 
 
@@ -28,12 +34,18 @@ def exact_matmul(x: Ints, w: Ints) -> NDArray[np.float64]:
 
     float32 products are exact while the sum of magnitudes stays below 2^24, so K is cut where it might not.
     """
+    inputs, positions, channels = x.shape[-1], x.shape[-2], w.shape[-2]
     step = max(_EXACT_IN_FLOAT32 // (_magnitude(x) * _magnitude(w)), 1)
-    total = np.zeros((*x.shape[:-1], w.shape[-2]), np.float64)
-    for start in range(0, x.shape[-1], step):
+    rows = channels
+    if positions * channels * inputs <= _SAMPLE_PRODUCTS:
+        rows = max(_ONE_THREAD_PRODUCTS // max(positions * min(step, inputs), 1), 1)
+    total = np.zeros((*x.shape[:-1], channels), np.float64)
+    for start in range(0, inputs, step):
         part = slice(start, start + step)
-        a, b = x[..., part].astype(np.float32), w[..., part].astype(np.float32)
-        total += a @ b.swapaxes(-1, -2)
+        a = x[..., part].astype(np.float32)
+        for first in range(0, channels, rows):
+            some = slice(first, first + rows)
+            total[..., some] += a @ w[..., some, part].astype(np.float32).swapaxes(-1, -2)
     return total
 
 
@@ -93,13 +105,6 @@ class ConvGeometry:
             valid &= (at >= 0) & (at < size)
             flat = flat * size + at
         return np.where(valid, flat, 0), valid, coordinates
-
-
-def chosen(count: int, limit: int | None, rng: np.random.Generator | None) -> NDArray[np.intp]:
-    """All of `count` positions, or a sorted draw of `limit` of them."""
-    if limit is None or rng is None or count <= limit:
-        return np.arange(count)
-    return np.sort(rng.choice(count, limit, replace=False))
 
 
 def accumulate(
@@ -194,6 +199,8 @@ def layer_outputs(
     Returns:
         (P, C) values, uint8 or float32; the index that finds them in the output; the output's shape.
     """
+    if call.family == block_matmul.FAMILY:
+        return block_outputs(rows, inputs[0], limit, rng)
     if call.family == "DynamicQuantMatMul":
         x, x_scale, x_zero = quantize_dynamically(inputs[0])
     else:

@@ -24,7 +24,6 @@ LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 _SILENT = 4  # failures arrive as exceptions; the runtime need not print them too
-_PROTOBUF_MOST_BYTES = (1 << 31) - 1
 # "<file>:<line> <signature of a C++ function> ", which the runtime puts before what it has to say
 _ORIGIN = re.compile(
     r"\S*/onnxruntime/\S+\.(?:cc|h):\d+ "
@@ -58,6 +57,11 @@ class Session:
         spin: let waiting threads spin, as the runtime does by default: fastest where nothing else runs.
         profile: prefix of a profile file that the runtime writes, or None.
 
+    Attributes:
+        inputs: what the model takes.
+        outputs: names of what it gives.
+        serialised_bytes: size of the model as it was handed over; None for a file.
+
     Raises:
         UnsupportedOpError: an operator that the runtime does not have.
         ModelError: the runtime cannot load the model.
@@ -84,12 +88,15 @@ class Session:
             options.profile_file_prefix = profile
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shared: dict[str, np.ndarray] = {}
+        self._values: dict[str, onnxruntime.OrtValue] = {}  # the runtime refers to them
         if isinstance(model, LpGraph):
             model, self._shared = io.shared_weights(model)
-            names = list(self._shared)
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(self._shared[n]) for n in names]
-            options.add_external_initializers(names, values)
+            self._values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in self._shared.items()}
+            options.add_external_initializers(list(self._values), list(self._values.values()))
+            for name, value in self._values.items():  # or else the runtime copies what was handed over above
+                options.add_initializer(name, value)
         source, where = self._source(model)
+        self.serialised_bytes = len(source) if isinstance(source, bytes) else None
         try:
             self.raw = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class
@@ -102,7 +109,7 @@ class Session:
             return model, None
         if not isinstance(model, ModelProto):
             return os.fspath(model), os.fspath(model)
-        if model.ByteSize() <= _PROTOBUF_MOST_BYTES:
+        if io.weight_bytes(model) <= io.EXTERNAL_ABOVE_BYTES:
             return model.SerializeToString(), None
         self._folder = tempfile.TemporaryDirectory(prefix="lpcompile-")
         path = Path(self._folder.name) / "model.onnx"

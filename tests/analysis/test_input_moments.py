@@ -88,3 +88,15 @@ def test_without_a_sweep_there_are_none() -> None:
     )
     assert row_means(graph.layers()[0], {}) is None
     assert second_moments(graph.layers()[0], {}) is None
+
+
+def test_a_tensor_that_layers_read_along_different_axes_has_the_moments_of_one() -> None:
+    text = """m (float[1,3,4,3] x) => (float[1,2,4,3] y, float[1,3,4,2] z) <float[2,3,1,1] w, float[3,2] v> {
+        y = Conv (x, w)
+        z = MatMul (x, v) }"""
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 3)).astype(np.float32)
+    graph, statistics = observed(text, x)
+    conv, matmul = graph.layers()
+    assert row_means(conv, statistics) is None
+    assert second_moments(conv, statistics) is None
+    np.testing.assert_allclose(second_moments(matmul, statistics), (x**2).mean((0, 1, 2)), rtol=1e-5)  # type: ignore[arg-type]

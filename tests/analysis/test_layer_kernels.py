@@ -23,6 +23,9 @@ class FixedCosts:
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
         return self.ns.get(kernel)
 
+    def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        return self.ns.get(kernel)
+
     def quantize_ns(self, elements: int) -> float:
         return 0.0
 

@@ -23,6 +23,9 @@ class Times:
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
         return {"float": 2000.0, "integer": 1000.0}.get(kernel)
 
+    def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
+        return None
+
     def elementwise_ns(self, op: str, elements: int, kernel: str) -> float | None:
         return self.elementwise.get(f"{op}.{kernel}")
 

@@ -37,6 +37,13 @@ def with_integer_groups(
     return QuantizedTensor(random_tensor(name, PerTensor(), shape).codes, resolve(name), PerGroup(32), m)
 
 
+def test_codes_of_int8_are_their_image() -> None:
+    tensor = random_tensor("int8", PerAxis(0))
+    w8, _ = tensor.int8_image()
+    assert np.shares_memory(w8, tensor.codes)
+    assert np.array_equal(w8, np.take(resolve("int8").table(), tensor.codes))
+
+
 @pytest.mark.parametrize("name", [*WITH_IMAGE, *WITHOUT])
 @pytest.mark.parametrize(
     "granularity", [PerTensor(), PerAxis(0), PerAxis(1), PerGroup(32), PerGroup(4, axis=0)]

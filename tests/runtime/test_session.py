@@ -8,7 +8,9 @@ import pytest
 
 from lpcompile.analysis.inputs import InputSpec
 from lpcompile.errors import InputError, ModelError, UnsupportedOpError
+from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.session import LEVELS, Session
+from tests.support import parse_model
 
 HEADER = '<ir_version: 8, opset_import: ["": 17, "my": 1]>'
 
@@ -32,6 +34,26 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_runs(level: str) -> None:
     np.testing.assert_array_equal(Session(ADD, level=level).run(FEEDS, ["z"])["z"], [[-11, -22]])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_weights_of_a_graph_are_shared(level: str) -> None:
+    made = parse_model("""
+        g (float[n,64] x) => (float[n,32] y) <float[64,64] w, float[64] b, float[64,32] v> {
+            t = Gemm (x, w, b)
+            u = Relu (t)
+            y = MatMul (u, v)
+        }""")
+    graph, x = LpGraph.from_proto(made), np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    session = Session(graph, level=level)
+    del graph
+    for _ in range(2):
+        found = session.run({"x": x})["y"]
+        np.testing.assert_allclose(
+            found, Session(made, level="none").run({"x": x})["y"], rtol=1e-4, atol=1e-5
+        )
+    assert session.serialised_bytes is not None
+    assert session.serialised_bytes < 2048 < made.ByteSize()
 
 
 def test_the_interface_is_known() -> None:

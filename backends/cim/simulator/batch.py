@@ -28,10 +28,10 @@ def check_feeds(inputs: Iterable[Interface], feeds: Mapping[str, NDArray[Any]]) 
         if array.dtype != np.dtype(spec.dtype):
             raise InputError(f"input '{spec.name}' takes {spec.dtype}, not {array.dtype}")
         fits = len(array.shape) == len(spec.shape) and all(
-            not isinstance(want, int) or want == have
+            want == have if isinstance(want, int) else have > 0
             for want, have in zip(spec.shape, array.shape, strict=True)
         )
-        if not fits or 0 in array.shape:
+        if not fits:
             raise InputError(f"input '{spec.name}' takes shape {spec.shape}, not {array.shape}")
         found[spec.name] = array
     return found
@@ -64,9 +64,9 @@ def joined(port: Port, samples: list[NDArray[Any]]) -> NDArray[Any]:
     """The batch of an output, from its samples in the port's layout.
 
     Raises:
-        ProgramError: there are several samples of a tensor without batch axis.
+        ProgramError: a tensor without batch axis differs from sample to sample.
     """
     shaped = [s.reshape(port.shape) for s in samples]
-    if not port.batch_axis and len(shaped) > 1:
-        raise ProgramError(f"'{port.name}' has no batch axis, but the batch has {len(shaped)} samples")
+    if not port.batch_axis and any(not np.array_equal(s, shaped[0]) for s in shaped[1:]):
+        raise ProgramError(f"'{port.name}' has no batch axis, but differs from sample to sample")
     return np.concatenate(shaped) if port.batch_axis else shaped[0]

@@ -1,0 +1,179 @@
+"""The end of a compilation: emit, judge, fall back step by step until the gate is passed. [architecture 7]."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpcompile.analysis.calibration import Feeds
+from lpcompile.errors import PassError
+from lpcompile.ir.compact import compact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.plan import Kernel
+from lpcompile.recipes import Recipe
+from lpcompile.records import PassReport
+from lpcompile.runtime.gate import Verdict, judge
+from lpcompile.runtime.sizes import Sizes
+from lpcompile.target import Emitted, Options, Target
+
+MOST_ATTEMPTS = 8
+OUR_BUG = "this is a bug of lpcompile: please report it with the model"
+
+
+class TooLargeError(PassError):
+    """Nothing is left to fall back, and the model is still larger than its input."""
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What a compilation hands out.
+
+    Attributes:
+        emitted: the model, and what the target builds from.
+        sizes: of the model.
+        verdict: what the gate found.
+        reports: of emitting, and of falling back where that was needed.
+        warnings: what the user should read.
+    """
+
+    emitted: Emitted
+    sizes: Sizes
+    verdict: Verdict
+    reports: list[PassReport]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a model is judged by.
+
+    Attributes:
+        calls: the judging calls; empty where the float model could not be run.
+        expected: outputs of the float model on them.
+        allowed: sizes of the input.
+        original: the float model to be timed against, or None.
+        recipe: its least SQNR counts.
+    """
+
+    calls: Sequence[Feeds]
+    expected: Sequence[Feeds]
+    allowed: Sizes
+    original: LpGraph | None
+    recipe: Recipe
+
+
+def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emission:
+    """Emit and judge; layers at fault, or all where the whole is too far off, fall back step by step.
+
+    A target that does not fall back has one attempt: only wrong numbers are an error then, and what is too large, too
+    slow or of low quality is a warning. Its model is the reference of something else.
+
+    Raises:
+        TooLargeError: the model is larger than its input with nothing left to fall back.
+        PassError: no attempt passed for another reason.
+    """
+    falling, warnings, reason = PassReport("fall-back"), list[str](), ""
+    for _ in range(MOST_ATTEMPTS):
+        emitted, sizes, report = _written(graph, target, options, gate.allowed)
+        excess = sizes.excess(gate.allowed)
+        verdict = judge(
+            emitted.model,
+            gate.original,
+            gate.calls,
+            gate.expected,
+            threads=options.threads,
+            excess=excess if target.rules.falls_back else "",
+            checked=emitted.calls,
+        )
+        low = _low(verdict, gate.recipe)
+        reason = verdict.failure or low
+        if not target.rules.falls_back:
+            if verdict.failure and not verdict.too_slow:
+                raise PassError(verdict.failure, hint=OUR_BUG)
+            slow = verdict.failure and f"the model is {verdict.failure}"
+            warnings = [w for w in (excess and f"the model grew: {excess}", slow, low) if w]
+            return Emission(emitted, sizes, verdict, [report], warnings)
+        reports = [report, *([falling] if falling.changes else [])]
+        if not reason:
+            return Emission(emitted, sizes, verdict, reports, warnings)
+        at_fault = outgrown(graph, emitted.weight_bytes) if verdict.too_large else verdict.layers
+        changed = [n for n in at_fault if n in {**graph.plan.layers, **graph.plan.elementwise}]
+        if changed and not low:
+            graph.plan = graph.plan.without(set(changed), reason)
+        else:
+            graph.plan, changed = graph.plan.more_precise(reason)
+        if not changed:
+            if verdict.too_large:
+                raise TooLargeError(verdict.failure, hint=OUR_BUG)
+            if verdict.failure:
+                raise PassError(verdict.failure, hint=OUR_BUG)
+            warnings.append(f"nothing is left to fall back: {reason}")
+            return Emission(emitted, sizes, verdict, reports, warnings)
+        warnings.append(f"{len(changed)} layers fell back: {reason}")
+        for name in changed:
+            now = graph.plan.layers.get(name)
+            falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
+    raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
+
+
+def _written(
+    graph: LpGraph, target: Target, options: Options, allowed: Sizes
+) -> tuple[Emitted, Sizes, PassReport]:
+    """What the target makes, in fewer bytes where it would be larger than allowed."""
+    start = time.perf_counter()
+    emitted = target.emit(graph, options)
+    sizes, smaller = Sizes.of_proto(emitted.model), list[str]()
+    if sizes.excess(allowed):
+        smaller = compact(emitted.model, lambda p: not Sizes.of_proto(p).excess(allowed))
+        sizes = Sizes.of_proto(emitted.model)
+    report = PassReport("emit", seconds=time.perf_counter() - start)
+    report.metrics["weight_bytes"] = sum(emitted.weight_bytes.values())
+    for what in smaller:
+        report.change("constants", what)
+    return emitted, sizes, report
+
+
+def _low(verdict: Verdict, recipe: Recipe) -> str:
+    quality = verdict.comparison.sqnr_db
+    if quality is None or quality >= recipe.min_sqnr_db:
+        return ""
+    return f"output SQNR {quality:.1f} dB is below the recipe's {recipe.min_sqnr_db:.0f} dB"
+
+
+def outgrown(graph: LpGraph, weight_bytes: Mapping[str, int]) -> list[str]:
+    """Layers whose stored weights take more than the float ones that are no longer needed for them.
+
+    Float weights that several layers read count for each of them in part, and not at all where they stay in the file:
+    because somebody else reads them, or a constant that repeats them, as a tied embedding does.
+    """
+    layers = {n.name: n for n in graph.layers() if n.name in weight_bytes}
+    staying = [c for c in graph.constants() if _stays(c, layers)]
+    found = []
+    for name, node in layers.items():
+        weight = node.inputs[1]
+        if weight is None:
+            continue
+        repeated = weight in staying or any(_repeats(weight, c) for c in staying)
+        released = 0.0 if repeated else weight.nbytes / len(weight.consumers)
+        if weight_bytes[name] > released:
+            found.append(name)
+    return found
+
+
+def _stays(constant: Value, layers: Mapping[str, Node]) -> bool:
+    """Whether anybody but layers that store it anew reads a constant."""
+    weights = {n.inputs[1] for n in layers.values()}
+    if constant.is_output or constant.used_in_subgraph or constant not in weights:
+        return True
+    return any(n.name not in layers for n in constant.consumers)
+
+
+def _repeats(weight: Value, other: Value) -> bool:
+    """Whether `other` holds the same numbers, as they are, in another shape or transposed."""
+    if (weight.dtype, weight.nbytes) != (other.dtype, other.nbytes):
+        return False
+    a, b = weight.values, other.values
+    return np.array_equal(a.ravel(), b.ravel()) or (b.ndim == 2 and np.array_equal(a, b.T))

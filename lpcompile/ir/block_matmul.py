@@ -1,0 +1,117 @@
+"""BlockQuantMatMul: 4-bit weights that stay packed in memory, through ONNX Runtime's MatMulNBits.
+
+    a = max|x_g| / 127;  x_q = rne(x_g / a)            for each row and block g of 32 inputs, symmetric int8
+    y = sum_g a * w_s * m_g * sum(x_q * i8[code])
+
+MatMulNBits wants blocks of 32 codes as unsigned nibbles around 8, and a float scale a block. Codes, multipliers and
+channel scales are stored as in every other 4-bit layer; the body turns them into both by constant operators. The
+rounding of x is `accuracy_level` 4, which the body writes down: it is no matter of a session's options.
+
+What a kernel makes of x may differ (level 4 is the least it must hold, and some processors have no int8 kernel), but
+by no more than half a step of every input: |y - x W^| <= sum_g a / 2 * sum|w^_g|, w^ the stored weights as numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import FunctionProto
+
+from lpcompile.formats.base import NumberFormat
+from lpcompile.formats.group import is_exact
+from lpcompile.ir.decode import Storage, channel_scale, unpack
+from lpcompile.ir.function import FunctionBuilder, integer
+
+BLOCK = 32  # inputs that share a scale, of weights and of activations
+ACCURACY_LEVEL = 4  # activations rounded to int8; 0 would leave them float, at a quarter of the speed
+RUNTIME_DOMAIN = "com.microsoft"
+OP = "MatMulNBits"
+FAMILY = "BlockQuantMatMul"
+LARGEST_CODE = 127.0
+_LEAST, _GREATEST = -8, 7
+_ATTRIBUTES = ("format", "granularity", "weight_shape")
+
+
+def accuracy_attributes() -> dict[str, int]:
+    """The attributes of MatMulNBits that do not depend on the layer."""
+    return {"bits": 4, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
+
+
+def attributes_of(rows_shape: Sequence[int]) -> dict[str, Any]:
+    """The attributes of a call that hold the shape of its weights, (N, K)."""
+    outputs, inputs = rows_shape
+    return {"K": inputs, "N": outputs, "block_shape": [outputs, inputs // BLOCK, BLOCK // 2]}
+
+
+def obstacle(fmt: NumberFormat, granularity: str, inputs: int, *, codebooks: bool = False) -> str:
+    """Why MatMulNBits cannot hold weights exactly; empty where it can.
+
+    Args:
+        fmt: of the codes.
+        granularity: "tensor", "channel" or "group<N>".
+        inputs: K of the layer.
+        codebooks: whether every channel has a table of its own.
+    """
+    image = fmt.image()
+    if (
+        image is None
+        or codebooks
+        or fmt.bits > 4
+        or image.min() < _LEAST
+        or image.max() > _GREATEST
+        or not is_exact(fmt)
+    ):
+        return f"{fmt.name} is no 4-bit integer times a scale"
+    if inputs % BLOCK:
+        return f"its {inputs} inputs are no multiple of {BLOCK}"
+    group = int(granularity.removeprefix("group")) if granularity.startswith("group") else inputs
+    return f"groups of {group} inputs are no multiple of {BLOCK}" if group % BLOCK else ""
+
+
+def block_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
+    """BlockQuantMatMul: float32 (..., K) times stored (N, K), K a multiple of 32 -> float32 (..., N)."""
+    doc = "y = MatMulNBits(x, codes + 8, w_scale * multipliers), accuracy_level 4: x rounded to int8 by blocks of 32"
+    b = FunctionBuilder(f"{FAMILY}_{storage.label}", ["x", *storage.inputs], ["y"], doc)
+    b.declare(*_ATTRIBUTES)
+    nibbles = b.op("Gather", b.constant(_offset_pairs(storage)), b.op("Cast", "codes", to=6))
+    blocks = b.op("Reshape", nibbles, b.attribute("block_shape"))  # (N, K / 32, 16)
+    b.op(
+        OP,
+        "x",
+        blocks,
+        _block_scales(b, storage),
+        out="y",
+        domain=RUNTIME_DOMAIN,
+        K=integer("K"),
+        N=integer("N"),
+        **accuracy_attributes(),
+    )
+    return b.build(opset)
+
+
+def _offset_pairs(storage: Storage) -> np.ndarray:
+    """(256,) uint8: a byte of two codes -> the byte of their two values, each plus 8, low half first."""
+    image = np.zeros(16, np.int16)
+    levels = storage.format.image()
+    assert levels is not None
+    image[: len(levels)] = levels
+    value = (image - _LEAST).astype(np.uint8)
+    byte = np.arange(256)
+    return np.asarray(value[byte & 15] | value[byte >> 4] << 4, np.uint8)
+
+
+def _block_scales(b: FunctionBuilder, storage: Storage) -> str:
+    """(N, K / 32) float32 scales of the blocks."""
+    column = b.op("Reshape", channel_scale(b, storage), b.constant(np.array([-1, 1], np.int64)))
+    first, second = (b.constant(np.array([i], np.int64)) for i in (0, 2))
+    shape = b.op("Slice", b.attribute("block_shape"), first, second)  # N, K / 32
+    if not storage.group_size:
+        return b.op("Expand", column, shape)
+    multipliers = b.op("Cast", unpack(b, "multipliers", b.attribute("group_count")), to=1)
+    rows = b.op("Reshape", multipliers, b.attribute("group_shape"))  # (N, groups, 1)
+    spread = b.op("Expand", rows, b.constant(np.array([1, 1, storage.group_size // BLOCK], np.int64)))
+    flat = b.op("Reshape", spread, b.constant(np.array([0, -1], np.int64)))
+    used = b.op(
+        "Slice", flat, b.constant(np.array([0, 0], np.int64)), shape
+    )  # a row's last group may be short
+    return b.op("Mul", used, column)

@@ -1,0 +1,69 @@
+"""Bring the channels between two convolutions closer to one range, so that one scale serves them all.
+
+W1 / s, b1 / s before and W2 s after leave the float network as it is. [nagel2019, sec. 4.1; xiao2023]
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lpcompile.analysis.equalization import channel_extremes, factors, find_spans, noise
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.passes.channel_affine import ChannelAffine
+from lpcompile.passes.constant_inputs import output_at
+from lpcompile.passes.layer_constants import absorb_after, absorb_before
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.records import PassReport
+
+CALLS = 8  # evenly spread: the root of a largest value asks for no more, and each costs a run of the network
+SUFFIX = "/equalized"
+
+
+@dataclass(frozen=True, slots=True)
+class EqualizeChannels(Pass):
+    """Scale channels of Convs whose readers are Convs; each network is scaled once."""
+
+    name: ClassVar[str] = "equalize-channels"
+    summary: ClassVar[str] = "channels between convolutions brought closer to one range"
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCHNORM_FOLDED})
+    establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.CHANNELS_EQUALIZED})
+    invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Scale where the estimated noise at the outputs of the readers falls."""
+        report = PassReport(self.name)
+        if Fact.CHANNELS_EQUALIZED in graph.facts or ctx.calibration is None or ctx.observe is None:
+            return report
+        spans, skipped = find_spans(graph)
+        for name, reason in skipped.items():
+            report.skip(name, reason)
+        if not spans:
+            return report
+        calls = ctx.calibration.deciding
+        some = np.unique(np.linspace(0, len(calls) - 1, min(CALLS, len(calls))).astype(int))
+        tensors = list(dict.fromkeys(s.tensor for s in spans))
+        seen = channel_extremes(ctx.observe(graph, tensors), [calls[i] for i in some], tensors)
+        for span in spans:
+            extremes = seen[span.tensor]
+            s = factors(extremes)
+            if s is None:
+                report.skip(span.maker, "its output is zero or not finite on the samples")
+                continue
+            now, then = (noise(span.readers, extremes, f) for f in (np.ones_like(s), s))
+            if not then < now:
+                report.skip(span.maker, "the weights after it would lose more than the activations gain")
+                continue
+            nothing = np.zeros_like(s)
+            absorb_after(graph, span.maker, ChannelAffine(output_at(span.maker), 1 / s, nothing))
+            for node in span.readers:
+                absorb_before(graph, node, ChannelAffine(output_at(span.maker), s, nothing))
+            for value in span.between:  # under its old name a reader would look for the old numbers
+                graph.rename(value, value.name + SUFFIX)
+            report.change(
+                span.maker,
+                f"channels scaled, undone in {', '.join(n.name for n in span.readers)}",
+                after=f"by {1 / s.min():.3g} at most; noise {10 * np.log10(then / now):.1f} dB",
+            )
+        return report

@@ -1,0 +1,121 @@
+"""`equalize-channels`: the float network stays, narrow channels get finer steps, and what cannot be scaled says why."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from lpcompile.analysis.equalization import ChannelExtremes, factors
+from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, quantized
+from tests.support import Array, assert_same_outputs, parse_model
+
+EQUAL = f"{GRAPH_PASSES},equalize-channels"
+PLAN = f"{NO_COSTS},quantize-weights{{rule=output-mse}},correct-bias"
+DENSE = """m (float[2,4,9,9] x) => (float[2,5,5,5] y)
+<float[8,4,3,3] w1, float[8] b1, float[5,8,3,3] w2, float[5] b2> {
+    a = Conv (x, w1, b1)  r = Relu (a)  y = Conv (r, w2, b2)
+}"""
+DEPTHWISE = """m (float[2,4,9,9] x) => (float[2,8,5,5] y) <float[8,4,3,3] w1, float[8,1,3,3] w2, float[8] b2> {
+    a = Conv (x, w1)  r = LeakyRelu (a)  y = Conv <group = 8> (r, w2, b2)
+}"""
+POOLED = """m (float[2,4,9,9] x) => (float[2,5,2,2] y, float[2,6,3,3] z)
+<float[8,4,3,3] w1, float[8] b1, float[5,8,2,2] w2, float[6,4,1,1] w3> {
+    a = Conv (x, w1, b1)  r = Relu (a)  p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (r)
+    y = Conv (p, w2)  z = Conv <group = 2> (p, w3)
+}"""
+
+
+def uneven(text: str) -> ModelProto:
+    """A model whose first layer gives channels of very different ranges."""
+    model = parse_model(text)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w1", "b1"):
+            w = numpy_helper.to_array(tensor)
+            gain = np.logspace(0, -2, 8, dtype=np.float32).reshape(-1, *[1] * (w.ndim - 1))
+            tensor.CopyFrom(numpy_helper.from_array(w * gain, tensor.name))
+        elif tensor.name in ("w2", "w3"):  # and whose next ones make them count alike
+            w = numpy_helper.to_array(tensor)
+            gain = np.logspace(0, 2, 8, dtype=np.float32)
+            if w.shape[1] == 8:
+                w = w * gain.reshape(1, 8, 1, 1)
+            elif w.shape[1] == 1:
+                w = w * gain.reshape(8, 1, 1, 1)
+            tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    return model
+
+
+def both(model: ModelProto) -> tuple[Quantized, Quantized]:
+    return quantized(model, PLAN, graph_passes=EQUAL), quantized(model, PLAN)
+
+
+@pytest.mark.parametrize("text", [DENSE, DEPTHWISE, POOLED])
+def test_the_float_network_stays(text: str) -> None:
+    model = uneven(text)
+    found = quantized(model, NO_COSTS, graph_passes=EQUAL)
+    assert len(found.reports["equalize-channels"].changes) == 1
+    assert_same_outputs(model, found.graph.to_proto(), rtol=1e-4)
+    assert found.rerun("equalize-channels")["equalize-channels"].changes == []
+
+
+@pytest.mark.parametrize("text", [DENSE, DEPTHWISE])
+def test_narrow_channels_gain(text: str) -> None:
+    with_it, without = both(uneven(text))
+    gain = np.mean([with_it.sqnr_db(seed=i) - without.sqnr_db(seed=i) for i in range(4)])
+    assert gain > 3
+
+
+def test_factors_are_the_root_of_the_range() -> None:
+    seen: Array = np.array([4.0, 1.0, 0.0])
+    found = factors(ChannelExtremes(seen, seen**2, 1))
+    assert found is not None
+    np.testing.assert_allclose(found, [1, 0.5, 1 / 16])
+    assert factors(ChannelExtremes(np.zeros(3), np.zeros(3), 1)) is None
+
+
+def test_scaled_tensors_are_renamed() -> None:
+    found = quantized(uneven(POOLED), NO_COSTS, graph_passes=EQUAL)
+    for name in "arp":
+        assert name not in found.graph
+        assert f"{name}/equalized" in found.graph
+
+
+OTHERS = {
+    "no Relu follows": """m (float[1,4,6,6] x) => (float[1,3,6,6] y)
+        <float[5,4,1,1] w1, float[3,5,1,1] w2> { a = Conv (x, w1)  y = Conv (a, w2) }""",
+    "Add reads its result": """m (float[1,4,6,6] x) => (float[1,4,6,6] y)
+        <float[4,4,1,1] w1, float[4,4,1,1] w2> { a = Conv (x, w1)  s = Add (a, x)  y = Conv (s, w2) }""",
+    "its result is read from outside": """m (float[1,4,6,6] x) => (float[1,5,6,6] y) <float[5,4,1,1] w1> {
+        y = Conv (x, w1) }""",
+    "its weights or bias are not constants": """m (float[1,4,6,6] x, float[5,4,1,1] v) => (float[1,3,6,6] y)
+        <float[3,5,1,1] w2> { a = Conv (x, v)  y = Conv (a, w2) }""",
+    "its output is zero or not finite on the samples": """m (float[1,4,6,6] x) => (float[1,3,6,6] y)
+        <float[5,4,1,1] w1, float[3,5,1,1] w2> { z = Relu (x)  n = Neg (z)  m = Relu (n)  a = Conv (m, w1)
+        r = Relu (a)  y = Conv (r, w2) }""",
+}
+
+
+@pytest.mark.parametrize("reason", OTHERS)
+def test_what_cannot_be_scaled_says_why(reason: str) -> None:
+    report = quantized(OTHERS[reason], NO_COSTS, graph_passes=EQUAL).reports["equalize-channels"]
+    assert report.changes == []
+    assert reason in [s.reason for s in report.skips]
+
+
+def test_weights_that_would_lose_more_stay() -> None:
+    model = parse_model(DENSE)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w1", "w2"):
+            w = numpy_helper.to_array(tensor).copy()
+            if tensor.name == "w1":
+                w[1:] *= 0.01
+            else:  # the wide channel carries all of the weights
+                w[:, 1:] *= 1e-3
+            tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    report = quantized(model, NO_COSTS, graph_passes=EQUAL).reports["equalize-channels"]
+    assert report.changes == []
+    assert any("lose more" in s.reason for s in report.skips)
+
+
+def test_without_samples_nothing_is_scaled() -> None:
+    report = quantized(DENSE, NO_COSTS, calls=0, graph_passes=EQUAL).reports["equalize-channels"]
+    assert not report.changes
+    assert not report.skips
