@@ -32,7 +32,7 @@ def dense(rows: int, outputs: int, positions: int = 4, low: int = -8) -> Dense:
 
 
 def holds(works: list[Dense], g: Geometry, found: Placement) -> None:
-    used: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+    used: dict[tuple[int, int, int], set[tuple[int, int]]] = defaultdict(set)
     for layer, (work, pieces) in enumerate(zip(works, found.pieces, strict=True)):
         how = cut(work, g)
         rows = [k for a, b in how.rounds for k in range(a, b)]
@@ -41,18 +41,21 @@ def holds(works: list[Dense], g: Geometry, found: Placement) -> None:
         for p in pieces:
             copies[p.copy] += range(*p.columns)
             assert p.copies == pieces[0].copies
-            assert 0 <= p.core < g.cores
-            place = range(p.first_macro, p.first_macro + how.footprint.macros)
-            assert place.stop <= g.macros
-            taken = used[found.segments[layer], p.core, p.wave if p.wave else 0]
-            assert not taken & set(place)
-            taken |= set(place)
+            assert 0 <= p.slot.core < g.cores
+            macros = range(p.slot.first_macro, p.slot.first_macro + how.footprint.macros)
+            pages = range(p.slot.page0, p.slot.page0 + how.footprint.pages)
+            assert macros.stop <= g.macros
+            assert pages.stop <= g.row_pages
+            taken = used[found.segments[layer], p.slot.core, p.wave]
+            place = {(m, page) for m in macros for page in pages}
+            assert not taken & place
+            taken |= place
         assert sorted(copies) == list(range(pieces[0].copies))
         for columns in copies.values():
             assert sorted(columns) == list(range(work.weights.shape[1]))
         groups = Groups(Tables(), g)
         for p in pieces[:1]:
-            for group in groups.of(work, how, p.columns, p.first_macro):
+            for group in groups.of(work, how, p.columns, p.slot):
                 made = groups.tables.groups.entries[group]
                 assert made.blocks <= made.down * made.pages
                 assert made.across * made.down <= how.footprint.macros
@@ -85,8 +88,8 @@ def test_copies_take_what_is_left_over_and_lie_on_different_cores() -> None:
     work = dense(15, 8, positions=64)
     found = place([work], [cut(work, REFERENCE)], REFERENCE)
     pieces = found.pieces[0]
-    assert len(pieces) == REFERENCE.cores * REFERENCE.macros
-    assert {p.core for p in pieces[: REFERENCE.cores]} == set(range(REFERENCE.cores))
+    assert len(pieces) == 16
+    assert {p.slot.core for p in pieces[: REFERENCE.cores]} == set(range(REFERENCE.cores))
     assert found.resident
     holds([work], REFERENCE, found)
 

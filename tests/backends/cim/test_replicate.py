@@ -11,10 +11,10 @@ LOADS = st.builds(Load, st.integers(1, 40), st.integers(1, 5), st.integers(1, 5)
 
 
 @given(st.lists(LOADS, min_size=1, max_size=4), st.integers(1, 30))
-def test_the_bottleneck_is_the_least_there_is(loads: list[Load], macros: int) -> None:
-    found = replicate(loads, macros)
+def test_the_bottleneck_is_the_least_there_is(loads: list[Load], pages: int) -> None:
+    found = replicate(loads, pages)
     choices = [c for c in product(*(range(1, load.most + 1) for load in loads))
-               if sum(n * load.macros for n, load in zip(c, loads, strict=True)) <= macros]  # fmt: skip
+               if sum(n * load.pages for n, load in zip(c, loads, strict=True)) <= pages]  # fmt: skip
 
     def bottleneck(counts: tuple[int, ...]) -> int:
         return max(-(-load.cycles // n) for n, load in zip(counts, loads, strict=True))
