@@ -6,40 +6,35 @@ order -> streams with events.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from types import MappingProxyType
 
 from onnx import ModelProto
 
 from lpcompile.backends.cim.allocate import Live, allocate
+from lpcompile.backends.cim.device_stage import DeviceWork, port, read_stage
 from lpcompile.backends.cim.digital_int8 import DigitalLayer
-from lpcompile.backends.cim.fuse import fuse
 from lpcompile.backends.cim.geometry import Geometry
 from lpcompile.backends.cim.grouped import decide
-from lpcompile.backends.cim.lower_dense import Share, layout, write_layer
-from lpcompile.backends.cim.lower_vector import write_fill, write_map, write_move, write_pool
+from lpcompile.backends.cim.lower_dense import Share, layout
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.memory import Addresses, Place
 from lpcompile.backends.cim.pieces import Cut, Groups, cut
 from lpcompile.backends.cim.placement import Placement, fits, place
 from lpcompile.backends.cim.program import (
     CoreCode,
-    Descriptor,
     DeviceStage,
     HostStage,
     Instruction,
     Interface,
-    Port,
     Program,
     Space,
 )
-from lpcompile.backends.cim.reading import device_reason, read_node
-from lpcompile.backends.cim.stages import Stage, host_model, split
+from lpcompile.backends.cim.reading import device_reason
+from lpcompile.backends.cim.stage_writer import Shares, write_stage
+from lpcompile.backends.cim.stages import host_model, split
 from lpcompile.backends.cim.streams import CONST_BUFFER, Streams
 from lpcompile.backends.cim.tables import Tables
-from lpcompile.backends.cim.values import StageValues, shape_of
-from lpcompile.backends.cim.views import View
-from lpcompile.backends.cim.work import Dense, Depthwise, Fill, Grouped, Map, Move, Pool, Work, reads
+from lpcompile.backends.cim.work import Dense, Depthwise, Grouped, Work, reads
 from lpcompile.backends.cim.writer import Writer
 from lpcompile.errors import CapacityError
 from lpcompile.ir.graph import LpGraph
@@ -47,20 +42,9 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
-LEAST_STRIPS = 4  # of a tensor, so that layers after one another can overlap
 ALIGN = 64
 CONST_SHARE = 4  # at most this part of the global buffer holds constants
 CONSTS = "constants"
-COMPUTING = (
-    "DyadicConv",
-    "DyadicGemm",
-    "DyadicMatMul",
-    "DyadicAdd",
-    "DyadicMul",
-    "QuantNorm",
-    "Lookup",
-    "MaxPool",
-)
 
 
 @dataclass
@@ -80,17 +64,6 @@ class Lowered:
     placement: Placement
     spilled: int
     layers: list[DigitalLayer] = field(default_factory=list)
-
-
-@dataclass
-class _Device:
-    """One device stage while it is lowered."""
-
-    stage: Stage
-    values: StageValues
-    work: list[Work]
-    inputs: list[tuple[Value, View]]
-    outputs: list[tuple[Value, View]]
 
 
 def lower(
@@ -147,14 +120,14 @@ class _Lowering:
             self.nodes,
             lambda n: self.unfit.get(n.name) or device_reason(n, self.numbers, self.host),
         )
-        devices = [self._read(s) if s.device else None for s in stages]
+        devices = [read_stage(self.graph, self.numbers, s) if s.device else None for s in stages]
         self._decide_grouped([d for d in devices if d is not None])
         dense = [w for d in devices if d is not None for w in d.work if isinstance(w, Dense)]
         cuts = [cut(w, self.g) for w in dense]
         placement = place(dense, cuts, self.g)
         depthwise = self._plan_depthwise([d for d in devices if d is not None])
         boot = Streams(self.g.cores, self.tables)
-        shares = self._shares(dense, cuts, placement, boot)
+        shares = Shares(self._shares(dense, cuts, placement, boot), depthwise, placement.resident)
         self._hold_consts(boot)
         base = -(-len(self.tables.consts) // ALIGN) * ALIGN
         code: list[list[tuple[Instruction, ...]]] = [[] for _ in range(self.g.cores)]
@@ -169,11 +142,14 @@ class _Lowering:
             streams = Streams(self.g.cores, self.tables)
             at, end, spill = self._addresses(device, base)
             dram, spilled = max(dram, end), spilled + spill
-            self._write(device, streams, at, shares, depthwise, placement)
+            w = Writer(self.tables, streams)
+            write_stage(device.work, w, at, shares, self.g.lb_bytes, self.earlier)
             for core in range(self.g.cores):
                 code[core].append(streams.code(core))
             index = sum(isinstance(s, DeviceStage) for s in built)
-            ports = [[self._port(v, view, at) for v, view in io] for io in (device.inputs, device.outputs)]
+            ports = [
+                [port(self.tables, v, view, at) for v, view in io] for io in (device.inputs, device.outputs)
+            ]
             built.append(DeviceStage(index, tuple(ports[0]), tuple(ports[1])))
         t = self.tables
         program = Program(
@@ -202,36 +178,9 @@ class _Lowering:
         ]
         return Lowered(program, reasons_of, placement, spilled, layers)
 
-    # reading
-
-    def _read(self, stage: Stage) -> _Device:
-        nodes = [self.nodes[n] for n in stage.nodes]
-        outputs = frozenset(stage.outputs)
-        values = StageValues(_concat_parts(nodes, outputs), outputs)
-        inputs = []
-        for name in stage.inputs:
-            value = self.graph.value(name)
-            shape = shape_of(value)
-            assert shape is not None
-            order = _port_order(value, len(shape))
-            view = values.room(shape, order, "u8" if str(value.dtype) == "uint8" else "i32", port=True)
-            values.give(value, view, 255)
-            inputs.append((value, view))
-        for node in nodes:
-            read_node(values, node, self.numbers)
-        found = []
-        for name in stage.outputs:
-            value, view = self.graph.value(name), values.held[name].view
-            if view.buffer not in values.buffers.ports or name in values.into:
-                room = values.room(view.shape, tuple(range(len(view.shape))), view.dtype, port=True)
-                values.work.append(Move(_producer_name(value), view, room))
-                view = room
-            found.append((value, view))
-        return _Device(stage, values, fuse(values.work, values.buffers), inputs, found)
-
     # planning
 
-    def _decide_grouped(self, devices: Sequence[_Device]) -> None:
+    def _decide_grouped(self, devices: Sequence[DeviceWork]) -> None:
         """Put what grouped layers become in their place."""
         grouped = [w for d in devices for w in d.work if isinstance(w, Grouped)]
         dense = [cut(w, self.g) for d in devices for w in d.work if isinstance(w, Dense)]
@@ -250,7 +199,7 @@ class _Lowering:
                 work += became if isinstance(became, list) else [became]
             device.work = work
 
-    def _plan_depthwise(self, devices: Sequence[_Device]) -> dict[int, list[tuple[int, int]]]:
+    def _plan_depthwise(self, devices: Sequence[DeviceWork]) -> dict[int, list[tuple[int, int]]]:
         """Output ranges of depthwise layers that fit a local buffer; their weights go to DRAM."""
         found = {}
         for work in (w for d in devices for w in d.work if isinstance(w, Depthwise)):
@@ -293,7 +242,7 @@ class _Lowering:
             found[id(work)] = [waves[w] for w in sorted(waves)]
         return found
 
-    def _addresses(self, device: _Device, base: int) -> tuple[Addresses, int, int]:
+    def _addresses(self, device: DeviceWork, base: int) -> tuple[Addresses, int, int]:
         """Ports and spilled tensors in DRAM from `base` on, the rest in the global buffer."""
         sizes, ports = device.values.buffers.sizes, device.values.buffers.ports
         first: dict[int, int] = {}
@@ -323,109 +272,6 @@ class _Lowering:
         w.node = CONSTS
         source = Place(Space.DRAM, "i8", 0, (size,), (1,), CONST_BUFFER)
         w.copy(0, "MOV", replace(source, space=Space.GB, base=self.room), source)
-
-    # writing
-
-    def _write(
-        self,
-        device: _Device,
-        streams: Streams,
-        at: Addresses,
-        shares: dict[int, list[list[Share]]],
-        depthwise: dict[int, list[tuple[int, int]]],
-        placement: Placement,
-    ) -> None:
-        w = Writer(self.tables, streams)
-        cores: dict[int, list[int]] = {}
-        begun: set[int] = set()
-        for work in device.work:
-            for view in (*reads(work), work.out):
-                if view.buffer not in begun:
-                    begun.add(view.buffer)
-                    streams.reuse(view.buffer, self.earlier.get(view.buffer, ()))
-            near = next((cores[v.buffer] for v in reads(work) if v.buffer in cores), [0])
-            if isinstance(work, Dense):
-                near = self._write_dense(w, at, work, shares[id(work)], placement)
-            elif isinstance(work, Depthwise):
-                near = self._spread(near, work.out)
-                for part in depthwise[
-                    id(work)
-                ]:  # one after the other: each loads its weights into the same place
-                    shares_of = [Share(core, part, phase=i, of=len(near)) for i, core in enumerate(near)]
-                    write_layer(w, at, work, shares_of, self.g.lb_bytes, LEAST_STRIPS)
-            elif isinstance(work, Map):
-                near = self._spread(near, work.out)
-                write_map(w, at, work, near, self.g.lb_bytes, max(LEAST_STRIPS, len(near)))
-            elif isinstance(work, Pool):
-                near = self._spread(near, work.out)
-                write_pool(w, at, work, near, self.g.lb_bytes, max(LEAST_STRIPS, len(near)))
-            elif isinstance(work, Move):
-                write_move(w, at, work, near[0])
-            elif isinstance(work, Fill):
-                write_fill(w, at, work, near[0])
-            cores[work.out.buffer] = near
-
-    def _write_dense(
-        self, w: Writer, at: Addresses, work: Dense, waves: list[list[Share]], placement: Placement
-    ) -> list[int]:
-        for wave in waves:
-            w.node = work.name
-            if not placement.resident:
-                for share in wave:
-                    if not share.program:
-                        w.wprog(share.core, share.groups[0], w.tables.groups.entries[share.groups[0]].page0)
-            write_layer(w, at, work, wave, self.g.lb_bytes, LEAST_STRIPS)
-        return list(dict.fromkeys(s.core for wave in waves for s in wave))
-
-    def _spread(self, near: list[int], out: View) -> list[int]:
-        """Cores for work without arrays: those that made the input, as long as each gets some of it."""
-        return near[: max(1, min(len(near), prod(out.shape[:-1])))]
-
-    def _port(self, value: Value, view: View, at: Addresses) -> Port:
-        p = at.place(view)
-        assert value.shape is not None
-        batch = bool(value.shape) and not isinstance(value.shape[0], int)
-        dims = tuple(zip(p.shape, p.strides, strict=True))[1 if batch else 0 :]
-        number = self.tables.descriptors.add(Descriptor(p.space, p.dtype, p.base, dims))
-        return Port(value.name, p.dtype, view.shape, number, batch)
-
-
-def _concat_parts(nodes: Sequence[Node], ports: frozenset[str]) -> dict[str, tuple[Value, int, int]]:
-    """Tensors that can be computed straight into the Concat that they go to: tensor -> (output, axis, first)."""
-    made = {v.name: n for n in nodes for v in n.outputs if v is not None}
-    found: dict[str, tuple[Value, int, int]] = {}
-    for node in nodes:
-        out = node.outputs[0]
-        if node.op != "Concat" or node.domain or out is None:
-            continue
-        rank = len(out.shape or ())
-        axis, first = int(node.attrs.get("axis", 0)) % rank, 0
-        for value in node.inputs:
-            assert value is not None
-            shape = shape_of(value)
-            assert shape is not None
-            maker = made.get(value.name)
-            computes = maker is not None and (
-                maker.op.split("_")[0] in COMPUTING or (maker.op == "Concat" and not maker.domain)
-            )
-            if computes and value.name not in found and value.name not in ports:
-                found[value.name] = (out, axis, first)
-            first += shape[axis]
-    return found
-
-
-def _port_order(value: Value, rank: int) -> tuple[int, ...]:
-    """Channels last in memory where windows read the tensor, else the graph's order."""
-    windows = any(
-        n.op.split("_")[0] in ("DyadicConv", "AccumulateConv", "DyadicAveragePool", "MaxPool")
-        for n in value.consumers
-    )
-    return (0, *range(2, rank), 1) if windows and rank > 2 else tuple(range(rank))
-
-
-def _producer_name(value: Value) -> str:
-    node = value.producer
-    return value.name if node is None else node.name
 
 
 def _interface(value: Value) -> Interface:
