@@ -30,7 +30,7 @@ class Shares:
 
 
 def write_stage(
-    work_list: Sequence[Work],
+    works: Sequence[Work],
     w: Writer,
     at: Addresses,
     shares: Shares,
@@ -40,7 +40,7 @@ def write_stage(
     """Write all work of a stage in program order.
 
     Args:
-        work_list: what is to be done.
+        works: what is to be done.
         w: where it goes.
         at: addresses of the stage.
         shares: which core does what of each layer.
@@ -49,7 +49,7 @@ def write_stage(
     """
     cores: dict[int, list[int]] = {}
     begun: set[int] = set()
-    for work in work_list:
+    for work in works:
         for view in (*reads(work), work.out):
             if view.buffer not in begun:
                 begun.add(view.buffer)
@@ -59,9 +59,7 @@ def write_stage(
             near = _write_dense(w, at, work, shares, capacity)
         elif isinstance(work, Depthwise):
             near = _spread(near, work.out)
-            for part in shares.depthwise[
-                id(work)
-            ]:  # one after the other: each loads its weights into the same place
+            for part in shares.depthwise[id(work)]:  # one after the other: weights of one part at a time
                 shares_of = [Share(core, part, phase=i, of=len(near)) for i, core in enumerate(near)]
                 write_layer(w, at, work, shares_of, capacity, LEAST_STRIPS)
         elif isinstance(work, Map):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpcompile.backends.cim import lowering
+from lpcompile.backends.cim import device_stage
 from lpcompile.backends.cim.fuse import fuse
 from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.views import View, channels_last, packed_strides
@@ -94,7 +94,7 @@ def test_results_are_those_without_fusion(tmp_path: Path, monkeypatch: pytest.Mo
     model = parse_model(NETWORK)
     calls = [random_feeds(model, seed=i) for i in range(4)]
     fused = compiled(model, calls, "reference", tmp_path)
-    monkeypatch.setattr(lowering, "fuse", lambda work, _: list(work))
+    monkeypatch.setattr(device_stage, "fuse", lambda work, _: list(work))
     plain = compiled(model, calls, "reference", tmp_path)
     feeds, machine = random_feeds(model, seed=9), description("reference")
     assert fused.report["program"]["instructions"] < plain.report["program"]["instructions"]
