@@ -3,12 +3,15 @@
 W1 / s, b1 / s before and W2 s after leave the float network as it is. [nagel2019, sec. 4.1; xiao2023]
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.equalization import channel_extremes, factors, find_spans, noise
+from lpcompile.analysis.macs import macs
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.channel_affine import ChannelAffine
@@ -17,7 +20,8 @@ from lpcompile.passes.layer_constants import absorb_after, absorb_before
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.records import PassReport
 
-CALLS = 8  # evenly spread: the root of a largest value asks for no more, and each costs a run of the network
+MOST_CALLS, LEAST_CALLS = 8, 4  # evenly spread: the root of a largest value asks for no more
+MACS = 8e9  # of all these calls together, or else as few as may be: each is a run of the network
 SUFFIX = "/equalized"
 
 
@@ -41,17 +45,15 @@ class EqualizeChannels(Pass):
             report.skip(name, reason)
         if not spans:
             return report
-        calls = ctx.calibration.deciding
-        some = np.unique(np.linspace(0, len(calls) - 1, min(CALLS, len(calls))).astype(int))
         tensors = list(dict.fromkeys(s.tensor for s in spans))
-        seen = channel_extremes(ctx.observe(graph, tensors), [calls[i] for i in some], tensors)
+        seen = channel_extremes(ctx.observe(graph, tensors), _some(graph, ctx.calibration.deciding), tensors)
         for span in spans:
             extremes = seen[span.tensor]
             s = factors(extremes)
             if s is None:
                 report.skip(span.maker, "its output is zero or not finite on the samples")
                 continue
-            now, then = (noise(span.readers, extremes, f) for f in (np.ones_like(s), s))
+            now, then = noise(span.readers, extremes, np.ones_like(s), s)
             if not then < now:
                 report.skip(span.maker, "the weights after it would lose more than the activations gain")
                 continue
@@ -67,3 +69,10 @@ class EqualizeChannels(Pass):
                 after=f"by {1 / s.min():.3g} at most; noise {10 * np.log10(then / now):.1f} dB",
             )
         return report
+
+
+def _some(graph: LpGraph, calls: Sequence[Feeds]) -> list[Feeds]:
+    """The calls to look at; shapes that are not known count as no work."""
+    work = sum(macs(layer) or 0 for layer in graph.layers())
+    count = int(np.clip(MACS // max(1, work), LEAST_CALLS, MOST_CALLS))
+    return [calls[i] for i in np.unique(np.linspace(0, len(calls) - 1, min(count, len(calls))).astype(int))]

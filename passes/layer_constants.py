@@ -6,6 +6,7 @@ since the zeros around x are not shifted.
 Sums are formed in float64; the result takes the element type of the weight.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.passes.channel_affine import F64, ChannelAffine, of_arithmetic
 from lpcompile.passes.constant_inputs import input_at, is_float, output_at, rank_of
+
+Floats = NDArray[np.floating]
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -57,13 +60,11 @@ def absorb_after(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | No
     w = _weight(layer)
     g = affine.gain  # (C_out,)
     if layer.op == "Conv":
-        w *= g.reshape(-1, *[1] * (w.ndim - 1))
+        w = _times(w, g[:, None])
     elif layer.op == "ConvTranspose":  # (C_in, C_out/group, *kernel)
-        group = int(layer.attrs.get("group", 1))
-        grouped = w.reshape(group, w.shape[0] // group, w.shape[1], -1)
-        w = (grouped * g.reshape(group, 1, -1, 1)).reshape(w.shape)
+        w = _by_input(w, g, int(layer.attrs.get("group", 1)))
     else:
-        w = w * (g[:, None] if layer.attrs.get("transB", 0) else g)
+        w = _times(w, g[:, None] if layer.attrs.get("transB", 0) else g[None])
     return _store(graph, layer, w, _bias(layer) * g + affine.shift, same_weight=affine.keeps_scale)
 
 
@@ -120,16 +121,34 @@ def absorb_before(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | N
         if layer.attrs.get("transA", 0):
             return f"{layer.name} transposes its input"
         by_input = w if layer.attrs.get("transB", 0) else w.T  # (N, K)
-        added = layer.attrs.get("alpha", 1.0) * (by_input @ h)
-        w = w * (g if layer.attrs.get("transB", 0) else g[:, None])
+        added = layer.attrs.get("alpha", 1.0) * (by_input.astype(np.float64) @ h)
+        w = _times(w, g[None] if layer.attrs.get("transB", 0) else g[:, None])
         return _store(graph, layer, w, _bias(layer) + added, same_weight=affine.keeps_scale)
     if not affine.keeps_zero and not _unpadded(layer):
         return f"the padding of {layer.name} is not shifted"
     group = int(layer.attrs.get("group", 1))
-    grouped = w.reshape(group, w.shape[0] // group, w.shape[1], -1)
-    added = np.einsum("goik,gi->go", grouped, h.reshape(group, -1)).reshape(-1)
-    w = (grouped * g.reshape(group, 1, -1, 1)).reshape(w.shape)
-    return _store(graph, layer, w, _bias(layer) + added, same_weight=affine.keeps_scale)
+    bias = _bias(layer)
+    if not affine.keeps_zero:
+        grouped = w.astype(np.float64).reshape(group, w.shape[0] // group, w.shape[1], -1)
+        bias = bias + np.einsum("goik,gi->go", grouped, h.reshape(group, -1)).reshape(-1)
+    return _store(graph, layer, _by_input(w, g, group), bias, same_weight=affine.keeps_scale)
+
+
+def _by_input(w: Floats, g: F64, group: int) -> Floats:
+    """A weight (rows, C / group, *kernel) with its second axis times g (C,); part i of the rows has part i of g."""
+    return _times(w, np.repeat(g, math.prod(w.shape[2:])).reshape(group, -1))
+
+
+def _times(w: Floats, gain: F64) -> Floats:
+    """w, rows by columns (further axes count as columns), times `gain` (k, columns or 1), each row of it for rows / k.
+
+    Products are float64, rounded once, in numpy's own small buffer: those of a layer would be twice its weights.
+    """
+    rows = w.reshape(len(gain), len(w) // max(1, len(gain)), math.prod(w.shape[1:]))
+    found = np.empty_like(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.multiply(rows, gain[:, None], out=found, dtype=np.float64, casting="unsafe")
+    return found.reshape(w.shape)
 
 
 def _unpadded(conv: Node) -> bool:
@@ -142,11 +161,11 @@ def _dims(layer: Node) -> Sequence[int]:
     return [] if weight is None or weight.shape is None else [d for d in weight.shape if isinstance(d, int)]
 
 
-def _weight(layer: Node) -> F64:
+def _weight(layer: Node) -> Floats:
     weight = layer.inputs[1]
     if weight is None:
         raise ValueError(f"{layer.name} has no weight")
-    return weight.values.astype(np.float64)
+    return weight.values
 
 
 def _bias(layer: Node) -> F64:
@@ -158,10 +177,10 @@ def _bias(layer: Node) -> F64:
     return np.broadcast_to(beta * bias.values.astype(np.float64).reshape(-1), (output_channels(layer),))
 
 
-def _store(graph: LpGraph, layer: Node, w: F64, b: F64, *, same_weight: bool) -> str | None:
+def _store(graph: LpGraph, layer: Node, w: Floats, b: F64, *, same_weight: bool) -> str | None:
     weight = layer.inputs[1]
     dtype = np.dtype(np.float32) if weight is None or weight.dtype is None else weight.dtype
-    new_w, new_b = _cast(w, dtype), _cast(b, dtype)
+    new_w, new_b = w, _cast(b, dtype)
     if not (_finite(new_w) and _finite(new_b)):
         return f"the folded constants of {layer.name} are not finite"
     wants_bias = layer.op != "MatMul" and (input_at(layer, 2) is not None or bool(b.any()))

@@ -84,10 +84,12 @@ class QuantizeActivations(Pass):
         regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
         costs = ctx.target.cost_model if self.cost == "time" else None
         if costs is not None:
-            for name, reason in float_layers(graph, regions, static, costs).items():
+            slower = float_layers(graph, regions, static, costs)
+            for name, reason in slower.items():
                 kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, reason)
-            static = [n for n in static if kernels[n.name].kernel in STATIC]
-            regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
+            if slower:
+                static = [n for n in static if kernels[n.name].kernel in STATIC]
+                regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
         layers = {}
         for name, choice in kernels.items():
             kernel = choice.kernel

@@ -31,6 +31,7 @@ HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool
 RECTIFIERS = ("Relu", "LeakyRelu")
 LEAST_FACTOR = 1 / 16  # a channel that was silent on the samples may speak later
 ACTIVATION_STEPS, WEIGHT_STEPS = 255, 127
+PIECE = 1 << 16  # elements at a time
 
 F64 = NDArray[np.float64]
 
@@ -137,21 +138,35 @@ def factors(extremes: ChannelExtremes) -> F64 | None:
     return np.maximum(np.sqrt(extremes.largest / top), LEAST_FACTOR)
 
 
-def noise(readers: Sequence[Node], extremes: ChannelExtremes, s: F64) -> float:
-    """Noise power at the outputs of the readers, by the formula above."""
+def noise(readers: Sequence[Node], extremes: ChannelExtremes, *factors_each: F64) -> list[float]:
+    """Noise power at the outputs of the readers for each of some choices of s, by the formula above."""
     step = float(extremes.largest.max()) / ACTIVATION_STEPS
-    total = 0.0
+    totals = [0.0 for _ in factors_each]
     for node in readers:
         weight = node.inputs[1]
         assert weight is not None
-        w = weight.values.astype(np.float64)
         group = int(node.attrs.get("group", 1))
-        w = w.reshape(
-            group, w.shape[0] // group, w.shape[1], -1
-        )  # (group, C_out / group, C_in / group, taps)
-        scale = s.reshape(group, 1, -1, 1)
-        moments = (extremes.second_moment / s**2).reshape(group, -1).sum(1) * w.shape[3]  # (group,)
-        weight_steps = np.abs(w * scale).max((2, 3)) / WEIGHT_STEPS  # (group, C_out / group)
-        total += step**2 / 12 * float(((w * scale) ** 2).sum())
-        total += float((weight_steps**2).sum(1) @ moments) / 12
-    return total
+        outputs, inputs, taps = (
+            weight.values.shape[0],
+            weight.values.shape[1],
+            math.prod(weight.values.shape[2:]),
+        )
+        w = weight.values.reshape(group, outputs // group, inputs * taps)  # columns: channel, tap
+        squares = np.einsum("gok,gok->gk", w, w).reshape(-1, taps).sum(1, dtype=np.float64)  # (C,)
+        for i, s in enumerate(factors_each):
+            moments = (extremes.second_moment / s**2).reshape(group, -1).sum(1) * taps  # (group,)
+            weight_steps = _largest(w, np.repeat(s, taps).reshape(group, -1)) / WEIGHT_STEPS
+            totals[i] += step**2 / 12 * float(squares @ s**2)
+            totals[i] += float((weight_steps**2).sum(1) @ moments) / 12
+    return totals
+
+
+def _largest(w: NDArray[np.floating], s: F64) -> F64:
+    """max_k |w_gok s_gk|, (G, O), in the type of w; some rows at a time, so that the products stay in the cache."""
+    scale = s[:, None].astype(w.dtype)
+    found = np.empty(w.shape[:2])
+    rows = max(1, PIECE // max(1, w.shape[0] * w.shape[2]))
+    for at in range(0, w.shape[1], rows):
+        scaled = w[:, at : at + rows] * scale
+        found[:, at : at + rows] = np.maximum(scaled.max(2), -scaled.min(2))
+    return found

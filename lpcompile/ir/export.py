@@ -1,6 +1,6 @@
 """From an `LpGraph` to an ONNX proto: order, liveness, metadata, types, packed data."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
@@ -33,11 +33,20 @@ def _write_inline(target: TensorProto, name: str, weights: Weights) -> None:
     weights.write_to(target, name)
 
 
-def model_proto(graph: "LpGraph", write_weights: WriteWeights = _write_inline) -> ModelProto:
-    """The model as ONNX; `write_weights` decides where the data of constants go."""
+def model_proto(
+    graph: "LpGraph", write_weights: WriteWeights = _write_inline, outputs: Sequence[str] | None = None
+) -> ModelProto:
+    """The model as ONNX; `write_weights` decides where the data of constants go.
+
+    Args:
+        graph: what to write; it is not changed.
+        write_weights: called for each constant.
+        outputs: names of tensors to give instead of the graph's own outputs; what only those need is left out.
+    """
     store = graph._store
-    live = store.live()
-    constants = used_constants(store, live)
+    ends = store.outputs if outputs is None else [store.tensors[name] for name in outputs]
+    live = store.live(ends)
+    constants = used_constants(store, live, ends)
     functions = _used_functions(graph, live)
     model = ModelProto()
     model.ir_version = _ir_version(graph, constants, functions)
@@ -50,9 +59,9 @@ def model_proto(graph: "LpGraph", write_weights: WriteWeights = _write_inline) -
         write_weights(target.initializer.add(), tensor.name, weights_of(tensor))
     for tensor in store.inputs:
         value_info.write(target.input.add(), tensor)
-    for tensor in store.outputs:
+    for tensor in ends:
         value_info.write(target.output.add(), tensor)
-    outside = {t.name for t in (*store.inputs, *store.outputs)}
+    outside = {t.name for t in (*store.inputs, *ends)}
     for node in live:
         for tensor in node.outputs:
             if not tensor.is_empty() and tensor.name not in outside and _has_type(tensor):
@@ -63,9 +72,9 @@ def model_proto(graph: "LpGraph", write_weights: WriteWeights = _write_inline) -
     return model
 
 
-def used_constants(store: Store, live: Iterable[StoredNode]) -> list[Tensor]:
+def used_constants(store: Store, live: Iterable[StoredNode], outputs: Iterable[Tensor]) -> list[Tensor]:
     """Initialisers that a live node, a body of one, or the caller reads, in order of entry."""
-    names = {t.name for t in store.outputs}
+    names = {t.name for t in outputs}
     for node in live:
         names.update(t.name for t in node.inputs)
         names.update(node.captured)

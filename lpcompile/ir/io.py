@@ -4,7 +4,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,11 +59,16 @@ def _from_path(path: Path) -> LpGraph:
         raise
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | mmap.mmap:
+    """The bytes of a file, mapped where that is possible: its weights are copied once, not twice."""
     try:
         if path.is_dir():
             raise ModelError("this is a folder", where=str(path), hint="give the .onnx file inside it")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            try:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):  # a pipe, or no byte at all
+                return file.read()
     except FileNotFoundError as error:
         raise ModelError(
             "there is no such file", where=str(path), hint="check the path of the model"
@@ -73,11 +78,11 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"cannot be read: {detail}", where=str(path), hint="check the path") from error
 
 
-def _from_bytes(data: bytes, base_dir: Path | None, *, own: bool) -> LpGraph:
+def _from_bytes(data: bytes | mmap.mmap, base_dir: Path | None, *, own: bool) -> LpGraph:
     """A graph from a serialised model; with `own`, weights are copied out one by one, so that each can go by itself."""
     if not data:
         raise ModelError("the file is empty", hint=_HINT_MODEL)
-    rest, weights = cut_weights(data) or (data, {})
+    rest, weights = cut_weights(data) or (bytes(data), {})
     if own:
         weights = {i: memoryview(bytes(view)) for i, view in weights.items()}
     del data
@@ -132,8 +137,15 @@ def save(
     _write_atomically(path, lambda file: file.write(_serialised(written[0])))
 
 
-def shared_weights(graph: LpGraph) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
-    """A proto whose large float weights are named but not held, and those weights where they are: no byte is copied."""
+def shared_weights(
+    graph: LpGraph, outputs: Sequence[str] | None = None
+) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
+    """A proto whose large float weights are named but not held, and those weights where they are: no byte is copied.
+
+    Args:
+        graph: it is not changed.
+        outputs: tensors to give instead of the graph's own outputs, with no more than they need.
+    """
     held: dict[str, NDArray[Any]] = {}
 
     def write(target: TensorProto, name: str, weights: Weights) -> None:
@@ -146,12 +158,12 @@ def shared_weights(graph: LpGraph) -> tuple[ModelProto, dict[str, NDArray[Any]]]
         entry.key, entry.value = "location", "memory"
         held[name] = np.ascontiguousarray(weights.array())
 
-    return export.model_proto(graph, write), held
+    return export.model_proto(graph, write, outputs), held
 
 
 def _weight_bytes(graph: LpGraph) -> int:
     store = graph._store
-    return sum(weights_of(t).nbytes for t in export.used_constants(store, store.live()))
+    return sum(weights_of(t).nbytes for t in export.used_constants(store, store.live(), store.outputs))
 
 
 def weight_bytes(proto: ModelProto) -> int:

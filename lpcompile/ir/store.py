@@ -250,9 +250,10 @@ class Store:
                     stack.append((producer, iter(self.producers(producer))))
         return order
 
-    def live(self) -> list[StoredNode]:
-        """Nodes that some graph output depends on, in execution order."""
-        wanted = {id(node) for tensor in self.outputs for node in tensor.inputs}
+    def live(self, outputs: Iterable[SurgeonTensor] | None = None) -> list[StoredNode]:
+        """Nodes that some graph output, or else one of `outputs`, depends on, in execution order."""
+        ends = self.outputs if outputs is None else outputs
+        wanted = {id(node) for tensor in ends for node in tensor.inputs}
         found = []
         for node in reversed(self.order()):
             if id(node) in wanted:

@@ -34,13 +34,9 @@ def observer(graph: LpGraph, tensors: Sequence[str], *, threads: int = 0, calls:
         threads: of the runtime.
         calls: how many calls are to come.
     """
-    wider = graph.copy()
-    outputs = {o.name for o in wider.outputs}
-    inner = [t for t in tensors if not wider.value(t).is_input]
-    for name in inner:
-        if name not in outputs:
-            wider.add_output(wider.value(name))
-    session = Session(wider, threads=threads, level=level_for(calls)) if inner else None
+    # no copy of the graph: one in a cycle would hold the weights until the collector runs
+    inner = list(dict.fromkeys(t for t in tensors if not graph.value(t).is_input))
+    session = Session(graph, threads=threads, level=level_for(calls), outputs=inner) if inner else None
 
     def run(feeds: Mapping[str, np.ndarray]) -> Feeds:
         values = session.run(feeds, inner) if session is not None else {}

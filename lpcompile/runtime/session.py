@@ -56,6 +56,7 @@ class Session:
         level: of graph optimisation, one of LEVELS.
         spin: let waiting threads spin, as the runtime does by default: fastest where nothing else runs.
         profile: prefix of a profile file that the runtime writes, or None.
+        outputs: of a graph: tensors to give instead of its own outputs; what they do not need is not loaded.
 
     Attributes:
         inputs: what the model takes.
@@ -75,6 +76,7 @@ class Session:
         level: str = "all",
         profile: str | None = None,
         spin: bool = False,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
@@ -90,7 +92,7 @@ class Session:
         self._shared: dict[str, np.ndarray] = {}
         self._values: dict[str, onnxruntime.OrtValue] = {}  # the runtime refers to them
         if isinstance(model, LpGraph):
-            model, self._shared = io.shared_weights(model)
+            model, self._shared = io.shared_weights(model, outputs)
             self._values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in self._shared.items()}
             options.add_external_initializers(list(self._values), list(self._values.values()))
             for name, value in self._values.items():  # or else the runtime copies what was handed over above

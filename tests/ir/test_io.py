@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,28 @@ def external_model(folder: Path) -> Path:
     path = folder / "model.onnx"
     onnx.save(big_model(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_cannot_be_mapped_is_read(tmp_path: Path) -> None:
+    model, pipe, empty = big_model(), tmp_path / "pipe.onnx", tmp_path / "empty.onnx"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(pipe.write_bytes, model.SerializeToString())
+        graph = load(pipe)
+        assert written.result() > 0
+    assert_same_outputs(model, graph.to_proto())
+    empty.touch()
+    with pytest.raises(ModelError, match="the file is empty"):
+        load(empty)
+
+
+def test_a_file_is_let_go_once_it_is_loaded(tmp_path: Path) -> None:
+    model, path = big_model(), tmp_path / "m.onnx"
+    onnx.save(model, path)
+    graph = load(path)
+    path.write_bytes(b"\0" * 16)  # in place: a mapping that stayed would show it
+    assert_same_outputs(model, graph.to_proto())
 
 
 def test_load_from_path_bytes_and_proto(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from lpcompile.analysis.equalization import ChannelExtremes, factors
+from lpcompile.analysis.equalization import ChannelExtremes, factors, noise
+from lpcompile.ir.graph import LpGraph
+from lpcompile.passes import equalize_channels
 from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, quantized
 from tests.support import Array, assert_same_outputs, parse_model
 
@@ -69,6 +71,41 @@ def test_factors_are_the_root_of_the_range() -> None:
     assert found is not None
     np.testing.assert_allclose(found, [1, 0.5, 1 / 16])
     assert factors(ChannelExtremes(np.zeros(3), np.zeros(3), 1)) is None
+
+
+@pytest.mark.parametrize("group", [1, 2, 6])
+def test_noise_is_that_of_the_formula(group: int) -> None:
+    rng = np.random.default_rng(group)
+    model = parse_model(
+        f"m (float[1,6,4,4] x) => (float[1,12,2,2] y) <float[12,{6 // group},3,3] w> {{"
+        f" y = Conv <group = {group}> (x, w) }}"
+    )
+    graph = LpGraph.from_proto(model)
+    extremes = ChannelExtremes(rng.uniform(0.1, 4, 6), rng.uniform(1, 9, 6), 10)
+    s = rng.uniform(0.2, 1, 6)
+    w = graph.value("w").values.astype(np.float64)  # (12, 6 / group, 3, 3)
+    step, wanted = extremes.largest.max() / 255, 0.0
+    for o in range(12):
+        channels = np.arange(6).reshape(group, -1)[o // (12 // group)]
+        scaled = w[o] * s[channels, None, None]
+        moments = np.broadcast_to((extremes.second_moment / s**2)[channels, None, None], scaled.shape)
+        wanted += step**2 / 12 * (scaled**2).sum()
+        wanted += (np.abs(scaled).max() / 127) ** 2 / 12 * moments.sum()
+    found = noise(graph.nodes("Conv"), extremes, np.ones(6), s)
+    assert found[1] == pytest.approx(wanted, rel=1e-5)
+    assert found[0] == noise(graph.nodes("Conv"), extremes, np.ones(6))[0]
+
+
+@pytest.mark.parametrize(("budget", "calls"), [(8e9, 8), (6.5 * 23112, 6), (0, 4)])
+def test_large_networks_are_looked_at_on_fewer_calls(
+    budget: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(equalize_channels, "MACS", budget)  # DENSE: 7 x 7 x 8 x 36 and 25 x 5 x 72 products
+    graph = LpGraph.from_proto(parse_model(DENSE))
+    graph.infer_shapes()
+    found = equalize_channels._some(graph, [{"x": np.full(1, i)} for i in range(20)])
+    assert len(found) == calls
+    assert [float(found[i]["x"][0]) for i in (0, -1)] == [0, 19]
 
 
 def test_scaled_tensors_are_renamed() -> None:
