@@ -78,7 +78,7 @@ def network(channels: int, move: str) -> str:
 @pytest.mark.parametrize("name", ON_THE_MACHINE)
 def test_moves_on_the_machine(name: str, tmp_path: Path) -> None:
     model = read(*ON_THE_MACHINE[name])
-    made = compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path)
+    made = compiled(model, [random_feeds(model, seed=i) for i in range(2)], "reference", tmp_path)
     assert not made.report["host"]
     assert check(made, "reference", random_feeds(model, seed=9))
 
@@ -86,7 +86,7 @@ def test_moves_on_the_machine(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("reason", ON_THE_HOST)
 def test_moves_on_the_host(reason: str, tmp_path: Path) -> None:
     model = read(*ON_THE_HOST[reason])
-    made = compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path)
+    made = compiled(model, [random_feeds(model, seed=i) for i in range(2)], "reference", tmp_path)
     assert reason in [h["reason"] for h in made.report["host"]]
     assert check(made, "reference", random_feeds(model, seed=9))
 
@@ -96,7 +96,7 @@ def test_what_strides_can_say_moves_no_byte(tmp_path: Path) -> None:
     moves = moves.replace("b = Unsq", "e = Unsq") + "b = Squeeze (e, three)"
     model = parse_model(network(8, moves))
     program = program_of(
-        compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path)
+        compiled(model, [random_feeds(model, seed=i) for i in range(2)], "reference", tmp_path)
     )
     assert not any(w.mnemonic == "MOV" for c in program.cores for stream in c.run for w in stream)
 
