@@ -127,11 +127,10 @@ def price_run(
     read = program if isinstance(program, Program) else read_program(Path(program))
     record = ActivityRecord(exact=True)
     result = simulate(read, feeds, machine=machine, observer=record, threads=threads)
-    boot, run = record.apart(result.boot_cycles)
-    given = run if densities is None else densities.applied(read, run)
+    given = record.run if densities is None else densities.applied(read, record.run)
     mode = "exact" if densities is None else "stat"
-    energy = price(machine_of(read, machine), read, given, mode, result.samples, boot)
-    return PricedRun(result, energy, DensityTable.of(read, run))
+    energy = price(machine_of(read, machine), read, given, mode, result.samples, record.boot)
+    return PricedRun(result, energy, DensityTable.of(read, record.run))
 
 
 def trace_text(result: SimulationResult, machine: MachineDescription) -> str:

@@ -86,8 +86,7 @@ def _with_run(
                 "the simulated program and ONNX Runtime give different integers",
                 hint="this is a bug of lpcompile: please report it with the model",
             )
-    boot, run = record.apart(result.boot_cycles)
-    energy = price(machine, lowered.program, run, "exact", boot=boot)
+    energy = price(machine, lowered.program, record.run, "exact", boot=record.boot)
     found = energy.to_json()
     found["energy"] = {
         **found["energy"],

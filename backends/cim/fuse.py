@@ -9,8 +9,8 @@ from lpcompile.backends.cim.views import View, channels_last
 from lpcompile.backends.cim.work import (
     Buffers,
     Dense,
-    Depthwise,
     Finish,
+    Grouped,
     Map,
     Product,
     Rescale,
@@ -36,7 +36,7 @@ def fuse(work: Sequence[Work], buffers: Buffers) -> list[Work]:
             continue
         index, swapped, order = layer
         before = found[index]
-        assert isinstance(before, (Dense, Depthwise))
+        assert isinstance(before, (Dense, Grouped))
         buffer = before.out.buffer
         if readers[buffer] != 1 or writers[buffer] != 1 or buffer in buffers.ports:
             found.append(item)
@@ -62,7 +62,7 @@ def _producer(done: Sequence[Work], item: Map) -> tuple[int, bool, tuple[int, ..
             continue
         for index in range(len(done) - 1, -1, -1):
             before = done[index]
-            if not isinstance(before, (Dense, Depthwise)) or before.out.buffer != view.buffer:
+            if not isinstance(before, (Dense, Grouped)) or before.out.buffer != view.buffer:
                 continue
             order = _order(view, before.out)
             if order is None or (isinstance(item.step, Rescale) and order != tuple(range(len(order)))):

@@ -6,8 +6,9 @@ from functools import partial
 from itertools import count
 from math import prod
 
+from lpcompile.backends.cim.grouped import part_of
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
-from lpcompile.backends.cim.program import Requant, Space, Window
+from lpcompile.backends.cim.program import Window
 from lpcompile.backends.cim.streams import CONST_BUFFER, Access
 from lpcompile.backends.cim.strips import Range, band, input_extent, strip_sizes, strips
 from lpcompile.backends.cim.views import ITEM_BYTES
@@ -136,7 +137,7 @@ class _Worker:
     def __init__(self, w: Writer, at: Addresses, work: Dense | Depthwise, share: Share, room: _Room) -> None:
         self.w, self.at, self.work, self.share, self.room = w, at, work, share, room
         self.core = share.core
-        self.requant = _columns(work.requant, share.columns)
+        self.requant = part_of(work.requant, share.columns)
         self.weights = self._load_weights(room.local) if isinstance(work, Depthwise) else None
 
     def _load_weights(self, local: Local) -> Place:
@@ -146,7 +147,8 @@ class _Worker:
         part = self.work.weights[:, self.share.columns[0] // mult : self.share.columns[1] // mult]
         address = self.w.tables.const(part.tobytes())
         (to,) = local.tiles("i8", part.shape, copies=1)
-        source = replace(tile("i8", address, part.shape), space=Space.DRAM, buffer=CONST_BUFFER)
+        space, first = self.at.consts
+        source = replace(tile("i8", first + address, part.shape), space=space, buffer=CONST_BUFFER)
         self.w.copy(self.core, "LD", to, source)
         return to
 
@@ -213,7 +215,7 @@ class _Worker:
             w.vlut(core, flat, flat, step.table)
             return
         if isinstance(step, Rescale):
-            w.vrq(core, flat, flat, _columns(step.requant, self.share.columns))
+            w.vrq(core, flat, flat, part_of(step.requant, self.share.columns))
             return
         assert other is not None
         source = self.at.place(other).part((*strip, self.share.columns))
@@ -238,13 +240,3 @@ def _flat(place: Place, *, bits: int = 8, zero: int = 0) -> Access:
     item = ITEM_BYTES[place.dtype]
     dims = ((prod(place.shape[:-1]), n * item), (n, item))
     return place.access(dims, bits=bits, zero=zero)
-
-
-def _columns(requant: Requant, columns: Range) -> Requant:
-    """The requantisation of some outputs."""
-    a, b = columns
-
-    def part(values: tuple[int, ...]) -> tuple[int, ...]:
-        return values if len(values) == 1 else values[a:b]
-
-    return replace(requant, m=part(requant.m), b=part(requant.b), k=part(requant.k))

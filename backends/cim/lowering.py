@@ -5,7 +5,7 @@ order -> streams with events.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from types import MappingProxyType
 
@@ -15,12 +15,13 @@ from lpcompile.backends.cim.allocate import Live, allocate
 from lpcompile.backends.cim.digital_int8 import DigitalLayer
 from lpcompile.backends.cim.fuse import fuse
 from lpcompile.backends.cim.geometry import Geometry
+from lpcompile.backends.cim.grouped import decide
 from lpcompile.backends.cim.lower_dense import Share, layout, write_layer
 from lpcompile.backends.cim.lower_vector import write_fill, write_map, write_move, write_pool
 from lpcompile.backends.cim.machine import MachineDescription
-from lpcompile.backends.cim.memory import Addresses
+from lpcompile.backends.cim.memory import Addresses, Place
 from lpcompile.backends.cim.pieces import Cut, Groups, cut
-from lpcompile.backends.cim.placement import Placement, place
+from lpcompile.backends.cim.placement import Placement, fits, place
 from lpcompile.backends.cim.program import (
     CoreCode,
     Descriptor,
@@ -34,11 +35,11 @@ from lpcompile.backends.cim.program import (
 )
 from lpcompile.backends.cim.reading import device_reason, read_node
 from lpcompile.backends.cim.stages import Stage, host_model, split
-from lpcompile.backends.cim.streams import Streams
+from lpcompile.backends.cim.streams import CONST_BUFFER, Streams
 from lpcompile.backends.cim.tables import Tables
 from lpcompile.backends.cim.values import StageValues, shape_of
 from lpcompile.backends.cim.views import View
-from lpcompile.backends.cim.work import Dense, Depthwise, Map, Move, Pool, Work, reads
+from lpcompile.backends.cim.work import Dense, Depthwise, Fill, Grouped, Map, Move, Pool, Work, reads
 from lpcompile.backends.cim.writer import Writer
 from lpcompile.errors import CapacityError
 from lpcompile.ir.graph import LpGraph
@@ -48,6 +49,8 @@ from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
 LEAST_STRIPS = 4  # of a tensor, so that layers after one another can overlap
 ALIGN = 64
+CONST_SHARE = 4  # at most this part of the global buffer holds constants
+CONSTS = "constants"
 COMPUTING = (
     "DyadicConv",
     "DyadicGemm",
@@ -134,6 +137,8 @@ class _Lowering:
         self.tables = Tables()
         self.nodes: dict[str, Node] = {n.name: n for n in reference.nodes()}
         self.proto: ModelProto = reference.to_proto()
+        self.room = self.g.gb_bytes  # of the global buffer, for activations
+        self.consts: tuple[Space, int] = (Space.DRAM, 0)
         self.earlier: dict[int, tuple[int, ...]] = {}  # of the stage at hand
 
     def run(self) -> Lowered:
@@ -143,12 +148,14 @@ class _Lowering:
             lambda n: self.unfit.get(n.name) or device_reason(n, self.numbers, self.host),
         )
         devices = [self._read(s) if s.device else None for s in stages]
+        self._decide_grouped([d for d in devices if d is not None])
         dense = [w for d in devices if d is not None for w in d.work if isinstance(w, Dense)]
         cuts = [cut(w, self.g) for w in dense]
         placement = place(dense, cuts, self.g)
         depthwise = self._plan_depthwise([d for d in devices if d is not None])
         boot = Streams(self.g.cores, self.tables)
         shares = self._shares(dense, cuts, placement, boot)
+        self._hold_consts(boot)
         base = -(-len(self.tables.consts) // ALIGN) * ALIGN
         code: list[list[tuple[Instruction, ...]]] = [[] for _ in range(self.g.cores)]
         built: list[HostStage | DeviceStage] = []
@@ -224,6 +231,25 @@ class _Lowering:
 
     # planning
 
+    def _decide_grouped(self, devices: Sequence[_Device]) -> None:
+        """Put what grouped layers become in their place."""
+        grouped = [w for d in devices for w in d.work if isinstance(w, Grouped)]
+        dense = [cut(w, self.g) for d in devices for w in d.work if isinstance(w, Dense)]
+        found = iter(
+            decide(
+                self.machine,
+                self.g,
+                grouped,
+                lambda more: fits([*dense, *(cut(w, self.g) for w in more)], self.g),
+            )
+        )
+        for device in devices:
+            work: list[Work] = []
+            for item in device.work:
+                became = next(found) if isinstance(item, Grouped) else item
+                work += became if isinstance(became, list) else [became]
+            device.work = work
+
     def _plan_depthwise(self, devices: Sequence[_Device]) -> dict[int, list[tuple[int, int]]]:
         """Output ranges of depthwise layers that fit a local buffer; their weights go to DRAM."""
         found = {}
@@ -277,14 +303,26 @@ class _Lowering:
                 first.setdefault(view.buffer, step)
                 last[view.buffer] = step
         lives = [Live(b, sizes[b], first[b], last[b]) for b in first if b not in ports]
-        placed, left = allocate(lives, self.g.gb_bytes)
+        placed, left = allocate(lives, self.room)
         found: dict[int, tuple[Space, int]] = {b: (Space.GB, p.address) for b, p in placed.items()}
         self.earlier = {buffer: p.earlier for buffer, p in placed.items()}
         at = base
         for buffer in (*sorted(ports), *left):
             found[buffer] = (Space.DRAM, at)
             at += -(-max(1, sizes[buffer]) // ALIGN) * ALIGN
-        return Addresses(found), at, sum(sizes[b] for b in left)
+        return Addresses(found, self.consts), at, sum(sizes[b] for b in left)
+
+    def _hold_consts(self, boot: Streams) -> None:
+        """Weights of the hp unit go to the end of the global buffer at boot, unless they are a large part of it."""
+        size = len(self.tables.consts)
+        if not 0 < size <= self.g.gb_bytes // CONST_SHARE:
+            return
+        self.room = (self.g.gb_bytes - size) // ALIGN * ALIGN
+        self.consts = (Space.GB, self.room)
+        w = Writer(self.tables, boot)
+        w.node = CONSTS
+        source = Place(Space.DRAM, "i8", 0, (size,), (1,), CONST_BUFFER)
+        w.copy(0, "MOV", replace(source, space=Space.GB, base=self.room), source)
 
     # writing
 
@@ -323,7 +361,7 @@ class _Lowering:
                 write_pool(w, at, work, near, self.g.lb_bytes, max(LEAST_STRIPS, len(near)))
             elif isinstance(work, Move):
                 write_move(w, at, work, near[0])
-            else:
+            elif isinstance(work, Fill):
                 write_fill(w, at, work, near[0])
             cores[work.out.buffer] = near
 

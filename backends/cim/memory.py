@@ -58,9 +58,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the buffers of a stage stand: space and first byte by buffer."""
+    """Where the buffers of a stage stand: space and first byte by buffer, and those of the constants."""
 
     of_buffer: Mapping[int, tuple[Space, int]]
+    consts: tuple[Space, int] = (Space.DRAM, 0)
 
     def place(self, view: View) -> Place:
         """The place of a view."""

@@ -90,14 +90,14 @@ def _segments(loads: Sequence[Load], cuts: Sequence[Cut], g: Geometry) -> list[t
     n, room = len(loads), g.cores * g.macros * g.row_pages
     if not n:
         return []
-    if _fits(cuts, g):
+    if fits(cuts, g):
         return [(0, n)]
     best: list[float] = [0.0] + [inf] * n
     start = [0] * (n + 1)
     for stop in range(1, n + 1):
         for first in range(stop - 1, -1, -1):
             alone = stop - first == 1
-            if not alone and not _fits(cuts[first:stop], g):
+            if not alone and not fits(cuts[first:stop], g):
                 break
             time = max(load.cycles * max(1.0, load.pages / room) for load in loads[first:stop])
             if best[first] + time < best[stop]:
@@ -109,7 +109,7 @@ def _segments(loads: Sequence[Load], cuts: Sequence[Cut], g: Geometry) -> list[t
     return ranges[::-1]
 
 
-def _fits(cuts: Sequence[Cut], g: Geometry) -> bool:
+def fits(cuts: Sequence[Cut], g: Geometry) -> bool:
     """Whether one copy of every layer finds room."""
     footprints = [c.footprint for c in cuts for _ in c.columns]
     return pages_of(footprints) <= g.cores * g.macros * g.row_pages and _first_fit(cuts, g) is not None

@@ -18,8 +18,8 @@ from lpcompile.backends.cim.values import StageValues, family, fits_device, shap
 from lpcompile.backends.cim.views import View, channels_last
 from lpcompile.backends.cim.work import (
     Dense,
-    Depthwise,
     Fill,
+    Grouped,
     Lut,
     Map,
     Move,
@@ -153,31 +153,13 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
     group = int(node.attrs.get("group", 1))
     kernels = w.rows.reshape(w.shape)
     macs = prod(y.shape) * w.rows.shape[1]
-    if group > 1 and w.shape[1] == 1:
-        mult = w.shape[0] // group
-        taps = kernels.reshape(group, mult, -1).transpose(2, 0, 1)  # (taps, channels, multiplier)
-        stage.work.append(Depthwise(node.name, x, y, window, np.ascontiguousarray(taps), requant, macs))
-        return
-    rows = np.moveaxis(kernels, 1, -1).reshape(w.shape[0], -1)  # (C_out, kernel... * C_in / group)
     if group == 1:
+        rows = np.moveaxis(kernels, 1, -1).reshape(w.shape[0], -1)  # (C_out, kernel... * C_in)
         weights = np.ascontiguousarray(rows.T)
         stage.work.append(Dense(node.name, x, y, window, weights, requant, bits, macs))
         return
-    each_in, each_out = w.shape[1], w.shape[0] // group
-    for g in range(group):
-        part = slice(g * each_out, (g + 1) * each_out)
-        stage.work.append(
-            Dense(
-                node.name,
-                x.taken(len(x.shape) - 1, g * each_in, each_in),
-                y.taken(len(y.shape) - 1, g * each_out, each_out),
-                window,
-                np.ascontiguousarray(rows[part].T),
-                _outputs(requant, part),
-                bits,
-                macs // group,
-            )
-        )
+    by_group = kernels.reshape(group, w.shape[0] // group, w.shape[1], -1)
+    stage.work.append(Grouped(node.name, x, y, window, by_group, requant, bits, macs))
 
 
 def _padded(stage: StageValues, node: Node, x: View, window: Window) -> tuple[View, Window]:
@@ -194,13 +176,6 @@ def _padded(stage: StageValues, node: Node, x: View, window: Window) -> tuple[Vi
     stage.work += [Fill(node.name, room, window.pad_value), Move(node.name, x, inner)]
     none = (0,) * len(spatial)
     return room, replace(window, begin=none, end=none)
-
-
-def _outputs(r: Requant, part: slice) -> Requant:
-    def of(values: tuple[int, ...]) -> tuple[int, ...]:
-        return values if len(values) == 1 else values[part]
-
-    return replace(r, m=of(r.m), b=of(r.b), k=of(r.k))
 
 
 def _window(node: Node, x: View, kernel: tuple[int, ...], pad_value: int) -> Window:

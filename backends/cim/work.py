@@ -82,6 +82,25 @@ class Dense:
 
 
 @dataclass(frozen=True, eq=False)
+class Grouped:
+    """A grouped convolution before it is decided where it runs.
+
+    Attributes:
+        kernels: (groups, outputs of a group, inputs of a group, taps) int8.
+    """
+
+    name: str
+    x: View
+    out: View
+    window: Window
+    kernels: I8
+    requant: Requant
+    input_bits: int
+    macs: int
+    steps: tuple[Finish, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Depthwise:
     """A depthwise convolution on the hp unit: weights (taps, channels, multiplier) int8."""
 
@@ -141,7 +160,7 @@ class Fill:
     value: int
 
 
-Work = Dense | Depthwise | Map | Pool | Move | Fill
+Work = Dense | Grouped | Depthwise | Map | Pool | Move | Fill
 
 
 @dataclass
@@ -166,6 +185,6 @@ def reads(work: Work) -> list[View]:
     found = [work.x]
     if isinstance(work, Map) and work.other is not None:
         found.append(work.other)
-    if isinstance(work, (Dense, Depthwise)):
+    if isinstance(work, (Dense, Grouped, Depthwise)):
         found += [f.other for f in work.steps if f.other is not None]
     return found

@@ -7,8 +7,9 @@ from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.stored_weights import GroupBounds
 from lpcompile.simulation import price_run
 from tests.bench.bench_table import Bench, Table
-from tests.bench.cim_exact import compiled, largest_difference
-from tests.bench.cim_networks import Network, calls, machine_variant
+from tests.bench.cim_exact import CALIBRATION
+from tests.bench.cim_networks import machine_variant
+from tests.zoo.cim_networks import Network, calls, with_formats
 
 ENTRIES = ("resnet20_cifar10", "squeezenet_imagenet", "tiny_autoencoder_toycar")
 FORMATS = ("int8", "fixp4")
@@ -39,7 +40,7 @@ def measure(bench: Bench) -> Table:
             for rows in ROWS:
                 for complement in (False, True):
                     machine = machine_variant(DEFAULT_MACHINE, rows, complement)
-                    network = compiled(zoo, name, weights, "uint8", machine=machine)
+                    network = with_formats(zoo, name, weights, "uint8", CALIBRATION, machine=machine)
                     found, energy = (
                         columns(network),
                         price_run(network.program, feeds, machine=machine).energy,
@@ -52,13 +53,13 @@ def measure(bench: Bench) -> Table:
                     first = first or mine
                     ratios = [a / b for a, b in zip(mine, first, strict=True)]
                     checked = network.made.report["verification"]
-                    identical = not largest_difference(zoo, network, SAMPLES)
+                    identical = not network.largest_difference(calls(zoo, name, SAMPLES))
                     plain = 1 - (found.inverted + found.lossy) / found.all
                     made.rows.append(
                         (name, weights, rows, "on" if complement else "off", round(plain, 4),
                          round(1 - found.lossy / found.all, 4), round(found.inverted / found.all, 4),
                          f"{checked['lossless_tiles']}/{checked['tiles']}", "yes" if identical else "no",
-                         round(ratios[0], 3), round(mine[1], 3), round(mine[2], 2), round(ratios[1], 3),
+                         round(ratios[0], 3), f"{mine[1]:.4g}", f"{mine[2]:.4g}", round(ratios[1], 3),
                          round(ratios[2], 4))
                     )  # fmt: skip
     made.notes.append(

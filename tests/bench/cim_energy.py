@@ -12,7 +12,8 @@ from lpcompile.backends.cim.energy import price
 from lpcompile.backends.cim.energy_report import EnergyReport
 from lpcompile.simulation import price_run
 from tests.bench.bench_table import Bench, Table
-from tests.bench.cim_networks import SEEDED, Network, calls, from_zoo, seeded
+from tests.bench.cim_networks import SEEDED, calls, seeded
+from tests.zoo.cim_networks import Network, from_zoo
 from tests.zoo.entries import Zoo
 
 SEEDED_NAME = "VGG-8"
@@ -75,13 +76,14 @@ def report_seconds(zoo: Zoo | None, network: Network) -> tuple[float, float]:
     (feeds,) = calls(zoo, network.name, 1)
     start = time.perf_counter()
     record = ActivityRecord(exact=True)
-    result = network.simulator(observer=record).run(feeds, network.host)
-    boot, run = record.apart(result.boot_cycles)
+    network.simulator(observer=record).run(feeds, network.host)
     begun = time.perf_counter()
-    price(network.description, network.program, run, "exact", boot=boot)
+    price(network.description, network.program, record.run, "exact", boot=record.boot)
     priced = time.perf_counter()
-    densities = DensityTable.of(network.program, run)
-    price(network.description, network.program, densities.applied(network.program, run), "stat").to_json()
+    densities = DensityTable.of(network.program, record.run)
+    price(
+        network.description, network.program, densities.applied(network.program, record.run), "stat"
+    ).to_json()
     return time.perf_counter() - start, priced - begun
 
 

@@ -1,11 +1,8 @@
 """Whether the simulated program and ONNX Runtime give the same integers: networks, weight formats, activations."""
 
-import numpy as np
-
 from lpcompile.errors import LpcompileError
 from tests.bench.bench_table import Bench, Table
-from tests.bench.cim_networks import Network, calls, from_zoo
-from tests.zoo.entries import Zoo
+from tests.zoo.cim_networks import calls, with_formats
 
 ENTRIES = (
     "tiny_resnet8_cifar10", "tiny_dscnn_kws", "tiny_autoencoder_toycar", "squeezenet_imagenet",
@@ -30,12 +27,12 @@ def measure(bench: Bench) -> Table:
             for activations in ACTIVATIONS:
                 what = (name, weights, activations)
                 try:
-                    network = compiled(zoo, name, weights, activations)
+                    network = with_formats(zoo, name, weights, activations, CALIBRATION)
                 except LpcompileError as error:
                     made.rows.append((*what, 0, "refused", None, None, None, None))
                     made.notes.append(f"{' '.join(what)}: {error.message}")
                     continue
-                difference = largest_difference(zoo, network, samples)
+                difference = network.largest_difference(calls(zoo, name, samples))
                 report = network.made.report
                 same += difference == 0
                 checked = report["verification"]
@@ -45,24 +42,3 @@ def measure(bench: Bench) -> Table:
         f"{same} of {len(made.rows)} identical; limit: all of those whose tiles are all lossless"
     )
     return made
-
-
-def compiled(zoo: Zoo, name: str, weights: str, activations: str, **options: object) -> Network:
-    """A zoo entry with weights and activations of two formats."""
-    recipe = "int8" if weights == "int8" else "w4a8"
-    formats = {"weight_format": weights, "activation_format": activations}
-    return from_zoo(zoo, name, CALIBRATION, recipe=recipe, **formats, **options)
-
-
-def largest_difference(zoo: Zoo | None, network: Network, samples: int) -> float:
-    """Between outputs of the simulator and of ONNX Runtime, over held-back samples; 0 where all bits agree."""
-    simulator, worst = network.simulator(), 0.0
-    for feeds in calls(zoo, network.name, samples):
-        wanted = network.made.run(feeds)
-        found = simulator.run(feeds, network.host).outputs
-        assert found.keys() == wanted.keys()
-        for output, array in found.items():
-            if not np.array_equal(array, wanted[output]):
-                apart = np.abs(array.astype(np.float64) - wanted[output])
-                worst = max(worst, float(np.nan_to_num(apart, nan=np.inf).max()))
-    return worst

@@ -5,9 +5,10 @@ import time
 from dataclasses import dataclass
 
 from tests.bench.bench_table import Bench, Table
-from tests.bench.cim_exact import compiled
-from tests.bench.cim_networks import SEEDED, Network, calls, from_zoo, seeded
+from tests.bench.cim_exact import CALIBRATION
+from tests.bench.cim_networks import SEEDED, calls, seeded
 from tests.bench.cim_simulator import BAR, BAR_PLANES
+from tests.zoo.cim_networks import Network, with_formats
 
 ROUNDS = 5
 HEADER = ("network", "weights x inputs", "path", "M MAC", "instructions", "us an instruction", "seconds",
@@ -71,6 +72,4 @@ def _network(bench: Bench, case: Case) -> Network:
             case.name, recipe=recipe, weight_format=case.weights, activation_format=case.activations
         )
     assert bench.zoo is not None
-    if case.weights == "int8":
-        return from_zoo(bench.zoo, case.name, recipe="int8")
-    return compiled(bench.zoo, case.name, case.weights, case.activations)
+    return with_formats(bench.zoo, case.name, case.weights, case.activations, CALIBRATION)

@@ -65,18 +65,17 @@ def depthwise(context: Context, operation: Operation) -> Effect:
     work = _work(context, operation, d, math.prod(shape.positions), d.elements * taps)
     # float32 is twice as fast, and exact while sums stay below 2^24
     kind: Any = np.float32 if taps * _most(s) * 128 < 1 << 24 else np.float64
+    everywhere = (slice(None),) * len(shape.positions)
+    taps_at: list[tuple[Any, ...]] = [(*everywhere, *map(int, at)) for at in np.ndindex(*shape.kernel)]
 
     def effect() -> Work:
-        windows = expand(source, s.descriptor.window, pad)
-        kernel = windows.shape[len(shape.positions) : -1]
+        windows = expand(source.astype(kind), s.descriptor.window, pad)[..., None]
         factors = weights.astype(kind)
         sums = np.zeros((*shape.positions, channels, w.counts[2]), kind)
-        for tap in range(taps):
-            at = tuple(int(i) for i in np.unravel_index(tap, kernel))
-            before = (slice(None),) * len(shape.positions)
-            index: tuple[Any, ...] = (*before, *at)
-            x = windows[index].astype(kind)
-            sums += x[..., None] * factors[tap]
+        products = np.empty_like(sums)
+        for factor, tap in zip(factors, taps_at, strict=True):
+            np.multiply(windows[tap], factor, out=products)
+            sums += products
         _add(operation, result, sums)
         context.counters.hp_macs += work.macs
         return work

@@ -5,7 +5,7 @@ In float64 every step is exact while the sum stays below 2^52: multiplying by 2^
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from lpcompile.backends.cim.simulator.vector import equal_counts, local
 
 _FLOAT_EXACT = 1 << 52
 _INT64 = 1 << 63
+_LONG_ROW = 1 << 11
 _CHUNK = 1 << 15  # elements at a time: the float64 of a chunk stay in the cache
 
 
@@ -41,6 +42,34 @@ class _Table:
     high: int
     in_float: bool
 
+    def over(self, shape: tuple[int, int]) -> "_Rows":
+        """The entry for an array (positions, channels), short rows joined: a loop over few elements costs most."""
+        positions, channels = shape
+        joined = max(1, min(positions, _LONG_ROW // max(channels, 1)))
+        while positions % joined:
+            joined -= 1
+        m, b, k = (a if len(a) == 1 else np.tile(a, joined) for a in (self.m, self.b, self.k))
+        scale = np.ldexp(1.0, -k.astype(np.int32)).astype(np.float64)
+        return _Rows((positions // joined, channels * joined), m, b, k, m * scale, b * scale)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A requant entry along rows of a shape.
+
+    Attributes:
+        shape: of the array.
+        m, b, k: int64, (1,) or (row,).
+        factor, shift: float64, m and b times 2^-k.
+    """
+
+    shape: tuple[int, int]
+    m: NDArray[np.int64]
+    b: NDArray[np.int64]
+    k: NDArray[np.int64]
+    factor: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
 
 def requantise(context: Context, operation: Operation) -> Effect:
     """VRQ d, s, rq."""
@@ -55,9 +84,11 @@ def requantise(context: Context, operation: Operation) -> Effect:
     table = _table(operation, record, [s], d)
     work = Work(elements=d.elements, bytes=d.elements * d.item_bytes, indices=operation.indices)
 
+    rows = table.over((d.elements // max(channels, 1), channels))
+
     def effect() -> Work:
-        flat = np.ascontiguousarray(source).reshape(-1, channels)
-        result[...] = _apply(table, lambda part: flat[part], table.m, flat.shape, d).reshape(result.shape)
+        flat = np.ascontiguousarray(source).reshape(rows.shape)
+        result[...] = _apply(table, lambda part: flat[part], rows, d).reshape(result.shape)
         return work
 
     return effect
@@ -75,21 +106,21 @@ def requantised_sum(context: Context, operation: Operation) -> Effect:
         raise operation.fault("the requant entry is not one of a residual add: m of two, b and k of one")
     table = _table(operation, record, [first, second], d)
     ma, mb = (int(m) for m in record.m)
+    width = d.counts[-1] if d.counts else 1
+    rows = replace(table, m=np.ones(1, np.int64)).over((d.elements // max(width, 1), width))
     work = Work(elements=d.elements, bytes=d.elements * d.item_bytes, indices=operation.indices)
 
     def effect() -> Work:
         # |a * ma + b * mb| < 2^48 is exact in both float64 and int64
         kind: Any = np.float64 if table.in_float else np.int64
-        width = d.counts[-1] if d.counts else 1
-        flat_a, flat_b = (np.ascontiguousarray(x).reshape(-1, width) for x in (a, b))
+        flat_a, flat_b = (np.ascontiguousarray(x).reshape(rows.shape) for x in (a, b))
 
         def mixed(part: slice) -> NDArray[Any]:
             mix: NDArray[Any] = np.multiply(flat_a[part], kind(ma), dtype=kind, casting="unsafe")
             mix += np.multiply(flat_b[part], kind(mb), dtype=kind, casting="unsafe")
             return mix
 
-        one = np.ones(1, np.int64)
-        result[...] = _apply(table, mixed, one, flat_a.shape, d).reshape(result.shape)
+        result[...] = _apply(table, mixed, rows, d).reshape(result.shape)
         return work
 
     return effect
@@ -98,21 +129,17 @@ def requantised_sum(context: Context, operation: Operation) -> Effect:
 def _apply(
     table: _Table,
     source: Callable[[slice], NDArray[Any]],
-    m: NDArray[np.int64],
-    shape: tuple[int, ...],
+    rows: _Rows,
     d: Operand,
 ) -> NDArray[Any]:
-    out = np.empty(shape, NUMPY[d.descriptor.dtype])
-    step = max(1, _CHUNK // shape[1])
-    if table.in_float:
-        scale = np.ldexp(1.0, -table.k.astype(np.int32))
-        factor, shift = m * scale, table.b * scale
-        low, high = table.low - table.zero, table.high - table.zero
-    for start in range(0, shape[0], step):
+    out = np.empty(rows.shape, NUMPY[d.descriptor.dtype])
+    step = max(1, _CHUNK // max(rows.shape[1], 1))
+    low, high = table.low - table.zero, table.high - table.zero
+    for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
         if table.in_float:
-            y = np.multiply(source(part), factor, dtype=np.float64)
-            y += shift
+            y = np.multiply(source(part), rows.factor, dtype=np.float64)
+            y += rows.shift
             # low and high are whole, so to clip before rounding down is the same
             np.maximum(y, low, out=y)
             np.minimum(y, high, out=y)
@@ -121,10 +148,10 @@ def _apply(
                 y += table.zero
             np.copyto(out[part], y, casting="unsafe")
         else:
-            wide = source(part).astype(np.int64) * m + table.b
-            wide >>= table.k
+            wide = source(part).astype(np.int64) * rows.m + rows.b
+            wide >>= rows.k
             # before adding zero, which might overflow
-            np.clip(wide, table.low - table.zero, table.high - table.zero, out=wide)
+            np.clip(wide, low, high, out=wide)
             out[part] = wide + table.zero
     return out
 

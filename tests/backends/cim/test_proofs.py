@@ -39,6 +39,7 @@ def test_a_sound_layer_is_proven() -> None:
     expected = max(np.maximum(weights, 0).sum(axis=0).max(), np.maximum(-weights, 0).sum(axis=0).max()) * 255
     assert found.largest_sum == expected
     assert (found.groups, found.lossless_groups, found.columns) == (1, 1, 2 * 8 * 6)
+    assert found.lossy_columns == 0
     assert (found.requantisations, found.requantisations_in_float) == (1, 1)
     assert "no deadlock, and all events and messages used up: holds" in str(found)
     assert found.document()["hold"] is True
@@ -91,6 +92,7 @@ def test_false_lossless_flags_are_found() -> None:
     found = proofs(b)
     assert found.hold
     assert found.largest_sum == 127 * 255 * 255  # no more is known of a lossy column
+    assert found.lossy_columns == found.columns  # every bit of -1 is set
     assert "marked lossy" in proofs(b, adc_bits=7).first["groups"]
 
 
