@@ -50,13 +50,18 @@ def _source(stage: StageValues, node: Node) -> tuple[View, int]:
 
 def _reshape(stage: StageValues, node: Node) -> None:
     view, top = _source(stage, node)
+    stage.give(_out(node), _reshaped(stage, node, view), top)
+
+
+def _reshaped(stage: StageValues, node: Node, view: View) -> View:
+    """The elements of a view in the shape of the node's output, copied where strides cannot say it."""
     shape = _out_shape(node)
     if (found := view.reshaped(shape)) is None:
         copy = stage.room(view.shape, tuple(range(len(view.shape))), view.dtype)
         stage.work.append(Move(node.name, view, copy))
         found = copy.reshaped(shape)
         assert found is not None, "a dense copy takes every shape"
-    stage.give(_out(node), found, top)
+    return found
 
 
 def _transpose(stage: StageValues, node: Node) -> None:
@@ -137,13 +142,23 @@ def _gather(stage: StageValues, node: Node) -> None:
         return
     steps = set(np.diff(indices).tolist())
     if len(steps) <= 1 and (not steps or min(steps) > 0):
-        stage.give(_out(node), view.taken(axis, indices[0], len(indices), steps.pop() if steps else 1), top)
-        return
-    room = stage.output(_out(node))
+        found = view.taken(axis, indices[0], len(indices), steps.pop() if steps else 1)
+    elif wanted.ndim == 1:
+        found = stage.output(_out(node))
+        _gather_runs(stage, node, view, found, axis, indices)
+    else:
+        shape = (*view.shape[:axis], len(indices), *view.shape[axis + 1 :])
+        found = stage.room(shape, tuple(range(len(shape))), view.dtype)
+        _gather_runs(stage, node, view, found, axis, indices)
+    stage.give(_out(node), found if wanted.ndim == 1 else _reshaped(stage, node, found), top)
+
+
+def _gather_runs(
+    stage: StageValues, node: Node, view: View, room: View, axis: int, indices: Sequence[int]
+) -> None:
     for first, count, step in _runs(indices):
         part = view.taken(axis, indices[first], count, step)
         stage.work.append(Move(node.name, part, room.taken(axis, first, count)))
-    stage.give(_out(node), room, top)
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -330,8 +345,8 @@ def move_reason(node: Node) -> str:
             nearest_factors(node, shape, out)
         elif node.op in ("Gather", "Tile"):
             wanted = constant(node, 1)
-            if node.op == "Gather" and (wanted is None or wanted.ndim > 1 or not wanted.size):
-                return "only one axis of constant indices is picked"
+            if node.op == "Gather" and (wanted is None or not wanted.size):
+                return "it picks nothing"
         elif node.op in ("DepthToSpace", "SpaceToDepth") and len(shape) != 4:
             return "only images are rearranged"
     except ValueError as error:

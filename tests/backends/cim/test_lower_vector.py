@@ -46,7 +46,7 @@ WORK = {
 def test_work_without_arrays(name: str, tmp_path: Path) -> None:
     h, w, middle = WORK[name]
     model = parse_model(NETWORK.format(n="N", h=h, w=w, middle=middle), check=False)
-    made = compiled(model, [random_feeds(model, seed=i) for i in range(4)], TINY, tmp_path)
+    made = compiled(model, [random_feeds(model, seed=i) for i in range(2)], TINY, tmp_path)
     assert not made.report["host"]
     assert check(made, TINY, random_feeds(model, seed=9), interpreter=h * w < 100)
 
@@ -58,7 +58,7 @@ def test_moves_and_fills_are_cut_to_five_axes(tmp_path: Path) -> None:
         b = DepthToSpace <blocksize = 2, mode = "CRD"> (a)
         y = Conv (b, w2) }"""
     model = parse_model(text)
-    made = compiled(model, [random_feeds(model, seed=i) for i in range(4)], TINY, tmp_path)
+    made = compiled(model, [random_feeds(model, seed=i) for i in range(2)], TINY, tmp_path)
     program = program_of(made)
     assert max(len(d.dims) for d in program.descriptors) <= 5
     assert not made.report["host"]

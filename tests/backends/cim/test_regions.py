@@ -30,7 +30,7 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(descriptors(), descriptors())
 def test_a_no_is_never_wrong(a: Descriptor, b: Descriptor) -> None:
     one, other = Region.of(a), Region.of(b)
