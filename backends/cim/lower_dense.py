@@ -69,7 +69,7 @@ def _bytes(work: Dense | Depthwise, columns: int, copies: int, sizes: Sequence[i
     x = prod(_band_shape(work, sizes, columns))
     positions = prod(sizes)
     other = sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)
-    fixed = work.weights.size + 8 if isinstance(work, Depthwise) else 0
+    fixed = len(work.weights) * columns + 8 if isinstance(work, Depthwise) else 0
     return copies * (x + positions * columns * (ACC_BYTES + 1 + other) + 8 * (3 + len(work.steps))) + fixed
 
 

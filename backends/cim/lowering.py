@@ -348,12 +348,11 @@ class _Lowering:
                 near = self._write_dense(w, at, work, shares[id(work)], placement)
             elif isinstance(work, Depthwise):
                 near = self._spread(near, work.out)
-                parts = [
-                    Share(core, part, phase=i, of=len(near))
-                    for part in depthwise[id(work)]
-                    for i, core in enumerate(near)
-                ]
-                write_layer(w, at, work, parts, self.g.lb_bytes, LEAST_STRIPS)
+                for part in depthwise[
+                    id(work)
+                ]:  # one after the other: each loads its weights into the same place
+                    shares_of = [Share(core, part, phase=i, of=len(near)) for i, core in enumerate(near)]
+                    write_layer(w, at, work, shares_of, self.g.lb_bytes, LEAST_STRIPS)
             elif isinstance(work, Map):
                 near = self._spread(near, work.out)
                 write_map(w, at, work, near, self.g.lb_bytes, max(LEAST_STRIPS, len(near)))

@@ -55,8 +55,38 @@ def split(proto: ModelProto, nodes: Mapping[str, Node], reason: Callable[[Node],
         left, device = waiting, not device
         if stage.nodes:
             stages.append(stage)
+    stages = _with_own_floats(proto, stages, constants)
     _connect(proto, stages, constants)
     return stages
+
+
+def _with_own_floats(proto: ModelProto, stages: Sequence[Stage], constants: set[str]) -> list[Stage]:
+    """Let every host stage that reads dequantised codes dequantise them itself.
+
+    Codes are a quarter of the bytes, and a runtime that finds both in one graph fuses them as it does in the whole one.
+    """
+    protos = {n.name: n for n in proto.graph.node}
+    place = {name: i for i, name in enumerate(protos)}
+    makers = {
+        n.output[0]: n.name
+        for n in proto.graph.node
+        if n.op_type == "DequantizeLinear" and constants.issuperset(n.input[1:])
+    }
+    leave = {v.name for v in proto.graph.output}
+    reasons = {n: r for s in stages for n, r in s.reasons.items()}
+    found: list[Stage] = []
+    for stage in stages:
+        nodes = stage.nodes
+        if not stage.device:
+            read = {t for n in nodes for t in read_names(protos[n])}
+            more = {makers[t] for t in read if t in makers}
+            unread = {n for t, n in makers.items() if t not in read and t not in leave}
+            nodes = sorted({*nodes, *more} - unread, key=lambda n: place[n])
+        if found and found[-1].device == stage.device:
+            found[-1].nodes += nodes
+        elif nodes:
+            found.append(Stage(stage.device, nodes, reasons={n: reasons[n] for n in nodes if n in reasons}))
+    return found
 
 
 def read_names(node: NodeProto) -> list[str]:
@@ -86,6 +116,10 @@ def _connect(proto: ModelProto, stages: Sequence[Stage], constants: set[str]) ->
         stage.inputs = list(read)
         stage.outputs = [t for t in made if t in wanted]
         wanted |= set(read)
+    given: set[str] = set()
+    for stage in stages:  # what two stages compute leaves the first
+        stage.outputs = [t for t in stage.outputs if t not in given]
+        given |= set(stage.outputs)
 
 
 def host_model(proto: ModelProto, stage: Stage) -> bytes:

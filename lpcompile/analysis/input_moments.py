@@ -28,7 +28,8 @@ def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> ND
     found = _of(node, statistics)
     if found is None or found.channel_second_moment is None:
         return None
-    return np.asarray(_spread(node, found.channel_second_moment).mean(0), np.float32)
+    largest = np.finfo(np.float32).max  # squares of large activations leave float32
+    return np.asarray(np.minimum(_spread(node, found.channel_second_moment).mean(0), largest), np.float32)
 
 
 def _of(node: Node, statistics: Mapping[str, TensorStatistics]) -> TensorStatistics | None:

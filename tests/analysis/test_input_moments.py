@@ -100,3 +100,11 @@ def test_a_tensor_that_layers_read_along_different_axes_has_the_moments_of_one()
     assert row_means(conv, statistics) is None
     assert second_moments(conv, statistics) is None
     np.testing.assert_allclose(second_moments(matmul, statistics), (x**2).mean((0, 1, 2)), rtol=1e-5)  # type: ignore[arg-type]
+
+
+def test_squares_beyond_float32_stay_finite() -> None:
+    x = np.full((4, 6), 1e25, np.float32)
+    graph, statistics = observed("m (float[4,6] x) => (float[4,3] y) <float[6,3] w> { y = MatMul (x, w) }", x)
+    found = second_moments(graph.layers()[0], statistics)
+    assert found is not None
+    assert np.isfinite(found).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 
 import lpcompile
 from lpcompile.backends.cim.assembler import disassemble
@@ -93,6 +93,33 @@ def assert_equal(found: Arrays, wanted: Arrays) -> None:
         np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
 
 
+def _equal(found: Arrays, wanted: Arrays) -> bool:
+    return all(np.array_equal(found[k], v, equal_nan=v.dtype.kind == "f") for k, v in wanted.items())
+
+
+def assert_codes(program: Program, machine: MachineDescription, model: ModelProto, feeds: Arrays) -> None:
+    """Whatever leaves the machine is right when the host's floats are those of the whole model.
+
+    The runtime fuses a whole model otherwise than its parts, so the floats of two host stages may differ from it in
+    their last bits.
+    """
+    hosts = {s.model: s.outputs for s in program.stages if isinstance(s, HostStage)}
+    assert len(hosts) > 1
+    ports = {p.name for s in program.stages if isinstance(s, DeviceStage) for p in (*s.inputs, *s.outputs)}
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    there = {o.name for o in model.graph.output}
+    whole.graph.output.extend(ValueInfoProto(name=n) for n in {*ports, *sum(hosts.values(), ())} - there)
+    known = run_model(whole, feeds)
+
+    def host(data: bytes, given: Arrays) -> Arrays:
+        assert_equal(given, {k: known.get(k, v) for k, v in given.items()})
+        return {k: known[k] for k in hosts[data]}
+
+    found = Simulator(program, Capacities.of(machine)).run(feeds, host).outputs
+    assert_equal(found, {k: known.get(k, v) for k, v in found.items()})
+
+
 def check(
     made: lpcompile.Artefacts, machine: str, feeds: Arrays, *, planes: bool = False, interpreter: bool = False
 ) -> bool:
@@ -103,7 +130,8 @@ def check(
     found = simulated(program, chip, feeds)
     lossless = bool(proofs["lossless_groups"] == proofs["groups"])
     if lossless:
-        assert_equal(found, run_model(made.model, feeds))
+        if not _equal(found, run_model(made.model, feeds)):
+            assert_codes(program, chip, made.model, feeds)
         if planes:
             assert_equal(simulated(program, chip, feeds, planes=True), found)
     if interpreter or not lossless:

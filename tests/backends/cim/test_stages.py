@@ -86,3 +86,37 @@ def test_bodies_read_from_outside() -> None:
 @pytest.mark.parametrize("device", [set(), {"n0", "n1"}])
 def test_one_stage_where_one_will_do(device: set[str]) -> None:
     assert len(cut(graph([(0, 0, 0), (1, 1, 0)]), device)) == 1
+
+
+def test_floats_of_codes_are_made_where_they_are_read() -> None:
+    text = """g (float[2] x) => (float[2] y, float[2] d) <float s = {0.1}, uint8 z = {3}> {
+        [q] c = QuantizeLinear (x, s, z)
+        [d] d = DequantizeLinear (c, s, z)
+        [e] e = DequantizeLinear (c, s, z)
+        [m] m = Identity (c)
+        [f] f = DequantizeLinear (m, s, z)
+        [a] a = Add (d, e)
+        [b] b = Add (f, e)
+        [y] y = Add (a, b) }"""
+    model = parse_model(text)
+    stages = cut(model, {"m"})
+    assert [s.nodes for s in stages] == [["q", "d", "e", "a"], ["m"], ["e", "f", "b", "y"]]
+    assert [s.outputs for s in stages] == [["c", "d", "a"], ["m"], ["y"]]
+    assert stages[2].inputs == ["c", "m", "a"]
+    assert set(stages[2].reasons) == set(stages[2].nodes)
+    values = {"x": np.array([0.52, 1.7], np.float32)}
+    for stage in stages:
+        values |= run_model(host_model(model, stage), {n: values[n] for n in stage.inputs})
+    np.testing.assert_array_equal(values["y"], run_model(model, {"x": values["x"]})["y"])
+
+
+def test_a_stage_of_nothing_but_floats_that_others_make_is_none() -> None:
+    text = """g (uint8[2] c) => (float[2] y) <float s = {0.1}, uint8 z = {3}> {
+        [m] m = Identity (c)
+        [f] f = DequantizeLinear (m, s, z)
+        [k] k = Identity (m)
+        [g] g = DequantizeLinear (k, s, z)
+        [y] y = Add (f, g) }"""
+    model = parse_model(text)
+    stages = cut(model, {"m", "k"})
+    assert [s.nodes for s in stages] == [["m", "k"], ["f", "g", "y"]]
