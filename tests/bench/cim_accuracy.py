@@ -30,7 +30,8 @@ def measure(bench: Bench) -> Table:
         ort = bench.model(name, recipe="int8")
         figures = _figures(zoo, name, ort, cim, limit)
         shown = (round(f, 4) if isinstance(f, float) else f for f in figures)
-        sqnr = (round(zoo.sqnr_db(name, m), 2) for m in (ort, cim))
+        batch = 1 if entry["metric"] == "psnr_y" else None
+        sqnr = (round(zoo.sqnr_db(name, m, batch=batch), 2) for m in (ort, cim))
         made.rows.append((name, entry["metric"], *shown, *sqnr))
     return made
 

@@ -111,11 +111,10 @@ class Zoo:
             int((was & ~right).sum()), int((right & ~was).sum()), float((ours == theirs).mean()), len(ours)
         )
 
-    def sqnr_db(self, name: str, model: bytes | Path, samples: int = 64) -> float:
-        """SQNR of the first output over evaluation samples, as the zoo defines it."""
-        found = self.evaluate.sqnr(
-            session(model), session(self.model(name)), self.entries[name], self.root, samples
-        )
+    def sqnr_db(self, name: str, model: bytes | Path, samples: int = 64, batch: int | None = None) -> float:
+        """SQNR of the first output over evaluation samples, as the zoo defines it; `batch` where it is fixed."""
+        entry = self.entries[name] if batch is None else {**self.entries[name], "batch": batch}
+        found = self.evaluate.sqnr(session(model), session(self.model(name)), entry, self.root, samples)
         return float(found)
 
 
