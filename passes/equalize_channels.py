@@ -43,6 +43,10 @@ class EqualizeChannels(Pass):
         spans, skipped = find_spans(graph)
         for name, reason in skipped.items():
             report.skip(name, reason)
+        if ctx.calibration.generated:
+            for span in spans:
+                report.skip(span.maker, "generated inputs say little of single channels")
+            return report
         if not spans:
             return report
         tensors = list(dict.fromkeys(s.tensor for s in spans))

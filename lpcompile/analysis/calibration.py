@@ -23,10 +23,12 @@ class Calibration:
     Attributes:
         calls: the feeds of each call, as the model takes them.
         source: where they came from, for the report.
+        generated: made up here, because the user gave none: good for ranges of tensors, not of channels.
     """
 
     calls: Sequence[Feeds]
     source: str = ""
+    generated: bool = False
 
     @property
     def _held(self) -> frozenset[int]:

@@ -70,7 +70,7 @@ def generated_calibration(
         rng = np.random.default_rng([seed, i])
         plain = CORRELATIONS[i % len(CORRELATIONS)]  # pictures are smooth, other signals may not be
         calls.append({name: _drawn(x, noises.get(name), plain, rng) for name, x in feeds.items()})
-    return Calibration(calls, GENERATED_SOURCE)
+    return Calibration(calls, GENERATED_SOURCE, generated=True)
 
 
 def _drawn(like: NDArray[Any], noise: Noise | None, plain: float, rng: np.random.Generator) -> NDArray[Any]:

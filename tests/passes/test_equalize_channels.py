@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
+import lpcompile
 from lpcompile.analysis.equalization import ChannelExtremes, factors, noise
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes import equalize_channels
@@ -156,3 +157,14 @@ def test_without_samples_nothing_is_scaled() -> None:
     report = quantized(DENSE, NO_COSTS, calls=0, graph_passes=EQUAL).reports["equalize-channels"]
     assert not report.changes
     assert not report.skips
+
+
+def test_generated_inputs_scale_nothing() -> None:
+    options = {"target": "cim", "calibration": None, "dry_run": True}
+    (report,) = (
+        p
+        for p in lpcompile.compile(uneven(DENSE), **options).report["passes"]
+        if p["name"] == "equalize-channels"
+    )
+    assert report["changes"] == []
+    assert [s["reason"] for s in report["skips"]] == ["generated inputs say little of single channels"]
