@@ -160,11 +160,7 @@ def test_without_samples_nothing_is_scaled() -> None:
 
 
 def test_generated_inputs_scale_nothing() -> None:
-    options = {"target": "cim", "calibration": None, "dry_run": True}
-    (report,) = (
-        p
-        for p in lpcompile.compile(uneven(DENSE), **options).report["passes"]
-        if p["name"] == "equalize-channels"
-    )
+    made = lpcompile.compile(uneven(DENSE), target="cim", dry_run=True)
+    (report,) = (p for p in made.report["passes"] if p["name"] == "equalize-channels")
     assert report["changes"] == []
-    assert [s["reason"] for s in report["skips"]] == ["generated inputs say little of single channels"]
+    assert "generated inputs say little of single channels" in [s["reason"] for s in report["skips"]]

@@ -114,6 +114,7 @@ class Zoo:
     def sqnr_db(self, name: str, model: bytes | Path, samples: int = 64, batch: int | None = None) -> float:
         """SQNR of the first output over evaluation samples, as the zoo defines it; `batch` where it is fixed."""
         entry = self.entries[name] if batch is None else {**self.entries[name], "batch": batch}
+        assert self.prepare, "evaluate imports it when it is called"
         found = self.evaluate.sqnr(session(model), session(self.model(name)), entry, self.root, samples)
         return float(found)
 
