@@ -15,8 +15,8 @@ from lpcompile.passes.mean_to_pool import mean_to_pool
 from lpcompile.passes.merge_clips import merge_clips, merge_hard_swish
 from lpcompile.passes.node_replacement import remove_dead
 from lpcompile.passes.normalise_gemm import matmul_add_to_gemm, normalise_gemm
-from lpcompile.passes.scalar_range import scalar_range
 from lpcompile.passes.plain_pools import explicit_ceil, plain_dilations
+from lpcompile.passes.scalar_range import scalar_range
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.records import PassReport
 
