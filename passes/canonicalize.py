@@ -15,6 +15,7 @@ from lpcompile.passes.mean_to_pool import mean_to_pool
 from lpcompile.passes.merge_clips import merge_clips, merge_hard_swish
 from lpcompile.passes.node_replacement import remove_dead
 from lpcompile.passes.normalise_gemm import matmul_add_to_gemm, normalise_gemm
+from lpcompile.passes.plain_pools import explicit_ceil, plain_dilations
 from lpcompile.passes.scalar_range import scalar_range
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.records import PassReport
@@ -26,6 +27,8 @@ RULES: tuple[Rule, ...] = (
     merge_data_movement,
     explicit_kernel_shape,
     explicit_pads,
+    explicit_ceil,
+    plain_dilations,
     merge_pad,
     merge_clips,
     merge_hard_swish,

@@ -36,7 +36,7 @@ class Cone:
 def table_cones(
     graph: LpGraph, apart: Set[str] = frozenset(), held: Set[str] = frozenset()
 ) -> dict[str, Cone]:
-    """Every cone of at least two nodes by the name of its last.
+    """Every cone of at least two nodes, or of one that reads its tensor twice, by the name of its last.
 
     Args:
         graph: float graph.
@@ -52,7 +52,7 @@ def table_cones(
             continue
         if y.name not in held:
             by_tensor[y.name] = cone
-        if cone.inner and node.op not in CLAMPS:
+        if (cone.inner or len(data_inputs(node)) > 1) and node.op not in CLAMPS:
             found[node.name] = cone
     return found
 

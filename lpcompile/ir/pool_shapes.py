@@ -28,7 +28,7 @@ def mend_first(graph: GraphProto, infos: Mapping[str, ValueInfoProto]) -> bool:
         size, found = (_spatial(infos.get(t)) for t in (node.input[0], node.output[0]))
         if size is None or found is None or given.get("auto_pad", b"NOTSET") != b"NOTSET":
             continue
-        counts, pads = _counts_and_pads(given, size)
+        counts, pads, _ = counts_and_pads(given, size)
         if counts != found:
             _write(node, pads)
             return True
@@ -43,21 +43,21 @@ def _spatial(info: ValueInfoProto | None) -> list[int] | None:
     return [d.dim_value for d in dims] if all(d.HasField("dim_value") for d in dims) else None
 
 
-def _counts_and_pads(given: Mapping[str, Any], size: list[int]) -> tuple[list[int], list[int]]:
-    """Output sizes, and the pads that give them without `ceil_mode`."""
+def counts_and_pads(given: Mapping[str, Any], size: list[int]) -> tuple[list[int], list[int], bool]:
+    """Output sizes of a pool with `ceil_mode`, the pads that give them without, and whether a window was left out."""
     rank = len(size)
     ones = [1] * rank
     strides, dilations = given.get("strides", ones), given.get("dilations", ones)
     pads = list(given.get("pads", [0] * 2 * rank))
-    counts = []
+    counts, dropped = [], False
     for i, (n, k, s, d) in enumerate(zip(size, given["kernel_shape"], strides, dilations, strict=True)):
         reach = d * (k - 1) + 1
         count = -(-(n + pads[i] + pads[rank + i] - reach) // s) + 1
         if (count - 1) * s >= n + pads[i]:
-            count -= 1
+            count, dropped = count - 1, True
         counts.append(count)
         pads[rank + i] = max(0, (count - 1) * s + reach - n - pads[i])
-    return counts, pads
+    return counts, pads, dropped
 
 
 def _write(node: NodeProto, pads: list[int]) -> None:

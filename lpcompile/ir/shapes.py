@@ -39,6 +39,7 @@ def inferred_infos(
 ) -> dict[str, ValueInfoProto]:
     """Types and shapes that can be inferred, by tensor name; the graph is not changed, save for a note."""
     light = light_proto(graph)
+    _drop_returned_inputs(light)
     if input_shapes:
         _fix_inputs(light, input_shapes)
     try:
@@ -110,6 +111,14 @@ def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) ->
             for size in input_shapes[info.name]:
                 tensor.shape.dim.add().dim_value = size
     _drop_inferred(light)
+
+
+def _drop_returned_inputs(light: ModelProto) -> None:
+    """Leave out outputs that are inputs: nothing infers them, and one declaration of a tensor is enough."""
+    inputs = {info.name for info in light.graph.input}
+    kept = [info for info in light.graph.output if info.name not in inputs]
+    del light.graph.output[:]
+    light.graph.output.extend(kept)
 
 
 def _drop_inferred(light: ModelProto) -> None:

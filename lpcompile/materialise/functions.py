@@ -7,6 +7,7 @@ from types import MappingProxyType
 from lpcompile.ir import domain
 from lpcompile.ir.channel_norm import following_bias
 from lpcompile.ir.cones import Cone
+from lpcompile.ir.forms import form_of
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
@@ -27,7 +28,8 @@ class Unit:
         clamp: a Relu or Clip right after it that is absorbed, or None.
         output: the planned tensor that it fills, or None where it gives floats.
         bias: an Add of constants between the node and the clamp that is absorbed, or None.
-        cone: of which it is the last node, where its own inputs are not integers but the source is.
+        cone: of which it is the last node, where its own inputs are not integers but the source is, or it has no
+            form on codes of its own, as Max(x, x).
     """
 
     node: Node
@@ -45,7 +47,9 @@ def units(graph: LpGraph, cones: Mapping[str, Cone] = MappingProxyType({})) -> l
         integer = (layer is not None and layer.kernel is Kernel.INTEGER) or (
             node.name in plan.elementwise and all(v.name in plan.activations for v in data_inputs(node))
         )
-        cone = None if integer or node.name not in plan.elementwise else cones.get(node.name)
+        cone = cones.get(node.name) if node.name in plan.elementwise else None
+        if integer and (layer is not None or form_of(node) is not None):
+            cone = None
         if cone is not None and cone.source.name not in plan.activations:
             cone = None
         if (integer or cone is not None) and node.name not in absorbed:

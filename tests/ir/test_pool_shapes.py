@@ -38,3 +38,14 @@ def test_a_shape_declared_by_an_older_inference_gives_way() -> None:
     graph.infer_shapes()
     assert graph.value("y").shape == (1, 2, 1, 1)
     assert run_model(graph.to_proto(), {"x": np.zeros((1, 2, 3, 1), np.float32)})["y"].shape == (1, 2, 1, 1)
+
+
+def test_an_input_that_is_an_output_keeps_its_shape() -> None:
+    text = """g (float[N,2,3,1] x) => (float[N,2,1,1] y, float[N,2,3,1] x) {
+        y = MaxPool <ceil_mode = 1, kernel_shape = [1, 1], strides = [3, 1]> (x) }"""
+    graph = LpGraph.from_proto(parse_model(text, check=False))
+    graph.infer_shapes()
+    assert graph.value("x").shape == ("N", 2, 3, 1)
+    graph.infer_shapes({"x": (4, 2, 3, 1)})
+    assert graph.value("x").shape == (4, 2, 3, 1)
+    assert graph.value("y").shape == (4, 2, 1, 1)

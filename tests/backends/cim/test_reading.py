@@ -34,3 +34,17 @@ def test_windows_of_nothing_but_padding(group: int, tmp_path: Path) -> None:
     made = compiled(model, calls, "reference", tmp_path)
     assert not made.report["host"]
     assert check(made, "reference", random_feeds(model, seed=9), interpreter=True)
+
+
+def test_a_node_that_reads_one_tensor_twice_is_a_table(tmp_path: Path) -> None:
+    text = """net (float[N,3,5,5] x) => (float[N,2,5,5] y, float[N,2,4,4] z) <float[3,3,1,1] w1, float[2,3,1,1] w2> {
+        a = Conv (x, w1)
+        b = Tanh (a)
+        c = MaxPool <kernel_shape = [2, 2]> (b)
+        z = Conv (c, w2)
+        d = Max (b, b)
+        y = Conv (d, w2) }"""
+    model = parse_model(text)
+    made = compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path)
+    assert not made.report["host"]
+    assert check(made, "reference", random_feeds(model, seed=9))
