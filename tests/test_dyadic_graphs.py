@@ -58,7 +58,7 @@ def network(steps: list[str], olds: list[int], ends: bool) -> str:
     return f"net (float[N,4,6,6] x) => (float[{shape}] y) <{', '.join(used)}> {{ {body} }}"
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.data())
 def test_numpy_and_onnxruntime_agree(data: st.DataObject) -> None:
     steps = data.draw(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=7))
