@@ -33,10 +33,16 @@ def _load(path: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+SHOWN = 16  # names of a hint
+
+
 def near_match(word: str, words: list[str]) -> str:
     """A hint that names the nearest of `words`, or all of them."""
     near = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(words)}"
+    if near:
+        return f"did you mean '{near[0]}'?"
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return f"there are: {', '.join(words[:SHOWN])}{more}"
 
 
 def pass_class(name: str) -> "type[Pass]":

@@ -12,6 +12,7 @@ from lpcompile.backends.cim.tables import Tables
 from lpcompile.backends.cim.values import StageValues, shape_of
 from lpcompile.backends.cim.views import View
 from lpcompile.backends.cim.work import Move, Work
+from lpcompile.errors import CapacityError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -61,7 +62,10 @@ def read_stage(graph: LpGraph, numbers: DyadicNumbers, stage: Stage) -> DeviceWo
         values.give(value, view, 255)
         inputs.append((value, view))
     for node in nodes:
-        read_node(values, node, numbers)
+        try:
+            read_node(values, node, numbers)
+        except ValueError as error:  # strides cannot say it
+            raise CapacityError(str(error), where=node.name) from error
     found = []
     for name in stage.outputs:
         value, view = graph.value(name), values.held[name].view

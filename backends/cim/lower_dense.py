@@ -9,14 +9,13 @@ from math import prod
 from lpcompile.backends.cim.grouped import part_of
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
 from lpcompile.backends.cim.program import Window
+from lpcompile.backends.cim.room import output_bytes, tile_slack
 from lpcompile.backends.cim.streams import CONST_BUFFER, Access
 from lpcompile.backends.cim.strips import Range, band, input_extent, strip_sizes, strips
 from lpcompile.backends.cim.views import ITEM_BYTES
 from lpcompile.backends.cim.work import Dense, Depthwise, Finish, Lut, Product, Rescale, Sum
 from lpcompile.backends.cim.writer import Writer
 from lpcompile.errors import CapacityError
-
-ACC_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,8 @@ def layout(work: Dense | Depthwise, columns: int, capacity: int, least: int) -> 
 def _bytes(work: Dense | Depthwise, columns: int, copies: int, sizes: Sequence[int]) -> int:
     x = prod(_band_shape(work, sizes, columns))
     positions = prod(sizes)
-    other = sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)
     fixed = len(work.weights) * columns + 8 if isinstance(work, Depthwise) else 0
-    return copies * (x + positions * columns * (ACC_BYTES + 1 + other) + 8 * (3 + len(work.steps))) + fixed
+    return copies * (x + positions * columns * output_bytes(work) + tile_slack(work)) + fixed
 
 
 def _band_shape(work: Dense | Depthwise, sizes: Sequence[int], columns: int) -> tuple[int, ...]:

@@ -184,12 +184,12 @@ def _write_banded_sum(w: Writer, at: Addresses, work: Pool, cores: Sequence[int]
     kernel = work.window.kernel
     lead = len(work.out.shape) - 1 - len(kernel)
     channels = work.out.shape[-1]
-    inner = prod(kernel[1:])
+    inner = prod(input_extent(work.window, x.shape[lead:-1], [1] * len(kernel))[1:])
     each = max(1, min(channels, (capacity - 64) // (inner + 16)))
     rows = max(1, min(kernel[0], ((capacity - 64) // each - 16) // max(1, inner)))
-    if rows * inner * each + 10 * each + 64 > capacity:
+    if work.window.dilations[0] > 1 or rows * inner * each + 10 * each + 64 > capacity:
         raise CapacityError(
-            "one row of a window does not fit the local buffer",
+            "one window does not fit the local buffer, nor do bands of its rows",
             where=work.name,
             hint=f"run it on the host with --host {work.name}",
         )
@@ -207,12 +207,16 @@ def _write_banded_sum(w: Writer, at: Addresses, work: Pool, cores: Sequence[int]
             source = x.part((*where[:lead], (first, stop), *ranges[1:], part))
             held = tile("u8", room, source.shape)
             w.copy(core, "LD", held, source)
+            before = (
+                window.begin[0] if first == ranges[0][0] else 0
+            )  # padding counts, in the first and last band
+            after = window.end[0] if stop == ranges[0][1] else 0
             one = Window(
-                (stop - first, *window.kernel[1:]),
+                (stop - first + before + after, *window.kernel[1:]),
                 window.strides,
-                (1, *window.dilations[1:]),
-                (0, *window.begin[1:]),
-                (0, *window.end[1:]),
+                window.dilations,
+                (before, *window.begin[1:]),
+                (after, *window.end[1:]),
                 window.pad_value,
             )
             to = some if i else total

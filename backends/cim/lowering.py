@@ -18,6 +18,7 @@ from lpcompile.backends.cim.grouped import decide
 from lpcompile.backends.cim.lower_dense import Share, layout
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.memory import Addresses, Place
+from lpcompile.backends.cim.moves import mixed_tensors
 from lpcompile.backends.cim.pieces import Cut, Groups, cut
 from lpcompile.backends.cim.placement import Placement, fits, place
 from lpcompile.backends.cim.program import (
@@ -115,10 +116,11 @@ class _Lowering:
         self.earlier: dict[int, tuple[int, ...]] = {}  # of the stage at hand
 
     def run(self) -> Lowered:
+        mixed = mixed_tensors(self.graph.nodes())
         stages = split(
             self.proto,
             self.nodes,
-            lambda n: self.unfit.get(n.name) or device_reason(n, self.numbers, self.host),
+            lambda n: self.unfit.get(n.name) or device_reason(n, self.numbers, self.host, mixed),
         )
         devices = [read_stage(self.graph, self.numbers, s) if s.device else None for s in stages]
         self._decide_grouped([d for d in devices if d is not None])

@@ -8,14 +8,12 @@ import numpy as np
 from lpcompile.backends.cim.geometry import Footprint, Geometry
 from lpcompile.backends.cim.planes import planes_of, store_planes
 from lpcompile.backends.cim.program import Group, PlaneSet
+from lpcompile.backends.cim.room import output_bytes, tile_slack
 from lpcompile.backends.cim.slots import Slot
 from lpcompile.backends.cim.strips import input_extent
 from lpcompile.backends.cim.tables import Tables
-from lpcompile.backends.cim.views import ITEM_BYTES
 from lpcompile.backends.cim.work import Dense
 from lpcompile.errors import CapacityError
-
-ACC_BYTES, CODE_BYTES = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def cut(work: Dense, g: Geometry) -> Cut:
             where=work.name,
             hint="choose a machine with wider arrays or a narrower --weight-format",
         )
-    room = (g.lb_bytes - _input_bytes(work)) // (ACC_BYTES + CODE_BYTES + _operand_bytes(work))
+    room = (g.lb_bytes - _input_bytes(work) - tile_slack(work)) // output_bytes(work)
     if room < 1:
         raise CapacityError(
             f"the {_input_bytes(work)} bytes that one output position reads do not fit the local buffer",
@@ -85,10 +83,6 @@ def _input_bytes(work: Dense) -> int:
         return work.x.shape[-1]
     spatial = work.x.shape[1:-1]
     return int(np.prod(input_extent(work.window, spatial, [1] * len(spatial)))) * work.x.shape[-1]
-
-
-def _operand_bytes(work: Dense) -> int:
-    return sum(ITEM_BYTES[f.other.dtype] + ACC_BYTES for f in work.steps if f.other is not None)
 
 
 class Groups:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.moves import MOVES, batch_moves, move_reason
+from lpcompile.backends.cim.moves import MOVES, batch_moves, move_reason, works_along_batch
 from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.values import StageValues, family, fits_device, shape_of
 from lpcompile.backends.cim.views import View, channels_last
@@ -44,8 +44,17 @@ INT32 = 2**31 - 1
 I64 = NDArray[np.int64]
 
 
-def device_reason(node: Node, numbers: DyadicNumbers, host: frozenset[str]) -> str:
-    """Why the machine does not do a node; empty where it does."""
+def device_reason(
+    node: Node, numbers: DyadicNumbers, host: frozenset[str], mixed: frozenset[str] = frozenset()
+) -> str:
+    """Why the machine does not do a node; empty where it does.
+
+    Args:
+        node: of the reference graph.
+        numbers: its integers.
+        host: nodes to keep on the host.
+        mixed: tensors whose symbolic first axis is not the batch.
+    """
     if node.name in host:
         return "kept on the host on request"
     name = family(node)
@@ -62,13 +71,27 @@ def device_reason(node: Node, numbers: DyadicNumbers, host: frozenset[str]) -> s
             return reason
     if batch_moves(node):
         return "a symbolic axis stands elsewhere than first"
+    if name in MOVES and works_along_batch(node):
+        return "it works along the batch axis, and the machine serves one sample"
+    if any(v.name in mixed for v in values):
+        return "its first axis is not the batch: a node before it works along the batch axis"
     if name in MOVES:
         return move_reason(node)
-    if name in CLAMPS and any(v is not None and not v.is_constant for v in node.inputs[1:]):
-        return "its bounds are not constant"
+    if name in CLAMPS:
+        return _clamp_reason(node)
     if name == "MaxPool" and len(node.outputs) > 1:
         return "its indices are read"
     return ""
+
+
+def _clamp_reason(node: Node) -> str:
+    bounds = [v for v in node.inputs[1:] if v is not None]
+    if any(not v.is_constant for v in bounds):
+        return "its bounds are not constant"
+    if any(np.size(v.values) != 1 for v in bounds):
+        return "its bounds differ by element"
+    x = node.inputs[0]
+    return "" if x is not None and str(x.dtype) == "uint8" else "it clamps sums, not codes"
 
 
 def _is_float(value: Value | None) -> bool:

@@ -20,7 +20,10 @@ _WEIGHT_INPUT = {
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3),
 }
 _NO_WEIGHT = {"x", "x_scale", "x_zero_point", "y_scale", "y_zero_point", "bias"}
-_CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "QuantConv"}
+_CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "QuantConv"} | {
+    "DyadicConv",
+    "AccumulateConv",
+}
 _FARTHEST = 64  # nodes between a layer and the constants that its weights are computed from
 
 

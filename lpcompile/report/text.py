@@ -100,7 +100,8 @@ def _checked(report: Mapping[str, Any]) -> str:
     if times.get("float") and times.get("compiled"):
         quartiles = verification.get("latency_ratio")  # of pairs of runs, steadier than the ratio of medians
         ratio = 1 / quartiles[1] if quartiles else times["float"] / times["compiled"]
-        parts.append(f"{times['float']:.3g} ms -> {times['compiled']:.3g} ms ({ratio:.2f}x faster)")
+        pace = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+        parts.append(f"{times['float']:.3g} ms -> {times['compiled']:.3g} ms ({pace})")
     return f"checked   in ONNX Runtime: {', '.join(parts)}" if parts else ""
 
 

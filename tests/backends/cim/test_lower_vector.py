@@ -26,6 +26,11 @@ WORK = {
     "pads that count": (7, 8,
         "b = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (a)"),
     "a mean of large windows": (45, 31, "b = AveragePool <kernel_shape = [43, 29]> (a)"),
+    "padded windows in bands": (26, 27,
+        "b = AveragePool <kernel_shape = [25, 25], pads = [8, 8, 8, 8], strides = [5, 5]> (a)"),
+    "padded windows in bands whose pads count": (26, 27,
+        "b = AveragePool <kernel_shape = [25, 25], pads = [8, 8, 8, 8], strides = [5, 5],"
+        " count_include_pad = 1> (a)"),
     "a maximum": (9, 8,
         "b = MaxPool <kernel_shape = [3, 2], pads = [1, 0, 2, 1], strides = [2, 2], dilations = [1, 2]> (a)"),
     "a maximum with a ceiling": (8, 8, "b = MaxPool <kernel_shape = [3, 3], strides = [2, 3], ceil_mode = 1> (a)"),

@@ -1,0 +1,31 @@
+"""A program serves one sample: what works along a symbolic batch axis is the host's, or is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.backends.cim.network_checks import check, compiled
+from tests.support import parse_model, random_feeds
+
+HEAD = """net (float[N,3,6,6] x) => (float[M,4,6,6] y)
+<float[4,3,1,1] w1, float[4,4,1,1] w2, int64[1] zero = {0}, int64[1] one = {1}> {
+"""
+ALONG = {
+    "Slice": "a = Conv (x, w1)  b = Slice (a, zero, one, zero)  y = Conv (b, w2) }",
+    "Concat": "a = Conv (x, w1)  b = Concat <axis = 0> (a, a)  y = Conv (b, w2) }",
+    "Add of a slice": "a = Conv (x, w1)  r = Relu (a)  b = Slice (r, zero, one, zero)  c = Add (r, b)"
+    "  y = Conv (c, w2) }",
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+def test_what_works_along_the_batch_is_not_done_sample_by_sample(name: str, tmp_path: Path) -> None:
+    model = parse_model(HEAD + ALONG[name])
+    calls = [
+        {"x": np.concatenate([random_feeds(model, seed=i + j)["x"] for j in range(3)])} for i in range(4)
+    ]
+    made = compiled(model, calls, "reference", tmp_path)
+    assert any("batch axis" in h["reason"] for h in made.report["host"])
+    feeds = {"x": np.concatenate([random_feeds(model, seed=20 + j)["x"] for j in range(3)])}
+    assert check(made, "reference", feeds)
