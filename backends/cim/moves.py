@@ -364,8 +364,8 @@ def batch_moves(node: Node) -> bool:
 
 def works_along_batch(node: Node) -> bool:
     """Whether a moving node picks or joins along a symbolic first axis: samples are served one by one."""
-    x = node.inputs[0]
-    if x is None or not x.shape or isinstance(x.shape[0], int):
+    x = node.inputs[0] if node.inputs else None
+    if node.domain or x is None or not x.shape or isinstance(x.shape[0], int):
         return False
     rank = len(x.shape)
     try:

@@ -29,3 +29,10 @@ def test_what_works_along_the_batch_is_not_done_sample_by_sample(name: str, tmp_
     assert any("batch axis" in h["reason"] for h in made.report["host"])
     feeds = {"x": np.concatenate([random_feeds(model, seed=20 + j)["x"] for j in range(3)])}
     assert check(made, "reference", feeds)
+
+
+def test_nodes_without_inputs_are_no_obstacle(tmp_path: Path) -> None:
+    model = parse_model("""net (float[N,3] x) => (float[N,2] y, int64 n) <float[3,2] w> {
+        s = SequenceEmpty <dtype = 1> ()  n = SequenceLength (s)  y = MatMul (x, w) }""")
+    made = compiled(model, [random_feeds(model, seed=i) for i in range(4)], "reference", tmp_path)
+    assert check(made, "reference", random_feeds(model, seed=9))
