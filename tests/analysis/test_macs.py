@@ -32,6 +32,11 @@ def only_layer(text: str) -> Node:
             9 * 6 * 36,
         ),
         (
+            """m (float[3,2,4,4] x) => (float[3,5,4,4] y) <float[5,2,1,1] w> { y = Conv (x, w) }""",
+            LayerShape("Conv", 4, 2, 5, 16, 1, (1, 1)),
+            3 * 2 * 5 * 16,  # a fixed batch belongs to the call
+        ),
+        (
             """m (float[1,4,5,5] x) => (float[1,6,10,10] y) <float[4,3,2,2] w>
             { y = ConvTranspose <group = 2, strides = [2, 2]> (x, w) }""",
             LayerShape("ConvTranspose", 4, 8, 6, 25, 2, (2, 2)),
