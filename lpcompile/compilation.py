@@ -32,6 +32,7 @@ from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
 from lpcompile.report import document
+from lpcompile.report.command import command_line
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.session import Session
@@ -140,7 +141,17 @@ class Compilation:
         products = self._build(target, emission, calls)
         report = self._report(
             _Facts(
-                graph, emission, allowed, reports, recipe, source, sha256, calibration, generated, products
+                graph,
+                emission,
+                allowed,
+                reports,
+                recipe,
+                source,
+                sha256,
+                data,
+                calibration,
+                generated,
+                products,
             )
         )
         self._check_budget(report)
@@ -301,7 +312,7 @@ class Compilation:
             "schema": 1,
             "tool": {"name": "lpcompile", "version": document.versions()["lpcompile"]},
             "created_with": {
-                "command": _command(path, self.target_name, self.options),
+                "command": command_line(path, self.target_name, self.options, facts.data),
                 "options": {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()},
                 "seed": self.options.seed,
                 "versions": document.versions(),
@@ -359,15 +370,7 @@ class _Facts:
     recipe: Recipe
     source: Any
     sha256: str
+    data: Any
     calibration: Calibration | None
     generated: bool
     products: Products
-
-
-def _command(path: str | None, target: str, options: Options) -> str:
-    words = ["lpcompile", path or "MODEL", "--target", target]
-    for key in ("recipe", "weight_format", "activation_format", "passes", "machine"):
-        value = getattr(options, key)
-        if value is not None:
-            words += [f"--{key.replace('_', '-')}", str(value)]
-    return " ".join(words)

@@ -7,17 +7,18 @@ from typing import Any
 from lpcompile.backends.cim.activity_record import ActivityRecord
 from lpcompile.backends.cim.assembler import disassemble
 from lpcompile.backends.cim.container import size_without_weights, to_bytes
-from lpcompile.backends.cim.digital_int8 import price_digital
+from lpcompile.backends.cim.digital_int8 import LEFT_OUT, compare_digital
 from lpcompile.backends.cim.energy import price
 from lpcompile.backends.cim.energy_report import EnergyReport
 from lpcompile.backends.cim.host_reasons import host_nodes, require_none
 from lpcompile.backends.cim.lowering import Lowered, lower
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_timing import MachineTiming
+from lpcompile.backends.cim.program import DeviceStage
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.simulator import Simulator
-from lpcompile.backends.cim.trial import codes_agree, try_sample
+from lpcompile.backends.cim.trial import batch_of, codes_agree, try_sample
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
@@ -54,7 +55,7 @@ def build(
         "verification": {"proofs": proofs.document(), **_tiles(proofs)},
     }
     warnings = _warnings(lowered, proofs, on_host)
-    if trial is not None:
+    if trial is not None and any(isinstance(s, DeviceStage) for s in program.stages):
         report = _with_run(report, lowered, machine, proofs, reference, trial)
     return Products(files, report, warnings)
 
@@ -86,11 +87,22 @@ def _with_run(
                 "the simulated program and ONNX Runtime give different integers",
                 hint="this is a bug of lpcompile: please report it with the model",
             )
-    energy = price(machine, lowered.program, record.run, "exact", boot=record.boot)
+    energy = price(
+        machine,
+        lowered.program,
+        record.run,
+        "exact",
+        batch_of(reference),
+        record.boot,
+        {layer.name: layer.macs for layer in lowered.layers},
+    )
     found = energy.to_json()
+    digital = compare_digital(lowered.layers, stays=lowered.placement.resident)
     found["energy"] = {
         **found["energy"],
-        "digital_int8": price_digital(lowered.layers).to_json(),
+        "conventions": {**energy.conventions, "digital_int8": f"leaves out {LEFT_OUT}"},
+        "host_nodes": len(report["host"]),
+        "digital_int8": digital.to_json(),
     }
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
     energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
@@ -117,7 +129,7 @@ def _program(lowered: Lowered, proofs: Proofs, files: Mapping[str, bytes]) -> di
         "weight_plane_bytes": len(program.weights),
         "segments": len(set(placement.segments)),
         "weights_stay": placement.resident,
-        "copies": {p[0].layer: p[0].copies for p in placement.pieces if p},
+        "copies": lowered.copies,
         "spilled_bytes": lowered.spilled,
         "columns": proofs.columns,
         "inverted_columns": proofs.inverted_columns,
@@ -135,7 +147,9 @@ def _side_paths(energy: EnergyReport) -> dict[str, Any]:
 
 def _warnings(lowered: Lowered, proofs: Proofs, on_host: Mapping[str, str]) -> list[str]:
     found = []
-    if not lowered.program.groups:
+    if not any(isinstance(s, DeviceStage) for s in lowered.program.stages):
+        found.append("nothing runs on the machine, so there is no energy and no simulated sample")
+    elif not lowered.program.groups:
         found.append("no layer runs on the arrays")
     if not lowered.placement.resident:
         segments = len(set(lowered.placement.segments))

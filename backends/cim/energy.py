@@ -6,7 +6,7 @@ the total are sums of the same products. [cim-machine 3]
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from lpcompile.backends.cim.activity import (
 )
 from lpcompile.backends.cim.energy_report import EnergyReport, Totals, in_order
 from lpcompile.backends.cim.events import LEAKAGE, PRICES, Event
+from lpcompile.backends.cim.latency import TIMING_KEYS
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.operands import group_index, planes_of
 from lpcompile.backends.cim.plane_counts import PlaneCounts
@@ -156,6 +157,7 @@ def price(
     mode: str = "stat",
     batch: int = 1,
     boot: Iterable[Executed] = (),
+    macs: Mapping[str, float] | None = None,
 ) -> EnergyReport:
     """Energy of a run.
 
@@ -166,6 +168,8 @@ def price(
         mode: "exact" (counts of a simulation) or "stat" (densities).
         batch: samples that the run served; a convention of the report, nothing is divided by it.
         boot: instructions of the boot, which happens once: priced apart, in no sum but `boot_pj`.
+        macs: products of a node in the network, of the whole run. A program alone does not tell them from those with
+            the zeros between groups, which the arrays do as well: without this they count as work.
 
     Raises:
         ProgramError: mode "exact", and an MVM carries no counts.
@@ -177,6 +181,9 @@ def price(
     for done in executed:
         tally.take(done)
     tally.finish()
+    for node, found in (macs or {}).items():
+        if tally.macs.get((node, MAIN)):
+            tally.macs[node, MAIN] = found
     once = tuple(boot)
     boot_pj = price(machine, program, once, mode).totals.energy_pj if once else 0.0
     return _report(tally, batch, boot_pj)
@@ -234,6 +241,9 @@ def _report(tally: _Tally, batch: int, boot_pj: float) -> EnergyReport:
         conventions=conventions(machine, tally.mode, batch),
         assumed_pj=math.fsum(assumed),
         assumptions=tuple(found for found in machine.assumptions() if found[0] in keys),
+        timing_assumptions=tuple(found for found in machine.assumptions() if found[0] in TIMING_KEYS)
+        if tally.end
+        else (),
         utilisation=_utilisation(tally),
         lossless_share=used["lossless"] / used["conversions"] if used["conversions"] else None,
         clip_rate=used["clipped"] / used["conversions"]
@@ -252,7 +262,11 @@ def conventions(machine: MachineDescription, mode: str, batch: int) -> dict[str,
     )
     return {
         "ops_per_mac": energy.ops_per_mac,
-        "scope": f"chip and DRAM; {energy.scope}",
+        "scope": "totals, components and by_layer: everything on the chip, and DRAM, while a device stage runs",
+        "headline_scope": f"what the machine's own figure was published for, and no more; {energy.scope}",
+        "units": "components and by_layer: pJ of the whole run, batch samples together",
+        "host": "host stages, conversions at the edges among them: no energy, no time",
+        "time": "cycles of the machine's description; assumptions used for 'time' are those of latency and leakage",
         "node_nm": machine.chip.node_nm,
         "vdd_v": machine.chip.vdd_v,
         "vdd": machine.chip.vdd_v,

@@ -7,6 +7,10 @@ from typing import Any
 from lpcompile.backends.cim.events import COMPONENTS
 
 
+Assumption = tuple[str, float, str]
+ENERGY, TIME = "energy", "time"
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sums of a run; energies in pJ.
@@ -20,7 +24,7 @@ class Totals:
         boot_pj: of loading them once before it; in no other sum.
         leakage_pj: over the time of the run.
         latency_ns: of the run.
-        macs, side_macs, hp_macs: on macros; on side paths; other products of the hp unit.
+        macs, side_macs, hp_macs: of the whole run: on macros; on side paths; other products of the hp unit.
     """
 
     energy_pj: float
@@ -47,6 +51,7 @@ class EnergyReport:
         conventions: what the figures hold under: numbers and sentences.
         assumed_pj: of energy_pj, what is priced by a number that is an assumption.
         assumptions: (key, value, source) of those numbers.
+        timing_assumptions: the same of numbers that the cycle model reads, so that latency and leakage rest on them.
         utilisation: shares between 0 and 1: "macros" of the chip, "rows" and "columns" of a step, "cim_time".
         lossless_share: of conversions, those of blocks that are proven lossless; None without converters.
         clip_rate: of conversions, those that left the range; None where it was not counted.
@@ -57,7 +62,8 @@ class EnergyReport:
     totals: Totals
     conventions: Mapping[str, Any]
     assumed_pj: float
-    assumptions: tuple[tuple[str, float, str], ...]
+    assumptions: tuple[Assumption, ...]
+    timing_assumptions: tuple[Assumption, ...]
     utilisation: Mapping[str, float]
     lossless_share: float | None
     clip_rate: float | None
@@ -111,10 +117,19 @@ class EnergyReport:
                 "tops_per_w": scopes["system"],
                 "tops_per_w_mac_only": scopes["mac_only"],
             },
-            "assumptions": [
-                {"what": f"{key} = {value:g}", "source": source} for key, value, source in self.assumptions
-            ],
+            "assumptions": self._assumptions(),
         }
+
+    def _assumptions(self) -> list[dict[str, Any]]:
+        """Each assumed number once, with what it is used for."""
+        used: dict[Assumption, list[str]] = {}
+        for purpose, found in ((ENERGY, self.assumptions), (TIME, self.timing_assumptions)):
+            for assumption in found:
+                used.setdefault(assumption, []).append(purpose)
+        return [
+            {"what": f"{key} = {value:g}", "source": source, "used_for": purposes}
+            for (key, value, source), purposes in used.items()
+        ]
 
     def layer_pj(self, node: str) -> float:
         """Energy of one node."""

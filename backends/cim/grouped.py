@@ -48,17 +48,20 @@ def on_arrays(work: Grouped, block_rows: int) -> list[Dense]:
     for first in range(0, groups, each):
         stop = min(first + each, groups)
         columns = (first * outputs, stop * outputs)
+        kernels = work.kernels[first:stop]
+        matrix = block_diagonal(kernels)
         found.append(
             Dense(
                 work.name,
                 _channels(work.x, first * inputs, stop * inputs),
                 _channels(work.out, *columns),
                 work.window,
-                block_diagonal(work.kernels[first:stop]),
+                matrix,
                 part_of(work.requant, columns),
                 work.input_bits,
                 work.macs * (stop - first) // groups,
                 tuple(_part_of_finish(f, columns) for f in work.steps),
+                matrix.size - kernels.size,
             )
         )
     return found

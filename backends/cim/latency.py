@@ -18,6 +18,15 @@ from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.operands import Product, bytes_of, group_index, product_of
 from lpcompile.backends.cim.program import Group, Instruction, Program, Space
 
+TIMING_KEYS = (
+    "chip.cores_x", "chip.clock_mhz",
+    "macro.columns", "macro.bits_per_cell", "macro.input_bits_per_cycle", "macro.write_row_cycles",
+    "macro.page_switch_cycles",
+    "array.step_ns", "array.sample_and_hold", "adc.share", "adc.conversion_ns", "accumulator.latency_cycles",
+    "hp_unit.int8_macs_per_cycle", "vector.lanes",
+    "buffers.local_bytes_per_cycle", "buffers.global_bytes_per_cycle", "noc.flit_bytes", "noc.hop_cycles",
+    "dram.gbyte_per_s", "dram.latency_ns",
+)  # fmt: skip  # of a machine, what `cycles` reads
 _ELEMENTWISE = (Event.SIMPLE, Event.REQUANTIZE, Event.LOOKUP, Event.ACCUMULATION, Event.MULTIPLY)
 
 

@@ -13,6 +13,7 @@ from onnx import ModelProto
 from lpcompile.backends.cim.allocate import Live, allocate
 from lpcompile.backends.cim.device_stage import DeviceWork, port, read_stage
 from lpcompile.backends.cim.digital_int8 import DigitalLayer
+from lpcompile.backends.cim.digital_layers import digital_layers
 from lpcompile.backends.cim.geometry import Geometry
 from lpcompile.backends.cim.grouped import decide
 from lpcompile.backends.cim.lower_dense import Share, layout
@@ -58,6 +59,7 @@ class Lowered:
         placement: pieces and segments of the matrix layers.
         spilled: bytes of activations that found no room in the global buffer.
         layers: what a conventional accelerator would do for each layer.
+        copies: by node, how often its weights are there; of a grouped layer's matrices the least.
     """
 
     program: Program
@@ -65,6 +67,7 @@ class Lowered:
     placement: Placement
     spilled: int
     layers: list[DigitalLayer] = field(default_factory=list)
+    copies: dict[str, int] = field(default_factory=dict)
 
 
 def lower(
@@ -172,13 +175,11 @@ class _Lowering:
             tuple(t.nodes.entries),
         )
         reasons_of = {n: r for s in stages for n, r in s.reasons.items()}
-        layers = [
-            DigitalLayer(w.name, w.macs, w.weights.size, w.x.size, w.out.size)
-            for d in devices
-            for w in (d.work if d is not None else ())
-            if isinstance(w, (Dense, Depthwise))
-        ]
-        return Lowered(program, reasons_of, placement, spilled, layers)
+        layers = digital_layers(w for d in devices if d is not None for w in d.work)
+        copies: dict[str, int] = {}
+        for work, pieces in zip(dense, placement.pieces, strict=True):
+            copies[work.name] = min(pieces[0].copies, copies.get(work.name, pieces[0].copies))
+        return Lowered(program, reasons_of, placement, spilled, layers, copies)
 
     # planning
 

@@ -3,7 +3,8 @@
 Layers that fit the machine together are written once, at boot, and copied as long as that shortens the longest of
 them.  Where they do not fit, a dynamic programme cuts the layers into segments whose weights are written when their
 turn comes, once each: a copy would cost its writing for every sample.  A layer too large for the machine alone is done
-piece by piece.  Nothing is refused for its size.
+piece by piece.  No weights are too large for a machine; what a program cannot hold is more than 65536 entries of a
+table, as descriptors or groups, which `tables.py` refuses.
 """
 
 from collections.abc import Sequence

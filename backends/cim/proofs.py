@@ -1,13 +1,16 @@
-"""What holds of a program whatever the data: no deadlock, no race, no overflow, columns within the converter's range.
+"""What holds of a program whatever the data: no deadlock, no race, no overflow, weights in place, true lossless flags.
 
-Streams hold no data-dependent branch, so the unrolled streams are all there is to look at.
+Streams hold no data-dependent branch, so the unrolled streams are all there is to look at.  Whether the shapes of an
+instruction's operands agree is not looked at here: the simulator refuses those that do not.
 """
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lpcompile.backends.cim.macro_contents import MacroContents
 from lpcompile.backends.cim.program import DeviceStage, Program
 from lpcompile.backends.cim.simulator.accesses import accesses, operands_of
 from lpcompile.backends.cim.simulator.capacities import Capacities, Limits
@@ -19,14 +22,15 @@ from lpcompile.backends.cim.stored_weights import GroupBounds
 from lpcompile.backends.cim.sum_bounds import SumBounds
 from lpcompile.errors import ProgramError
 
-KINDS = ("streams", "events", "races", "sums", "groups")
+KINDS = ("streams", "events", "races", "sums", "groups", "weights")
 _MOST_RACES = 1000  # of a stage, that are counted
 _WHAT = {
-    "streams": "streams, descriptors and groups are well formed",
+    "streams": "streams end, the descriptors and groups they name are there, every operand lies in its memory",
     "events": "no deadlock, and all events and messages used up",
     "races": "no unordered accesses to the same bytes",
     "sums": "no accumulator leaves int32, no requantisation 2^62",
     "groups": "lossless flags agree with the stored planes",
+    "weights": "every MVM finds its group in the macros",
 }
 
 
@@ -110,6 +114,7 @@ class _Prover:
         self.first: dict[str, str] = {}
         self.operations = self.accesses = 0
         self.sums: SumBounds | None = None
+        self.contents = MacroContents(self.operands, capacities)
 
     def prove(self) -> Proofs:
         lossless = columns = inverted = lossy = 0
@@ -139,6 +144,7 @@ class _Prover:
                     for port in stage.inputs:
                         self.sums.port(port)
                     self._stage(stage.index)
+            self._missing(self.contents.finish())
         except (ProgramError, ValueError, IndexError) as error:
             self._violated("streams", str(error))
         sums = self.sums
@@ -174,8 +180,14 @@ class _Prover:
         if self.sums is not None:
             if stage is not None:  # a later sample finds what an earlier one left
                 self._forget(self.sums, schedule)
+            self.contents.enter(stage)
             for lane, position in order.sequence:
                 self._follow(self.sums, schedule.lanes[lane][position])
+            self._missing(self.contents.leave())
+
+    def _missing(self, found: Iterable[tuple[Operation, str]]) -> None:
+        for operation, message in found:
+            self._violated("weights", f"{operation}: {message}")
 
     def _forget(self, sums: SumBounds, schedule: Schedule) -> None:
         seen: set[tuple[int, int]] = set()
@@ -187,6 +199,8 @@ class _Prover:
                     sums.memory.forget(operand, operation.core)
 
     def _follow(self, sums: SumBounds, operation: Operation) -> None:
+        if wrong := self.contents.follow(operation):
+            self._violated("weights", f"{operation}: {wrong}")
         try:
             sums.follow(operation)
         except ValueError as error:

@@ -103,6 +103,13 @@ def first_samples(reference: LpGraph, feeds: Arrays, count: int) -> dict[str, ND
     return {k: v[:count] if has_batch(reference, k) else v for k, v in feeds.items()}
 
 
+def batch_of(reference: LpGraph) -> int:
+    """Samples of a call: the fixed first axis that all inputs share; 1 where it is symbolic."""
+    firsts = {v.shape[0] if v.shape else 1 for v in reference.inputs}
+    found = firsts.pop() if len(firsts) == 1 else 1
+    return found if isinstance(found, int) else 1
+
+
 def same(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Equal numbers of one type and shape; NaN equals NaN."""
     floats = a.dtype.kind == "f"

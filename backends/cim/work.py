@@ -68,6 +68,7 @@ class Dense:
         input_bits: significant bits of x.
         steps: elementwise work on each finished strip.
         macs: useful products (grouped layers hold zeros as well).
+        zeros: entries of `weights` that stand between groups and are no weights of the network.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Dense:
     input_bits: int
     macs: int
     steps: tuple[Finish, ...] = ()
+    zeros: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,9 +38,16 @@ def fixed_rows(node: Node) -> int | None:
 
 
 def macs(node: Node) -> int | None:
-    """Multiply-accumulates of one call with batch 1; None where a shape is not known."""
+    """Multiply-accumulates of a call, of one image for a convolution; None where a shape is not known."""
     shape = layer_shape(node)
     return None if shape.rows is None else shape.inputs * shape.outputs * shape.rows
+
+
+def macs_of_call(node: Node) -> int | None:
+    """Multiply-accumulates of a call, all images that it always has; a symbolic batch is 1."""
+    x, found = node.inputs[0], macs(node)
+    first = x.shape[0] if node.op in ("Conv", "ConvTranspose") and x is not None and x.shape else 1
+    return found * first if found is not None and isinstance(first, int) else found
 
 
 def _product(dims: object) -> int | None:

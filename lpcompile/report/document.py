@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcompile.analysis.macs import macs
+from lpcompile.analysis.macs import macs_of_call
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -86,7 +86,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> Laye
     else:
         activation_format = AT_RUN_TIME.get(plan.kernel, str(weight.dtype))
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
-    count = macs(node) or 0
+    count = macs_of_call(node) or 0
     weight_bits = resolve(plan.weight.format).bits if quantised else 8 * weight.nbytes // max(1, size)
     activation_bits = 4 if activation_format == "uint4" else 8 if "int8" in activation_format else 32
     return LayerRecord(

@@ -112,7 +112,9 @@ def _program(report: Mapping[str, Any]) -> str:
         return ""
     verification = report["verification"]
     tiles, lossless = verification["tiles"], verification["lossless_tiles"]
-    tried = {True: "; a simulated sample equals ONNX Runtime", False: "; a simulated sample differs"}
+    conventions = (report.get("energy") or {}).get("conventions") or {}
+    what = "sample" if conventions.get("batch", 1) == 1 else "call"
+    tried = {True: f"; a simulated {what} equals ONNX Runtime", False: f"; a simulated {what} differs"}
     return (
         f"program   {machine['name']}: {program['instructions']} instructions, {bytes_text(program['bytes'])}, "
         f"{lossless} of {tiles} tiles lossless{tried.get(verification.get('bit_exact_sim'), '')}"
@@ -123,12 +125,20 @@ def _energy(report: Mapping[str, Any]) -> str:
     energy, totals = report.get("energy"), report["totals"]
     if not energy:
         return ""
-    scopes = energy["tops_per_w"]
-    return (
-        f"energy    {totals['energy_pj'] / 1e6:.3g} uJ and {totals['latency_ns'] / 1e3:.3g} us a sample; "
-        f"{scopes['mac_only']:.3g} TOPS/W of MACs only, {scopes['system']:.3g} of everything "
-        f"({energy['assumed_share']:.0%} assumed); digital int8: {energy['digital_int8']['energy_pj'] / 1e6:.3g} uJ"
+    scopes, digital = energy["tops_per_w"], energy["digital_int8"]
+    batch, host = energy["conventions"]["batch"], energy["host_nodes"]
+    per = "a sample" if batch == 1 else f"a call of {batch}"
+    nodes = "1 host node" if host == 1 else f"{host} host nodes"
+    counted = f" ({nodes} not counted)" if host else ""
+    text = (
+        f"energy    {totals['energy_pj'] / 1e6:.3g} uJ and {totals['latency_ns'] / 1e3:.3g} us {per}; "
+        f"{scopes['mac_only']:.3g} TOPS/W of MACs only, {scopes['system']:.3g} of the machine{counted} "
+        f"({energy['assumed_share']:.0%} assumed)"
     )
+    if not digital["energy_pj"]:
+        return text
+    weights = "in its SRAM" if digital["compared"] == "resident" else "from DRAM"
+    return f"{text}; digital int8, weights {weights}: {digital['energy_pj'] / 1e6:.3g} uJ"
 
 
 def _next(report: Mapping[str, Any], folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lpcompile.analysis.macs import layer_shape, macs
+from lpcompile.analysis.macs import layer_shape, macs, macs_of_call
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.target import LayerShape
@@ -53,6 +53,18 @@ def test_layers(text: str, shape: LayerShape, count: int) -> None:
     node = only_layer(text)
     assert layer_shape(node) == shape
     assert macs(node) == count
+
+
+@pytest.mark.parametrize(("batch", "images"), [("3", 3), ("1", 1), ("N", 1)])
+def test_a_fixed_batch_belongs_to_the_call(batch: str, images: int) -> None:
+    conv = only_layer(
+        f"m (float[{batch},2,4,4] x) => (float[{batch},5,4,4] y) <float[5,2,1,1] w> {{ y = Conv (x, w) }}"
+    )
+    assert (macs(conv), macs_of_call(conv)) == (2 * 5 * 16, images * 2 * 5 * 16)
+    rows = only_layer(
+        f"m (float[{batch},8] x) => (float[{batch},5] y) <float[8,5] w> {{ y = MatMul (x, w) }}"
+    )
+    assert macs(rows) == macs_of_call(rows) == images * 8 * 5
 
 
 def test_symbolic_axes_other_than_the_batch_leave_the_count_unknown() -> None:

@@ -66,7 +66,8 @@ def measure(bench: Bench) -> Table:
         f"machine {DEFAULT_MACHINE}; report: one sample simulated with counting, priced by counts and by densities",
         f"stat: densities of {SAMPLES} calibration samples, one a layer; exact: counts of {SAMPLES} held-back samples; "
         f"on data alone: {' and '.join(DATA_DEPENDENT)}",
-        "system: with buffers, interconnect, DRAM and leakage; digital int8: array, registers, SRAM and DRAM",
+        "system: with buffers, interconnect, DRAM and leakage; digital int8: array, registers, SRAM and DRAM, weights "
+        "in its SRAM where the machine keeps them and they fit, else from DRAM",
     ]
     return made
 

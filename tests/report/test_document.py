@@ -207,7 +207,9 @@ def test_the_local_error_is_the_measured_one(recipe: str) -> None:
 
 def test_the_command_can_be_typed_again() -> None:
     report = compiled_network("digits_resnet", "w4a8").report["created_with"]
-    assert report["command"] == f"lpcompile {shipped('digits_resnet')} --target ort --recipe w4a8"
+    model = shipped("digits_resnet")
+    data = model.with_name("digits_resnet.calib.npz")
+    assert report["command"] == f"lpcompile {model} --target ort --calibration-data {data} --recipe w4a8"
     assert report["seed"] == 0
     assert {"lpcompile", "python", "onnx", "onnxruntime", "numpy"} <= set(report["versions"])
 

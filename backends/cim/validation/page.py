@@ -33,7 +33,7 @@ def page() -> str:
             _machine_table(),
             "### What inverted columns would save",
             _complement_table(),
-            "### VGG-8 on the conventional int8 accelerator",
+            "### VGG-8 on the conventional int8 accelerator, weights fetched from DRAM",
             _digital_table(),
             "### Sources of the published values",
             _table(("value", "source"), [(f"`{key}`", text) for key, text in sources().items()]),

@@ -1,19 +1,23 @@
 """Pricing: nothing is lost, figures by hand, the two modes agree, paths are kept apart."""
 
 import dataclasses
+import inspect
 import math
+import re
 import time
 
 import numpy as np
 import pytest
 
+from lpcompile.backends.cim import latency
 from lpcompile.backends.cim.activity import Executed
 from lpcompile.backends.cim.energy import price
 from lpcompile.backends.cim.energy_report import EnergyReport
 from lpcompile.backends.cim.events import PRICES
-from lpcompile.backends.cim.latency import cycles
+from lpcompile.backends.cim.latency import TIMING_KEYS, cycles
 from lpcompile.backends.cim.machine import MachineDescription, machine_names
 from lpcompile.backends.cim.machine_figures import figures
+from lpcompile.backends.cim.machine_sections import SECTIONS
 from lpcompile.backends.cim.program import Group, Instruction, Program
 from lpcompile.errors import ProgramError
 from tests.backends.cim.synthetic import (
@@ -183,7 +187,7 @@ def test_the_conventions_are_in_the_report() -> None:
     report = price(MACHINE, made.program, run(made), "exact", batch=3)
     expected = {
         "ops_per_mac", "scope", "node_nm", "vdd_v", "vdd", "activity", "batch", "leakage", "weight_loading",
-        "calibration",
+        "calibration", "headline_scope", "units", "host", "time",
     }  # fmt: skip
     assert set(report.conventions) == expected
     assert report.conventions["batch"] == 3
@@ -204,6 +208,31 @@ def test_the_assumed_share_is_that_of_assumed_numbers() -> None:
     rest = math.fsum(e for n, e in report.components.items() if n not in known)
     rest -= report.by_layer["relu"]["vector"]  # and its look-up
     assert report.assumed_pj == pytest.approx(rest)
+
+
+def test_latency_rests_on_listed_assumptions() -> None:
+    """Every assumed number that the cycle model reads is listed, with what it is used for."""
+    source = inspect.getsource(latency)
+    sections = "|".join(SECTIONS)
+    read = {f"{s}.{k}" for s, k in re.findall(rf"\b({sections})\.([a-z0-9_]+)", source)}
+    read = {key for key in read if key in MACHINE.values()}
+    steps = {"array.step_ns", "adc.share", "adc.conversion_ns", "macro.page_switch_cycles"}
+    assert steps < read
+    assert read <= set(TIMING_KEYS) <= set(MACHINE.values())
+    report = price(MACHINE, dense().program, run(dense()))
+    assert report.timing_assumptions == tuple(a for a in MACHINE.assumptions() if a[0] in TIMING_KEYS)
+    used = {a["what"].split(" = ")[0]: a["used_for"] for a in report.to_json()["assumptions"]}
+    assert set(used) == {a[0] for a in (*report.assumptions, *report.timing_assumptions)}
+    for key in ("array.step_ns", "adc.conversion_ns", "chip.clock_mhz", "buffers.local_bytes_per_cycle"):
+        assert used[key] == ["time"]
+    assert used["adc.conversion_fj"] == ["energy"]
+
+
+def test_work_is_that_of_the_network_where_it_is_known() -> None:
+    made = dense()
+    plain, known = (price(MACHINE, made.program, run(made), macs=m) for m in (None, {"fc": 7, "other": 9}))
+    assert known.totals.macs == 7 < plain.totals.macs
+    assert known.totals.energy_pj == plain.totals.energy_pj
 
 
 def test_clipping_is_reported_where_it_was_counted() -> None:

@@ -86,7 +86,7 @@ def test_one_pixel_images(kernel: str, tmp_path: Path) -> None:
 def test_a_network_without_a_layer(tmp_path: Path) -> None:
     model = parse_model("net (float[N,4] x) => (float[N,4] y) { y = Softmax (x) }")
     found = made(model, "reference", tmp_path)
-    assert "no layer runs on the arrays" in found.report["warnings"]
+    assert any("nothing runs on the machine" in w for w in found.report["warnings"])
     assert check(found, "reference", random_feeds(model, seed=9))
 
 

@@ -141,6 +141,32 @@ def test_damaged_groups_are_violations() -> None:
     assert "of the weights" in proofs(b).first["streams"]
 
 
+def test_an_mvm_must_find_its_group() -> None:
+    b, _, _ = layer(np.ones((10, 2)))
+    b.boot[0] = [word for word in b.boot[0] if word.mnemonic != "WPROG"]
+    found = proofs(b)
+    assert set(found.first) == {"weights"}
+    assert "group 0 is not in the macros" in found.first["weights"]
+    b.run[0].insert(0, op("WPROG", 0, b.groups[0].page0))
+    assert proofs(b).hold
+    b.run[0].append(op("WPROG", 0, b.groups[0].page0))
+    assert proofs(b).hold
+    b.run[0][-1] = op("WPROG", 0, b.groups[0].page0 + 1)
+    assert "starts at page" in proofs(b).first["weights"]
+    b.groups[0] = replace(b.groups[0], first_macro=1 << 20)
+    assert "leaves the macros" in proofs(b).first["weights"]
+
+
+def test_a_group_of_the_boot_must_be_there_for_the_next_sample() -> None:
+    b, _, _ = layer(np.ones((10, 2)))
+    other = len(b.groups)
+    b.groups.append(replace(b.groups[0], lossless=b.groups[0].lossless, row0=0))
+    b.run[0].append(op("WPROG", other, b.groups[0].page0))
+    assert "for the next sample" in proofs(b).first["weights"]
+    b.run[0].append(op("WPROG", 0, b.groups[0].page0))
+    assert proofs(b).hold
+
+
 def big(cores: int, strips: int) -> Builder:
     """A pipeline over cores: load, multiply, requantise, store, with double buffers and events."""
     b = Builder(cores=cores)
