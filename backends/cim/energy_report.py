@@ -6,7 +6,6 @@ from typing import Any
 
 from lpcompile.backends.cim.events import COMPONENTS
 
-
 Assumption = tuple[str, float, str]
 ENERGY, TIME = "energy", "time"
 

@@ -28,7 +28,9 @@ class MacroContents:
         self.operands, self.capacities = operands, capacities
         self._stage = BOOT
         self._holds: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
-        self._whole: defaultdict[int, dict[int, int]] = defaultdict(dict)  # core -> group -> stage of its WPROG
+        self._whole: defaultdict[int, dict[int, int]] = defaultdict(
+            dict
+        )  # core -> group -> stage of its WPROG
         self._earlier: Found = {}
         self._of_boot: Found = {}
 
