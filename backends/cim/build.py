@@ -97,7 +97,8 @@ def _with_run(
         {layer.name: layer.macs for layer in lowered.layers},
     )
     found = energy.to_json()
-    digital = compare_digital(lowered.layers, stays=lowered.placement.resident)
+    stays = lowered.placement.resident and not energy.totals.weight_loading_pj
+    digital = compare_digital(lowered.layers, stays=stays)
     found["energy"] = {
         **found["energy"],
         "conventions": {**energy.conventions, "digital_int8": f"leaves out {LEFT_OUT}"},

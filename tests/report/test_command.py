@@ -11,6 +11,7 @@ from lpcompile.cli.compile import compile_command
 from lpcompile.report.command import command_line
 from lpcompile.target import Options
 
+HELP = ["-h", "--help"]  # as the group has them: click keeps the first that it sees
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"recipe": "w4a8", "weight_format": "nf4", "activation_format": "uint4", "group_size": 0, "seed": 7},
@@ -33,7 +34,7 @@ def test_the_command_line_reads_back(given: dict[str, Any], data: Any) -> None:
     options = Options(**given)
     words = shlex.split(command_line("a model.onnx", "cim", options, data))
     assert words[0] == "lpcompile"
-    found = compile_command.make_context("compile", words[1:]).params
+    found = compile_command.make_context("compile", words[1:], help_option_names=HELP).params
     assert (found["model"], found["target"]) == ("a model.onnx", "cim")
     assert found["calibration_data"] == (None if data is None else str(data))
     assert Options(**{f.name: found[f.name] for f in fields(Options)}) == options
