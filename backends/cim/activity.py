@@ -14,9 +14,6 @@ import numpy as np
 from lpcompile.backends.cim.events import Event
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.operands import (
-    DTYPE_BYTES,
-    INIT,
-    SKIPZ,
     Product,
     bytes_of,
     elements_of,
@@ -26,7 +23,16 @@ from lpcompile.backends.cim.operands import (
     unwindowed_bytes_of,
 )
 from lpcompile.backends.cim.plane_counts import I64, GroupCounts, PlaneCounts
-from lpcompile.backends.cim.program import Descriptor, Group, Instruction, Program, Space
+from lpcompile.backends.cim.program import (
+    DTYPE_BYTES,
+    INIT,
+    SKIPZ,
+    Descriptor,
+    Group,
+    Instruction,
+    Program,
+    Space,
+)
 from lpcompile.errors import ProgramError
 
 MODES = ("stat", "exact")

@@ -1,9 +1,8 @@
 """What a simulation tells, kept for pricing: each executed instruction, the boot apart, the runs on one time line."""
 
 from lpcompile.backends.cim import activity
+from lpcompile.backends.cim.program import SKIPZ
 from lpcompile.backends.cim.simulator.observer import Executed
-
-_SKIPZ = 2
 
 
 class ActivityRecord:
@@ -45,7 +44,7 @@ class ActivityRecord:
                 end,
                 on=None if event.on is None else event.on.sum(axis=1, keepdims=True),
                 indices=event.work.indices,
-                steps=event.work.plane_steps if arrays and word.flags & _SKIPZ else None,
+                steps=event.work.plane_steps if arrays and word.flags & SKIPZ else None,
                 clipped=event.work.changed_conversions if arrays else None,
             )
         )

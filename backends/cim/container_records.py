@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from lpcompile.backends.cim.program import (
+    DTYPE_BYTES,
     Descriptor,
     DeviceStage,
     Group,
@@ -20,7 +21,6 @@ from lpcompile.backends.cim.program import (
     Space,
     Window,
 )
-from lpcompile.backends.cim.program_limits import ELEMENT_BYTES
 from lpcompile.backends.cim.varints import Cursor
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ WINDOW = record(
 )  # fmt: skip
 DESCRIPTOR = record(
     Descriptor,
-    space=choice(tuple(Space)), dtype=choice(tuple(ELEMENT_BYTES)), base=UNSIGNED, dims=many(pair(UNSIGNED, SIGNED)),
+    space=choice(tuple(Space)), dtype=choice(tuple(DTYPE_BYTES)), base=UNSIGNED, dims=many(pair(UNSIGNED, SIGNED)),
     levels=INTEGERS, window=optional(WINDOW), bits=UNSIGNED, zero=SIGNED, requant=SIGNED,
 )  # fmt: skip
 PLANE_SET = record(PlaneSet, name=TEXT, coefficients=INTEGERS)

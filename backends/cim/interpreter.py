@@ -22,7 +22,7 @@ from lpcompile.backends.cim.interpreter_memory import (
     nearest,
     saturate,
 )
-from lpcompile.backends.cim.program import DeviceStage, Group, Instruction, Program
+from lpcompile.backends.cim.program import INIT, DeviceStage, Group, Instruction, Program
 from lpcompile.errors import ProgramError
 
 PORTS: dict[str, Any] = {"u8": np.uint8, "i32": np.int32}
@@ -32,7 +32,6 @@ UNITS = {
     **dict.fromkeys(("SEND", "RECV"), 3),
 }
 VECTOR = 1
-INIT = 1
 
 Choose = Callable[[Sequence[int]], int]
 

@@ -8,11 +8,10 @@ from math import prod
 
 from lpcompile.backends.cim.grouped import part_of
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
-from lpcompile.backends.cim.program import Window
+from lpcompile.backends.cim.program import DTYPE_BYTES, Window
 from lpcompile.backends.cim.room import output_bytes, tile_slack
 from lpcompile.backends.cim.streams import CONST_BUFFER, Access
 from lpcompile.backends.cim.strips import Range, band, input_extent, strip_sizes, strips
-from lpcompile.backends.cim.views import ITEM_BYTES
 from lpcompile.backends.cim.work import Dense, Depthwise, Finish, Lut, Product, Rescale, Sum
 from lpcompile.backends.cim.writer import Writer
 from lpcompile.errors import CapacityError
@@ -235,6 +234,6 @@ def _sized(room: Place, shape: Sequence[int]) -> Place:
 def _flat(place: Place, *, bits: int = 8, zero: int = 0) -> Access:
     """A dense tile as (positions, last axis)."""
     n = place.shape[-1]
-    item = ITEM_BYTES[place.dtype]
+    item = DTYPE_BYTES[place.dtype]
     dims = ((prod(place.shape[:-1]), n * item), (n, item))
     return place.access(dims, bits=bits, zero=zero)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from itertools import cycle
 from math import ceil, prod
 
+from lpcompile.backends.cim.grouped import part_of
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
-from lpcompile.backends.cim.program import Requant, Window
+from lpcompile.backends.cim.program import DTYPE_BYTES, Window
 from lpcompile.backends.cim.strips import Range, band, input_extent, strip_sizes, strips
-from lpcompile.backends.cim.views import ITEM_BYTES, merged_dims
+from lpcompile.backends.cim.views import merged_dims
 from lpcompile.backends.cim.work import Fill, Lut, Map, Move, Pool, Product, Rescale, Sum
 from lpcompile.backends.cim.writer import POOL_MAX, POOL_SUM, Writer
 from lpcompile.errors import CapacityError
@@ -30,7 +31,7 @@ def write_map(w: Writer, at: Addresses, work: Map, cores: Sequence[int], capacit
         places = _channel_last(places, order.index(len(out.shape) - 1))
     places = _merged(places, keep_last=per_channel)
     counts = places[0].shape
-    each = sum(ITEM_BYTES[p.dtype] for p in places) + (4 if isinstance(work.step, Product) else 0)
+    each = sum(DTYPE_BYTES[p.dtype] for p in places) + (4 if isinstance(work.step, Product) else 0)
     sizes = strip_sizes(counts, lambda s: COPIES * (prod(s) * each + 32), capacity, least)
     if sizes is None:
         raise CapacityError("one element does not fit the local buffer", where=work.name)
@@ -58,7 +59,7 @@ def _map_strip(
     if isinstance(step, Lut):
         w.vlut(core, y.access(), operands[0].access(), step.table)
     elif isinstance(step, Rescale):
-        w.vrq(core, y.access(), operands[0].access(), _slice(step.requant, part[-1]))
+        w.vrq(core, y.access(), operands[0].access(), part_of(step.requant, part[-1]))
     elif isinstance(step, Sum):
         dims = tuple(zip(y.shape, y.strides, strict=True))
         w.vaddq(core, y, dims, operands[0].access(), operands[1].access(), step.requant)
@@ -90,13 +91,6 @@ def _merged(places: Sequence[Place], *, keep_last: bool) -> list[Place]:
             d = (*d, (shape[-1], p.strides[-1]))
         found.append(replace(p, shape=tuple(n for n, _ in d), strides=tuple(s for _, s in d)))
     return found
-
-
-def _slice(requant: Requant, part: Range) -> Requant:
-    def of(values: tuple[int, ...]) -> tuple[int, ...]:
-        return values if len(values) == 1 else values[part[0] : part[1]]
-
-    return replace(requant, m=of(requant.m), b=of(requant.b), k=of(requant.k))
 
 
 def write_pool(w: Writer, at: Addresses, work: Pool, cores: Sequence[int], capacity: int, least: int) -> None:

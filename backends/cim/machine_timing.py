@@ -2,10 +2,9 @@
 
 from lpcompile.backends.cim.latency import cycles
 from lpcompile.backends.cim.machine import MachineDescription
-from lpcompile.backends.cim.program import Instruction, Program
+from lpcompile.backends.cim.program import SKIPZ, Instruction, Program
 from lpcompile.backends.cim.simulator.timing import Work
 
-_SKIPZ = 2
 _MVMS = ("MVM", "MVMP")
 _MOST_KNOWN = 1 << 16
 
@@ -24,7 +23,7 @@ class MachineTiming:
     def cycles(self, core: int, instruction: Instruction, program: Program, work: Work) -> int:
         """Cycles from start to end."""
         steps = None
-        if instruction.mnemonic in _MVMS and instruction.flags & _SKIPZ:
+        if instruction.mnemonic in _MVMS and instruction.flags & SKIPZ:
             steps = -(-work.plane_steps // self.machine.macro.input_bits_per_cycle)
         key = (core, instruction, work.group, steps)
         found = self._known.get(key)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from lpcompile.backends.cim.program import Descriptor, Space, Window
+from lpcompile.backends.cim.program import DTYPE_BYTES, Descriptor, Space, Window
 from lpcompile.backends.cim.streams import LB_BUFFER, Access
-from lpcompile.backends.cim.views import ITEM_BYTES, Dims, View, packed_strides
+from lpcompile.backends.cim.views import Dims, View, packed_strides
 
 ALIGN = 8
 
@@ -78,7 +78,7 @@ class Local:
 
     def tiles(self, dtype: str, shape: Sequence[int], *, copies: int | None = None) -> list[Place]:
         """Room for dense tiles of at most this shape."""
-        size = -(-max(1, prod(shape)) * ITEM_BYTES[dtype] // ALIGN) * ALIGN
+        size = -(-max(1, prod(shape)) * DTYPE_BYTES[dtype] // ALIGN) * ALIGN
         found = []
         for _ in range(self.copies if copies is None else copies):
             found.append(tile(dtype, self.used, shape))
@@ -89,4 +89,4 @@ class Local:
 def tile(dtype: str, base: int, shape: Sequence[int]) -> Place:
     """A dense array in a local buffer."""
     order = range(len(shape))
-    return Place(Space.LB, dtype, base, tuple(shape), packed_strides(shape, tuple(order), ITEM_BYTES[dtype]))
+    return Place(Space.LB, dtype, base, tuple(shape), packed_strides(shape, tuple(order), DTYPE_BYTES[dtype]))

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.planes import cells_of
-from lpcompile.backends.cim.program import Descriptor, Group, Instruction, Program
-
-DTYPE_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
-INIT, SKIPZ = 1, 2  # flags of MVM
+from lpcompile.backends.cim.program import DTYPE_BYTES, Descriptor, Group, Instruction, Program
 
 
 def positions_of(source: Descriptor) -> int:

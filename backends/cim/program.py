@@ -14,6 +14,8 @@ from enum import IntEnum, StrEnum
 MAX_DIMS = 5
 MAX_LEVELS = 3
 NO_TABLE = -1
+DTYPE_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
+INIT, SKIPZ = 1, 2  # flags of MVM; INIT is one of VDW and VMM, too
 
 
 class Space(StrEnum):

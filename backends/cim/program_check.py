@@ -6,6 +6,7 @@ dtype and shape, is the simulator's to say.
 
 from lpcompile.backends.cim.interface_check import check_interface
 from lpcompile.backends.cim.program import (
+    DTYPE_BYTES,
     MAX_DIMS,
     MAX_LEVELS,
     NO_TABLE,
@@ -19,7 +20,6 @@ from lpcompile.backends.cim.program import (
     Window,
 )
 from lpcompile.backends.cim.program_limits import (
-    ELEMENT_BYTES,
     INT16,
     INT32,
     INT64,
@@ -108,7 +108,7 @@ def group_bytes(group: Group, planes: int) -> int:
 def _check_descriptor(d: Descriptor, requants: int, where: str) -> None:
     if d.space not in set(Space):
         refuse(f"unknown space '{d.space}'", where)
-    if d.dtype not in ELEMENT_BYTES:
+    if d.dtype not in DTYPE_BYTES:
         refuse(f"unknown dtype '{d.dtype}'", where)
     if len(d.dims) > MAX_DIMS:
         refuse(f"{len(d.dims)} axes, more than {MAX_DIMS}", where)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lpcompile.backends.cim.program import Descriptor
+from lpcompile.backends.cim.program import DTYPE_BYTES, Descriptor
 from lpcompile.errors import ProgramError
 
-ELEMENT_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
 INT16, INT32, INT64 = ((-(1 << (bits - 1)), (1 << (bits - 1)) - 1) for bits in (16, 32, 64))
 RANGES = {"u8": (0, 255), "i8": (-128, 127), "i16": INT16, "i32": INT32}
 
@@ -26,7 +25,7 @@ def extent(descriptor: Descriptor) -> tuple[int, int]:
     """First byte and end of what a descriptor reaches while every REPEAT index is 0."""
     steps = [(n - 1) * stride for n, stride in descriptor.dims]
     low = descriptor.base + sum(min(step, 0) for step in steps)
-    return low, descriptor.base + sum(max(step, 0) for step in steps) + ELEMENT_BYTES[descriptor.dtype]
+    return low, descriptor.base + sum(max(step, 0) for step in steps) + DTYPE_BYTES[descriptor.dtype]
 
 
 def refuse(message: str, where: str) -> NoReturn:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from lpcompile.backends.cim.program import Descriptor
-from lpcompile.backends.cim.views import ITEM_BYTES
+from lpcompile.backends.cim.program import DTYPE_BYTES, Descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Region:
     @classmethod
     def of(cls, d: Descriptor) -> "Region":
         """The bytes of a descriptor at REPEAT indices 0."""
-        item = ITEM_BYTES[d.dtype]
+        item = DTYPE_BYTES[d.dtype]
         dims = tuple(sorted(((n, s) for n, s in d.dims if n > 1 and s), key=lambda x: -x[1]))
         return cls(d.base, d.base + sum((n - 1) * s for n, s in dims) + item, dims, item)
 

@@ -1,7 +1,7 @@
 """Bytes of a local buffer that a layer takes beside its input: one count for cutting it and for its tiles."""
 
 from lpcompile.backends.cim.memory import ALIGN
-from lpcompile.backends.cim.views import ITEM_BYTES
+from lpcompile.backends.cim.program import DTYPE_BYTES
 from lpcompile.backends.cim.work import Dense, Depthwise, Product
 
 ACC_BYTES, CODE_BYTES = 4, 1
@@ -9,7 +9,7 @@ ACC_BYTES, CODE_BYTES = 4, 1
 
 def output_bytes(work: Dense | Depthwise) -> int:
     """Bytes of one output of one position: accumulator, code, operands of the steps that finish it."""
-    operands = sum(ITEM_BYTES[f.other.dtype] for f in work.steps if f.other is not None)
+    operands = sum(DTYPE_BYTES[f.other.dtype] for f in work.steps if f.other is not None)
     wide = sum(ACC_BYTES for f in work.steps if isinstance(f.step, Product))
     return ACC_BYTES + CODE_BYTES + operands + wide
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lpcompile.backends.cim.program import Port, Program, Window
+from lpcompile.backends.cim.program import INIT, Port, Program, Window
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.operands import RANGES, Operand, Operands
 from lpcompile.backends.cim.simulator.streams import Operation
@@ -20,7 +20,6 @@ from lpcompile.backends.cim.value_ranges import RangeMemory, ValueRange
 INT32 = RANGES["i32"]
 _PROVEN = 1 << 62
 _FLOAT = 1 << 52
-_INIT = 1
 
 Report = Callable[[Operation, str], None]
 
@@ -92,7 +91,7 @@ class SumBounds:
     def _accumulated(self, operation: Operation, number: int, low: int, high: int) -> None:
         d = self.operands.resolve(operation, number, writes=True)
         word = operation.instruction
-        if not (word.flags & _INIT and not (operation.indices and operation.indices[0])):
+        if not (word.flags & INIT and not (operation.indices and operation.indices[0])):
             before = self.memory.read(d, operation.core)
             low, high = low + before.low, high + before.high
         self.memory.write(d, operation.core, self._sum(operation, d, low, high))

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lpcompile.backends.cim.program import MAX_DIMS
-from lpcompile.backends.cim.views import ITEM_BYTES, View, channels_last, packed_strides
+from lpcompile.backends.cim.program import DTYPE_BYTES, MAX_DIMS
+from lpcompile.backends.cim.views import View, channels_last, packed_strides
 from lpcompile.backends.cim.work import Buffers, Work
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -83,8 +83,8 @@ class StageValues:
 
     def room(self, shape: tuple[int, ...], order: tuple[int, ...], dtype: str, *, port: bool = False) -> View:
         """A new buffer with the axes in memory in `order`."""
-        strides = packed_strides(shape, order, ITEM_BYTES[dtype])
-        size = ITEM_BYTES[dtype]
+        strides = packed_strides(shape, order, DTYPE_BYTES[dtype])
+        size = DTYPE_BYTES[dtype]
         for n in shape:
             size *= n
         return View(self.buffers.new(size, port=port), dtype, shape, strides)

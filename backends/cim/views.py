@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-ITEM_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
+from lpcompile.backends.cim.program import DTYPE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class View:
     @property
     def item(self) -> int:
         """Bytes of an element."""
-        return ITEM_BYTES[self.dtype]
+        return DTYPE_BYTES[self.dtype]
 
     @property
     def size(self) -> int:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lpcompile.backends.cim.memory import Place
-from lpcompile.backends.cim.program import MAX_DIMS, Instruction, Queue, Requant
+from lpcompile.backends.cim.program import INIT, MAX_DIMS, Instruction, Queue, Requant
 from lpcompile.backends.cim.streams import Access, Streams
 from lpcompile.backends.cim.tables import Tables
 from lpcompile.backends.cim.views import Dims, merged_dims
 
-INIT = 1
 VOP_MUL = 2
 POOL_MAX, POOL_SUM = 0, 1
 

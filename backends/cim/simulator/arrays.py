@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import Group, Space
+from lpcompile.backends.cim.program import INIT, SKIPZ, Group, Space
 from lpcompile.backends.cim.simulator.activity import busy_planes, ones_per_row
 from lpcompile.backends.cim.simulator.context import Context, Effect
 from lpcompile.backends.cim.simulator.converter import Converter
@@ -19,7 +19,6 @@ from lpcompile.backends.cim.simulator.timing import Work
 from lpcompile.backends.cim.simulator.weights import StoredGroup, read_group
 from lpcompile.backends.cim.simulator.windows import WindowShape, chunks, expand, gather
 
-INIT, SKIPZ = 1, 2
 _CHUNK_INPUTS = 1 << 19  # gathered inputs that are held at a time: they stay in the cache
 
 

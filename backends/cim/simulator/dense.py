@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.simulator.arrays import INIT
+from lpcompile.backends.cim.program import INIT
 from lpcompile.backends.cim.simulator.context import Context, Effect
 from lpcompile.backends.cim.simulator.integers import add_into, product
 from lpcompile.backends.cim.simulator.operands import RANGES, Operand

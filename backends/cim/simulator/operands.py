@@ -3,11 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from lpcompile.backends.cim.program import MAX_DIMS, Descriptor, Group, Program, Space
+from lpcompile.backends.cim.program import DTYPE_BYTES, MAX_DIMS, Descriptor, Group, Program, Space
 from lpcompile.backends.cim.simulator.capacities import Capacities, Limits
 from lpcompile.backends.cim.simulator.streams import Operation
 
-ITEM_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
 RANGES = {
     "u8": (0, 255),
     "i8": (-128, 127),
@@ -52,7 +51,7 @@ class Operand:
     @property
     def item_bytes(self) -> int:
         """Bytes of an element."""
-        return ITEM_BYTES[self.descriptor.dtype]
+        return DTYPE_BYTES[self.descriptor.dtype]
 
 
 class Operands:
@@ -97,7 +96,7 @@ class Operands:
         Raises:
             ValueError: what is wrong with it.
         """
-        size = ITEM_BYTES.get(descriptor.dtype)
+        size = DTYPE_BYTES.get(descriptor.dtype)
         if size is None:
             raise ValueError(f"has no dtype '{descriptor.dtype}'")
         if descriptor.space not in self._bytes:

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from lpcompile.backends.cim.memory import ALIGN, Addresses, Local, Place, tile
-from lpcompile.backends.cim.program import Space
-from lpcompile.backends.cim.views import ITEM_BYTES, View
+from lpcompile.backends.cim.program import DTYPE_BYTES, Space
+from lpcompile.backends.cim.views import View
 
 MEMORY = np.arange(400, dtype=np.uint16).astype(np.uint8)
 
@@ -29,7 +29,7 @@ def test_tiles_do_not_overlap() -> None:
         *local.tiles("i8", (1,), copies=1),
         *local.tiles("u8", ()),
     ]
-    ends = [p.base + ITEM_BYTES[p.dtype] * int(np.prod(p.shape)) for p in found]
+    ends = [p.base + DTYPE_BYTES[p.dtype] * int(np.prod(p.shape)) for p in found]
     assert len(found) == 7
     assert all(p.base % ALIGN == 0 for p in found)
     assert all(end <= after.base for end, after in zip(ends, found[1:], strict=False))

@@ -5,9 +5,8 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpcompile.backends.cim.program import Descriptor, Space
+from lpcompile.backends.cim.program import DTYPE_BYTES, Descriptor, Space
 from lpcompile.backends.cim.regions import Region
-from lpcompile.backends.cim.views import ITEM_BYTES
 
 
 def descriptor(base: int, dims: tuple[tuple[int, int], ...], dtype: str = "u8") -> Descriptor:
@@ -17,7 +16,7 @@ def descriptor(base: int, dims: tuple[tuple[int, int], ...], dtype: str = "u8") 
 def touched(d: Descriptor) -> set[int]:
     starts = (sum(i * s for i, (_, s) in zip(index, d.dims, strict=True)) for index in
               product(*(range(n) for n in d.counts)))  # fmt: skip
-    return {d.base + start + byte for start in starts for byte in range(ITEM_BYTES[d.dtype])}
+    return {d.base + start + byte for start in starts for byte in range(DTYPE_BYTES[d.dtype])}
 
 
 @st.composite
