@@ -11,6 +11,7 @@ from types import MappingProxyType
 from onnx import ModelProto
 
 from lpcompile.backends.cim.allocate import Live, allocate
+from lpcompile.backends.cim.batch_axis import mixed_tensors
 from lpcompile.backends.cim.device_stage import DeviceWork, port, read_stage
 from lpcompile.backends.cim.digital_int8 import DigitalLayer
 from lpcompile.backends.cim.digital_layers import digital_layers
@@ -19,7 +20,6 @@ from lpcompile.backends.cim.grouped import decide
 from lpcompile.backends.cim.lower_dense import Share, layout
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.memory import Addresses, Place
-from lpcompile.backends.cim.moves import mixed_tensors
 from lpcompile.backends.cim.pieces import Cut, Groups, cut
 from lpcompile.backends.cim.placement import Placement, fits, place
 from lpcompile.backends.cim.program import (

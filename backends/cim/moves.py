@@ -1,6 +1,6 @@
 """Nodes that move codes: views where strides can say it, copies where they cannot. [cim-machine 2, op mapping]."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -26,7 +26,8 @@ def constant(node: Node, i: int) -> np.ndarray | None:
     return np.asarray(value.values)
 
 
-def _axis(node: Node, rank: int, default: int = 0) -> int:
+def axis_of(node: Node, rank: int, default: int = 0) -> int:
+    """The axis attribute of a node, counted from the front."""
     return int(node.attrs.get("axis", default)) % rank
 
 
@@ -78,7 +79,7 @@ def _expand(stage: StageValues, node: Node) -> None:
 def _concat(stage: StageValues, node: Node) -> None:
     out = _out(node)
     room = stage.output(out)
-    axis, first, top = _axis(node, len(room.shape)), 0, 0
+    axis, first, top = axis_of(node, len(room.shape)), 0, 0
     for value in node.inputs:
         assert value is not None
         held = stage.held[value.name]
@@ -122,7 +123,7 @@ def _slice(stage: StageValues, node: Node) -> None:
 
 def _split(stage: StageValues, node: Node) -> None:
     view, top = _source(stage, node)
-    axis, first = _axis(node, len(view.shape)), 0
+    axis, first = axis_of(node, len(view.shape)), 0
     for value in node.outputs:
         if value is not None:
             shape = shape_of(value)
@@ -133,7 +134,7 @@ def _split(stage: StageValues, node: Node) -> None:
 
 def _gather(stage: StageValues, node: Node) -> None:
     view, top = _source(stage, node)
-    axis = _axis(node, len(view.shape))
+    axis = axis_of(node, len(view.shape))
     wanted = constant(node, 1)
     assert wanted is not None
     indices = [int(i) % view.shape[axis] for i in wanted.reshape(-1)]
@@ -354,67 +355,3 @@ def move_reason(node: Node) -> str:
     if node.op in ("Flatten", "Reshape", "Squeeze", "Unsqueeze") and prod(shape) != prod(out):
         return "it mixes the batch axis with others"
     return ""
-
-
-def batch_moves(node: Node) -> bool:
-    """Whether a symbolic axis ends up elsewhere than first."""
-    shapes = [v.shape for v in (*node.inputs, *node.outputs) if v is not None and v.shape is not None]
-    return any(not isinstance(d, int) for s in shapes for d in s[1:])
-
-
-def works_along_batch(node: Node) -> bool:
-    """Whether a moving node picks or joins along a symbolic first axis: samples are served one by one."""
-    x = node.inputs[0] if node.inputs else None
-    if node.domain or x is None or not x.shape or isinstance(x.shape[0], int):
-        return False
-    rank = len(x.shape)
-    try:
-        if node.op in ("Concat", "Split", "Gather"):
-            return _axis(node, rank) == 0
-        if node.op == "Slice":
-            return _slices_first_axis(node, rank)
-        if node.op == "Pad":
-            return pad_widths(node, rank)[0] != (0, 0)
-        if node.op in ("Tile", "Expand"):
-            wanted = constant(node, 1)
-            return wanted is None or (wanted.size >= rank and int(wanted.reshape(-1)[-rank]) != 1)
-        if node.op == "Resize":
-            return _resizes_first_axis(node, rank)
-    except ValueError:
-        return False  # another reason is found for it
-    return False
-
-
-def _resizes_first_axis(node: Node, rank: int) -> bool:
-    axes = [int(a) % rank for a in node.attrs.get("axes") or range(rank)]
-    if 0 not in axes:
-        return False
-    scales = constant(node, 2)
-    return scales is None or not scales.size or float(scales[axes.index(0)]) != 1
-
-
-def mixed_tensors(nodes: Iterable[Node]) -> frozenset[str]:
-    """Tensors whose symbolic first axis is not the batch any more: what was picked or joined along it, and after."""
-    found: set[str] = set()
-    for node in nodes:
-        if works_along_batch(node) or any(v is not None and v.name in found for v in node.inputs):
-            found |= {
-                v.name for v in node.outputs if v is not None and v.shape and not isinstance(v.shape[0], int)
-            }
-    return frozenset(found)
-
-
-def _slices_first_axis(node: Node, rank: int) -> bool:
-    starts, axes, steps, ends = (constant(node, i) for i in (1, 3, 4, 2))
-    if starts is None or ends is None:
-        return True
-    for i in range(starts.size):
-        axis = (i if axes is None else int(axes.reshape(-1)[i])) % rank
-        step = 1 if steps is None else int(steps.reshape(-1)[i])
-        whole = int(starts.reshape(-1)[i]) == 0 and int(ends.reshape(-1)[i]) >= 2**31 - 1 and step == 1
-        if axis == 0 and not whole:
-            return True
-    return False
-
-
-__all__ = ["MOVES", "batch_moves", "mixed_tensors", "move_reason", "works_along_batch"]

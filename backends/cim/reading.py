@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.moves import MOVES, batch_moves, move_reason, works_along_batch
+from lpcompile.backends.cim.batch_axis import batch_moves, works_along_batch
+from lpcompile.backends.cim.moves import MOVES, move_reason
 from lpcompile.backends.cim.program import Requant, Window
 from lpcompile.backends.cim.values import StageValues, family, fits_device, shape_of
 from lpcompile.backends.cim.views import View, channels_last
