@@ -127,10 +127,30 @@ def price_run(
     read = program if isinstance(program, Program) else read_program(Path(program))
     record = ActivityRecord(exact=True)
     result = simulate(read, feeds, machine=machine, observer=record, threads=threads)
-    given = record.run if densities is None else densities.applied(read, record.run)
-    mode = "exact" if densities is None else "stat"
-    energy = price(machine_of(read, machine), read, given, mode, result.samples, record.boot)
+    energy = price_record(read, record, result.samples, machine=machine, densities=densities)
     return PricedRun(result, energy, DensityTable.of(read, record.run))
+
+
+def price_record(
+    program: Program,
+    record: ActivityRecord,
+    samples: int,
+    *,
+    machine: str | None = None,
+    densities: DensityTable | None = None,
+) -> EnergyReport:
+    """Price what an observer recorded: by its counts, or by densities of other samples.
+
+    Args:
+        program: that ran.
+        record: of its run.
+        samples: that it served.
+        machine: as `simulate` takes it.
+        densities: of other samples; None prices what was counted.
+    """
+    given = record.run if densities is None else densities.applied(program, record.run)
+    mode = "exact" if densities is None else "stat"
+    return price(machine_of(program, machine), program, given, mode, samples, record.boot)
 
 
 def trace_text(result: SimulationResult, machine: MachineDescription) -> str:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpcompile.cli._options import common_options, threads_option
+from lpcompile.cli._options import OptionError, common_options, threads_option
 from lpcompile.cli._output import Output
 from lpcompile.cli._programs import program_file, refuse_existing_file, write_file
 
 if TYPE_CHECKING:
+    from lpcompile.backends.cim.densities import DensityTable
+    from lpcompile.backends.cim.energy_report import EnergyReport
     from lpcompile.backends.cim.program import Program
     from lpcompile.backends.cim.simulator.result import SimulationResult
 
@@ -44,6 +46,17 @@ if TYPE_CHECKING:
     help="Write a time line for Chrome or Perfetto.",
 )
 @click.option(
+    "--energy",
+    type=click.Choice(("exact", "stat")),
+    help="Price the run: by what is counted in it, or by bit densities (of --densities).",
+)
+@click.option(
+    "--densities",
+    type=click.Path(path_type=Path),
+    metavar="FEEDS.npz",
+    help="Other inputs, whose bit densities --energy stat takes.",
+)
+@click.option(
     "--max-cycles", type=click.IntRange(min=1), metavar="N", help="Give up on a sample after so many."
 )
 @click.option(
@@ -61,6 +74,8 @@ def sim(
     machine: str | None,
     planes: bool,
     trace: Path | None,
+    energy: str | None,
+    densities: Path | None,
     max_cycles: int | None,
     samples: int | None,
     threads: int,
@@ -80,20 +95,24 @@ def sim(
         if file is not None:
             refuse_existing_file(file, force=force)
 
+    from lpcompile.backends.cim.activity_record import ActivityRecord
     from lpcompile.backends.cim.container import read_program
     from lpcompile.cli._feeds import tensor_rows, write_npz
     from lpcompile.report.table import table
-    from lpcompile.simulation import machine_of, simulate, trace_text
+    from lpcompile.simulation import machine_of, price_record, simulate, trace_text
 
     read = read_program(path)
     arrays, source = _arrays(read, feeds, seed, samples)
     if feeds is None:
         output.note(f"inputs: {source}")
+    table_of_others = _densities(read, energy, densities, machine, threads)
+    record = None if energy is None else ActivityRecord(exact=True)
     start = time.perf_counter()
     found = simulate(
         read,
         arrays,
         machine=machine,
+        observer=record,
         planes=planes,
         trace=trace is not None,
         max_cycles=max_cycles,
@@ -122,7 +141,39 @@ def sim(
     )
     if shown["changed_conversions"]:
         text += f"\n{shown['changed_conversions']} conversions read something else than the count"
+    if record is not None:
+        priced = price_record(read, record, found.samples, machine=machine, densities=table_of_others)
+        document |= priced.to_json()
+        text += "\n\n" + energy_table(priced, found.samples)
     output.answer({**document, "written": written}, "\n".join([text, *(f"wrote {w}" for w in written)]))
+
+
+def energy_table(priced: "EnergyReport", samples: int) -> str:
+    """Components of the energy, one sample on the average."""
+    from lpcompile.report.table import table
+
+    whole = priced.totals.energy_pj
+    rows = [(name, pj / samples, f"{pj / whole:.1%}") for name, pj in priced.components.items()]
+    return (
+        table(("component", "pJ a sample", "share"), [*rows, ("total", whole / samples, "")])
+        + f"\n{priced.assumed_share:.0%} rests on assumptions; host stages are not counted"
+    )
+
+
+def _densities(
+    program: "Program", energy: str | None, densities: Path | None, machine: str | None, threads: int
+) -> "DensityTable | None":
+    """Densities of the inputs in --densities, which --energy stat needs."""
+    if (energy == "stat") != (densities is not None):
+        raise OptionError(
+            "--energy stat and --densities go together", "give --densities FEEDS.npz with other inputs"
+        )
+    if densities is None:
+        return None
+    from lpcompile.simulation import price_run
+
+    others, _ = _arrays(program, densities, None, None)
+    return price_run(program, others, machine=machine, threads=threads).densities
 
 
 def figures(found: "SimulationResult") -> dict[str, Any]:

@@ -195,3 +195,16 @@ def test_the_program_serves_one_sample_of_a_batch(out: Path) -> None:
     program = read_program(out / "program.lpcim")
     assert program.inputs[0].shape == ("N", 3, 6, 6)
     assert all(p.batch_axis for s in program.stages if isinstance(s, DeviceStage) for p in s.inputs)
+
+
+def test_a_run_is_priced_by_counts_or_by_densities(out: Path, tmp_path: Path) -> None:
+    words = ("sim", out / "program.lpcim", "--input", samples(tmp_path), "--json")
+    exact = json.loads(lpcompile(*words, "--energy", "exact").stdout)
+    parts = exact["energy"]["components"]
+    assert sum(parts.values()) == pytest.approx(exact["totals"]["energy_pj"], rel=1e-9)
+    assert exact["samples"] == 6
+    stat = json.loads(lpcompile(*words, "--energy", "stat", "--densities", samples(tmp_path)).stdout)
+    # densities of the same samples: layers differ only in how ones and weights fall together
+    assert stat["totals"]["energy_pj"] == pytest.approx(exact["totals"]["energy_pj"], rel=0.05)
+    message, _ = error_lines(*words[:-1], "--energy", "stat", code=2)
+    assert message == "error: --energy stat and --densities go together"
