@@ -1,6 +1,5 @@
 """From the reference graph to what a machine runs: program, proofs, a simulated sample, energy. [cim-machine 5]."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,7 +105,7 @@ def _with_run(
         "digital_int8": digital.to_json(),
     }
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
-    energies = {n: math.fsum(parts.values()) for n, parts in energy.by_layer.items()}
+    energies = {n: energy.layer_pj(n) for n in energy.by_layer}
     return {**report, **found, "verification": verification, "layer_energy_pj": energies}
 
 

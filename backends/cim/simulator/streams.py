@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
+from lpcompile.backends.cim.isa import isa
 from lpcompile.backends.cim.program import MAX_LEVELS, Instruction, Program, Queue
 from lpcompile.backends.cim.simulator.capacities import Limits
 from lpcompile.errors import ProgramError
 
-QUEUES = {
-    **dict.fromkeys(("WPROG", "WPAGE", "MVM", "MVMP"), Queue.CIM),
-    **dict.fromkeys(
-        ("FILL", "ACC", "VOP", "VRQ", "VADDQ", "VLUT", "VRED", "VPOOL", "VDW", "VMM", "VTR", "VCVT"),
-        Queue.VEC,
-    ),
-    **dict.fromkeys(("LD", "ST", "MOV"), Queue.DMA),
-    **dict.fromkeys(("SEND", "RECV"), Queue.NOC),
-}
 _OF_UNIT = ("SIG", "WAIT")
 _SILENT = ("NOP", "MARK")
 _BY_NUMBER = tuple(Queue)
+
+
+@cache
+def issue_queues() -> dict[str, Queue]:
+    """The queue of every instruction that has one of its own, as `isa.toml` says."""
+    by_name = {q.name.lower(): q for q in Queue}
+    return {m: by_name[o.queue] for m, o in isa().operations.items() if o.queue in by_name}
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +135,7 @@ def dynamic_length(stream: Sequence[Instruction], where: str) -> int:
 
 
 def _operations(program: Program, core: int, stream: Sequence[Instruction], name: str) -> Iterator[Operation]:
+    queues = issue_queues()
     node = ""
     pc = 0
     loops: list[list[int]] = []  # [first pc of the body, pc behind it, count, index], outermost first
@@ -149,8 +150,8 @@ def _operations(program: Program, core: int, stream: Sequence[Instruction], name
             if not 0 <= word.a < len(program.nodes):
                 raise ProgramError("MARK names no node", where=f"core {core}, {name}, instruction {pc}")
             node = program.nodes[word.a]
-        elif mnemonic in QUEUES or mnemonic == "BAR":
-            queue = QUEUES.get(mnemonic, Queue.CIM)
+        elif mnemonic in queues or mnemonic == "BAR":
+            queue = queues.get(mnemonic, Queue.CIM)
             yield Operation(core, queue, word, indices, pc, node, name)
         elif mnemonic in _OF_UNIT:
             if not 0 <= word.unit < len(_BY_NUMBER):
