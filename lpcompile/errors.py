@@ -3,7 +3,8 @@
 LpcompileError                    exit 1   the root; raised itself for nothing
 ├── InputError                    exit 3   an input is at fault
 │   ├── ModelError                         not a model, truncated, contradicts itself
-│   │   └── UnsupportedOpError             an operator that nobody can run
+│   │   ├── UnsupportedOpError             an operator that nobody can run
+│   │   └── GradientError                  an operator without a gradient, or a gradient that is not finite
 │   ├── CalibrationError                   names, shapes, dtypes, NaN, no samples
 │   ├── RecipeError                        not TOML, unknown key, unknown pass
 │   ├── DecisionsError                     not TOML, unknown key, a layer that is not there
@@ -56,6 +57,10 @@ class ModelError(InputError):
 
 class UnsupportedOpError(ModelError):
     """The model holds an operator that cannot be run."""
+
+
+class GradientError(ModelError):
+    """An operator has no gradient, or a gradient is not finite."""
 
 
 class CalibrationError(InputError):
