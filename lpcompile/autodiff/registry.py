@@ -12,7 +12,16 @@ Gradient = Value | None
 # (builder, node, gradient of each output, which inputs are wanted) -> gradient of each input; None where there is none.
 Rule = Callable[[GradientBuilder, Node, Sequence[Gradient], Sequence[bool]], Sequence[Gradient]]
 
-FAMILIES = ("arithmetic",)
+FAMILIES = (
+    "arithmetic",
+    "convolution",
+    "einsum",
+    "matrix",
+    "normalisation",
+    "pooling",
+    "softmax",
+    "transposed_convolution",
+)
 # Outputs that are piecewise constant, or no real numbers: nothing flows back through them.
 STOPS = frozenset({
     "And", "ArgMax", "ArgMin", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil",
