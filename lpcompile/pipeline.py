@@ -46,6 +46,8 @@ class PassContext:
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
+        layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
+        scored: candidates of layers once a pass has scored them; another budget needs no new scores.
     """
 
     run: RunModel | None = None
@@ -58,6 +60,8 @@ class PassContext:
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    layer_formats: tuple[str, ...] = ()
+    scored: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
