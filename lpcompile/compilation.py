@@ -256,8 +256,10 @@ class Compilation:
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         graph, verdict = facts.graph, facts.emission.verdict
         timing = verdict.timing
-        layers = document.layer_records(graph, facts.emission.emitted.weight_bytes)
-        totals = document.totals(layers, graph)
+        emitted = facts.emission.emitted
+        dyadic = emitted.numbers is not None
+        layers = document.layer_records(graph, emitted.weight_bytes, dyadic=dyadic)
+        totals = document.totals(layers, graph, dyadic=dyadic)
         before, after = facts.allowed, facts.emission.sizes
         totals["file_bytes"] = after.file_bytes
         held = facts.calibration is not None and facts.calibration.has_held_back

@@ -36,7 +36,9 @@ def separable(graph: LpGraph, tensors: Sequence[str], observe: ObserveGraph, cal
         return False
     run = observe(graph, tensors)
     alone = [run(sample) for sample in pair]
-    together = run({k: np.concatenate([p[k] for p in pair]) if k in batched else v for k, v in pair[0].items()})
+    together = run(
+        {k: np.concatenate([p[k] for p in pair]) if k in batched else v for k, v in pair[0].items()}
+    )
     return all(_same(together[t], [a[t] for a in alone]) for t in tensors)
 
 

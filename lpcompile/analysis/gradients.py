@@ -120,7 +120,9 @@ def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Sampl
     assert loss in LOSSES, loss
     outputs = float_outputs(graph)
     if not outputs:
-        raise GradientError("the model has no float output, so no loss", hint="analyse the model before ArgMax")
+        raise GradientError(
+            "the model has no float output, so no loss", hint="analyse the model before ArgMax"
+        )
     if loss == "auto":
         loss = "kl" if all(logits_of(v) is not None for v in outputs) else "probe"
     if loss in ("probe", "mse"):
@@ -130,7 +132,9 @@ def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Sampl
     if loss == "labels":
         tensors = tensors[:1]
         if samples.labels is None:
-            raise CalibrationError("loss 'labels' without labels", hint="give them with --labels, or --loss kl")
+            raise CalibrationError(
+                "loss 'labels' without labels", hint="give them with --labels, or --loss kl"
+            )
         run = observe(graph, [tensors[0].name])
         for call, label in zip(samples.calls, samples.labels, strict=True):
             check_labels(label, run(call)[tensors[0].name].shape)
@@ -181,7 +185,9 @@ class Sweep:
         self._run = observe(gradient_graph, tensors)
         self._where = {t: t for t in tensors}
 
-    def runs(self, draws: int, extra: Mapping[str, NDArray[np.float32]] | None = None) -> Iterator[tuple[int, Feeds]]:
+    def runs(
+        self, draws: int, extra: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> Iterator[tuple[int, Feeds]]:
         """(index of the call, tensors) for every call and draw; without random inputs one draw says all.
 
         Args:

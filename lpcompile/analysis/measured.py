@@ -176,13 +176,17 @@ def with_fake_quantisers(graph: LpGraph, plans: Mapping[str, ActivationPlan]) ->
         The copy, and the name of the input.
     """
     if graph.opset < LEAST_OPSET_OF_FAKE_QUANT:
-        raise ModelError(f"opset {graph.opset} is too old to measure activations", hint="export with opset 13")
+        raise ModelError(
+            f"opset {graph.opset} is too old to measure activations", hint="export with opset 13"
+        )
     copy = graph.copy()
     chosen = copy.add_input(copy.fresh("chosen"), np.dtype(np.int64), ())
     for i, (name, plan) in enumerate(plans.items()):
         tensor = copy.value(name)
         condition = copy.add_node(
-            "Equal", [chosen, copy.constant(f"{name}/index", np.asarray(i, np.int64))], name=f"{name}/is_chosen"
+            "Equal",
+            [chosen, copy.constant(f"{name}/index", np.asarray(i, np.int64))],
+            name=f"{name}/is_chosen",
         )
         branch = copy.add_node(
             "If",
