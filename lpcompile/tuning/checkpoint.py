@@ -78,7 +78,7 @@ class Checkpoints:
             return None
         path = files[-1]
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {k: archive[k] for k in archive.files}
             about = json.loads(str(arrays.pop(_ABOUT)))
             epoch, made_for = int(about["epoch"]), dict(about["made_for"])
