@@ -200,6 +200,28 @@ def label_targets(head: Head, outputs: Sequence[F32], labels: Sequence[np.ndarra
     return made
 
 
+def head_targets(
+    heads: Sequence[Head],
+    outputs: Sequence[Sequence[F32]],
+    labels: Sequence[np.ndarray] | None,
+    where: str,
+) -> list[list[F32]]:
+    """What each head is compared with in each call.
+
+    Args:
+        heads: one, where there are labels.
+        outputs: the float model's tensors, by call and head.
+        labels: of each call; None learns from the float model.
+        where: names the samples, for messages.
+
+    Raises:
+        CalibrationError: labels are missing, out of range or of another shape.
+    """
+    if labels is not None:
+        return [[t] for t in label_targets(heads[0], [o[0] for o in outputs], labels, where)]
+    return [[soft_target(h, y) for h, y in zip(heads, call, strict=True)] for call in outputs]
+
+
 def join_targets(feeds: Feeds, names: Sequence[str], targets: Sequence[F32]) -> Feeds:
     """The feeds of a call with its targets."""
     return {**feeds, **dict(zip(names, targets, strict=True))}

@@ -113,7 +113,7 @@ class TunedLayer:
         return made
 
     def _scale_gradient(self, rows: F32, cells: Cells, slope: F32) -> F32:
-        """Summed over the weights of each scale, times 1 / sqrt(n Q_P). [esser2020]"""
+        """Summed over the weights of each scale, times 1 / sqrt(n Q_P) [esser2020]."""
         unit = self._units["scale"]
         each = rows * self.estimator.scale_slope(cells, slope)
         summed = each.sum(axis=1, keepdims=True) if len(unit) > 1 else each.sum().reshape(1, 1)
@@ -136,7 +136,7 @@ class TunedNorm:
     """Scale and bias of a normalisation that stayed in the graph.
 
     Args:
-        node: with constant inputs 1 and 2 (and 3, 4 where it keeps statistics).
+        node: its constant inputs 1 and 2 are trained.
         running: follow the statistics of the batches: running averages take the place of the stored ones.
     """
 
@@ -147,7 +147,9 @@ class TunedNorm:
 
     def __post_init__(self) -> None:
         self.name = self.node.name
-        self.roles = {"scale": 1, "bias": 2} | ({"mean": 3, "variance": 4} if self.running else {})
+        present = {i for i, v in enumerate(self.node.inputs) if v is not None and v.is_constant}
+        wanted = {"scale": 1, "bias": 2} | ({"mean": 3, "variance": 4} if self.running else {})
+        self.roles = {role: i for role, i in wanted.items() if i in present}
         self._initial = {role: self._constant(i) for role, i in self.roles.items()}
         spread = max(float(np.abs(self._initial["scale"]).mean()), _SMALLEST)
         self._units = {

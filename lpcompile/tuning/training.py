@@ -71,7 +71,7 @@ class Training:
         clip: largest norm of all gradients together; 0: any.
         seed: of the order of samples.
         checkpoints: where the state goes after each epoch, or None.
-        progress: called with (epochs done, epochs).
+        progress: called with (steps done, steps).
     """
 
     student: Student
@@ -116,7 +116,6 @@ class Training:
             self._judge()
             if self.checkpoints is not None:
                 self.checkpoints.save(epoch + 1, self._state())
-            self.progress(epoch + 1, self.epochs)
         return self.best
 
     def loss(self, values: Mapping[str, F32], at: np.ndarray) -> float:
@@ -162,18 +161,21 @@ class Training:
         per_epoch = self.samples.batch_count(len(self.train), self.batch)
         losses = []
         for i, calls in enumerate(self.samples.batches(order, self.batch)):
-            losses.append(self._step(calls, self.schedule.rate(epoch * per_epoch + i)))
+            done = epoch * per_epoch + i
+            losses.append(self._step(calls, self.schedule.rate(done)))
+            self.progress(done + 1, self.epochs * per_epoch)
         return float(np.mean(losses))
 
     def _step(self, calls: Sequence[Feeds], rate: float) -> float:
         shared = parameter_feeds(self.student, self.trained, self.values)
-        total, summed = 0.0, {}
+        total = 0.0
+        summed: dict[tuple[str, str], F32] = {}
         for feeds in calls:
             found = self.runs.train({**shared, **feeds})
             total += float(found[self.student.loss]) / len(calls)
             for key, tensor in self.student.gradients.items():
-                part = found[tensor] / np.float32(len(calls))
-                summed[key] = summed[key] + part if key in summed else part
+                part = np.asarray(found[tensor] / np.float32(len(calls)), np.float32)
+                summed[key] = np.asarray(summed[key] + part, np.float32) if key in summed else part
             self._follow(found)
         gradients: Arrays = {}
         for t in self.trained:
