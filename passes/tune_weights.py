@@ -26,7 +26,7 @@ from lpcompile.ir.node import Node
 from lpcompile.materialise.layers import planned_bias
 from lpcompile.materialise.qdq import fake_quantised
 from lpcompile.passes.correct_bias import bias_obstacle
-from lpcompile.passes.quantize_weights import least_scale
+from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.provenance import data_sha256
