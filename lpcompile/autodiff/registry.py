@@ -13,12 +13,21 @@ Gradient = Value | None
 Rule = Callable[[GradientBuilder, Node, Sequence[Gradient], Sequence[bool]], Sequence[Gradient]]
 
 FAMILIES = (
+    "activations",
     "arithmetic",
+    "casting",
     "convolution",
     "einsum",
+    "gathering",
+    "joining",
     "matrix",
+    "movement",
     "normalisation",
     "pooling",
+    "powers",
+    "reductions",
+    "selection",
+    "slicing",
     "softmax",
     "transposed_convolution",
 )
@@ -56,6 +65,11 @@ def rules() -> dict[tuple[str, str], Rule]:
 def rule_of(node: Node) -> Rule | None:
     """The rule of a node's operator; None where it has none."""
     return rules().get((node.domain, node.op))
+
+
+def operators() -> list[str]:
+    """Names of the operators that have a rule, sorted, those of other domains as "domain::op"."""
+    return sorted(f"{domain}::{op}" if domain else op for domain, op in rules())
 
 
 def stops(node: Node) -> bool:
