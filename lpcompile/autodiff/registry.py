@@ -21,6 +21,7 @@ FAMILIES = (
     "movement",
     "powers",
     "reductions",
+    "resize",
     "selection",
     "slicing",
 )
