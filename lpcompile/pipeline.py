@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,10 @@ class PassContext:
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
+        layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
+        scored: candidates of layers once a pass has scored them; another budget needs no new scores.
+        checkpoint: folder for the state of long passes after each round, or None.
+        resume: go on from what is in that folder.
     """
 
     run: RunModel | None = None
@@ -58,7 +63,11 @@ class PassContext:
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    layer_formats: tuple[str, ...] = ()
+    scored: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    resume: bool = False
 
     @property
     def rng(self) -> np.random.Generator:

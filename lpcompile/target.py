@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import onnx
 
+from lpcompile.errors import TargetError
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import operands
@@ -29,6 +30,8 @@ class Options:
         weight_format, activation_format: override the recipe's formats.
         group_size: inputs that share an integer group scale; 0 turns group scales off; None leaves the recipe's.
         budget: bounds by name ("avg-bits", "sqnr-db", "agreement", ...).
+        metric: the user's measure of a model, "package.module:function", for the bound "metric-drop".
+        layer_formats: formats of layers whose names match, "REGEX=FORMAT" or "REGEX=FORMAT/GRANULARITY"; first wins.
         decisions: path of a decisions.toml to replay.
         keep_float: names of nodes that stay float.
         emit: "functions" (one readable node a layer), "standard" (the same inlined) or "qdq".
@@ -54,6 +57,8 @@ class Options:
     activation_format: str | None = None
     group_size: int | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
+    metric: str | None = None
+    layer_formats: Sequence[str] = ()
     decisions: Path | None = None
     keep_float: Sequence[str] = ()
     emit: str = "functions"
@@ -88,6 +93,7 @@ class LayerShape:
         rows: output pixels or rows of one call; None where symbolic.
         group: groups of a convolution.
         kernel: spatial kernel of a convolution.
+        input_elements: of one call, of one image for a convolution; None where symbolic.
     """
 
     op: str
@@ -97,6 +103,7 @@ class LayerShape:
     rows: int | None
     group: int = 1
     kernel: tuple[int, ...] = ()
+    input_elements: int | None = None
 
     @property
     def depthwise(self) -> bool:
@@ -151,6 +158,7 @@ class Rules:
         has_machines: takes the options of MACHINE_OPTIONS.
         batch_only: symbolic axes other than the first of every input are refused.
         emit_forms: those that it knows.
+        dyadic: integer layers requantise by `dyadic` (architecture 3.5), and its integers stand in for stored scales.
     """
 
     fills: bool = False
@@ -163,6 +171,7 @@ class Rules:
     has_machines: bool = False
     batch_only: bool = False
     emit_forms: tuple[str, ...] = EMIT_FORMS
+    dyadic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +241,32 @@ class Target(ABC):
     def packed_obstacle(self, fmt: NumberFormat, granularity: str, inputs: int) -> str:
         """Why a matrix with weights in this format cannot run from packed 4-bit codes; empty where it can."""
         return f"{self.name} has no kernel for packed weights"
+
+    def layer_energy_pj(
+        self,
+        layer: LayerShape,
+        weight_format: NumberFormat,
+        activation_bits: int,
+        *,
+        group_size: int = 0,
+        machine: str | None = None,
+    ) -> float:
+        """Energy of a layer on a machine before anything is lowered, for comparing formats by; pJ a call.
+
+        Args:
+            layer: its shape; of a convolution, one image.
+            weight_format: of its codes.
+            activation_bits: of its input.
+            group_size: inputs that share an integer group scale; 0: none.
+            machine: name or path; None takes the target's own.
+
+        Raises:
+            TargetError: the target knows no energies, or the layer does not run on its machine.
+        """
+        raise TargetError(
+            f"the energy of layers is not known for '{self.name}'",
+            hint="energies belong to targets with machines: use --target cim",
+        )
 
     @abstractmethod
     def supports_elementwise(self, op: str, opset: int) -> Support:

@@ -128,7 +128,7 @@ class QuantizeWeights(Pass):
             rule=decided.scale_rule,
             scale_format=decided.scale_format,
             importance=moments,
-            min_scale=self._least_scale(graph, node, kernel),
+            min_scale=least_scale(graph, node, kernel),
         )
         if grouped and not tensor.has_integer_groups:
             decided = replace(decided, granularity="channel")  # one group a row
@@ -195,12 +195,12 @@ class QuantizeWeights(Pass):
                 return Kernel.WEIGHT_ONLY, f"{inputs} products of 8 bits could overflow the int32 accumulator"
         return layer.kernel, layer.reason
 
-    @staticmethod
-    def _least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> NDArray[np.float32] | None:
-        """Channel scales below this would not let the int32 bias fit."""
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        x = node.inputs[0]
-        if bias is None or x is None or kernel not in INTEGER:
-            return None
-        least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
-        return least.astype(np.float32)
+
+def least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> NDArray[np.float32] | None:
+    """Channel scales below this would not let the int32 bias fit."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    x = node.inputs[0]
+    if bias is None or x is None or kernel not in INTEGER:
+        return None
+    least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
+    return least.astype(np.float32)

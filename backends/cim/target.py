@@ -3,9 +3,13 @@
 The model is an integer reference graph that stock ONNX Runtime runs; a program computes the same, bit for bit.
 """
 
+import functools
 from typing import ClassVar
 
-from lpcompile.backends.cim.build import build
+from lpcompile.backends.cim.build import DEFAULT_MACHINE, build
+from lpcompile.backends.cim.layer_energy import layer_energy
+from lpcompile.backends.cim.machine import MachineDescription
+from lpcompile.errors import TargetError
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.forms import FORM_OPS, Form, form_of
 from lpcompile.ir.graph import LpGraph
@@ -14,7 +18,7 @@ from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.materialise.dyadic import materialise_dyadic
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.target import CostModel, Emitted, Options, Products, Rules, Support, Target, Trial
+from lpcompile.target import CostModel, Emitted, LayerShape, Options, Products, Rules, Support, Target, Trial
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # moves of uint8, DequantizeLinear by channel
@@ -35,6 +39,7 @@ class CimTarget(Target):
         has_machines=True,
         batch_only=True,
         emit_forms=("functions", "standard"),
+        dyadic=True,
     )
 
     @property
@@ -49,6 +54,22 @@ class CimTarget(Target):
         if fmt.image() is None:
             return Support(False, f"{fmt.name} has no int8 image, which the machine's bit planes hold")
         return Support(True)
+
+    def layer_energy_pj(
+        self,
+        layer: LayerShape,
+        weight_format: NumberFormat,
+        activation_bits: int,
+        *,
+        group_size: int = 0,
+        machine: str | None = None,
+    ) -> float:
+        """An estimate by shape alone; what it assumes stands in `layer_energy.py`."""
+        support = self.supports(layer.op, weight_format)
+        if not support.yes:
+            raise TargetError(support.reason, hint="layers on the host have no energy of the machine")
+        found = _machine(machine or DEFAULT_MACHINE)
+        return layer_energy(found, layer, weight_format, activation_bits, group_size=group_size).energy_pj
 
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Moves, clamps, sums, products, pools, and functions of one activation by table."""
@@ -96,6 +117,11 @@ class CimTarget(Target):
     ) -> Products:
         """The program for a machine, and what it costs."""
         return build(reference, numbers, options, trial)
+
+
+@functools.lru_cache(maxsize=8)
+def _machine(name_or_path: str) -> MachineDescription:
+    return MachineDescription.load(name_or_path)
 
 
 def _shape_reason(node: Node) -> str:

@@ -18,7 +18,8 @@ def layer_shape(node: Node) -> LayerShape:
         outputs = shape[0] if node.op == "Conv" else shape[1] * group
         inputs = math.prod(shape[1:]) if node.op == "Conv" else math.prod(shape) // max(1, outputs)
         rows = _product(pixels[2:]) if len(pixels) > 2 else None
-        return LayerShape(node.op, rank, inputs, outputs, rows, group, shape[2:])
+        elements = None if x is None or not x.shape else _product(list(x.shape[1:]))
+        return LayerShape(node.op, rank, inputs, outputs, rows, group, shape[2:], elements)
     transposed = node.op == "Gemm" and node.attrs.get("transB", 0)
     inputs, outputs = (
         (shape[1], shape[0]) if transposed else (shape[-2], shape[-1]) if len(shape) > 1 else (shape[0], 1)
@@ -28,7 +29,8 @@ def layer_shape(node: Node) -> LayerShape:
         if out is None
         else _product([1 if isinstance(d, str) and i == 0 else d for i, d in enumerate(out[:-1])])
     )
-    return LayerShape(node.op, rank, inputs, outputs, rows)
+    elements = None if rows is None else rows * inputs
+    return LayerShape(node.op, rank, inputs, outputs, rows, input_elements=elements)
 
 
 def fixed_rows(node: Node) -> int | None:

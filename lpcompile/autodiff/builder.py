@@ -133,7 +133,7 @@ class GradientBuilder:
         return self.op("Shape", a) if known is None else self.constant(list(known))
 
     def reshape(self, a: Value, shape: Value | Sequence[int]) -> Value:
-        """The elements in another shape; -1 is what is left over."""
+        """The elements in another shape (0 copies a dimension, -1 is what is left)."""
         target = shape if isinstance(shape, Value) else self.constant(list(shape))
         return self._typed(self.op("Reshape", a, target), a)
 

@@ -16,14 +16,21 @@ FAMILIES = (
     "activations",
     "arithmetic",
     "casting",
+    "convolution",
+    "einsum",
     "gathering",
     "joining",
+    "matrix",
     "movement",
+    "normalisation",
+    "pooling",
     "powers",
     "reductions",
     "resize",
     "selection",
     "slicing",
+    "softmax",
+    "transposed_convolution",
 )
 # Outputs that are piecewise constant, or no real numbers: nothing flows back through them.
 STOPS = frozenset({

@@ -13,6 +13,8 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
+_OPSET = 13  # of what the rules emit
+
 
 def add_gradients(
     graph: LpGraph, seeds: Mapping[str, Value], wanted: Sequence[str], *, prefix: str = "gradient"
@@ -31,6 +33,11 @@ def add_gradients(
     Raises:
         GradientError: an operator on the way has no rule, named with its node; a tensor is not there or no float.
     """
+    if graph.opset < _OPSET:
+        raise GradientError(
+            f"gradients need opset {_OPSET}, the model has {graph.opset}",
+            hint="raise the opset of the model first",
+        )
     builder = GradientBuilder(graph, prefix)
     for name in (*seeds, *wanted):
         if name not in graph:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lpcompile.analysis.macs import macs_of_call
-from lpcompile.formats.base import resolve
+from lpcompile.analysis.arithmetic import COEFFICIENTS
+from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat, layer_facts
+from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
+from lpcompile.assignment.mac_energy import overhead_against_all_fixp4
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
@@ -33,9 +35,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def layer_records(graph: LpGraph, weight_bytes: Mapping[str, int]) -> list[LayerRecord]:
-    """Every layer with weights, quantised or not, recurrent ones and those in control-flow bodies too."""
-    records = [_record(graph, n, weight_bytes) for n in graph.layers()]
+def layer_records(
+    graph: LpGraph, weight_bytes: Mapping[str, int], *, dyadic: bool = False
+) -> list[LayerRecord]:
+    """Every layer with weights, quantised or not, recurrent ones and those in control-flow bodies too.
+
+    Args:
+        graph: float, with its plan.
+        weight_bytes: of stored weights, by layer.
+        dyadic: whether the target requantises so.
+    """
+    records = [_record(graph, n, weight_bytes, dyadic=dyadic) for n in graph.layers()]
     known = {r.name for r in records}
     for node in graph.walk():
         if node.name in known:
@@ -73,50 +83,73 @@ def _float_record(name: str, op: str, shape: tuple[int, ...], held: int, reason:
     )
 
 
-def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int]) -> LayerRecord:
-    weight, x = node.inputs[1], node.inputs[0]
+def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyadic: bool) -> LayerRecord:
+    weight = node.inputs[1]
     assert weight is not None
-    plan = graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))
-    quantised = plan.kernel is not Kernel.FLOAT and plan.tensor is not None
-    shape = weight.dims
-    size = int(np.prod(shape))
-    activation = graph.plan.activations.get(x.name) if x is not None else None
-    if plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
-        activation_format = activation.format
-    else:
-        activation_format = AT_RUN_TIME.get(plan.kernel, str(weight.dtype))
+    plan = _plan_of(graph, node)
+    facts, held = layer_facts(node), held_format(graph, node)
+    quantised = _is_quantised(plan)
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
-    count = macs_of_call(node) or 0
-    weight_bits = resolve(plan.weight.format).bits if quantised else 8 * weight.nbytes // max(1, size)
-    activation_bits = 4 if activation_format == "uint4" else 8 if "int8" in activation_format else 32
     return LayerRecord(
         name=node.name,
         op=node.op,
-        macs=count,
-        weight_shape=shape,
-        weight_format=plan.weight.format if quantised else str(weight.dtype),
+        macs=facts.macs,
+        weight_shape=weight.dims,
+        weight_format=held.weight.format,
         weight_granularity=plan.weight.granularity if quantised else "",
-        activation_format=activation_format,
+        activation_format=_activation_format(graph, node),
         rounding=plan.weight.rounding if quantised else "",
         rank=0,
-        sensitivity=None,
+        sensitivity=plan.sensitivity,
         sqnr_db_local=plan.local_sqnr_db,
-        sqnr_db_end=None,
-        bits_per_weight=8 * stored / max(1, size),
+        sqnr_db_end=plan.end_sqnr_db,
+        bits_per_weight=8 * stored / max(1, facts.weights),
         weight_bytes=stored,
-        ace=float(count * weight_bits * activation_bits),
-        acev2=float(count * weight_bits * activation_bits),
+        ace=ace(facts, held),
+        acev2=sum(acev2_by_class(layer_operations(facts, held, dyadic=dyadic)).values()),
         reason=plan.reason or ("" if quantised else "stays float"),
     )
 
 
-def totals(records: Sequence[LayerRecord], graph: LpGraph) -> dict[str, Any]:
-    """Sums over layers; biases, norms and embeddings stand apart."""
+def held_format(graph: LpGraph, node: Node) -> LayerFormat:
+    """How the plan holds a layer."""
+    plan, weight = _plan_of(graph, node), node.inputs[1]
+    assert weight is not None
+    activation = _activation_format(graph, node)
+    bits = 4 if activation == "uint4" else 8 if "int8" in activation else FLOAT_BITS.get(activation, 32)
+    if _is_quantised(plan):
+        return LayerFormat(plan.weight, bits, plan.kernel)
+    return LayerFormat(WeightPlan(str(weight.dtype)), bits)
+
+
+def _plan_of(graph: LpGraph, node: Node) -> LayerPlan:
+    return graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))
+
+
+def _is_quantised(plan: LayerPlan) -> bool:
+    return plan.kernel is not Kernel.FLOAT and plan.tensor is not None
+
+
+def _activation_format(graph: LpGraph, node: Node) -> str:
+    kernel, x, weight = _plan_of(graph, node).kernel, node.inputs[0], node.inputs[1]
+    assert weight is not None
+    activation = graph.plan.activations.get(x.name) if x is not None else None
+    if kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
+        return activation.format
+    return AT_RUN_TIME.get(kernel, str(weight.dtype))
+
+
+def totals(records: Sequence[LayerRecord], graph: LpGraph, *, dyadic: bool = False) -> dict[str, Any]:
+    """Sums over layers; biases, norms and embeddings stand apart.
+
+    `acev2` and `energy45nm_pj` are those of layers with weights: products, scales, biases.
+    """
     records = [r for r in records if r.op not in RECURRENT_OPS]  # counted where they are quantised
     sizes = [int(np.prod(r.weight_shape)) if r.weight_shape else 0 for r in records]
     weights = max(1, sum(sizes))
     layer_weights = {n.inputs[1].name for n in graph.layers() if n.inputs[1] is not None}
-    posit = sum(s for s, r in zip(sizes, records, strict=True) if r.weight_format.startswith("posit"))
+    layers = [(layer_facts(n), held_format(graph, n)) for n in graph.layers()]
+    work = [layer_operations(facts, held, dyadic=dyadic) for facts, held in layers]
     return {
         "macs": sum(r.macs for r in records),
         "weight_bytes": sum(r.weight_bytes for r in records),
@@ -124,8 +157,24 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph) -> dict[str, Any]:
         "bits_per_weight": 8 * sum(r.weight_bytes for r in records) / weights if records else 0.0,
         "ace": sum(r.ace for r in records),
         "acev2": sum(r.acev2 for r in records),
-        "posit_fraction": posit / weights,
+        "acev2_set": COEFFICIENTS,
+        "energy45nm_pj": sum(map(energy45nm_pj, work)),
         "side_path_mac_fraction": 0.0,
+        **_posits(layers),
+    }
+
+
+def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, float]:
+    """Shares of posits in parameters and MACs; what their MACs take against fixp4, where there are any on integers."""
+    share = overhead_against_all_fixp4(layers)
+    overheads = {
+        "mac_energy_overhead": share.energy_overhead,
+        "mac_energy_overhead_by_parameters": share.by_parameters,
+    }
+    return {
+        "posit_fraction": share.of_parameters,
+        "posit_mac_fraction": share.of_macs,
+        **{key: value for key, value in overheads.items() if value is not None},
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
@@ -13,16 +14,15 @@ GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
-    """At most 14 lines: what became of the layers, what it cost and gained, what to do next.
+    """At most 15 lines: what became of the layers, what it cost and gained, what to do next.
 
     Args:
         report: schema 1.
         written: files of the output folder; empty after a dry run.
     """
     lines = [_title(report), _layers(report), _weights(report)]
-    lines += [
-        line for line in (_quality(report), _checked(report), _program(report), _energy(report)) if line
-    ]
+    found = (_posits(report), _quality(report), _checked(report), _program(report), _energy(report))
+    lines += [line for line in found if line]
     warnings = [str(w) for w in report.get("warnings", [])]
     lines += [f"warning   {w}" for w in warnings[:WARNINGS_SHOWN]]
     if len(warnings) > WARNINGS_SHOWN:
@@ -68,6 +68,22 @@ def _weights(report: Mapping[str, Any]) -> str:
     if before and after:
         text += f"; file {bytes_text(before)} -> {bytes_text(after)} ({after / before:.2f}x)"
     return text
+
+
+def _posits(report: Mapping[str, Any]) -> str:
+    """How much is posits, and what their MACs take against fixed point by the model of `assignment.mac_energy`."""
+    totals = report["totals"]
+    if not totals.get("posit_fraction"):
+        return ""
+    text = f"posits    {totals['posit_fraction']:.3g} of the weights, {totals['posit_mac_fraction']:.3g} of the MACs"
+    overhead = totals.get("mac_energy_overhead")
+    if overhead is None:
+        return f"{text}; none on integers"
+    by_weights = totals["mac_energy_overhead_by_parameters"]
+    return (
+        f"{text}; MAC energy {overhead:+.2%} against fixp4, {by_weights:+.2%} by weights "
+        f"(paper: {PAPER_OVERHEAD:+.2%})"
+    )
 
 
 def _quality(report: Mapping[str, Any]) -> str:

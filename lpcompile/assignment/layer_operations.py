@@ -1,0 +1,75 @@
+"""The arithmetic of one layer with weights: its products, and the scales that belong to them. [notes pikelpn.md 2.2].
+
+A MAC counts at the width of its operands: payload bits, for a float its width, 8 bits for codebooks, whose codes are
+looked up for nothing but cannot be multiplied. Powers of two (`pot4`) shift; with group scales they are none any more,
+and multiply. Group scales are one product and one addition an output and group. Requantising an output is a product
+and an addition, `float` at 32-bit floats, `dyadic` at 16 by 32 bits; clips come with the activation that follows.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
+from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat
+from lpcompile.ir.block_matmul import BLOCK
+from lpcompile.plan import Kernel
+
+MAC, SHIFT_MAC, SCALE, OTHER = "mac", "shift_mac", "scale", "other"
+GROUP_BITS = 4
+DYADIC_BITS = 16
+_POWERS_OF_TWO = ("pot4",)
+_CODEBOOKS = ("nf4", "lut4")
+_IMAGE_BITS = 8
+
+Work = Mapping[tuple[str, Operation], int]  # by class and operation: how often in a call
+
+
+def operand_bits(held: LayerFormat) -> int:
+    """Width of the weight in a product of integers."""
+    if held.weight.codebooks or held.weight.format.startswith(_CODEBOOKS):
+        return _IMAGE_BITS
+    return held.weight_bits
+
+
+def layer_operations(layer: LayerFacts, held: LayerFormat, *, dyadic: bool = False) -> Work:
+    """What a call of a layer computes, by class of `report.cost`."""
+    outputs, found = layer.output_elements, Counter[tuple[str, Operation]]()
+    if not held.on_integers:
+        width = FLOAT_BITS.get(held.weight.format, 32)
+        found[MAC, Operation(Kind.MAC, width, width, floats=True)] += layer.macs
+        if layer.has_bias:
+            found[OTHER, Operation(Kind.ADD, width, width, floats=True)] += outputs
+        return +found
+    groups, bits = held.groups_of(layer.shape.inputs), held.activation_bits
+    if held.weight.format in _POWERS_OF_TWO and not groups:
+        found[SHIFT_MAC, Operation(Kind.SHIFT_MAC, bits, bits)] += layer.macs
+    else:
+        found[MAC, Operation(Kind.MAC, operand_bits(held), bits)] += layer.macs
+    if groups:
+        found[SCALE, Operation(Kind.MULTIPLY, GROUP_BITS, ACCUMULATOR_BITS)] += outputs * groups
+        found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS)] += outputs * groups
+    fixed = dyadic and held.kernel is Kernel.INTEGER
+    width = DYADIC_BITS if fixed else 32
+    times = -(-layer.shape.inputs // BLOCK) if held.kernel is Kernel.NBITS else 1
+    added = times - 1 + (held.kernel is Kernel.INTEGER or layer.has_bias)
+    found[SCALE, Operation(Kind.MULTIPLY, width, ACCUMULATOR_BITS, floats=not fixed)] += outputs * times
+    found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS, floats=not fixed)] += outputs * added
+    return +found
+
+
+def ace(layer: LayerFacts, held: LayerFormat) -> float:
+    """Arithmetic computation effort: MACs times payload bits times activation bits."""
+    return float(layer.macs * held.weight_bits * held.activation_bits)
+
+
+def acev2_by_class(work: Work) -> dict[str, float]:
+    """ACEv2 of some work, by class."""
+    found: dict[str, float] = {}
+    for (name, operation), times in work.items():
+        found[name] = found.get(name, 0.0) + float(times * operation.acev2)
+    return found
+
+
+def energy45nm_pj(work: Work) -> float:
+    """Picojoules of some work at 45 nm, no memory among it."""
+    return float(sum(times * operation.energy45nm_pj for (_, operation), times in work.items()))
