@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from lpcompile import registry
-from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_weight_formats
+from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
@@ -28,6 +28,7 @@ from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pass, PassContext, Pipeline, Progress
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
+from lpcompile.recipe_passes import recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
@@ -83,7 +84,7 @@ class Compilation:
         check_options(target, self.options)
         recipe = load_recipe(self.options.recipe or target.default_recipe())
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
-        passes = self._passes(target, recipe, decisions, strict=strict)
+        passes = recipe_passes(target, self.options, recipe, decisions, strict=strict)
         with located(source):
             graph = io.load(source)
             check_finite(graph)
@@ -188,46 +189,6 @@ class Compilation:
         self._prepare(graph, decides=True)
         Pipeline(tuple(p for p in passes if p.exact)).run(graph, context)
         return graph
-
-    def _passes(
-        self, target: Target, recipe: Recipe, decisions: Decisions | None, *, strict: bool
-    ) -> tuple[Pass, ...]:
-        text = (
-            self.options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
-        )
-        found = []
-        for name, given in registry.split_pipeline(text):
-            extra: dict[str, Any] = {}
-            if name == "correct-bias" and self.options.effort == 0:
-                continue
-            if name == "quantize-weights" and not self.options.passes:
-                extra = self._weight_options(given, target)
-                check_weight_formats(target, [{"format": "int8", **given, **extra}["format"]])
-            if name == "quantize-activations" and self.options.activation_format:
-                extra = {"format": self.options.activation_format}
-            if name == "fold-constants" and strict:
-                extra = {"growth-bytes": 0}
-            found.append(registry.pass_class(name).configured({**given, **extra}))
-        return tuple(found)
-
-    def _weight_options(self, given: Mapping[str, str], target: Target) -> dict[str, Any]:
-        from lpcompile.formats.base import resolve
-        from lpcompile.formats.group import has_group_table
-
-        extra: dict[str, Any] = {"rounding": "nearest"} if self.options.effort == 0 else {}
-        if given.get("granularity") == "group" and not target.rules.group_scales:
-            extra["granularity"] = "channel"
-        if self.options.weight_format:
-            fmt = resolve(self.options.weight_format)
-            extra["format"] = fmt.name
-            grouped = given.get("granularity") == "group"
-            if grouped and not has_group_table(fmt):
-                extra["granularity"] = "channel"  # 8-bit formats and formats without an int8 image
-        if self.options.group_size is not None:
-            extra["granularity"] = "group" if self.options.group_size else "channel"
-            if self.options.group_size:
-                extra["group-size"] = self.options.group_size
-        return extra
 
     def _reference(self, graph: LpGraph) -> Session:
         """The float model in the runtime, as it came; at a newer opset where the old one has no kernel."""

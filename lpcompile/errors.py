@@ -6,6 +6,7 @@ LpcompileError                    exit 1   the root; raised itself for nothing
 │   │   ├── UnsupportedOpError             an operator that nobody can run
 │   │   └── GradientError                  an operator without a gradient, or a gradient that is not finite
 │   ├── CalibrationError                   names, shapes, dtypes, NaN, no samples
+│   ├── MetricError                        the user's metric: cannot be imported, fails, no number
 │   ├── RecipeError                        not TOML, unknown key, unknown pass
 │   ├── DecisionsError                     not TOML, unknown key, a layer that is not there
 │   ├── ProgramError                       a compiled program is damaged
@@ -65,6 +66,10 @@ class GradientError(ModelError):
 
 class CalibrationError(InputError):
     """The calibration samples do not fit the model, or there are none."""
+
+
+class MetricError(InputError):
+    """The user's metric cannot be imported, fails, or gives no number."""
 
 
 class RecipeError(InputError):

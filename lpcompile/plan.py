@@ -74,6 +74,10 @@ class LayerPlan:
     reason: str = ""
     weight_sqnr_db: float | None = field(default=None, compare=False)  # what rounding the weights lost
     local_sqnr_db: float | None = field(default=None, compare=False)  # output of this layer alone, estimated
+    end_sqnr_db: float | None = field(
+        default=None, compare=False
+    )  # output of the model, were no other rounded
+    sensitivity: float | None = field(default=None, compare=False)  # predicted loss of 4 bits a channel
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class Options:
         weight_format, activation_format: override the recipe's formats.
         group_size: inputs that share an integer group scale; 0 turns group scales off; None leaves the recipe's.
         budget: bounds by name ("avg-bits", "sqnr-db", "agreement", ...).
+        metric: the user's measure of a model, "package.module:function", for the bound "metric-drop".
+        layer_formats: formats of layers whose names match, "REGEX=FORMAT" or "REGEX=FORMAT/GRANULARITY"; first wins.
         decisions: path of a decisions.toml to replay.
         keep_float: names of nodes that stay float.
         emit: "functions" (one readable node a layer), "standard" (the same inlined) or "qdq".
@@ -55,6 +57,8 @@ class Options:
     activation_format: str | None = None
     group_size: int | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
+    metric: str | None = None
+    layer_formats: Sequence[str] = ()
     decisions: Path | None = None
     keep_float: Sequence[str] = ()
     emit: str = "functions"

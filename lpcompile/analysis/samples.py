@@ -11,10 +11,7 @@ An array with the input's own rank is split along its first axis into batches; w
 array holds one call a row. A scalar stands for all calls.
 """
 
-import importlib
 import os
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lpcompile.analysis.calibration import Calibration
+from lpcompile.analysis.imported import imported, is_reference
 from lpcompile.analysis.inputs import Feeds, InputSpec, check_shape, fit, random_feeds, select
 from lpcompile.analysis.sample_calls import split_calls
 from lpcompile.analysis.sample_files import MOST_BYTES, read_npy, read_npz
@@ -29,7 +27,6 @@ from lpcompile.errors import CalibrationError, LpcompileError
 
 __all__ = ["InputSpec", "load_samples", "random_feeds"]
 
-_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _FORMS = "DATA is an .npz file, a folder of .npz or .npy files, or package.module:attribute"
 
 
@@ -58,8 +55,8 @@ def _from_text(text: str, inputs: Sequence[InputSpec]) -> Calibration:
         if path.suffix == ".npy":
             return Calibration(split_calls(_nameless([path], inputs), inputs, text), text)
         return Calibration(split_calls(read_npz(path), inputs, text), text)
-    if _REFERENCE.fullmatch(text):
-        return Calibration(_from_object(_imported(text), inputs, text), text)
+    if is_reference(text):
+        return Calibration(_from_object(imported(text, CalibrationError), inputs, text), text)
     raise CalibrationError("there is no such file or folder", where=text, hint=_FORMS)
 
 
@@ -89,24 +86,6 @@ def _nameless(files: Sequence[Path], inputs: Sequence[InputSpec]) -> dict[str, n
             hint=f"use an .npz file with arrays named {', '.join(s.name for s in inputs)}",
         )
     return {inputs[0].name: read_npy(files[0])}
-
-
-def _imported(reference: str) -> Any:
-    module, attribute = reference.split(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # user code: whatever it raises
-        raise CalibrationError(
-            f"cannot be imported: {type(error).__name__}: {error}",
-            where=reference,
-            hint="it is looked for on the Python path and in the current folder",
-        ) from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    return found
 
 
 def _from_object(data: Any, inputs: Sequence[InputSpec], where: str) -> list[Feeds]:

@@ -13,7 +13,19 @@ from lpcompile.errors import ModelError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BUDGETS = ("agreement", "avg-bits", "bytes", "sqnr-db")
+# names of assignment.budget, without its imports
+BUDGETS = (
+    "ace",
+    "acev2",
+    "agreement",
+    "avg-bits",
+    "bytes",
+    "energy-pj",
+    "metric-drop",
+    "posit-fraction",
+    "sqnr-db",
+)
+RATES = ("agreement", "posit-fraction")
 Shapes = dict[str, tuple[int, ...]]
 EMIT_FORMS = ("functions", "standard", "qdq")  # target.EMIT_FORMS, without its imports
 
@@ -63,14 +75,24 @@ def parse_budget(_ctx: click.Context, _param: click.Parameter, value: str | None
         if not 0 < number < float("inf"):
             hint = f"for example --budget {key}={_EXAMPLES[key]}"
             raise OptionError(f"--budget {key} takes a positive number, not '{text}'", hint)
-        if key == "agreement" and number > 1:
-            hint = "for example --budget agreement=0.99"
-            raise OptionError(f"--budget agreement is a rate up to 1, not {text}", hint)
+        if key in RATES and number > 1:
+            hint = f"for example --budget {key}={_EXAMPLES[key]}"
+            raise OptionError(f"--budget {key} is a rate up to 1, not {text}", hint)
         bounds[key] = number
     return bounds
 
 
-_EXAMPLES = {"agreement": "0.99", "avg-bits": "4.5", "bytes": "2000000", "sqnr-db": "30"}
+_EXAMPLES = {
+    "ace": "1e9",
+    "acev2": "1e9",
+    "agreement": "0.99",
+    "avg-bits": "4.5",
+    "bytes": "2000000",
+    "energy-pj": "1e7",
+    "metric-drop": "0.005",
+    "posit-fraction": "0.1",
+    "sqnr-db": "30",
+}
 
 
 def _near(key: str) -> str:

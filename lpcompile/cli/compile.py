@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     "--group-size", type=click.IntRange(min=0), metavar="N", help="Inputs that share a group scale; 0: none."
 )
 @click.option("--budget", callback=parse_budget, metavar="NAME=VALUE,...", help="Bounds on the result.")
+@click.option("--metric", metavar="MODULE:FUNCTION", help="Your own measure, for --budget metric-drop.")
+@click.option(
+    "--layer-format",
+    "layer_formats",
+    multiple=True,
+    metavar="REGEX=FORMAT",
+    help="Format of the layers whose name matches, as 'head.*=int8'; may be repeated.",
+)
 @click.option("--decisions", type=click.Path(path_type=Path), metavar="FILE", help="Replay a decisions.toml.")
 @click.option("--machine", metavar="NAME|FILE", help="The machine (cim): its name, or a TOML description.")
 @click.option("--strict", is_flag=True, help="Refuse what would be a warning (cim).")
@@ -92,6 +100,8 @@ def compile_command(
     out = out or Path(f"{path.stem}-{target}")
     _check_names(given)
     _check_machine(target, given)
+    if "metric-drop" in given["budget"] and not given["metric"]:
+        raise OptionError("--budget metric-drop needs a metric", "name one with --metric MODULE:FUNCTION")
 
     from lpcompile.output import ALWAYS, refuse_existing
 

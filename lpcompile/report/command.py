@@ -14,12 +14,14 @@ _VALUES = (
     "weight_format",
     "activation_format",
     "group_size",
+    "metric",
     "decisions",
     "machine",
     "opset",
 )
 _DEFAULTS = {"emit": "functions", "seed": 0, "threads": 0}
-_REPEATED = ("host", "keep_float", "print_after")
+_REPEATED = ("host", "keep_float", "layer_formats", "print_after")
+_SPELLED = {"layer_formats": "layer_format"}
 _FLAGS = ("strict", "verify", "benchmark", "save_temps", "dry_run", "force")
 
 
@@ -53,7 +55,7 @@ def _words(options: Options) -> Iterator[str]:
             yield from (_flag(key), str(value))
     for key in _REPEATED:
         for value in getattr(options, key):
-            yield from (_flag(key), value)
+            yield from (_flag(_SPELLED.get(key, key)), value)
     yield from (_flag(key) for key in _FLAGS if getattr(options, key))
 
 

@@ -61,7 +61,11 @@ def test_help_loads_nothing_heavy() -> None:
         ("m.onnx -t tpu", "Invalid value for '-t' / '--target': 'tpu' is not", "lpcompile compile --help"),
         ("run m.onnx --quux", "No such option", "lpcompile run --help"),
         ("m.onnx -t ort --budget avg-bit=3", "--budget knows no bound 'avg-bit'", "'avg-bits'?"),
-        ("m.onnx -t ort --budget x=3", "--budget knows no bound 'x'", "agreement, avg-bits, bytes, sqnr-db"),
+        (
+            "m.onnx -t ort --budget x=3",
+            "--budget knows no bound 'x'",
+            "ace, acev2, agreement, avg-bits, bytes, energy-pj",
+        ),
         ("m.onnx -t ort --budget avg-bits=-3", "avg-bits takes a positive number, not '-3'", "avg-bits=4.5"),
         ("m.onnx -t ort --budget avg-bits", "avg-bits takes a positive number, not ''", "avg-bits=4.5"),
         ("m.onnx -t ort --budget sqnr-db=nan", "sqnr-db takes a positive number, not 'nan'", "sqnr-db=30"),

@@ -1,0 +1,123 @@
+"""Assignments measured as a whole, because predicted losses of single layers do not add up exactly.
+
+Rivals are measured on the deciding calls and the best goes on; then the most doubtful choices, those whose predicted
+gain is small beside its standard error, are tried one after the other with all others in place. A swap stays where it
+lowers the measured loss by more than its paired standard error. [architecture 6]
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.assignment.scored import Assignment, Picks, ScoredLayer, with_picks
+
+F64 = NDArray[np.float64]
+Measure = Callable[[Picks], F64]  # loss of each call, with the weights of these picks in the float model
+CLEARLY = 1.0  # paired standard errors
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What measuring found.
+
+    Attributes:
+        assignment: the best one.
+        measured: loss by name of what was measured.
+        swapped: layers whose choice measuring changed -> (label before, label after).
+        measurements: how many.
+    """
+
+    assignment: Assignment
+    measured: Mapping[str, float]
+    swapped: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    measurements: int = 0
+
+
+def best_measured(
+    layers: Sequence[ScoredLayer],
+    rivals: Sequence[Assignment],
+    measure: Measure,
+    *,
+    bounds: Mapping[str, float],
+    swaps: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Joint:
+    """The rival with the least measured loss, with its doubtful choices tried anew.
+
+    Args:
+        layers: with candidates.
+        rivals: all within the bounds; the first is taken where several are equally good.
+        measure: of a whole assignment.
+        bounds: upper bounds of sums of costs.
+        swaps: how many doubtful choices are tried.
+        progress: called with (done, total).
+    """
+    total = len(rivals) + swaps
+    measured: dict[str, float] = {}
+    best, best_losses = rivals[0], np.zeros(0)
+    for i, rival in enumerate(rivals):
+        losses = measure(rival.picks)
+        measured[rival.name] = float(losses.mean())
+        if i == 0 or losses.mean() < best_losses.mean():
+            best, best_losses = rival, losses
+        if progress is not None:
+            progress(i + 1, total)
+    swapped: dict[str, tuple[str, str]] = {}
+    picks = dict(best.picks)
+    done = len(rivals)
+    for layer, other in _doubtful(layers, best, bounds)[:swaps]:
+        trial = {**picks, layer.name: other}
+        if not _within(with_picks(layers, trial, ""), bounds):
+            continue
+        losses = measure(trial)
+        done += 1
+        if progress is not None:
+            progress(done, total)
+        difference = losses - best_losses
+        error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
+        if difference.mean() < -CLEARLY * error and difference.mean() < 0:
+            before = layer.candidates[picks[layer.name]].label
+            swapped[layer.name] = (before, layer.candidates[other].label)
+            picks, best_losses = trial, losses
+    if progress is not None:
+        progress(total, total)
+    found = with_picks(layers, picks, best.name)
+    kept = Assignment(best.name, picks, found.loss, found.costs, best.lower_bound, best.notes)
+    measured["chosen"] = float(best_losses.mean())
+    return Joint(kept, measured, swapped, done)
+
+
+def _doubtful(
+    layers: Sequence[ScoredLayer], assignment: Assignment, bounds: Mapping[str, float]
+) -> list[tuple[ScoredLayer, int]]:
+    """Swaps of one layer that stay within the bounds, most doubtful first.
+
+    Doubt is the chance, in units of the loss, that the other choice is better: its standard error less the predicted
+    disadvantage.
+    """
+    found: list[tuple[float, str, ScoredLayer, int]] = []
+    for layer in layers:
+        own = layer.candidates[assignment.picks[layer.name]]
+        for j, other in enumerate(layer.candidates):
+            if j == assignment.picks[layer.name]:
+                continue
+            if any(
+                assignment.costs.get(k, 0.0) - own.costs.get(k, 0.0) + other.costs.get(k, 0.0) > bound
+                for k, bound in bounds.items()
+            ):
+                continue
+            doubt = max(own.error, other.error) - (other.loss - own.loss)
+            if doubt > 0:
+                found.append((-doubt, layer.name, layer, j))
+    found.sort(key=lambda f: (f[0], f[1], f[3]))
+    best: dict[str, tuple[ScoredLayer, int]] = {}
+    for _, name, layer, j in found:
+        best.setdefault(name, (layer, j))  # one swap a layer
+    return list(best.values())
+
+
+def _within(assignment: Assignment, bounds: Mapping[str, float]) -> bool:
+    return all(assignment.costs.get(k, 0.0) <= bound * (1 + 1e-12) for k, bound in bounds.items())

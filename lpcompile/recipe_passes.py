@@ -1,0 +1,116 @@
+"""The passes of a compilation: the recipe's pipeline with what the options and the target change in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lpcompile import registry
+from lpcompile.acceptance import check_weight_formats
+from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
+from lpcompile.decisions import Decisions
+from lpcompile.formats.base import resolve
+from lpcompile.formats.group import has_group_table
+from lpcompile.pipeline import Pass, Pipeline
+from lpcompile.recipes import Recipe
+from lpcompile.target import Options, Target
+
+ASSIGN, ROUND = "assign-formats", "quantize-weights"
+WIDE = "int8"  # what a layer may take beside the one format that was asked for
+
+
+def recipe_passes(
+    target: Target, options: Options, recipe: Recipe, decisions: Decisions | None, *, strict: bool
+) -> tuple[Pass, ...]:
+    """Configured passes, in order.
+
+    Args:
+        target: where the result shall run.
+        options: the user's.
+        recipe: named or given.
+        decisions: to be replayed; they name their own pipeline.
+        strict: without folds that enlarge the model.
+
+    Raises:
+        PipelineError: an impossible order, an unknown pass or option.
+        TargetError: the target cannot hold a weight format.
+    """
+    text = options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
+    named = registry.split_pipeline(text)
+    if not options.passes and decisions is None:
+        named = _with_assignment(named, options, target)
+    assigns = any(name == ASSIGN for name, _ in named)
+    found = []
+    for name, given in named:
+        extra: dict[str, Any] = {}
+        if name == "correct-bias" and options.effort == 0:
+            continue
+        if name == ROUND and not options.passes:
+            extra = _weight_options(given, options, target, assigns=assigns)
+            check_weight_formats(target, [{"format": WIDE, **given, **extra}["format"]])
+        if name == ASSIGN and not options.passes and decisions is None:
+            extra = _assignment_options(given, options, target)
+        if name == "quantize-activations" and options.activation_format:
+            extra = {"format": options.activation_format}
+        if name == "fold-constants" and strict:
+            extra = {"growth-bytes": 0}
+        found.append(registry.pass_class(name).configured({**given, **extra}))
+    return tuple(found)
+
+
+def _with_assignment(
+    named: list[tuple[str, dict[str, str]]], options: Options, target: Target
+) -> list[tuple[str, dict[str, str]]]:
+    """A recipe of one format of few bits chooses between it and int8 where a budget is given, or layers by name."""
+    names = [name for name, _ in named]
+    wanted = Budget.of(options.budget).additive or options.layer_formats
+    if ASSIGN in names or ROUND not in names or not wanted:
+        return named
+    at = names.index(ROUND)
+    fmt = resolve(options.weight_format or named[at][1].get("format", WIDE))
+    if fmt.bits > 4 and not options.layer_formats:
+        return named
+    formats = fmt.name if fmt.name == WIDE else f"{fmt.name}+{WIDE}"
+    return [*named[:at], (ASSIGN, {"formats": formats}), *named[at:]]
+
+
+def _assignment_options(given: Mapping[str, str], options: Options, target: Target) -> dict[str, Any]:
+    extra: dict[str, Any] = {k: v for k, v in options.budget.items() if k in ADDITIVE}
+    if not extra and not any(k in given for k in ADDITIVE):
+        extra["avg-bits"] = DEFAULT_AVG_BITS
+    if options.weight_format:
+        fmt = options.weight_format
+        extra["formats"] = fmt if fmt == WIDE else f"{fmt}+{WIDE}"
+    grouped = options.group_size or (options.group_size is None and target.rules.group_scales)
+    if not grouped:
+        extra["granularities"] = "channel"
+    elif options.group_size:
+        extra["granularities"] = f"channel+group{options.group_size}"
+    if options.effort == 0:
+        extra["joint"] = 0
+    return extra
+
+
+def _weight_options(
+    given: Mapping[str, str], options: Options, target: Target, *, assigns: bool
+) -> dict[str, Any]:
+    extra: dict[str, Any] = {"rounding": "nearest"} if options.effort == 0 else {}
+    if given.get("granularity") == "group" and not target.rules.group_scales:
+        extra["granularity"] = "channel"
+    if options.weight_format and not assigns:
+        fmt = resolve(options.weight_format)
+        extra["format"] = fmt.name
+        grouped = given.get("granularity") == "group"
+        if grouped and not has_group_table(fmt):
+            extra["granularity"] = "channel"  # 8-bit formats and formats without an int8 image
+    if options.group_size is not None:
+        extra["granularity"] = "group" if options.group_size else "channel"
+        if options.group_size:
+            extra["group-size"] = options.group_size
+    return extra
+
+
+def split_at_assignment(passes: tuple[Pass, ...]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The passes before formats are assigned, and the others; the second is empty where none assigns them."""
+    names = [p.name for p in passes]
+    Pipeline(passes)  # the order is checked as a whole
+    at = names.index(ASSIGN) if ASSIGN in names else len(passes)
+    return passes[:at], passes[at:]

@@ -1,0 +1,58 @@
+"""Measuring whole assignments."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.assignment.joint import best_measured
+from lpcompile.assignment.scored import Picks, ScoredCandidate, ScoredLayer, with_picks
+from lpcompile.plan import WeightPlan
+
+
+def layer(name: str, *losses: float, error: float = 0.0, bits: tuple[float, ...] = ()) -> ScoredLayer:
+    formats = ("fixp4", "posit4", "nf4")
+    return ScoredLayer(
+        name,
+        10,
+        [
+            ScoredCandidate(WeightPlan(f), loss, error, {"bits": b})
+            for f, loss, b in zip(formats, losses, bits or (4.0,) * len(losses), strict=False)
+        ],
+    )
+
+
+def test_the_rival_with_the_least_measured_loss_wins_over_the_predicted_one() -> None:
+    layers = [layer("a", 1.0, 2.0)]
+    rivals = [with_picks(layers, {"a": 0}, "exact"), with_picks(layers, {"a": 1}, "posit4")]
+    found = best_measured(layers, rivals, lambda p: np.full(4, 3.0 - p["a"]), bounds={}, swaps=0)
+    assert (found.assignment.name, found.assignment.picks) == ("posit4", {"a": 1})
+    assert found.measured == {"exact": 3.0, "posit4": 2.0, "chosen": 2.0}
+
+
+def test_a_doubtful_choice_is_swapped_where_measuring_shows_a_gain() -> None:
+    layers = [layer("a", 1.0, 1.1, error=0.5), layer("b", 1.0, 5.0, error=0.5)]
+
+    def measure(picks: Picks) -> NDArray[np.float64]:
+        return np.array([1.0, 1.1, 0.9]) + (0.0 if picks["a"] else 0.3)
+
+    start = with_picks(layers, {"a": 0, "b": 0}, "exact")
+    found = best_measured(layers, [start], measure, bounds={}, swaps=8)
+    assert found.assignment.picks == {"a": 1, "b": 0}
+    assert list(found.swapped) == ["a"]
+    assert found.measurements == 2  # b's other choice is no matter of doubt
+
+
+def test_a_gain_within_its_standard_error_changes_nothing() -> None:
+    layers = [layer("a", 1.0, 1.1, error=0.5)]
+
+    def measure(picks: Picks) -> NDArray[np.float64]:
+        return np.array([1.0, 1.0]) if picks["a"] == 0 else np.array([0.2, 1.7])
+
+    start = with_picks(layers, {"a": 0}, "exact")
+    assert not best_measured(layers, [start], measure, bounds={}, swaps=8).swapped
+
+
+def test_no_swap_leaves_the_bounds() -> None:
+    layers = [layer("a", 1.0, 0.5, error=0.5, bits=(4.0, 8.0))]
+    start = with_picks(layers, {"a": 0}, "exact")
+    found = best_measured(layers, [start], lambda p: np.full(2, 1.0 - p["a"]), bounds={"bits": 6}, swaps=8)
+    assert found.assignment.picks == {"a": 0}
