@@ -28,7 +28,7 @@ from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pass, PassContext, Pipeline, Progress
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.provenance import data_sha256, located, model_bytes, sha256_of
-from lpcompile.recipe_passes import recipe_passes
+from lpcompile.recipe_passes import labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
@@ -94,7 +94,7 @@ class Compilation:
         with located(source):
             reference = self._reference(graph)
         check_axes(target, reference.inputs, self.options.input_shapes)
-        calibration = None if data is None else self._calibration(data, reference.inputs)
+        calibration = None if data is None else self._calibration(data, reference.inputs, labels_of(passes))
         generated = calibration is None and decides and target.rules.needs_ranges
         if generated:
             calibration = generated_calibration(
@@ -126,6 +126,8 @@ class Compilation:
             keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
             weights=Pipeline(passes).planned_weights,
+            checkpoint=self.options.checkpoint,
+            resume=self.options.resume,
         )
         watch = Watch(self.options, calls, expected, self.observe, self.temporaries)
         reports = Pipeline(passes).run(graph, context, watch.after)
@@ -199,8 +201,8 @@ class Compilation:
                 raise
             return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
 
-    def _calibration(self, data: Any, inputs: Sequence[InputSpec]) -> Calibration:
-        return data if isinstance(data, Calibration) else load_samples(data, inputs)
+    def _calibration(self, data: Any, inputs: Sequence[InputSpec], labels: str | None) -> Calibration:
+        return data if isinstance(data, Calibration) else load_samples(data, inputs, labels)
 
     def _judging(
         self, reference: Session, calibration: Calibration | None

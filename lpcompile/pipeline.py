@@ -90,6 +90,11 @@ class Pass(ABC):
         """How this pass stores weights, if that is its task."""
         return None
 
+    @property
+    def wanted_labels(self) -> str | None:
+        """Name of an array of labels that the samples must bring; None: none."""
+        return None
+
     @abstractmethod
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Change the graph or its plan in place and say what was done."""
