@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpcompile.autodiff.builder import GradientBuilder, rank_of
-from lpcompile.autodiff.reverse import add_gradients
+from lpcompile.autodiff.ordering import after
+from lpcompile.autodiff.reverse import Visit, add_gradients
 from lpcompile.autodiff.rules.convolution import channel_sum, convolution_of, delta_like
 from lpcompile.autodiff.rules.convolution_input import Kernel
 from lpcompile.autodiff.rules.convolution_weight import weight_gradient
@@ -65,16 +66,19 @@ def add_weight_gradients(
     if per_sample:
         for node in layers:
             _check_batch(node, batch)
-    outputs = {node.name: delta_like(node).name for node in layers}
-    deltas = add_gradients(graph, seeds, list(dict.fromkeys(outputs.values())), prefix=prefix)
-    builder = GradientBuilder(graph, f"{prefix}/weights")
-    found = {}
-    for node in layers:
-        delta = deltas[outputs[node.name]]
-        if delta is not None:
+    found: dict[str, LayerGradient] = {}
+
+    def visit(node: Node) -> Visit:
+        def add(b: GradientBuilder, delta: Value) -> Value:
             chosen = None if rows is None or node.name not in rows else [int(r) for r in rows[node.name]]
-            made = _convolution if node.op in ("Conv", "ConvTranspose") else _matrix
-            found[node.name] = made(builder, node, delta, chosen, per_sample)
+            make = _convolution if node.op in ("Conv", "ConvTranspose") else _matrix
+            found[node.name] = make(b, node, delta, chosen, per_sample)
+            return after(b, delta, found[node.name].weight)
+
+        return add
+
+    visits = {delta_like(node).name: visit(node) for node in layers}
+    add_gradients(graph, seeds, list(visits), prefix=prefix, visit=visits)
     return found
 
 

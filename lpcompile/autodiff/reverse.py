@@ -1,6 +1,6 @@
 """Reverse accumulation: from the gradients of some tensors to those of others, as nodes of the same graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,11 +13,17 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
+Visit = Callable[[GradientBuilder, Value], Value]
 _OPSET = 13  # of what the rules emit
 
 
 def add_gradients(
-    graph: LpGraph, seeds: Mapping[str, Value], wanted: Sequence[str], *, prefix: str = "gradient"
+    graph: LpGraph,
+    seeds: Mapping[str, Value],
+    wanted: Sequence[str],
+    *,
+    prefix: str = "gradient",
+    visit: Mapping[str, Visit] | None = None,
 ) -> dict[str, Value | None]:
     """Add the nodes that compute gradients, by the chain rule over `autodiff.registry`.
 
@@ -26,6 +32,8 @@ def add_gradients(
         seeds: tensor name -> gradient of the loss with respect to that tensor, of its shape.
         wanted: names of tensors, inputs, inner ones or constants, whose gradients are asked for.
         prefix: of the names of what is added.
+        visit: wanted tensor -> what to do with its gradient as soon as it is there; the way back goes on with
+            what is returned: the gradient, or `ordering.after` what was made of it, which keeps memory low.
 
     Returns:
         Name -> the tensor that holds its gradient; None where nothing flows back to it: its gradient is zero.
@@ -51,7 +59,10 @@ def add_gradients(
         if value is None:
             return None
         if value.name not in summed:
-            summed[value.name] = _sum(builder, gradients.get(value.name, []))
+            total = _sum(builder, gradients.get(value.name, []))
+            if total is not None and visit is not None and value.name in visit:
+                total = visit[value.name](builder, total)
+            summed[value.name] = total
         return summed[value.name]
 
     for node in reversed(order):
