@@ -192,6 +192,7 @@ class _Chunk:
             [self.made.node(n) for n in layers],
             per_sample=self.samples.per_sample,
             rows=rows,
+            shown=True,
         )
         lead = 0 if self.samples.per_sample else 1
         for name in layers:
