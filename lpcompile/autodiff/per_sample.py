@@ -41,6 +41,7 @@ def add_weight_gradients(
     per_sample: bool,
     rows: Mapping[str, Sequence[int]] | None = None,
     batch: int | str | None = None,
+    shown: bool = False,
     prefix: str = "gradient",
 ) -> dict[str, LayerGradient]:
     """Add the nodes that compute the gradients of layers with respect to their weights.
@@ -54,6 +55,7 @@ def add_weight_gradients(
             whose rows are input channels, the bias stays whole.
         batch: size or name of the batch axis, which the first axis of every layer must be if `per_sample`. A
             matrix (rank 2) must be known to have it there; otherwise None, or an unknown size, is taken on trust.
+        shown: the caller knows from running it that every first axis counts samples; nothing is checked then.
         prefix: of the names of what is added.
 
     Returns:
@@ -63,7 +65,7 @@ def add_weight_gradients(
         GradientError: an operator on the way has no rule; a layer's first axis is not, or cannot be shown to be,
             the batch; a layer multiplies with no matrix.
     """
-    if per_sample:
+    if per_sample and not shown:
         for node in layers:
             _check_batch(node, batch)
     found: dict[str, LayerGradient] = {}

@@ -68,7 +68,7 @@ def add_gradients(
     for node in reversed(order):
         if not any(o is not None and o.name in gradients for o in node.outputs):
             continue
-        if not any(i is not None and i.name in needed for i in node.inputs):
+        if not _read(node) & needed:
             continue
         if stops(node):
             continue
@@ -82,10 +82,15 @@ def _reached(order: Sequence[Node], wanted: set[str]) -> set[str]:
     """Tensors that depend on a wanted one, the wanted ones among them."""
     found = set(wanted)
     for node in order:
-        captured = {v for body in node.subgraphs for v in captured_names(body.proto)}
-        if any(i is not None and i.name in found for i in node.inputs) or captured & found:
+        if _read(node) & found:
             found |= {o.name for o in node.outputs if o is not None and _carries(o)}
     return found
+
+
+def _read(node: Node) -> set[str]:
+    """Tensors that a node reads, from within its control-flow bodies too."""
+    captured = {name for body in node.subgraphs for name in captured_names(body.proto)}
+    return captured | {i.name for i in node.inputs if i is not None}
 
 
 def _carries(value: Value) -> bool:
