@@ -65,26 +65,15 @@ class InnerProducts:
     ) -> dict[str, LayerGradient]:
         """Gradients of the weights of layers for one of the losses, one a sample where samples are separable."""
         nodes = [self.made.node(n) for n in layers]
-        batch = self._named_batch(nodes) if self.samples.per_sample else None
         return add_weight_gradients(
             self.made,
             self.losses[draw].seeds,
             nodes,
             per_sample=self.samples.per_sample,
             rows=rows,
-            batch=batch,
+            shown=True,
             prefix=f"gradient{draw}",
         )
-
-    def _named_batch(self, nodes: Sequence[Node]) -> str | int | None:
-        """The name of the batch axis, given to the data of all layers: `Samples` has shown that it is theirs."""
-        fed = next(v for v in self.made.inputs if v.shape)
-        batch = fed.shape[0] if fed.shape else None
-        for node in nodes:
-            x = node.inputs[0]
-            if x is not None and x.shape and not x.is_input:
-                self.made.set_type(x, x.dtype, (batch, *x.shape[1:]))
-        return batch
 
     def layer_change(self, node: Node, rows: F32) -> Value:
         """What a layer gives on other weights without its bias, of the shape of its output."""

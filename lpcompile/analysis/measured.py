@@ -101,11 +101,7 @@ class Judge:
         terms: dict[str, list[F64]] = {"kl": [], "noise": [], "loss": []}
         for i, call in enumerate(self.calls):
             found, base = run(call), self._float[i]
-            parts = []
-            for o in self.outputs:
-                gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
-                parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
-            terms["noise"].append(np.mean(parts, axis=0))
+            terms["noise"].append(self._noise(base, found))
             if self._classes:
                 pairs = [(_classes_last(base[o]), _classes_last(found[o])) for o in self._classes]
                 terms["kl"].append(np.sum([self._rows(divergence(a, b)) for a, b in pairs], axis=0))
@@ -116,15 +112,15 @@ class Judge:
 
     def noise_terms(self, run: RunFeeds) -> F64:
         """Noise power over signal power of every sample (or call), the mean over outputs."""
-        terms: list[F64] = []
-        for call, base in zip(self.calls, self._float, strict=True):
-            found = run(call)
-            parts = []
-            for o in self._outputs:
-                gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
-                parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
-            terms.append(np.mean(parts, axis=0))
-        return concatenated(terms)
+        pairs = zip(self.calls, self._float, strict=True)
+        return concatenated([self._noise(base, run(call)) for call, base in pairs])
+
+    def _noise(self, base: Feeds, found: Feeds) -> F64:
+        parts = []
+        for o in self.outputs:
+            gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
+            parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
+        return np.asarray(np.mean(parts, axis=0))
 
     def _rows(self, x: F64) -> F64:
         """Sums of the samples of a call, (N,)."""
