@@ -73,7 +73,8 @@ class Samples:
 
 
 def _split(labels: NDArray[np.int64], calls: Sequence[Feeds], batched: Sequence[str] | None) -> Labels:
-    counts = [1 if batched is None else len(c[batched[0]]) for c in calls]
+    each = len(labels) // max(1, len(calls)) if labels.ndim else 0
+    counts = [each if batched is None else len(c[batched[0]]) for c in calls]
     if labels.ndim == 0 or len(labels) != sum(counts):
         raise CalibrationError(
             f"{len(labels) if labels.ndim else 0} labels for {sum(counts)} samples",
