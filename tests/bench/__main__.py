@@ -37,6 +37,7 @@ TABLES = (
     "cim_complement",
     "cim_published",
     "cim_side_paths",
+    "sensitivity",
 )
 NEED_ZOO = (
     "accuracy",
@@ -47,6 +48,7 @@ NEED_ZOO = (
     "cim_exact",
     "cim_accuracy",
     "cim_complement",
+    "sensitivity",
 )
 
 
