@@ -11,6 +11,7 @@ gradient is g - db (x) E[x].
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,43 @@ class LayerErrors:
     deltas: F32
 
 
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """<g_i, dW_m> of the candidates of one layer.
+
+    Attributes:
+        terms: (samples, draws, M); no samples where nothing flows back to the layer.
+        share: C_out / R where some rows stand for all, else 1.
+    """
+
+    terms: F64
+    share: float
+
+    @property
+    def score(self) -> Score:
+        """1/2 the mean of squares, of each candidate alone."""
+        if not len(self.terms):
+            return Score(np.zeros(self.terms.shape[2]), np.zeros(self.terms.shape[2]), 0)
+        return Score.of_terms(np.square(self.terms).mean(axis=1), factor=self.share / 2)
+
+
 def score_weight_errors(
+    graph: LpGraph,
+    errors: Mapping[str, LayerErrors],
+    observe: ObserveGraph,
+    samples: Samples,
+    **options: Any,
+) -> dict[str, Score]:
+    """Score candidates of layers by the exact empirical Fisher form: `project_weight_errors`, squared.
+
+    Returns:
+        By layer name the mean over samples of 1/2 <g_i, dW_m>^2 for its M candidates, times C_out / R where some rows
+        stand for all.
+    """
+    return {n: p.score for n, p in project_weight_errors(graph, errors, observe, samples, **options).items()}
+
+
+def project_weight_errors(
     graph: LpGraph,
     errors: Mapping[str, LayerErrors],
     observe: ObserveGraph,
@@ -55,8 +92,8 @@ def score_weight_errors(
     centre: Mapping[str, F64] | None = None,
     progress: Progress | None = None,
     memory_bytes: int = MEMORY_BYTES,
-) -> dict[str, Score]:
-    """Score candidates of layers by the exact empirical Fisher form.
+) -> dict[str, Projections]:
+    """Changes of the loss by candidates of layers, along the gradient of every sample and draw.
 
     Args:
         graph: the float graph, shapes inferred.
@@ -72,8 +109,7 @@ def score_weight_errors(
         memory_bytes: layers are taken in as many sweeps as keep the gradients and errors of one within it.
 
     Returns:
-        By layer name the mean over samples of 1/2 <g_i, dW_m>^2 for its M candidates, times C_out / R where some rows
-        stand for all.
+        By layer name. Those of several layers add up: half the mean square of their sum is what they lose together.
 
     Raises:
         GradientError: an operator without a rule, named; a gradient that is not finite.
@@ -82,12 +118,12 @@ def score_weight_errors(
     head = head or choose_head(graph, loss, observe, samples)
     chunks = list(_chunks(graph, errors, samples, memory_bytes))
     total = len(chunks) * len(samples.calls)
-    found: dict[str, Score] = {}
+    found: dict[str, Projections] = {}
     for number, names in enumerate(chunks):
         products = InnerProducts(graph, head, samples, draws)
         chunk = _Chunk(products, {n: errors[n] for n in names}, centre or {})
         step = None if progress is None else partial(_step, progress, number * len(samples.calls), total)
-        found |= chunk.scores(observe, seed, step)
+        found |= chunk.projections(observe, seed, step)
     return found
 
 
@@ -119,7 +155,7 @@ def _by_products(e: LayerErrors) -> bool:
 
 
 class _Chunk:
-    """The scores of some layers in one sweep."""
+    """The projections of some layers in one sweep."""
 
     def __init__(
         self,
@@ -164,17 +200,17 @@ class _Chunk:
                 bias = [b.reshape(found.bias, [p.lead, -1])] if name in self.centre else []
                 p.keep(name, b.op("Gemm", flat, fed[name], transB=1), *bias)
 
-    def scores(
+    def projections(
         self, observe: ObserveGraph, seed: int, step: Callable[[int], None] | None
-    ) -> dict[str, Score]:
+    ) -> dict[str, Projections]:
         """One sweep."""
         calls = len(self.products.samples.calls)
-        squares: dict[str, list[list[F64]]] = {}
+        terms: dict[str, list[list[F64]]] = {}
         for i, found in self.products.runs(observe, seed, step):
             for name, draws in found.items():
-                held = squares.setdefault(name, [[] for _ in range(calls)])
-                held[i] += [np.square(self._centred(name, arrays)) for arrays in draws]
-        return {n: self._score(n, squares.get(n, [])) for n in self.errors}
+                held = terms.setdefault(name, [[] for _ in range(calls)])
+                held[i] += [self._centred(name, arrays) for arrays in draws]
+        return {n: self._projections(n, terms.get(n, [])) for n in self.errors}
 
     def _centred(self, name: str, arrays: Arrays) -> F64:
         found = arrays[0].astype(np.float64)
@@ -186,14 +222,12 @@ class _Chunk:
             mean, bias = mean[e.rows], bias if bias.shape[1] == len(e.rows) else bias[:, e.rows]
         return np.asarray(found - bias @ np.einsum("mrk,rk->mr", e.deltas, mean).T)
 
-    def _score(self, name: str, squares: Sequence[Sequence[F64]]) -> Score:
+    def _projections(self, name: str, terms: Sequence[Sequence[F64]]) -> Projections:
         e = self.errors[name]
-        count = len(e.deltas)
-        if not squares:  # nothing flows back to it: no output depends on it
-            return Score(np.zeros(count), np.zeros(count), 0)
-        terms = np.concatenate([np.mean(s, axis=0) for s in squares])
         share = 1.0 if e.rows is None else _channels(self.products.graph.node(name)) / max(1, len(e.rows))
-        return Score.of_terms(terms, factor=share / 2)
+        if not terms:  # nothing flows back to it: no output depends on it
+            return Projections(np.zeros((0, 1, len(e.deltas))), share)
+        return Projections(np.concatenate([np.stack(t, axis=1) for t in terms]), share)
 
 
 def _channels(node: Node) -> int:
