@@ -78,7 +78,7 @@ def fit(
     """
     w = np.ascontiguousarray(w, np.float32)
     _check(w, fmt, rule, granularity)
-    weight = _importance(importance, w.shape[1]) if rule == "output-mse" else None
+    weight = damped_importance(importance, w.shape[1]) if rule == "output-mse" else None
     floor = np.zeros(len(w)) if min_scale is None else np.asarray(min_scale, np.float64) * _ABOVE
     if granularity == "group" and not has_group_table(fmt):
         max_group_multiplier(fmt)  # raises, with the reason
@@ -208,7 +208,12 @@ def _check(w: F32, fmt: NumberFormat, rule: str, granularity: str) -> None:
         raise FormatError(f"{fmt.name} cannot hold negative weights", hint="use a signed format")
 
 
-def _importance(importance: F32 | None, columns: int) -> F32:
+def damped_importance(importance: F32 | None, columns: int) -> F32:
+    """(K,) what "output-mse" weights squared errors with: second moments, mean 1, none quite zero.
+
+    Raises:
+        CalibrationError: there are no usable second moments.
+    """
     if importance is None:
         raise CalibrationError(
             "scale rule 'output-mse' needs second moments of the inputs",
