@@ -34,15 +34,6 @@ CURVE_LOW = 0.5  # least channel scale, relative to that of the row's largest ma
 Index = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class GroupFit:
-    """Channel scales (C,) on the grid, multipliers (C, G), codes (C, K)."""
-
-    scales: F32
-    multipliers: U8
-    codes: U8
-
-
 def group_absmax_scale(w: F32, fmt: NumberFormat, size: int) -> F64:
     """(C, G) scales s of `s * grid` at which the largest magnitude of each group lands on the top level."""
     starts = np.arange(0, w.shape[1], size)
@@ -75,8 +66,8 @@ COARSE = Effort(log_step=0.06, finalists=1, few_groups=8, last_reach=0)  # to co
 
 def search_groups(
     w: F32, fmt: NumberFormat, size: int, grid: ScaleGrid, floors: F64, importance: F32 | None
-) -> GroupFit:
-    """The best channel scales and multipliers found.
+) -> tuple[F32, U8]:
+    """The best channel scales (C,) on the grid and multipliers (C, G) found.
 
     Args:
         w: (C, K) finite weights.
@@ -94,9 +85,7 @@ def search_groups(
         rows = slice(first, first + step)
         curve = errors(group_energies(relative(w[rows]), size, h), curves.psi)
         parts.append(search_curve(w[rows], fmt, size, grid, floors[rows], h, curve))
-    scales = np.concatenate([s for s, _ in parts])
-    multipliers = np.concatenate([m for _, m in parts])
-    return GroupFit(scales, multipliers, encode_groups(w, fmt, size, scales, multipliers))
+    return np.concatenate([s for s, _ in parts]), np.concatenate([m for _, m in parts])
 
 
 def encode_groups(w: F32, fmt: NumberFormat, size: int, scales: F32, multipliers: U8) -> U8:
@@ -248,7 +237,9 @@ class MultiplierCurves:
     def row_ratios(self, curve: F32, rows: int) -> F64:
         """(R,) the best scale of whole rows, relative to that which brings the largest magnitude to the top level."""
         first = int(self.offsets[-1])
-        best = curve[first:].reshape(len(curve) - first, rows, -1).sum(axis=2, dtype=np.float64).argmin(axis=0)
+        best = (
+            curve[first:].reshape(len(curve) - first, rows, -1).sum(axis=2, dtype=np.float64).argmin(axis=0)
+        )
         return np.asarray(CURVE_LOW * np.exp(best * self.log_step))
 
     def multipliers(self, curve: F32, at: Index) -> U8:
