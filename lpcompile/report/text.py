@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
+from lpcompile.formats.planned import short_name
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
@@ -54,7 +55,7 @@ def _title(report: Mapping[str, Any]) -> str:
 
 def _layers(report: Mapping[str, Any]) -> str:
     layers = report["layers"]
-    by_format = Counter(layer["weight_format"] for layer in layers)
+    by_format = Counter(short_name(layer["weight_format"]) for layer in layers)
     shown = ", ".join(f"{n} {name}" for name, n in by_format.most_common(5))
     if len(by_format) > 5:
         shown += f", {sum(n for _, n in by_format.most_common()[5:])} others"
