@@ -12,6 +12,7 @@ import numpy as np
 from lpcompile.analysis.arithmetic import COEFFICIENTS
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
+from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import overhead_against_all_fixp4
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -176,6 +177,11 @@ def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, float
         "posit_mac_fraction": share.of_macs,
         **{key: value for key, value in overheads.items() if value is not None},
     }
+
+
+def mac_assumptions(totals: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the figure of posit MACs rests on, where there is one."""
+    return [dict(a) for a in MAC_ASSUMPTIONS] if "mac_energy_overhead" in totals else []
 
 
 def pass_documents(reports: Sequence[PassReport]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.registry import target
 from lpcompile.target import LayerShape
 from tests.networks import shipped, shipped_data
+from tests.support import Array
 
 READ_OUT = ("columns", "converters", "shift-add")
 EXACT = (*READ_OUT, "accumulation", "vector", "hp unit")
@@ -32,7 +33,7 @@ CASES = (
 
 @functools.cache
 def compiled(name: str, fmt: str, activation: str, machine: str) -> dict[str, Any]:
-    recipe = {"recipe": "int8"} if fmt == "int8" else {"recipe": "w4a8", "weight_format": fmt}
+    recipe: dict[str, Any] = {"recipe": "int8"} if fmt == "int8" else {"recipe": "w4a8", "weight_format": fmt}
     made = lpcompile.compile(
         shipped(name),
         target="cim",
@@ -91,15 +92,15 @@ def test_the_estimate_of_a_layer_is_within_a_factor_of_two(
     name: str, fmt: str, activation: str, machine: str
 ) -> None:
     """Transport and leakage depend on the whole network; sums over layers are within 30 %, and the order holds."""
-    sums = np.array(
+    sums: Array = np.array(
         [[math.fsum(e.values()), math.fsum(x.values())] for e, x in both(name, fmt, activation, machine)]
     )
-    ratios = sums[:, 0] / sums[:, 1]
+    ratios: Array = sums[:, 0] / sums[:, 1]
     assert ratios.min() > 0.5
     assert ratios.max() < 2
-    assert sums[:, 0].sum() == pytest.approx(sums[:, 1].sum(), rel=0.3)
-    ranks = sums.argsort(axis=0).argsort(axis=0)
-    assert np.corrcoef(ranks.T)[0, 1] > 0.85
+    assert float(sums[:, 0].sum()) == pytest.approx(float(sums[:, 1].sum()), rel=0.3)
+    ranks: Array = sums.argsort(axis=0).argsort(axis=0)
+    assert float(np.corrcoef(ranks.T)[0, 1]) > 0.85
 
 
 def conv(inputs: int, outputs: int, group: int = 1) -> LayerShape:
