@@ -32,8 +32,8 @@ POSIT, FIXED = "posit4", "fixp4"
 PAPER_OVERHEAD = 0.0019  # of [azizi2023], average over its networks: shown beside ours, used in no figure
 ASSUMPTIONS = (
     {
-        "what": "the MAC energy of posit4 against fixp4 is that of counted cells (full adders, multipliers, multiplexers, "
-        "registers), each at an average of published 45 nm figures; no wires, no clock, a decoder a MAC",
+        "what": "the MAC energy of posit4 against fixp4 is that of counted cells (full adders, multiplier cells, "
+        "multiplexers, registers) at averages of published 45 nm figures; no wires, no clock, a decoder a MAC",
         "source": "assumed: [horowitz2014], shifts of [you2020] and [elhoushi2021], registers of [hwcomponents]",
     },
 )
