@@ -3,14 +3,14 @@
 import math
 
 import numpy as np
-import onnx
 
 from lpcompile.analysis.macs import layer_shape
 from lpcompile.backends.cim.build import DEFAULT_MACHINE
-from lpcompile.backends.cim.layer_energy import layer_energy
+from lpcompile.backends.cim.events import PRICES
+from lpcompile.backends.cim.layer_energy import LayerEnergy, layer_energy
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.formats.base import resolve
-from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.io import load
 from tests.bench.bench_table import Bench, Table
 from tests.zoo.cim_networks import with_formats
 from tests.zoo.entries import Zoo
@@ -63,13 +63,23 @@ def _row(zoo: Zoo, name: str, machine: str) -> tuple[int | float | str, ...]:
     )
 
 
+def _without_loading(estimate: LayerEnergy, machine: MachineDescription) -> float:
+    """What is left of an estimate without the components of LEFT_OUT."""
+    return estimate.energy_pj - math.fsum(
+        n * PRICES[e].energy_pj(machine)
+        for e, n in estimate.events.items()
+        if PRICES[e].component in LEFT_OUT
+    )
+
+
 def _energies(
     zoo: Zoo, name: str, weights: str, activations: str, machine: str
 ) -> dict[str, tuple[float, float]]:
     """Estimated and simulated pJ of the layers on the machine, by name."""
     report = with_formats(zoo, name, weights, activations, SAMPLES, machine=machine).made.report
     description = MachineDescription.load(machine)
-    graph = LpGraph.from_proto(onnx.shape_inference.infer_shapes(onnx.load(zoo.model(name))))
+    graph = load(zoo.model(name))
+    graph.infer_shapes()
     shapes = {n.name: layer_shape(n) for n in graph.layers()}
     found = {}
     for row in report["layers"]:
@@ -79,6 +89,7 @@ def _energies(
         bits = 4 if row["activation_format"] == "uint4" else 8
         exact = math.fsum(v for k, v in parts.items() if k not in LEFT_OUT)
         batch = report["energy"]["conventions"]["batch"]
-        estimate = layer_energy(description, shape, resolve(row["weight_format"]), bits).energy_pj
-        found[row["name"]] = (estimate, exact / batch)
+        stays = bool(report["program"]["weights_stay"])
+        estimate = layer_energy(description, shape, resolve(row["weight_format"]), bits, resident=stays)
+        found[row["name"]] = (_without_loading(estimate, description), exact / batch)
     return found
