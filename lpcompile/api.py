@@ -1,4 +1,4 @@
-"""compile(), load(): everything that the command line does, for Python."""
+"""compile(), tune(), load(): everything that the command line does, for Python."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from lpcompile.compilation import Compilation
-from lpcompile.errors import InputError
+from lpcompile.errors import CalibrationError, InputError
 from lpcompile.ir import io
 from lpcompile.output import refuse_existing, write_folder
 from lpcompile.pipeline import Observer, Progress, no_progress, quiet
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 MODEL, REPORT, DECISIONS = "model.onnx", "report.json", "decisions.toml"
+TUNED_RECIPE = "w4a8"  # of retraining, where none is named
 
 
 @dataclass
@@ -132,6 +133,32 @@ def compile(
     if output is not None and not chosen.dry_run:
         artefacts.write(output, force=chosen.force)
     return artefacts
+
+
+def tune(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    calibration: Any,
+    *,
+    recipe: str | None = None,
+    tuning: Mapping[str, Any] | None = None,
+    **rest: Any,
+) -> Artefacts:
+    """Compile a float ONNX model and retrain its rounded weights on the samples.
+
+    Args:
+        model: path, bytes or proto.
+        calibration: samples as `compile` takes them; labels among them, where the loss asks for them.
+        recipe: name of a recipe or path of a TOML file; None takes TUNED_RECIPE.
+        tuning: options of the pass `tune-weights` by name: epochs, batch, estimator, learning-rate, loss, labels, ...
+        **rest: of `compile`; `checkpoint` names a folder for the state after each epoch, `resume` goes on from it.
+
+    Raises:
+        LpcompileError: see `lpcompile.errors` for the tree.
+    """
+    if calibration is None:
+        raise CalibrationError("there are no samples to retrain on", hint="give calibration data")
+    options = {k.replace("_", "-"): str(v) for k, v in (tuning or {}).items()}
+    return compile(model, calibration=calibration, recipe=recipe or TUNED_RECIPE, tuning=options, **rest)
 
 
 def load(path: str | os.PathLike[str]) -> Artefacts:

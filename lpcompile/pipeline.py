@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 
 from lpcompile.analysis.calibration import Calibration, RunFeeds
 from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.measured import OpenPatched
 from lpcompile.errors import LpcompileError, PassError, PassOptionError, PipelineError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -46,6 +48,13 @@ class PassContext:
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
+        layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
+        scored: candidates of layers once a pass has scored them; another budget needs no new scores.
+        checkpoint: folder for the state of long passes after each round, or None.
+        resume: go on from what is in that folder.
+        open_patched: opens a float graph so that named weights can be exchanged between runs.
+        machine: name or path of the machine (targets with machines).
+        emit: form of the model to come.
     """
 
     run: RunModel | None = None
@@ -58,7 +67,14 @@ class PassContext:
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    layer_formats: tuple[str, ...] = ()
+    scored: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    resume: bool = False
+    open_patched: OpenPatched | None = None
+    machine: str | None = None
+    emit: str = "functions"
 
     @property
     def rng(self) -> np.random.Generator:
@@ -79,6 +95,11 @@ class Pass(ABC):
 
     def planned_weights(self) -> WeightPlan | None:
         """How this pass stores weights, if that is its task."""
+        return None
+
+    @property
+    def wanted_labels(self) -> str | None:
+        """Name of an array of labels that the samples must bring; None: none."""
         return None
 
     @abstractmethod

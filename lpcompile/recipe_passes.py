@@ -13,7 +13,7 @@ from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
 from lpcompile.target import Options, Target
 
-ASSIGN, ROUND = "assign-formats", "quantize-weights"
+ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
 
 
@@ -37,6 +37,8 @@ def recipe_passes(
     named = registry.split_pipeline(text)
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
+    if options.tuning is not None and all(name != TUNE for name, _ in named):
+        named = [*named, (TUNE, {})]
     assigns = any(name == ASSIGN for name, _ in named)
     found = []
     for name, given in named:
@@ -50,6 +52,8 @@ def recipe_passes(
             extra = _assignment_options(given, options, target)
         if name == "quantize-activations" and options.activation_format:
             extra = {"format": options.activation_format}
+        if name == TUNE and options.tuning is not None:
+            extra = dict(options.tuning)
         if name == "fold-constants" and strict:
             extra = {"growth-bytes": 0}
         found.append(registry.pass_class(name).configured({**given, **extra}))
@@ -106,6 +110,11 @@ def _weight_options(
         if options.group_size:
             extra["group-size"] = options.group_size
     return extra
+
+
+def labels_of(passes: tuple[Pass, ...]) -> str | None:
+    """Name of the array of labels that a pass learns from; None where none does."""
+    return next((p.wanted_labels for p in passes if p.wanted_labels is not None), None)
 
 
 def split_at_assignment(passes: tuple[Pass, ...]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:

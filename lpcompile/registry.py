@@ -20,6 +20,7 @@ PASSES = {
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
+    "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
 }
 TARGETS = {
     "ort": "lpcompile.backends.ort.target:OrtTarget",

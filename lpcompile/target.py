@@ -49,6 +49,9 @@ class Options:
         machine: name of a machine, or path of its description; None takes the target's own (targets with machines).
         strict: no warning where an error is possible (targets with machines).
         host: names of nodes that stay on the host (targets with machines).
+        tuning: options of `tune-weights` by name; a pipeline without the pass gets it. None: as the recipe has it.
+        checkpoint: folder for the state of retraining after each epoch.
+        resume: go on from the state in that folder.
     """
 
     recipe: str | None = None
@@ -76,6 +79,9 @@ class Options:
     machine: str | None = None
     strict: bool = False
     host: Sequence[str] = ()
+    tuning: Mapping[str, str] | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
 
 
 MACHINE_OPTIONS = ("machine", "strict", "host")

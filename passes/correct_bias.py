@@ -36,7 +36,7 @@ class CorrectBias(Pass):
             layer = graph.plan.layers.get(node.name)
             if layer is None or layer.tensor is None or layer.bias_correction is not None:
                 continue
-            if reason := _obstacle(node, layer.kernel):
+            if reason := bias_obstacle(node, layer.kernel):
                 report.skip(node, reason)
                 continue
             mean = row_means(node, ctx.statistics)
@@ -52,7 +52,7 @@ class CorrectBias(Pass):
         return report
 
 
-def _obstacle(node: Node, kernel: Kernel) -> str:
+def bias_obstacle(node: Node, kernel: Kernel) -> str:
     """Why the bias of a layer cannot take a correction; empty where it can."""
     if node.op == "MatMul":
         return "MatMul has no bias of its own"

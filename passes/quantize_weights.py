@@ -6,38 +6,25 @@ quantised first and the codes chosen with the quantised scales. [architecture 3.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.input_moments import second_moments
-from lpcompile.analysis.rounding_loss import column_energy, output_sqnr_db, ratio_db
-from lpcompile.errors import FormatError
 from lpcompile.formats.base import resolve
 from lpcompile.formats.group import has_group_table
-from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
-from lpcompile.quant.fit import fit
-from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
-from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
-ACCUMULATOR = 2**31 - 1
-BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
 RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
 ROUNDINGS = ("nearest", "kernel-sums")
-INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,106 +88,11 @@ class QuantizeWeights(Pass):
         return report
 
     def _rounded(self, graph: LpGraph, node: Node, statistics: Mapping[str, TensorStatistics]) -> LayerPlan:
-        layer = graph.plan.layers[node.name]
-        weight = node.inputs[1]
-        assert weight is not None
-        rows = to_rows(node.op, weight.values)
-        if not rows.size:
-            return replace(layer, kernel=Kernel.FLOAT, reason="it has no weights")
-        if not np.isfinite(rows).all():
-            raise FormatError(
-                "weights are NaN or infinite",
-                where=node.name,
-                hint="repair the model, or keep the layer with --keep-float",
-            )
-        moments = second_moments(node, statistics)
-        decided = layer.weight if layer.weight.format != "float32" else self.planned_weights()
-        if decided.scale_rule == "output-mse" and moments is None:
-            decided = replace(decided, scale_rule="mse")
-        fmt = resolve(decided.format)
-        kernel, reason = self._kernel(layer, decided, rows.shape[1])
-        grouped = decided.granularity.startswith("group")
-        tensor = fit(
-            rows,
-            fmt,
-            granularity="group" if grouped else decided.granularity,
-            group_size=int(decided.granularity.removeprefix("group")) if grouped else self.group_size,
-            rule=decided.scale_rule,
-            scale_format=decided.scale_format,
-            importance=moments,
-            min_scale=self._least_scale(graph, node, kernel),
-        )
-        if grouped and not tensor.has_integer_groups:
-            decided = replace(decided, granularity="channel")  # one group a row
-        if decided.rounding == "kernel-sums":
-            tensor = self._keep_kernel_sums(node, rows, tensor, statistics)
-        signal, noise = column_energy(rows, tensor.dequantize())
-        return replace(
-            layer,
-            kernel=kernel,
-            weight=decided,
-            tensor=tensor,
-            codes_sha256=tensor.digest(),
-            reason=reason or layer.reason,
-            weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
-            local_sqnr_db=None
-            if moments is None
-            else output_sqnr_db(signal, noise, moments, self._input_step(graph, node, kernel)),
-        )
-
-    def _keep_kernel_sums(
-        self,
-        node: Node,
-        rows: NDArray[np.float32],
-        tensor: QuantizedTensor,
-        statistics: Mapping[str, TensorStatistics],
-    ) -> QuantizedTensor:
-        weight, x = node.inputs[1], node.inputs[0]
-        found = None if x is None else statistics.get(x.name)
-        rho = self.rho if self.rho >= 0 or found is None else found.spatial_correlation
-        if node.op != "Conv" or weight is None or rho <= 0:
-            return tensor
-        window = weight.values.shape[2:]
-        return round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
-
-    @staticmethod
-    def _input_step(graph: LpGraph, node: Node, kernel: Kernel) -> float:
-        """Step of the input's quantiser; 0 where the layer reads floats."""
-        x = node.inputs[0]
-        plan = None if x is None or kernel not in INTEGER else graph.plan.activations.get(x.name)
-        return 0.0 if plan is None else plan.scale
+        weight = graph.plan.layers[node.name].weight
+        decided = weight if weight.format != "float32" else self.planned_weights()
+        return rounded_layer(graph, node, decided, statistics, rho=self.rho)
 
     def planned_weights(self) -> WeightPlan:
         """How layers that bring no decision of their own are stored."""
         granularity = f"group{self.group_size}" if self.granularity == "group" else self.granularity
         return WeightPlan(resolve(self.format).name, granularity, self.rule, self.scale_format, self.rounding)
-
-    @staticmethod
-    def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, str]:
-        """The planned kernel, or one that can hold the weights exactly."""
-        fmt = resolve(weight.format)
-        if layer.kernel is Kernel.NBITS:
-            books = bool(weight.codebooks)
-            if reason := block_matmul.obstacle(fmt, weight.granularity, inputs, codebooks=books):
-                layer = replace(
-                    layer, kernel=Kernel.DYNAMIC, reason=f"its codes do not stay packed: {reason}"
-                )
-        if layer.kernel in (*INTEGER, Kernel.DYNAMIC):
-            if fmt.image() is None:
-                return (
-                    Kernel.WEIGHT_ONLY,
-                    f"{fmt.name} has no int8 image: its weights are expanded to float when loaded",
-                )
-            if inputs * 128 * 255 + BIAS_UNITS > ACCUMULATOR:
-                return Kernel.WEIGHT_ONLY, f"{inputs} products of 8 bits could overflow the int32 accumulator"
-        return layer.kernel, layer.reason
-
-    @staticmethod
-    def _least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> NDArray[np.float32] | None:
-        """Channel scales below this would not let the int32 bias fit."""
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        x = node.inputs[0]
-        if bias is None or x is None or kernel not in INTEGER:
-            return None
-        least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
-        return least.astype(np.float32)

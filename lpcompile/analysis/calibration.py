@@ -24,11 +24,13 @@ class Calibration:
         calls: the feeds of each call, as the model takes them.
         source: where they came from, for the report.
         generated: made up here, because the user gave none: good for ranges of tensors, not of channels.
+        labels: of the samples of each call, where they were asked for; else empty.
     """
 
     calls: Sequence[Feeds]
     source: str = ""
     generated: bool = False
+    labels: Sequence[np.ndarray] = ()
 
     @property
     def _held(self) -> frozenset[int]:
@@ -42,6 +44,11 @@ class Calibration:
     def deciding(self) -> list[Feeds]:
         """The calls that decisions may look at."""
         return [c for i, c in enumerate(self.calls) if i not in self._held]
+
+    @property
+    def deciding_labels(self) -> list[np.ndarray]:
+        """The labels of the deciding calls; empty where there are none."""
+        return [a for i, a in enumerate(self.labels) if i not in self._held]
 
     @property
     def judging(self) -> list[Feeds]:

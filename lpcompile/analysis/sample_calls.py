@@ -13,12 +13,21 @@ BATCH_BYTES = 1 << 20
 CALLS_WANTED = 16  # smaller batches where samples are few, so that some calls can be held back
 
 
-def split_calls(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: str) -> list[Feeds]:
+def split_calls(
+    arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: str, labels: str | None = None
+) -> list[Feeds]:
     """Arrays with samples on their first axis as calls; views, not copies, where the type fits.
+
+    Args:
+        arrays: by name.
+        inputs: what the model takes.
+        where: for messages.
+        labels: an array that is split like the inputs, though the model does not take it.
 
     Raises:
         CalibrationError: as `load_samples`.
     """
+    inputs = [*inputs, *label_spec(arrays, labels, where)]
     chosen = {
         spec.name: fit(a, spec, where)
         for spec, a in zip(inputs, select(arrays, inputs, where).values(), strict=True)
@@ -44,6 +53,23 @@ def split_calls(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: s
     for spec in inputs if feeds else ():
         check_shape(feeds[0][spec.name], spec, where, hint)
     return feeds
+
+
+def label_spec(arrays: Mapping[str, Any], labels: str | None, where: str) -> list[InputSpec]:
+    """The array of labels as one more input; [] where none is asked for.
+
+    Raises:
+        CalibrationError: there is no such array.
+    """
+    if labels is None:
+        return []
+    if labels not in arrays:
+        raise CalibrationError(
+            f"no array '{labels}' of labels, only: {', '.join(map(str, arrays)) or 'nothing'}",
+            where=where,
+            hint="name the array with --labels NAME, or tune without labels (the float model's outputs are learned)",
+        )
+    return [InputSpec(labels, np.asarray(arrays[labels]).dtype, None)]
 
 
 def _part(array: np.ndarray, i: int, size: int) -> np.ndarray:

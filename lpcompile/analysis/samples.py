@@ -21,7 +21,7 @@ import numpy as np
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.imported import imported, is_reference
 from lpcompile.analysis.inputs import Feeds, InputSpec, check_shape, fit, random_feeds, select
-from lpcompile.analysis.sample_calls import split_calls
+from lpcompile.analysis.sample_calls import label_spec, split_calls
 from lpcompile.analysis.sample_files import MOST_BYTES, read_npy, read_npz
 from lpcompile.errors import CalibrationError, LpcompileError
 
@@ -30,12 +30,13 @@ __all__ = ["InputSpec", "load_samples", "random_feeds"]
 _FORMS = "DATA is an .npz file, a folder of .npz or .npy files, or package.module:attribute"
 
 
-def load_samples(data: Any, inputs: Sequence[InputSpec]) -> Calibration:
+def load_samples(data: Any, inputs: Sequence[InputSpec], labels: str | None = None) -> Calibration:
     """Samples as calls of the model.
 
     Args:
         data: DATA as above.
         inputs: what the model takes.
+        labels: name of an array of labels, first axis samples, that comes with the inputs; None: none is read.
 
     Raises:
         CalibrationError: unreadable, or names, shapes, types or values do not fit, or there is no sample.
@@ -43,34 +44,43 @@ def load_samples(data: Any, inputs: Sequence[InputSpec]) -> Calibration:
     if isinstance(data, Calibration):
         return data
     if isinstance(data, (str, os.PathLike)):
-        return _from_text(os.fspath(data), inputs)
-    return Calibration(_from_object(data, inputs, "calibration"), f"python {type(data).__name__}")
+        return _from_text(os.fspath(data), inputs, labels)
+    source = f"python {type(data).__name__}"
+    return _calibration(_from_object(data, inputs, "calibration", labels), source, labels)
 
 
-def _from_text(text: str, inputs: Sequence[InputSpec]) -> Calibration:
+def _calibration(calls: list[Feeds], source: str, labels: str | None) -> Calibration:
+    if labels is None:
+        return Calibration(calls, source)
+    found = [c[labels] for c in calls]
+    return Calibration([{k: a for k, a in c.items() if k != labels} for c in calls], source, labels=found)
+
+
+def _from_text(text: str, inputs: Sequence[InputSpec], labels: str | None) -> Calibration:
     path = Path(text)
     if path.is_dir():
-        return Calibration(_from_folder(path, inputs), text)
-    if path.exists():
-        if path.suffix == ".npy":
-            return Calibration(split_calls(_nameless([path], inputs), inputs, text), text)
-        return Calibration(split_calls(read_npz(path), inputs, text), text)
-    if is_reference(text):
-        return Calibration(_from_object(imported(text, CalibrationError), inputs, text), text)
-    raise CalibrationError("there is no such file or folder", where=text, hint=_FORMS)
+        calls = _from_folder(path, inputs, labels)
+    elif path.exists():
+        arrays = _nameless([path], inputs) if path.suffix == ".npy" else read_npz(path)
+        calls = split_calls(arrays, inputs, text, labels)
+    elif is_reference(text):
+        calls = _from_object(imported(text, CalibrationError), inputs, text, labels)
+    else:
+        raise CalibrationError("there is no such file or folder", where=text, hint=_FORMS)
+    return _calibration(calls, text, labels)
 
 
-def _from_folder(path: Path, inputs: Sequence[InputSpec]) -> list[Feeds]:
+def _from_folder(path: Path, inputs: Sequence[InputSpec], labels: str | None) -> list[Feeds]:
     archives, arrays = sorted(path.glob("*.npz")), sorted(path.glob("*.npy"))
     if archives:
-        return [call for file in archives for call in split_calls(read_npz(file), inputs, str(file))]
+        return [call for file in archives for call in split_calls(read_npz(file), inputs, str(file), labels)]
     if not arrays:
         raise CalibrationError("the folder holds no .npz and no .npy file", where=str(path), hint=_FORMS)
     by_stem = {_file_stem(spec.name): spec.name for spec in inputs}
     if len(inputs) == 1 and not any(f.stem in by_stem for f in arrays):
-        return [call for f in arrays for call in split_calls(_nameless([f], inputs), inputs, str(f))]
+        return [call for f in arrays for call in split_calls(_nameless([f], inputs), inputs, str(f), labels)]
     named = {by_stem.get(f.stem, f.stem): read_npy(f) for f in arrays}
-    return split_calls(named, inputs, str(path))
+    return split_calls(named, inputs, str(path), labels)
 
 
 def _file_stem(name: str) -> str:
@@ -88,15 +98,15 @@ def _nameless(files: Sequence[Path], inputs: Sequence[InputSpec]) -> dict[str, n
     return {inputs[0].name: read_npy(files[0])}
 
 
-def _from_object(data: Any, inputs: Sequence[InputSpec], where: str) -> list[Feeds]:
+def _from_object(data: Any, inputs: Sequence[InputSpec], where: str, labels: str | None) -> list[Feeds]:
     if isinstance(data, np.ndarray) and len(inputs) == 1:
         data = {inputs[0].name: data}
     try:
         if not _gives_samples(data) and callable(data):
             data = data()
         if isinstance(data, Mapping):
-            return split_calls(data, inputs, where)
-        calls = _bounded(_iterate(data, where), inputs, where)
+            return split_calls(data, inputs, where, labels)
+        calls = _bounded(_iterate(data, where), inputs, where, labels)
     except LpcompileError:
         raise
     except Exception as error:  # user code: whatever it raises
@@ -123,7 +133,9 @@ def _iterate(data: Any, where: str) -> Iterator[Any]:
     raise CalibrationError(f"a {type(data).__name__} gives no samples", where=where, hint=_FORMS)
 
 
-def _bounded(items: Iterator[Any], inputs: Sequence[InputSpec], where: str) -> list[Feeds]:
+def _bounded(
+    items: Iterator[Any], inputs: Sequence[InputSpec], where: str, labels: str | None
+) -> list[Feeds]:
     calls: list[Feeds] = []
     total = 0
     for item in items:
@@ -132,9 +144,10 @@ def _bounded(items: Iterator[Any], inputs: Sequence[InputSpec], where: str) -> l
             raise CalibrationError(
                 f"a {type(item).__name__}, not a mapping of input names to arrays", where=here, hint=_FORMS
             )
-        chosen = select(item, inputs, here)
-        call = {s.name: fit(chosen[s.name], s, here) for s in inputs}
-        for spec in inputs:
+        wanted = [*inputs, *label_spec(item, labels, here)]
+        chosen = select(item, wanted, here)
+        call = {s.name: fit(chosen[s.name], s, here) for s in wanted}
+        for spec in wanted:
             check_shape(call[spec.name], spec, here)
         calls.append(call)
         total += sum(a.nbytes for a in call.values())

@@ -1,5 +1,6 @@
 """Small verbs that add gradient nodes to a graph. All they add is valid from opset 13 on."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,9 +101,29 @@ class GradientBuilder:
         self.graph.set_type(cast, dtype, a.shape)
         return cast
 
+    def gated(self, gradient: Value, condition: Value) -> Value:
+        """The gradient where a condition holds, else 0 times it.
+
+        ONNX Runtime multiplies several times faster than it chooses between numbers (Where) by a condition
+        that follows no pattern, such as the sign of an activation.
+        """
+        return self.mul(gradient, self.cast(condition, gradient.dtype or np.dtype(np.float32)))
+
     def masked(self, gradient: Value, condition: Value) -> Value:
         """The gradient where a condition holds, else 0 (whatever the gradient is there, NaN too)."""
         return self._typed(self.op("Where", condition, gradient, self.number(0.0, gradient)), gradient)
+
+    def apply(self, op: str, a: Value, *others: Value | None, **attrs: Any) -> Value:
+        """A node of one output, of the element type of its first input."""
+        return self._typed(self.op(op, a, *others, **attrs), a)
+
+    def where(self, condition: Value, a: Value, b: Value) -> Value:
+        """`a` where a condition holds, else `b`."""
+        return self._typed(self.op("Where", condition, a, b), a)
+
+    def greater(self, a: Value, number: float) -> Value:
+        """Whether a > number."""
+        return self.op("Greater", a, self.number(number, a))
 
     # shapes
 
@@ -112,9 +133,9 @@ class GradientBuilder:
         return self.op("Shape", a) if known is None else self.constant(list(known))
 
     def reshape(self, a: Value, shape: Value | Sequence[int]) -> Value:
-        """The elements in another shape (0 is no copy of a dimension here)."""
+        """The elements in another shape (0 copies a dimension, -1 is what is left)."""
         target = shape if isinstance(shape, Value) else self.constant(list(shape))
-        return self._typed(self.op("Reshape", a, target, allowzero=0), a)
+        return self._typed(self.op("Reshape", a, target), a)
 
     def reshape_like(self, a: Value, like: Value) -> Value:
         """The elements in the shape of another tensor."""
@@ -163,8 +184,49 @@ class GradientBuilder:
 
     def with_shape(self, a: Value, like: Value) -> Value:
         """`a`, declared to be of type and shape of `like`; only for tensors that were added here."""
-        self.graph.set_type(a, like.dtype, like.shape)
+        if not a.is_constant:
+            self.graph.set_type(a, like.dtype, like.dims if like.is_constant else like.shape)
         return a
+
+    def with_type(self, a: Value, like: Value) -> Value:
+        """`a`, declared to be of the type of `like`; only for tensors that were added here."""
+        return self._typed(a, like)
+
+    def zeros_like(self, a: Value) -> Value:
+        """Zeros of type and shape of a tensor."""
+        return self.with_shape(self.op("Expand", self.number(0.0, a), self.shape(a)), a)
+
+    def dim(self, a: Value, axis: int) -> int | Value:
+        """One dimension: a number where it is known, else a vector of one element; axis may be negative."""
+        shape = a.dims if a.is_constant else a.shape
+        known = shape[axis] if shape is not None else None
+        return known if isinstance(known, int) else self.op("Gather", self.shape(a), self.constant([axis]))
+
+    def vector(self, parts: Sequence[int | Value]) -> Value:
+        """One int64 vector of numbers and vectors."""
+        joined: list[list[int] | Value] = []
+        for part in parts:
+            if isinstance(part, Value):
+                joined.append(part)
+            elif joined and isinstance(joined[-1], list):
+                joined[-1].append(part)
+            else:
+                joined.append([part])
+        values = [p if isinstance(p, Value) else self.constant(p) for p in joined]
+        if not values:
+            return self.constant([])
+        return values[0] if len(values) == 1 else self.op("Concat", *values, axis=0)
+
+    def product(self, parts: Sequence[int | Value]) -> int | Value:
+        """Product of numbers and vectors of one element, such as those of `dim`."""
+        number = math.prod(p for p in parts if isinstance(p, int))
+        found: Value | None = None
+        for part in parts:
+            if isinstance(part, Value):
+                found = part if found is None else self.op("Mul", found, part)
+        if found is None:
+            return number
+        return found if number == 1 else self.op("Mul", found, self.constant([number]))
 
     def _typed(self, result: Value, like: Value) -> Value:
         self.graph.set_type(result, like.dtype, None)

@@ -12,7 +12,26 @@ Gradient = Value | None
 # (builder, node, gradient of each output, which inputs are wanted) -> gradient of each input; None where there is none.
 Rule = Callable[[GradientBuilder, Node, Sequence[Gradient], Sequence[bool]], Sequence[Gradient]]
 
-FAMILIES = ("arithmetic",)
+FAMILIES = (
+    "activations",
+    "arithmetic",
+    "casting",
+    "convolution",
+    "einsum",
+    "gathering",
+    "joining",
+    "matrix",
+    "movement",
+    "normalisation",
+    "pooling",
+    "powers",
+    "reductions",
+    "resize",
+    "selection",
+    "slicing",
+    "softmax",
+    "transposed_convolution",
+)
 # Outputs that are piecewise constant, or no real numbers: nothing flows back through them.
 STOPS = frozenset({
     "And", "ArgMax", "ArgMin", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil",
@@ -47,6 +66,11 @@ def rules() -> dict[tuple[str, str], Rule]:
 def rule_of(node: Node) -> Rule | None:
     """The rule of a node's operator; None where it has none."""
     return rules().get((node.domain, node.op))
+
+
+def operators() -> list[str]:
+    """Names of the operators that have a rule, sorted, those of other domains as "domain::op"."""
+    return sorted(f"{domain}::{op}" if domain else op for domain, op in rules())
 
 
 def stops(node: Node) -> bool:

@@ -21,6 +21,7 @@ from lpcompile.cli.inspect import inspect
 from lpcompile.cli.machines import machines
 from lpcompile.cli.run import run
 from lpcompile.cli.sim import sim
+from lpcompile.cli.tune import tune
 from lpcompile.cli.verify import verify
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def main() -> None:
 
 _COMMANDS = (
     compile_command,
+    tune,
     inspect,
     run,
     diff,

@@ -115,6 +115,26 @@ def parse_shapes(_ctx: click.Context, _param: click.Parameter, values: Sequence[
     return shapes
 
 
+def parse_pairs(_ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str] | None:
+    """Callback of an option NAME=VALUE,...; None where it is not given."""
+    if value is None:
+        return None
+    pairs: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        key, equals, text = item.partition("=")
+        if not equals or not key or not text:
+            raise OptionError(f"{param.opts[0]} takes NAME=VALUE,..., not '{item}'", "for example epochs=10")
+        pairs[key] = text
+    return pairs
+
+
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for the state of retraining after each epoch.",
+)
+resume_option = click.option("--resume", is_flag=True, help="Go on from the state in the checkpoint folder.")
 input_shape_option = click.option(
     "--input-shape",
     "input_shapes",

@@ -10,10 +10,13 @@ import click
 from lpcompile.cli._options import (
     EMIT_FORMS,
     OptionError,
+    checkpoint_option,
     common_options,
     input_shape_option,
     model_file,
     parse_budget,
+    parse_pairs,
+    resume_option,
     threads_option,
 )
 from lpcompile.cli._output import Output
@@ -76,6 +79,15 @@ if TYPE_CHECKING:
 @click.option(
     "--benchmark", is_flag=True, help="Time the result against the float model; what is slower falls back."
 )
+@click.option(
+    "--tune",
+    "tuning",
+    callback=parse_pairs,
+    metavar="NAME=VALUE,...",
+    help="Retrain the rounded weights, with these options of tune-weights.",
+)
+@checkpoint_option
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Decide everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")
 @threads_option
@@ -100,6 +112,8 @@ def compile_command(
     out = out or Path(f"{path.stem}-{target}")
     _check_names(given)
     _check_machine(target, given)
+    if given["resume"] and given["checkpoint"] is None:
+        raise OptionError("--resume needs a folder to resume from", "name it with --checkpoint DIR")
     if "metric-drop" in given["budget"] and not given["metric"]:
         raise OptionError("--budget metric-drop needs a metric", "name one with --metric MODULE:FUNCTION")
 

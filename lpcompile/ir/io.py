@@ -4,7 +4,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -138,18 +138,20 @@ def save(
 
 
 def shared_weights(
-    graph: LpGraph, outputs: Sequence[str] | None = None
+    graph: LpGraph, outputs: Sequence[str] | None = None, *, apart: Collection[str] = ()
 ) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
     """A proto whose large float weights are named but not held, and those weights where they are: no byte is copied.
 
     Args:
         graph: it is not changed.
         outputs: tensors to give instead of the graph's own outputs, with no more than they need.
+        apart: weights that are not held in the proto however small they are.
     """
     held: dict[str, NDArray[Any]] = {}
 
     def write(target: TensorProto, name: str, weights: Weights) -> None:
-        if _stays_inline(weights) or weights.data_type != TensorProto.FLOAT:
+        small = _stays_inline(weights) and name not in apart
+        if small or weights.data_type != TensorProto.FLOAT:
             weights.write_to(target, name)
             return
         target.name, target.data_type, target.data_location = name, weights.data_type, TensorProto.EXTERNAL

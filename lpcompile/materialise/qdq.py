@@ -4,6 +4,7 @@ The form that other execution providers and converters take. Same codes, scales 
 Weights are stored as their int8 image, so this form has no 4-bit size. [ort-lowering 10, 15]
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
-from lpcompile.materialise.functions import units
+from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.layers import LayerWriter, metadata, planned_bias
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, quantize_bias
@@ -26,9 +27,9 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     tensors = IntegerTensors(result, result.plan)
     expanding = LayerWriter(result, tensors)
     weight_bytes = expanding.weight_bytes
-    read_as_integers: dict[str, tuple[Value, list[Node]]] = {}
-    filled: set[str] = set()
-    for unit in units(result):
+    work = units(result)
+    reads = integer_reads(result, work)
+    for unit in work:
         layer = result.plan.layers.get(unit.node.name)
         if layer is not None and layer.kernel is Kernel.NBITS:
             # No portable form rounds inputs by blocks. Floats stay within the bound that holds for the kernel.
@@ -38,31 +39,71 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
             expanding.write(unit.node, layer, None)
         elif layer is not None:
             weight_bytes[unit.node.name] = _weights(result, unit.node, layer)
-        for value in unit.node.inputs:
-            reads = layer is None or layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT)
-            if reads and value is not None and value.name in result.plan.activations:
-                read_as_integers.setdefault(value.name, (value, []))[1].append(unit.node)
-        if unit.output is not None and (layer is None or layer.kernel is Kernel.INTEGER):
-            outs = (
-                [unit.output] if unit.clamp is not None else [o for o in unit.node.outputs if o is not None]
-            )
-            for value in outs:
-                filled.add(value.name)
-                read_as_integers.setdefault(value.name, (value, []))
-    for value, readers in read_as_integers.values():
-        # Every reader of an integer node sees the quantised numbers.
-        _pair(result, tensors, value, [] if value.name in filled else readers)
+    for value, readers in reads:
+        _pair(result, tensors, value, readers)
     return result, weight_bytes
 
 
-def _pair(graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node]) -> None:
-    """A Q-DQ pair on `value`, read by the nodes in `only`, or by everybody where that is empty."""
+def integer_reads(graph: LpGraph, work: Sequence[Unit]) -> list[tuple[Value, list[Node]]]:
+    """Planned tensors that are read as integers, and by whom: every node that does; [] means by everybody."""
+    found: dict[str, tuple[Value, list[Node]]] = {}
+    filled: set[str] = set()
+    for unit in work:
+        layer = graph.plan.layers.get(unit.node.name)
+        if layer is None or layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT):
+            for value in unit.node.inputs:
+                if value is not None and value.name in graph.plan.activations:
+                    found.setdefault(value.name, (value, []))[1].append(unit.node)
+        if unit.output is not None and (layer is None or layer.kernel is Kernel.INTEGER):
+            for value in [unit.output] if unit.clamp is not None else unit.node.outputs:
+                if value is not None:
+                    filled.add(value.name)
+                    found.setdefault(value.name, (value, []))
+    # Every reader of what an integer node fills sees the quantised numbers.
+    return [(value, [] if name in filled else readers) for name, (value, readers) in found.items()]
+
+
+def fake_quantised(graph: LpGraph) -> LpGraph:
+    """A copy of the graph that computes with floats, its planned activations rounded; weights are as they were.
+
+    What gradients are taken of: the range of a quantiser is a Clip before it, so that 4-bit ranges have the same
+    operators as 8-bit ones.
+    """
+    result = graph.copy()
+    tensors = IntegerTensors(result, result.plan)
+    for value, readers in integer_reads(result, units(result)):
+        _pair(result, tensors, value, readers, clip=True)
+    return result
+
+
+def _pair(
+    graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node], *, clip: bool = False
+) -> None:
+    """A Q-DQ pair on `value`, read by the nodes in `only`, or by everybody where that is empty.
+
+    Args:
+        graph: is added to.
+        tensors: scales and zero points.
+        value: the planned tensor.
+        only: readers, or none.
+        clip: hold floats in the range of the codes before they are rounded, not codes after it.
+    """
     scale, zero = tensors.parameters(value.name)
     plan = graph.plan.activations[value.name]
-    quantize = graph.add_node("QuantizeLinear", [value, scale, zero], [graph.fresh(value.name + QUANTIZED)])
+    floats, first = value, None
+    if clip:
+        ends = [
+            graph.constant(f"{stem(plan.tie_group)}_{k}", np.array(end, np.float32))
+            for k, end in (("low", plan.low), ("high", plan.high))
+        ]
+        first = graph.add_node("Clip", [value, *ends])
+        floats = IntegerTensors.filled(first)
+        graph.set_type(floats, np.dtype(np.float32), value.shape)
+    quantize = graph.add_node("QuantizeLinear", [floats, scale, zero], [graph.fresh(value.name + QUANTIZED)])
+    first = first or quantize
     codes = IntegerTensors.filled(quantize)
     graph.set_type(codes, np.dtype(np.uint8), value.shape)
-    if plan.code_max < 255:
+    if plan.code_max < 255 and not clip:
         top = graph.constant(f"{stem(plan.tie_group)}_code_max", np.array(plan.code_max, np.uint8))
         codes = IntegerTensors.filled(graph.add_node("Min", [codes, top]))
     back = IntegerTensors.filled(graph.add_node("DequantizeLinear", [codes, scale, zero]))
@@ -71,19 +112,19 @@ def _pair(graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node
         names = {n.name for n in only}
         graph.replace_uses(value, back, only=lambda n: n.name in names)
     else:
-        graph.replace_uses(value, back, only=lambda n: n.name != quantize.name)
+        graph.replace_uses(value, back, only=lambda n: n.name != first.name)
         if value.is_output or value.used_in_subgraph:
-            _swap_output(graph, value, back, quantize)
+            _swap_output(graph, value, back, first)
 
 
-def _swap_output(graph: LpGraph, value: Value, back: Value, quantize: Node) -> None:
+def _swap_output(graph: LpGraph, value: Value, back: Value, first: Node) -> None:
     inner = graph.add_node("Identity", [value])  # keeps the float side alive under a new name
     source = value.producer
     assert source is not None
     graph.replace_uses(value, back)
-    for i, v in enumerate(quantize.inputs):
+    for i, v in enumerate(first.inputs):
         if v == back:
-            quantize.set_input(i, source.outputs[0])
+            first.set_input(i, source.outputs[0])
     graph.remove(inner)
 
 

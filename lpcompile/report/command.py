@@ -18,11 +18,12 @@ _VALUES = (
     "decisions",
     "machine",
     "opset",
+    "checkpoint",
 )
 _DEFAULTS = {"emit": "functions", "seed": 0, "threads": 0}
 _REPEATED = ("host", "keep_float", "layer_formats", "print_after")
 _SPELLED = {"layer_formats": "layer_format"}
-_FLAGS = ("strict", "verify", "benchmark", "save_temps", "dry_run", "force")
+_FLAGS = ("strict", "verify", "benchmark", "save_temps", "dry_run", "force", "resume")
 
 
 def command_line(path: str | None, target: str, options: Options, calibration: Any = None) -> str:
@@ -46,6 +47,8 @@ def _words(options: Options) -> Iterator[str]:
             yield from (_flag(key), str(value))
     if options.budget:
         yield from ("--budget", ",".join(f"{name}={bound!r}" for name, bound in options.budget.items()))
+    if options.tuning is not None:
+        yield from ("--tune", ",".join(f"{name}={value}" for name, value in options.tuning.items()))
     for name, shape in options.input_shapes.items():
         yield from ("--input-shape", f"{name}={'x'.join(map(str, shape))}")
     if options.effort != 1:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.classes import class_axis, divergence
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.errors import ModelError
 from lpcompile.records import Quality
@@ -60,8 +61,7 @@ class TensorComparison:
     def _classes(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
         self.rows += a[..., 0].size
         self.agreeing += int(np.count_nonzero(a.argmax(-1) == b.argmax(-1)))
-        log_p, log_q = (_log_probabilities(x) for x in (a, b))
-        self.divergence += float((np.exp(log_p) * (log_p - log_q)).sum())
+        self.divergence += float(divergence(a, b).sum())
 
     @property
     def sqnr_db(self) -> float | None:
@@ -87,27 +87,6 @@ class TensorComparison:
     def kl(self) -> float | None:
         """Mean KL divergence in nats of the class distributions, the reference's first."""
         return self.divergence / self.rows if self.rows else None
-
-
-def class_axis(x: NDArray[Any]) -> int | None:
-    """The axis of the classes: the last of (N, C) and (N, T, C), the second of (N, C, *spatial).
-
-    None where there is none to speak of: scalars, vectors, and a single class.
-    """
-    if x.ndim < 2 or x.size == 0:
-        return None
-    axis = x.ndim - 1 if x.ndim <= 3 else 1
-    return axis if x.shape[axis] > 1 else None
-
-
-def _log_probabilities(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of probabilities (non-negative, last axis sums to one), or log-softmax of anything else."""
-    total = x.sum(-1)
-    if x.min() >= 0 and np.allclose(total, 1, atol=1e-2):
-        tiny = np.finfo(np.float32).tiny
-        return np.asarray(np.log(np.maximum(x, tiny) / np.maximum(x, tiny).sum(-1, keepdims=True)))
-    shifted = x - x.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,12 @@ class Session:
         spin: let waiting threads spin, as the runtime does by default: fastest where nothing else runs.
         profile: prefix of a profile file that the runtime writes, or None.
         outputs: of a graph: tensors to give instead of its own outputs; what they do not need is not loaded.
+        patchable: of a graph: float32 weights of which the session reads a copy that may be written to between runs.
 
     Attributes:
         inputs: what the model takes.
         outputs: names of what it gives.
+        patchable: those copies by name; see `runtime.patched` for when the runtime minds what is written.
         serialised_bytes: size of the model as it was handed over; None for a file.
 
     Raises:
@@ -77,6 +79,7 @@ class Session:
         profile: str | None = None,
         spin: bool = False,
         outputs: Sequence[str] | None = None,
+        patchable: Collection[str] = (),
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
@@ -91,8 +94,13 @@ class Session:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shared: dict[str, np.ndarray] = {}
         self._values: dict[str, onnxruntime.OrtValue] = {}  # the runtime refers to them
+        self.patchable: dict[str, np.ndarray] = {}
+        if patchable:  # a packed copy would not follow
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if isinstance(model, LpGraph):
-            model, self._shared = io.shared_weights(model, outputs)
+            model, self._shared = io.shared_weights(model, outputs, apart=frozenset(patchable))
+            self.patchable = {n: self._shared[n].copy() for n in patchable if n in self._shared}
+            self._shared |= self.patchable
             self._values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in self._shared.items()}
             options.add_external_initializers(list(self._values), list(self._values.values()))
             for name, value in self._values.items():  # or else the runtime copies what was handed over above

@@ -364,3 +364,31 @@ def test_shapes_of_random_feeds_are_checked() -> None:
     assert caught.value.hint == "did you mean 'image'?"
     with pytest.raises(InputError, match="input 'image' is batchx3x4, not 1x3x5"):
         random_feeds([IMAGE], 0, {"image": (1, 3, 5)})
+
+
+def test_labels_are_split_like_the_samples(tmp_path: Path) -> None:
+    path = save(tmp_path / "d.npz", image=numbered(64, 3, 4), labels=np.arange(64))
+    assert load_samples(path, [IMAGE]).labels == ()
+    found = load_samples(path, [IMAGE], "labels")
+    assert [len(a) for a in found.labels] == [len(c["image"]) for c in found.calls]
+    np.testing.assert_array_equal(np.concatenate(found.labels), np.arange(64))
+    assert all(set(c) == {"image"} for c in found.calls)
+    assert len(found.deciding_labels) == len(found.deciding)
+    first = [int(c["image"].reshape(len(c["image"]), -1)[0, 0]) // 12 for c in found.deciding]
+    assert [int(a[0]) for a in found.deciding_labels] == first, "labels stay with their samples"
+
+
+def test_labels_of_fixed_batches_rows_and_iterables() -> None:
+    fixed = load_samples({"image": numbered(6, 3, 4), "y": np.arange(6)}, [ONE], "y")
+    assert [a.tolist() for a in fixed.labels] == [[i] for i in range(6)]
+    rows = load_samples({"image": numbered(3, 2, 3, 4), "y": np.arange(6).reshape(3, 2)}, [IMAGE], "y")
+    assert [a.tolist() for a in rows.labels] == [[0, 1], [2, 3], [4, 5]]
+    items = [{"image": numbered(2, 3, 4), "y": np.array([i, i])} for i in range(3)]
+    assert [a.tolist() for a in load_samples(items, [IMAGE], "y").labels] == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_labels_that_are_missing_or_too_few_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="no array 'labels' of labels, only: image"):
+        load_samples({"image": numbered(8, 3, 4)}, [IMAGE], "labels")
+    with pytest.raises(CalibrationError, match="different numbers of samples"):
+        load_samples({"image": numbered(8, 3, 4), "labels": np.arange(7)}, [IMAGE], "labels")

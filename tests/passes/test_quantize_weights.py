@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from lpcompile.errors import FormatError, PassOptionError
-from lpcompile.passes.quantize_weights import BIAS_UNITS, QuantizeWeights
+from lpcompile.passes.quantize_weights import QuantizeWeights
+from lpcompile.passes.rounded_layer import BIAS_UNITS
 from lpcompile.plan import Kernel
 from lpcompile.quant.error import sqnr_db
 from lpcompile.quant.rows import to_rows

@@ -25,6 +25,8 @@ OPTIONS: list[dict[str, Any]] = [
     },
     {"verify": True, "benchmark": True, "save_temps": True, "dry_run": True, "force": True, "threads": 2},
     {"decisions": Path("decisions.toml"), "print_after": ("fold-batchnorm",)},
+    {"tuning": {"epochs": "3", "loss": "kl"}, "checkpoint": Path("my states"), "resume": True},
+    {"tuning": {}},
     {"metric": "mine:top1", "layer_formats": ("head.*=int8", "a=nf4/group16")},
 ]
 

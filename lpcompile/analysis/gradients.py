@@ -1,0 +1,270 @@
+"""Gradients of a loss over calibration calls: which loss, on which batches, fed with what.
+
+A gradient graph is the float graph with nodes added (`autodiff`); it runs through `observe(graph, tensors)` like any
+other float graph. Where the samples of a batch are separable, batches are larger and gradients are taken per sample;
+else every call is one sample.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.analysis.batches import ObserveGraph, batch_inputs, rebatched, separable, singles
+from lpcompile.analysis.calibration import Feeds, RunFeeds
+from lpcompile.analysis.measured import check_labels
+from lpcompile.autodiff.losses import Fed, Loss, LossInput, add_loss, class_tensors, float_outputs, logits_of
+from lpcompile.errors import CalibrationError, GradientError
+from lpcompile.ir.graph import LpGraph
+
+LOSSES = ("auto", "labels", "sampled", "kl", "probe", "mse")
+Progress = Callable[[int, int], None]
+Labels = Sequence[NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calls as gradients want them.
+
+    Attributes:
+        calls: batches of separable samples, or calls that are one sample each.
+        per_sample: the first axis of every tensor that is looked at counts samples.
+        labels: of each call, or None.
+    """
+
+    calls: Sequence[Feeds]
+    per_sample: bool
+    labels: Labels | None = None
+
+    @classmethod
+    def of(
+        cls,
+        graph: LpGraph,
+        layers: Sequence[str],
+        observe: ObserveGraph,
+        calls: Sequence[Feeds],
+        labels: NDArray[np.int64] | None = None,
+    ) -> "Samples":
+        """Merge calls where that is sound for the inputs and outputs of `layers` and the outputs of the graph.
+
+        Args:
+            graph: the float graph.
+            layers: names of nodes.
+            observe: opens a graph.
+            calls: of the model.
+            labels: one a sample, first axis samples in the order of the calls; None where there are none.
+
+        Raises:
+            CalibrationError: another number of labels than samples.
+        """
+        tensors = [v.name for v in float_outputs(graph)]
+        for name in layers:
+            node = graph.node(name)
+            tensors += [v.name for v in (node.inputs[0], node.outputs[0]) if v is not None and not v.is_input]
+        batched = batch_inputs(graph)
+        apart = separable(graph, list(dict.fromkeys(tensors)), observe, calls)
+        if batched is not None:
+            calls = rebatched(calls, batched) if apart else list(singles(calls, batched))
+        return cls(calls, apart, None if labels is None else _split(labels, calls, batched))
+
+
+def _split(labels: NDArray[np.int64], calls: Sequence[Feeds], batched: Sequence[str] | None) -> Labels:
+    counts = [1 if batched is None else len(c[batched[0]]) for c in calls]
+    if labels.ndim == 0 or len(labels) != sum(counts):
+        raise CalibrationError(
+            f"{len(labels) if labels.ndim else 0} labels for {sum(counts)} samples",
+            hint="give one label a sample, in the order of the samples",
+        )
+    ends = np.cumsum(counts)
+    return [labels[end - n : end] for end, n in zip(ends, counts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A loss that was chosen for a graph.
+
+    Attributes:
+        kind: of `autodiff.losses`.
+        tensors: where it is read.
+        scales: factors of its gradients.
+        shown: what to call it in a report.
+    """
+
+    kind: str
+    tensors: tuple[str, ...]
+    scales: Mapping[str, float] = field(default_factory=dict)
+    shown: str = ""
+
+    def add_to(self, graph: LpGraph) -> Loss:
+        """Add the head's nodes."""
+        return add_loss(graph, self.kind, self.tensors, scales=self.scales)
+
+
+def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Samples) -> Head:
+    """The head for a loss by its name; its second order is what a change of the weights costs.
+
+    ==========  ===============================================================================================
+    `auto`      `kl` where all float outputs end in a softmax, else `probe`
+    `labels`    cross-entropy on the labels given
+    `sampled`   cross-entropy on labels drawn from the model's own softmax; its Fisher matrix is the Hessian of KL
+    `kl`        the same matrix by random signs, which need far fewer draws; bare outputs count as logits
+    `probe`     noise power of the outputs over their signal power (1/SQNR), the mean over outputs
+    `mse`       squared error of the outputs
+    ==========  ===============================================================================================
+
+    Raises:
+        GradientError: no classes for a loss that needs them, or no float output.
+        CalibrationError: labels are missing, of another shape or no classes.
+    """
+    assert loss in LOSSES, loss
+    outputs = float_outputs(graph)
+    if not outputs:
+        raise GradientError(
+            "the model has no float output, so no loss", hint="analyse the model before ArgMax"
+        )
+    if loss == "auto":
+        loss = "kl" if all(logits_of(v) is not None for v in outputs) else "probe"
+    if loss in ("probe", "mse"):
+        names = tuple(v.name for v in outputs)
+        return Head("probe", names, _scales(names, observe(graph, names), samples, loss), loss)
+    tensors = class_tensors(graph, bare=True)
+    if loss == "labels":
+        tensors = tensors[:1]
+        if samples.labels is None:
+            raise CalibrationError(
+                "loss 'labels' without labels", hint="give them with --labels, or --loss kl"
+            )
+        run = observe(graph, [tensors[0].name])
+        for call, label in zip(samples.calls, samples.labels, strict=True):
+            check_labels(label, run(call)[tensors[0].name].shape)
+    kind = {"kl": "softmax"}.get(loss, loss)
+    return Head(kind, tuple(v.name for v in tensors), {}, loss)
+
+
+def _scales(names: Sequence[str], run: RunFeeds, samples: Samples, loss: str) -> dict[str, float]:
+    if loss == "mse":
+        return {}
+    power, count = dict.fromkeys(names, 0.0), 0
+    for call in samples.calls:
+        values = run(call)
+        count += len(values[names[0]]) if samples.per_sample else 1
+        for name in names:
+            power[name] += float(np.square(values[name].astype(np.float64)).sum())
+    alive = [n for n in names if power[n] > 0]
+    return {n: float(np.sqrt(count / (power[n] * len(names)))) if n in alive else 1.0 for n in names}
+
+
+class Sweep:
+    """Runs a gradient graph over all calls and draws.
+
+    Args:
+        graph: the float graph, for shapes and references.
+        gradient_graph: a copy of it with a loss and gradients.
+        loss: the head in it.
+        tensors: what is wanted of each run.
+        observe: opens a graph.
+        samples: what it runs on.
+        seed: of every draw; the same for every sweep, so that chunks of layers see the same losses.
+    """
+
+    def __init__(
+        self,
+        graph: LpGraph,
+        gradient_graph: LpGraph,
+        loss: Loss,
+        tensors: Sequence[str],
+        observe: ObserveGraph,
+        samples: Samples,
+        seed: int,
+    ) -> None:
+        self._inputs, self._samples, self._seed = loss.inputs, samples, seed
+        self._balanced = loss.kind == "softmax"
+        self._read = list(dict.fromkeys(i.of for i in loss.inputs if i.fed is not Fed.LABELS))
+        self._forward = observe(graph, self._read) if self._read else None
+        self._shapes: dict[object, dict[str, tuple[int, ...]]] = {}
+        self._run = observe(gradient_graph, tensors)
+        self._where = {t: t for t in tensors}
+
+    def runs(
+        self, draws: int, extra: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> Iterator[tuple[int, Feeds]]:
+        """(index of the call, tensors) for every call and draw; without random inputs one draw says all.
+
+        Args:
+            draws: of the random inputs.
+            extra: further inputs of the gradient graph.
+        """
+        random = any(i.fed in (Fed.GUMBEL, Fed.SIGNS) for i in self._inputs)
+        for i, call in enumerate(self._samples.calls):
+            fed = self._balanced_signs(i, call, draws) if self._balanced and draws > 1 else None
+            for draw in range(draws if random else 1):
+                rng = np.random.default_rng([self._seed, i, draw])
+                own = self._fed(i, call, rng) if fed is None else {k: v[draw] for k, v in fed.items()}
+                yield i, self._run({**call, **own, **(extra or {})})
+
+    def _balanced_signs(self, i: int, call: Feeds, draws: int) -> dict[str, list[NDArray[np.float32]]]:
+        """Signs whose products for any two of the most probable classes sum to zero over the draws.
+
+        Independent draws leave these cross terms in, which are most of the variance: two classes share most of the
+        probability of nearly every sample. The signs of the classes are random still, so nothing is biased.
+        """
+        assert self._forward is not None
+        values = self._forward(call)
+        rng = np.random.default_rng([self._seed, i])
+        table = hadamard(draws)
+        found = {}
+        for x in self._inputs:
+            logits = values[x.of]
+            place = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) % table.shape[1]
+            signs = (rng.integers(0, 2, logits.shape) * 2 - 1).astype(np.float32)
+            found[x.name] = [signs * table[draw][place] for draw in range(draws)]
+        return found
+
+    def _fed(self, i: int, call: Feeds, rng: np.random.Generator) -> Feeds:
+        if any(x.fed is Fed.REFERENCE for x in self._inputs):
+            assert self._forward is not None
+            values = self._forward(call)
+            return {x.name: values[x.of] for x in self._inputs}
+        shapes = self._shapes_of(call)
+        return {x.name: self._value(x, i, shapes, rng) for x in self._inputs}
+
+    def _value(
+        self, x: LossInput, i: int, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator
+    ) -> NDArray[np.float32] | NDArray[np.int64]:
+        if x.fed is Fed.LABELS:
+            assert self._samples.labels is not None
+            return np.asarray(self._samples.labels[i], np.int64)
+        if x.fed is Fed.SIGNS:
+            return (rng.integers(0, 2, shapes[x.of]) * 2 - 1).astype(np.float32)
+        return rng.gumbel(size=shapes[x.of]).astype(np.float32)
+
+    def _shapes_of(self, call: Feeds) -> dict[str, tuple[int, ...]]:
+        """Shapes follow from those of the inputs, so one forward run tells them for all calls of these shapes."""
+        key = tuple((k, v.shape) for k, v in sorted(call.items()))
+        if key not in self._shapes:
+            values = {} if self._forward is None else self._forward(call)
+            self._shapes[key] = {k: v.shape for k, v in values.items()}
+        return self._shapes[key]
+
+
+def hadamard(rows: int) -> NDArray[np.float32]:
+    """The first rows of Sylvester's matrix of the next power of two: orthogonal columns where all rows are taken."""
+    table = np.ones((1, 1), np.float32)
+    while len(table) < rows:
+        table = np.block([[table, table], [table, -table]])
+    return table[:rows]
+
+
+def check_finite(values: NDArray[np.floating], where: str) -> None:
+    """Whether gradients are numbers.
+
+    Raises:
+        GradientError: one is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise GradientError(
+            "its gradient is NaN or infinite on the calibration samples",
+            where=where,
+            hint="measure instead: --method measured; or mend the samples or the model",
+        )

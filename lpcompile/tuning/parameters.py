@@ -1,0 +1,193 @@
+"""What is trained, by name: latent weights, scales and biases of layers, and parameters of norms.
+
+Every array is trained in a unit of its own, so that one learning rate suits all: weights in steps of their
+quantiser, scales in tenths of what they start from, biases in tenths of their output's spread. What the model reads
+is unit * array.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lpcompile.formats.arrays import F32
+from lpcompile.ir.node import Node
+from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.rows import from_rows, to_rows
+from lpcompile.tuning.estimators import Cells, Estimator
+from lpcompile.tuning.quantiser import WeightQuantiser
+
+Arrays = dict[str, F32]
+SCALE_STEPS = 10.0  # a scale starts at 10 units
+SCALE_LIMITS = (2.5, 40.0)  # and stays between a quarter and four times of that
+BIAS_SHARE = 0.1  # of the spread of a layer's output
+_SMALLEST = 1e-12
+
+
+@dataclass
+class TunedLayer:
+    """One layer that is retrained.
+
+    Args:
+        node: the float layer.
+        tensor: its planned codes, (C, K).
+        estimator: of the gradient through rounding.
+        learn_scales: whether channel scales are trained, too.
+        bias: (C,) its bias now, or None where none is trained.
+        spread: (C,) standard deviation of its outputs, or an estimate of it.
+        least_scales: (C,) scales of the int8 image may not fall below these.
+    """
+
+    node: Node
+    tensor: QuantizedTensor
+    estimator: Estimator
+    learn_scales: bool = False
+    bias: F32 | None = None
+    spread: F32 | None = None
+    least_scales: F32 | None = None
+    _units: Arrays = field(default_factory=dict)
+    _start: Arrays = field(default_factory=dict)
+    _last: tuple[F32, F32] | None = None  # latent weights and what they were rounded to
+
+    def __post_init__(self) -> None:
+        weight = self.node.inputs[1]
+        assert weight is not None
+        self.name, self.op, self.shape = self.node.name, self.node.op, weight.dims
+        self.quantiser = WeightQuantiser(self.tensor)
+        w = to_rows(self.op, weight.values)
+        self._units["weight"] = np.maximum(self.quantiser.steps, np.float32(_SMALLEST))
+        self._start["weight"] = np.asarray(self.quantiser.start(w) / self._units["weight"], np.float32)
+        if self.learn_scales:
+            self._units["scale"] = np.asarray(self.quantiser.scales / np.float32(SCALE_STEPS), np.float32)
+            self._start["scale"] = np.full_like(self._units["scale"], SCALE_STEPS)
+        if self.bias is not None:
+            spread = np.linalg.norm(w, axis=1) if self.spread is None else self.spread
+            mean = max(float(np.mean(spread)), _SMALLEST)
+            self._units["bias"] = np.asarray(BIAS_SHARE * np.maximum(spread, 0.01 * mean), np.float32)
+            self._start["bias"] = np.asarray(self.bias / self._units["bias"], np.float32)
+
+    def start(self) -> Arrays:
+        """Arrays before training, by "layer/role"; the caller may change them in place."""
+        return {f"{self.name}/{role}": a.copy() for role, a in self._start.items()}
+
+    def round(self, values: Mapping[str, F32]) -> QuantizedTensor:
+        """Codes of the latent weights."""
+        latent = np.asarray(values[f"{self.name}/weight"] * self._units["weight"], np.float32)
+        scales = None
+        if self.learn_scales:
+            scales = np.asarray(values[f"{self.name}/scale"] * self._units["scale"], np.float32)
+        tensor = self.quantiser.round(latent, scales)
+        self._last = latent, tensor.dequantize()
+        return tensor
+
+    def real_bias(self, values: Mapping[str, F32]) -> F32 | None:
+        """(C,) the bias, or None."""
+        if self.bias is None:
+            return None
+        key = f"{self.name}/bias"
+        if np.array_equal(values[key], self._start["bias"]):
+            return self.bias
+        return np.asarray(values[key] * self._units["bias"], np.float32)
+
+    def feeds(self, values: Mapping[str, F32]) -> Arrays:
+        """What the model reads, by role: rounded weights in the operator's own shape, and the bias."""
+        self.round(values)
+        assert self._last is not None
+        found = {"weight": np.asarray(from_rows(self.op, self._last[1], self.shape), np.float32)}
+        bias = self.real_bias(values)
+        return found if bias is None else {**found, "bias": bias}
+
+    def gradients(self, found: Mapping[str, F32]) -> Arrays:
+        """Gradients of the arrays, from those of what the model read last, by role."""
+        made: Arrays = {}
+        if "weight" in found:
+            assert self._last is not None
+            rows = to_rows(self.op, found["weight"])
+            cells = self.quantiser.cells(*self._last)
+            slope = self.estimator.slope(cells)
+            made[f"{self.name}/weight"] = np.asarray(rows * slope * self._units["weight"], np.float32)
+            if self.learn_scales:
+                made[f"{self.name}/scale"] = self._scale_gradient(rows, cells, slope)
+        if "bias" in found:
+            made[f"{self.name}/bias"] = np.asarray(found["bias"] * self._units["bias"], np.float32)
+        return made
+
+    def _scale_gradient(self, rows: F32, cells: Cells, slope: F32) -> F32:
+        """Summed over the weights of each scale, times 1 / sqrt(n Q_P) [esser2020]."""
+        unit = self._units["scale"]
+        each = rows * self.estimator.scale_slope(cells, slope)
+        summed = each.sum(axis=1, keepdims=True) if len(unit) > 1 else each.sum().reshape(1, 1)
+        count = rows.size / len(unit)
+        return np.asarray(summed * unit / np.sqrt(count * self.quantiser.top), np.float32)
+
+    def hold(self, values: Mapping[str, F32]) -> None:
+        """Keep scales in their limits, in place."""
+        if not self.learn_scales:
+            return
+        scale, (low, high) = values[f"{self.name}/scale"], SCALE_LIMITS
+        np.clip(scale, low, high, out=scale)
+        if self.least_scales is not None:
+            least = self.least_scales.reshape(-1, 1) / self._units["scale"]
+            np.maximum(scale, least.max() if len(scale) == 1 else least, out=scale)
+
+
+@dataclass
+class TunedNorm:
+    """Scale and bias of a normalisation that stayed in the graph.
+
+    Args:
+        node: its constant inputs 1 and 2 are trained.
+        running: follow the statistics of the batches: running averages take the place of the stored ones.
+    """
+
+    node: Node
+    running: bool = False
+    momentum: float = 0.9
+    _units: Arrays = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.name = self.node.name
+        present = {i for i, v in enumerate(self.node.inputs) if v is not None and v.is_constant}
+        wanted = {"scale": 1, "bias": 2} | ({"mean": 3, "variance": 4} if self.running else {})
+        self.roles = {role: i for role, i in wanted.items() if i in present}
+        self._initial = {role: self._constant(i) for role, i in self.roles.items()}
+        spread = max(float(np.abs(self._initial["scale"]).mean()), _SMALLEST)
+        self._units = {
+            role: np.float32(BIAS_SHARE * spread) * np.ones_like(self._initial[role])
+            for role in ("scale", "bias")
+            if role in self._initial
+        }
+
+    def _constant(self, i: int) -> F32:
+        value = self.node.inputs[i]
+        assert value is not None
+        return np.array(value.values, np.float32)
+
+    def start(self) -> Arrays:
+        """Arrays before training, by "node/role"."""
+        return {
+            f"{self.name}/{role}": np.asarray(a / self._units[role] if role in self._units else a, np.float32)
+            for role, a in self._initial.items()
+        }
+
+    def feeds(self, values: Mapping[str, F32]) -> Arrays:
+        """What the model reads, by role."""
+        return {
+            role: np.asarray(values[f"{self.name}/{role}"] * self._units.get(role, np.float32(1)), np.float32)
+            for role in self.roles
+        }
+
+    def gradients(self, found: Mapping[str, F32]) -> Arrays:
+        """Gradients of the arrays, from those of what the model read, by role."""
+        return {
+            f"{self.name}/{role}": np.asarray(found[role] * unit, np.float32)
+            for role, unit in self._units.items()
+            if role in found
+        }
+
+    def follow(self, values: Mapping[str, F32], mean: F32, variance: F32) -> None:
+        """Take the statistics of a batch into the running averages, in place."""
+        for role, batch in (("mean", mean), ("variance", variance)):
+            running = values[f"{self.name}/{role}"]
+            running *= np.float32(self.momentum)
+            running += np.float32(1 - self.momentum) * batch.reshape(running.shape)

@@ -1,0 +1,151 @@
+"""The graph that is trained: a float graph that reads its parameters as inputs, its loss, and the gradients."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lpcompile.autodiff.builder import GradientBuilder
+from lpcompile.autodiff.reverse import add_gradients
+from lpcompile.errors import GradientError
+from lpcompile.formats.arrays import F32
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.tuning.losses import Head, add_loss
+from lpcompile.tuning.parameters import TunedLayer, TunedNorm
+
+Trained = TunedLayer | TunedNorm
+
+
+@dataclass
+class Student:
+    """A graph and how its tensors are called.
+
+    Attributes:
+        judged: the graph that gives the loss.
+        trained: the same with gradients; norms may use the statistics of the batch in it.
+        loss: tensor of the loss.
+        targets: graph inputs of what the outputs are compared with.
+        inputs: (name of what is trained, role) -> graph input it is fed by.
+        gradients: the same -> tensor of its gradient.
+        statistics: norm -> tensors of mean and variance of the batch.
+    """
+
+    judged: LpGraph
+    trained: LpGraph
+    loss: str
+    targets: list[str]
+    inputs: dict[tuple[str, str], str]
+    gradients: dict[tuple[str, str], str] = field(default_factory=dict)
+    statistics: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def make_student(
+    graph: LpGraph,
+    layers: Sequence[TunedLayer],
+    norms: Sequence[TunedNorm],
+    heads: Sequence[Head],
+    powers: Sequence[float],
+) -> Student:
+    """Build the graph.
+
+    Args:
+        graph: with float weights, activations rounded as planned; it becomes the judged graph.
+        layers: of it, by name of their nodes.
+        norms: of it, by name of their nodes.
+        heads: what the loss compares.
+        powers: mean squares of their targets.
+
+    Raises:
+        GradientError: an operator between a parameter and the loss has no gradient, or none of them reaches it.
+    """
+    nodes = {n.name: n for n in graph.nodes()}
+    inputs: dict[tuple[str, str], str] = {}
+    for layer in layers:
+        node = nodes[layer.name]
+        inputs[layer.name, "weight"] = _feed(graph, node, 1, f"{layer.name}/weight", layer.shape)
+        if layer.bias is not None:
+            inputs[layer.name, "bias"] = _feed(graph, node, 2, f"{layer.name}/bias", layer.bias.shape)
+    for norm in norms:
+        node = nodes[norm.name]
+        for role, i in norm.roles.items():
+            constant = node.inputs[i]
+            assert constant is not None
+            inputs[norm.name, role] = _feed(graph, node, i, f"{norm.name}/{role}", constant.dims)
+    loss, seeds, targets = add_loss(graph, heads, powers)
+    student = Student(graph, graph.copy(), loss.name, targets, inputs)
+    running = [norm for norm in norms if norm.running]
+    trained = student.trained
+    for norm in running:
+        student.statistics[norm.name] = _with_batch_statistics(trained, trained.node(norm.name))
+    trained.infer_shapes()
+    wanted = {k: name for k, name in inputs.items() if k[1] not in ("mean", "variance")}
+    own = {name: trained.value(seed.name) for name, seed in seeds.items()}
+    try:
+        found = add_gradients(trained, own, list(wanted.values()))
+    except GradientError as error:
+        raise GradientError(
+            error.message,
+            where=error.where,
+            hint="weights cannot be retrained through it: leave tune-weights out, or keep layers before it as they are",
+        ) from error
+    student.gradients = {k: g.name for k, name in wanted.items() if (g := found[name]) is not None}
+    if not student.gradients:
+        raise GradientError("no weight reaches an output that is compared", hint="leave tune-weights out")
+    return student
+
+
+def _feed(graph: LpGraph, node: Node, i: int, stem: str, shape: Sequence[int]) -> str:
+    """Let a node read a new graph input."""
+    value = graph.add_input(graph.fresh(stem), np.dtype(np.float32), shape)
+    node.set_input(i, value)
+    return value.name
+
+
+def _with_batch_statistics(graph: LpGraph, node: Node) -> tuple[str, str]:
+    """Write a BatchNormalization as elementary operators on the statistics of its batch; their tensors."""
+    x, scale, bias = node.inputs[:3]
+    y = node.outputs[0]
+    assert x is not None
+    assert scale is not None
+    assert bias is not None
+    assert y is not None
+    if x.shape is None:
+        raise GradientError(
+            "the rank of its input is not known", where=node.name, hint="use batchnorm=frozen"
+        )
+    b, rank = GradientBuilder(graph, f"{node.name}/batch"), len(x.shape)
+    axes = [0, *range(2, rank)]
+    channel = [1, -1, *[1] * (rank - 2)]
+    mean = b.op("ReduceMean", x, axes=axes) if graph.opset < 18 else b.op("ReduceMean", x, b.constant(axes))
+    middle = b.sub(x, mean)
+    square = b.mul(middle, middle)
+    variance = (
+        b.op("ReduceMean", square, axes=axes)
+        if graph.opset < 18
+        else b.op("ReduceMean", square, b.constant(axes))
+    )
+    epsilon = b.constant(np.float32(node.attrs.get("epsilon", 1e-5)))
+    spread = b.op("Sqrt", b.add(variance, epsilon))
+    scaled = b.mul(b.div(middle, spread), b.reshape(scale, channel))
+    last = graph.add_node("Add", [scaled, b.reshape(bias, channel)], name=f"{node.name}/batch/Add")
+    graph.replace(node, [last])
+    return mean.name, variance.name
+
+
+def parameter_feeds(
+    student: Student, trained: Sequence[Trained], values: Mapping[str, F32]
+) -> dict[str, F32]:
+    """What the graph reads of the trained arrays."""
+    return {
+        student.inputs[t.name, role]: array
+        for t in trained
+        for role, array in t.feeds(values).items()
+        if (t.name, role) in student.inputs
+    }
+
+
+def head_values(graph: LpGraph, heads: Sequence[Head]) -> list[Value]:
+    """The tensors of a graph that the loss compares."""
+    return [head.tensor(graph) for head in heads]

@@ -1,0 +1,142 @@
+"""The weights of one layer rounded as decided: scales, codes, and the kernel that can hold them exactly."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.input_moments import second_moments
+from lpcompile.analysis.rounding_loss import column_energy, output_sqnr_db, ratio_db
+from lpcompile.errors import FormatError
+from lpcompile.formats.base import resolve
+from lpcompile.ir import block_matmul
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.quant.fit import fit
+from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
+from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.rows import to_rows
+
+ACCUMULATOR = 2**31 - 1
+BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
+INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
+
+
+def rounded_layer(
+    graph: LpGraph,
+    node: Node,
+    decided: WeightPlan,
+    statistics: Mapping[str, TensorStatistics],
+    *,
+    rho: float = -1.0,
+) -> LayerPlan:
+    """The layer's plan with codes, and what rounding lost.
+
+    Args:
+        graph: float graph; its plan knows the kernel of the layer and its activations.
+        node: the layer.
+        decided: how its weights are stored.
+        statistics: of activations.
+        rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
+
+    Raises:
+        FormatError: weights that no format can hold.
+    """
+    layer = graph.plan.layers[node.name]
+    weight = node.inputs[1]
+    assert weight is not None
+    rows = to_rows(node.op, weight.values)
+    if not rows.size:
+        return replace(layer, kernel=Kernel.FLOAT, reason="it has no weights")
+    if not np.isfinite(rows).all():
+        raise FormatError(
+            "weights are NaN or infinite",
+            where=node.name,
+            hint="repair the model, or keep the layer with --keep-float",
+        )
+    moments = second_moments(node, statistics)
+    if decided.scale_rule == "output-mse" and moments is None:
+        decided = replace(decided, scale_rule="mse")
+    kernel, reason = _kernel(layer, decided, rows.shape[1])
+    grouped = decided.granularity.startswith("group")
+    tensor = fit(
+        rows,
+        resolve(decided.format),
+        granularity="group" if grouped else decided.granularity,
+        group_size=int(decided.granularity.removeprefix("group")) if grouped else 0,
+        rule=decided.scale_rule,
+        scale_format=decided.scale_format,
+        importance=moments,
+        min_scale=least_scale(graph, node, kernel),
+    )
+    if grouped and not tensor.has_integer_groups:
+        decided = replace(decided, granularity="channel")  # one group a row
+    if decided.rounding == "kernel-sums":
+        tensor = _keep_kernel_sums(node, rows, tensor, statistics, rho)
+    signal, noise = column_energy(rows, tensor.dequantize())
+    return replace(
+        layer,
+        kernel=kernel,
+        weight=decided,
+        tensor=tensor,
+        codes_sha256=tensor.digest(),
+        reason=reason or layer.reason,
+        weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
+        local_sqnr_db=None
+        if moments is None
+        else output_sqnr_db(signal, noise, moments, _input_step(graph, node, kernel)),
+    )
+
+
+def _keep_kernel_sums(
+    node: Node,
+    rows: NDArray[np.float32],
+    tensor: QuantizedTensor,
+    statistics: Mapping[str, TensorStatistics],
+    rho: float,
+) -> QuantizedTensor:
+    weight, x = node.inputs[1], node.inputs[0]
+    found = None if x is None else statistics.get(x.name)
+    rho = rho if rho >= 0 or found is None else found.spatial_correlation
+    if node.op != "Conv" or weight is None or rho <= 0:
+        return tensor
+    window = weight.values.shape[2:]
+    return round_kernels(rows, tensor, int(np.prod(window)), tap_correlation(window, rho))
+
+
+def _input_step(graph: LpGraph, node: Node, kernel: Kernel) -> float:
+    """Step of the input's quantiser; 0 where the layer reads floats."""
+    x = node.inputs[0]
+    plan = None if x is None or kernel not in INTEGER else graph.plan.activations.get(x.name)
+    return 0.0 if plan is None else plan.scale
+
+
+def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, str]:
+    """The planned kernel, or one that can hold the weights exactly."""
+    fmt = resolve(weight.format)
+    if layer.kernel is Kernel.NBITS:
+        books = bool(weight.codebooks)
+        if reason := block_matmul.obstacle(fmt, weight.granularity, inputs, codebooks=books):
+            layer = replace(layer, kernel=Kernel.DYNAMIC, reason=f"its codes do not stay packed: {reason}")
+    if layer.kernel in (*INTEGER, Kernel.DYNAMIC):
+        if fmt.image() is None:
+            return (
+                Kernel.WEIGHT_ONLY,
+                f"{fmt.name} has no int8 image: its weights are expanded to float when loaded",
+            )
+        if inputs * 128 * 255 + BIAS_UNITS > ACCUMULATOR:
+            return Kernel.WEIGHT_ONLY, f"{inputs} products of 8 bits could overflow the int32 accumulator"
+    return layer.kernel, layer.reason
+
+
+def least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> NDArray[np.float32] | None:
+    """Channel scales below this would not let the int32 bias fit."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    x = node.inputs[0]
+    if bias is None or x is None or kernel not in INTEGER:
+        return None
+    least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
+    return least.astype(np.float32)

@@ -1,0 +1,373 @@
+"""Retrain the rounded weights on the calibration samples; they come back as codes.
+
+Latent float weights are rounded in every forward step as they are planned, activations are rounded as planned, and
+the gradient graph of the float model says how the outputs come nearer to the float model's (or to labels). Which
+gradient stands for the rounding is an option: straight-through, learned step sizes, the corrected tanh. [mixed-posit
+2.9, 3]
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.analysis.input_moments import second_moments
+from lpcompile.analysis.rounding_loss import column_energy, ratio_db
+from lpcompile.errors import PassError
+from lpcompile.formats.arrays import F32
+from lpcompile.formats.base import NumberFormat, resolve
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.materialise.layers import planned_bias
+from lpcompile.materialise.qdq import fake_quantised
+from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.rounded_layer import least_scale
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import LayerPlan
+from lpcompile.provenance import data_sha256
+from lpcompile.quant.granularity import PerGroup
+from lpcompile.quant.rows import to_rows
+from lpcompile.records import PassReport
+from lpcompile.tuning.batches import Samples, may_join
+from lpcompile.tuning.checkpoint import Checkpoints
+from lpcompile.tuning.estimators import ESTIMATORS, Estimator
+from lpcompile.tuning.losses import LOSSES, head_targets, heads_of, join_targets
+from lpcompile.tuning.optimisers import Schedule, optimiser
+from lpcompile.tuning.parameters import TunedLayer, TunedNorm
+from lpcompile.tuning.student import Student, make_student
+from lpcompile.tuning.training import Arrays, Runs, Training, split_held
+
+NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
+BATCHNORM = ("frozen", "batch", "off")
+SCALES = ("auto", "fixed", "learned")
+RATES = {"adam": 0.02, "sgd": 0.5, "nesterov": 0.5}  # in steps of the quantiser
+RETRAINED = "retrained"
+
+
+@dataclass(frozen=True, slots=True)
+class TuneWeights(Pass):
+    """Quantisation-aware retraining.
+
+    Attributes:
+        epochs: how often each sample is seen.
+        batch: samples a step.
+        optimiser: adam, sgd or nesterov.
+        learning_rate: in steps of each weight's quantiser; 0: the optimiser's own.
+        schedule: cosine or constant.
+        warm_up: share of the steps in which the rate rises.
+        momentum: of sgd and nesterov.
+        weight_decay: of weights.
+        clip: largest norm of all gradients together; 0: any.
+        estimator: tanh, ste, linear or lsq for every layer; auto: tanh for posits, lsq for integers, else ste.
+        table_estimator: another one for formats whose steps are not all equal.
+        steepness: of tanh and linear.
+        outside: gradient of weights beyond the largest level: clipped (0) or through (1).
+        scales: fixed, learned, or auto: learned by lsq.
+        loss: auto, kl, mse (all against the float model) or cross-entropy (on labels).
+        labels: name of the array of labels among the samples.
+        batchnorm: parameters of norms in the graph: frozen (trained on the stored statistics), batch (on those of each
+            batch, with running averages) or off (not trained).
+    """
+
+    name: ClassVar[str] = "tune-weights"
+    summary: ClassVar[str] = "retrain rounded weights and biases on the samples; they come back as codes"
+    exact: ClassVar[bool] = False
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
+
+    epochs: int = 20
+    batch: int = 16
+    optimiser: str = "adam"
+    learning_rate: float = 0.0
+    schedule: str = "cosine"
+    warm_up: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    estimator: str = "auto"
+    table_estimator: str = ""
+    steepness: float = 5.0
+    outside: str = "clipped"
+    scales: str = "auto"
+    loss: str = "auto"
+    labels: str = "labels"
+    batchnorm: str = "frozen"
+
+    def __post_init__(self) -> None:
+        for key, value, known in (
+            ("estimator", self.estimator, ("auto", *ESTIMATORS)),
+            ("table-estimator", self.table_estimator, ("", *ESTIMATORS)),
+            ("scales", self.scales, SCALES),
+            ("loss", self.loss, LOSSES),
+            ("batchnorm", self.batchnorm, BATCHNORM),
+        ):
+            if value not in known:
+                raise ValueError(f"option '{key}' is one of {', '.join(filter(None, known))}, not '{value}'")
+        for key, number, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1)):
+            if number < least:
+                raise ValueError(f"option '{key}' is at least {least}, not {number}")
+        for key, amount in (
+            ("learning-rate", self.learning_rate),
+            ("weight-decay", self.weight_decay),
+            ("clip", self.clip),
+            ("momentum", self.momentum),
+        ):
+            if not 0 <= amount < float("inf"):
+                raise ValueError(f"option '{key}' is not negative, {amount} is given")
+        optimiser(self.optimiser)
+        Schedule(1.0, 1, self.schedule, self.warm_up)
+        Estimator("ste", self.steepness, self.outside)
+
+    @property
+    def wanted_labels(self) -> str | None:
+        """Name of the array of labels that the samples must bring; None: none."""
+        return self.labels if self.loss == "cross-entropy" else None
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Train, and put the best codes and biases into the plan.
+
+        Raises:
+            GradientError: an operator has no gradient, or training left the finite numbers.
+            CalibrationError: labels are missing or out of range.
+        """
+        report = PassReport(self.name)
+        if ctx.calibration is None or ctx.calibration.generated or ctx.observe is None:
+            ctx.warnings.append("weights are not retrained: there is no calibration data")
+            for node in graph.layers():
+                report.skip(node, "no calibration data to retrain on")
+            return report
+        layers = self._layers(graph, ctx, report)
+        if not layers:
+            return report
+        start = time.perf_counter()
+        training = self._training(graph, ctx, layers, self._norms(graph))
+        before = training.loss(training.values, training.train)
+        best = training.run(resume=ctx.resume)
+        history = training.history
+        report.metrics |= {
+            "loss_held_before": history.held[0],
+            "loss_held_after": history.held[history.best],
+            "loss_train_before": before,
+            "loss_train_after": training.loss(best, training.train) if history.best else before,
+            "epochs": self.epochs,
+            "best_epoch": history.best,
+            "samples": len(training.train),
+            "steps": training.schedule.total,
+            **{f"loss_held_{i:03d}": x for i, x in enumerate(history.held)},
+            **{f"loss_train_{i + 1:03d}": x for i, x in enumerate(history.train)},
+        }
+        if history.best == 0:
+            for layer in layers:
+                report.skip(layer.name, "retraining did not lower the loss on held-out samples")
+        else:
+            self._write_back(graph, training, best, report)
+        report.metrics["step_seconds"] = (time.perf_counter() - start) / max(1, training.schedule.total)
+        return report
+
+    # what is trained
+
+    def _layers(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> list[TunedLayer]:
+        found = []
+        for node in graph.layers():
+            plan = graph.plan.layers.get(node.name, LayerPlan())
+            if plan.tensor is None:
+                continue
+            if reason := _fixed(plan):
+                report.skip(node, reason)
+                continue
+            estimator = self._estimator(resolve(plan.weight.format))
+            found.append(
+                TunedLayer(
+                    node,
+                    plan.tensor,
+                    estimator,
+                    self.scales == "learned" or (self.scales == "auto" and estimator.learns_scales),
+                    None if bias_obstacle(node, plan.kernel) else _bias(node, plan),
+                    _spread(node, ctx),
+                    least_scale(graph, node, plan.kernel),
+                )
+            )
+        return found
+
+    def _estimator(self, fmt: NumberFormat) -> Estimator:
+        uniform = len(np.unique(np.diff(fmt.grid()))) == 1
+        name = self.table_estimator if self.table_estimator and not uniform else self.estimator
+        if name == "auto":
+            name = "lsq" if uniform else "tanh" if fmt.name.startswith("posit") else "ste"
+        return Estimator(name, self.steepness, self.outside)
+
+    def _norms(self, graph: LpGraph) -> list[TunedNorm]:
+        if self.batchnorm == "off":
+            return []
+        found = []
+        for node in graph.nodes():
+            if node.domain or node.op not in NORMS or len(node.outputs) != 1:
+                continue
+            parameters = node.inputs[1:3]
+            if parameters and all(v is not None and v.is_constant for v in parameters):
+                running = self.batchnorm == "batch" and node.op == "BatchNormalization"
+                found.append(TunedNorm(node, running and graph.all_constant(node.inputs[3:])))
+        return found
+
+    # how
+
+    def _training(
+        self, graph: LpGraph, ctx: PassContext, layers: list[TunedLayer], norms: list[TunedNorm]
+    ) -> Training:
+        assert ctx.observe is not None
+        assert ctx.calibration is not None
+        heads = heads_of(graph, self.loss)
+        teacher = [head.tensor(graph).name for head in heads]
+        run = ctx.observe(graph, teacher)
+        calls = ctx.calibration.deciding
+        outputs = [[found[t] for t in teacher] for found in map(run, calls)]
+        targets = head_targets(
+            heads,
+            outputs,
+            ctx.calibration.deciding_labels if self.loss == "cross-entropy" else None,
+            ctx.calibration.source,
+        )
+        student = make_student(fake_quantised(graph), layers, norms, heads, _powers(targets))
+        named = [join_targets(c, student.targets, t) for c, t in zip(calls, targets, strict=True)]
+        joined = may_join(graph, calls, [dict(zip(teacher, o, strict=True)) for o in outputs])
+        samples = Samples(named, joined=joined)
+        train, held = split_held(samples.count)
+        if len(train) == samples.count:
+            ctx.warnings.append(
+                f"{samples.count} samples to retrain on: none is spared to choose the best epoch"
+            )
+        total = self.epochs * samples.batch_count(len(train), self.batch)
+        return Training(
+            student,
+            _opened(student, ctx),
+            layers,
+            norms,
+            samples,
+            train,
+            held,
+            optimiser(
+                self.optimiser,
+                weight_decay=self.weight_decay,
+                momentum=self.momentum,
+                decayed=frozenset(f"{layer.name}/weight" for layer in layers),
+            ),
+            Schedule(self.learning_rate or RATES[self.optimiser], total, self.schedule, self.warm_up),
+            self.epochs,
+            self.batch,
+            self.clip,
+            ctx.seed,
+            self._checkpoints(graph, ctx),
+            lambda done, of: ctx.progress("retraining", done, of),
+        )
+
+    def _checkpoints(self, graph: LpGraph, ctx: PassContext) -> Checkpoints | None:
+        if ctx.checkpoint is None:
+            return None
+        assert ctx.calibration is not None
+        digest = hashlib.sha256()
+        for name, plan in graph.plan.layers.items():
+            digest.update(f"{name} {plan.kernel} {plan.codes_sha256}\n".encode())
+            digest.update(b"" if plan.bias_correction is None else plan.bias_correction.tobytes())
+        for name, activation in graph.plan.activations.items():
+            digest.update(f"{name} {activation}\n".encode())
+        options = {k: str(getattr(self, k.replace("-", "_"))) for k in self.options()}
+        about = {
+            "model": digest.hexdigest()[:16],
+            "data": data_sha256(ctx.calibration)[:16],
+            "seed": str(ctx.seed),
+        }
+        return Checkpoints(ctx.checkpoint, {**options, **about})
+
+    # what comes back
+
+    def _write_back(self, graph: LpGraph, training: Training, best: Arrays, report: PassReport) -> None:
+        changed = total = 0
+        for layer in training.layers:
+            plan = graph.plan.layers[layer.name]
+            assert plan.tensor is not None
+            tensor = layer.round(best)
+            bias = layer.real_bias(best)
+            moved = int(np.count_nonzero(tensor.codes != plan.tensor.codes))
+            changed, total = changed + moved, total + tensor.codes.size
+            signal, noise = column_energy(to_rows(layer.op, _weight(layer.node)), tensor.dequantize())
+            reason = plan.reason if RETRAINED in plan.reason else f"{plan.reason}; {RETRAINED}".lstrip("; ")
+            graph.plan = graph.plan.with_layer(
+                layer.name,
+                replace(
+                    plan,
+                    tensor=tensor,
+                    codes_sha256=tensor.digest(),
+                    bias_correction=plan.bias_correction
+                    if bias is None
+                    else bias - _own_bias(layer.node, bias),
+                    reason=reason,
+                    weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
+                    local_sqnr_db=None,
+                ),
+            )
+            share = f"{100 * moved / max(1, tensor.codes.size):.1f} % of its codes"
+            report.change(layer.name, f"retrained, {layer.estimator.name}", after=share)
+        for norm in training.norms:
+            for role, array in norm.feeds(best).items():
+                constant = graph.constant(f"{norm.name}/{role}", array)
+                norm.node.set_input(norm.roles[role], constant)
+            report.change(norm.name, "retrained, " + ", ".join(norm.roles))
+        report.metrics["changed_codes_share"] = changed / max(1, total)
+
+
+def _fixed(plan: LayerPlan) -> str:
+    """Why the codes of a layer cannot be trained; empty where they can."""
+    assert plan.tensor is not None
+    if plan.weight.codebooks:
+        return "its codebooks were fitted to its weights"
+    if plan.tensor.zeros is not None:
+        return "its weights have zero points"
+    if isinstance(plan.tensor.granularity, PerGroup) and not plan.tensor.has_integer_groups:
+        return "its group scales are no integers"
+    return ""
+
+
+def _weight(node: Node) -> NDArray[np.float32]:
+    weight = node.inputs[1]
+    if weight is None:
+        raise PassError("a layer without weights", where=node.name)
+    return np.asarray(weight.values)
+
+
+def _bias(node: Node, plan: LayerPlan) -> F32:
+    found = planned_bias(node, plan)
+    assert plan.tensor is not None
+    return np.zeros(len(plan.tensor.codes), np.float32) if found is None else np.asarray(found, np.float32)
+
+
+def _own_bias(node: Node, like: F32) -> F32:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    return np.zeros_like(like) if value is None else np.asarray(value.values, np.float32)
+
+
+def _spread(node: Node, ctx: PassContext) -> F32 | None:
+    """(C,) standard deviations of a layer's outputs, of uncorrelated inputs; None where they are not known."""
+    moments = second_moments(node, ctx.statistics)
+    if moments is None:
+        return None
+    rows = to_rows(node.op, _weight(node))
+    return np.asarray(np.sqrt(np.square(rows) @ moments), np.float32)
+
+
+def _powers(targets: Sequence[Sequence[F32]]) -> list[float]:
+    """Mean square of each head's target over all calls."""
+    return [
+        sum(float(np.vdot(t, t)) for t in column) / max(1, sum(t.size for t in column))
+        for column in zip(*targets, strict=True)
+    ]
+
+
+def _opened(student: Student, ctx: PassContext) -> Runs:
+    assert ctx.observe is not None
+    statistics = [t for pair in student.statistics.values() for t in pair]
+    train = ctx.observe(student.trained, [student.loss, *student.gradients.values(), *statistics])
+    return Runs(train, ctx.observe(student.judged, [student.loss]))

@@ -1,0 +1,61 @@
+"""The graph that gradients are taken of: floats, with the planned activations rounded."""
+
+import numpy as np
+import pytest
+
+from lpcompile.ir.graph import LpGraph
+from lpcompile.materialise.qdq import fake_quantised
+from lpcompile.quant.rows import from_rows
+from tests.quantizing import Quantized, quantized
+from tests.support import random_feeds, run_model
+
+CNN = """m (float[N,3,8,8] x) => (float[N,5] y, float[N,6,8,8] r)
+<float[6,3,3,3] w1, float[6] b1, float[6,6,3,3] w2, float[6] b2, float[6,5] w3, float[5] b3> {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+    r = Relu (a)
+    c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)
+    s = Add (c, r)
+    p = GlobalAveragePool (s)
+    f = Flatten (p)
+    y = Gemm (f, w3, b3)
+}"""
+
+
+def with_rounded_weights(found: Quantized) -> LpGraph:
+    graph = fake_quantised(found.graph)
+    for node in graph.layers():
+        plan, weight = found.graph.plan.layers[node.name], node.inputs[1]
+        assert plan.tensor is not None
+        assert weight is not None
+        rounded = from_rows(node.op, plan.tensor.dequantize(), weight.dims)
+        graph.set_weights(node, rounded, None)
+    return graph
+
+
+@pytest.mark.parametrize("levels", ["uint8", "uint4"])
+def test_with_rounded_weights_it_computes_what_the_compiled_graph_does(levels: str) -> None:
+    found = quantized(
+        CNN, f"quantize-activations{{cost=none,format={levels}}},quantize-weights{{format=fixp4}}"
+    )
+    feeds = random_feeds(found.original, seed=3)
+    wanted = run_model(found.emitted(), feeds)
+    given = run_model(with_rounded_weights(found).to_proto(), feeds)
+    steps = {k: found.graph.plan.activations[k].scale for k in ("r",)}
+    assert list(given) == list(wanted)
+    assert np.abs(given["r"] - wanted["r"]).max() <= 1.01 * steps["r"], "one step, at ties"
+    np.testing.assert_allclose(given["y"], wanted["y"], atol=0.05 * np.abs(wanted["y"]).max())
+
+
+def test_ranges_are_clips_and_the_graph_itself_is_left_alone() -> None:
+    found = quantized(CNN, "quantize-activations{cost=none,format=uint4},quantize-weights{format=fixp4}")
+    before = found.graph.to_proto().SerializeToString(deterministic=True)
+    graph = fake_quantised(found.graph)
+    assert found.graph.to_proto().SerializeToString(deterministic=True) == before
+    pairs = graph.nodes("QuantizeLinear")
+    assert len(pairs) == len(found.graph.plan.activations)
+    assert not graph.nodes("Min")
+    for node in pairs:
+        source = node.inputs[0]
+        assert source is not None
+        assert source.producer is not None
+        assert source.producer.op == "Clip"
