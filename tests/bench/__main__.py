@@ -34,6 +34,7 @@ TABLES = (
     "cim_compile",
     "cim_simulation",
     "cim_energy",
+    "cim_layer_energy",
     "cim_complement",
     "cim_published",
     "cim_side_paths",
@@ -46,6 +47,7 @@ NEED_ZOO = (
     "determinism",
     "cim_exact",
     "cim_accuracy",
+    "cim_layer_energy",
     "cim_complement",
 )
 
