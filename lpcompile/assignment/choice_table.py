@@ -5,7 +5,7 @@ are shifted so that the least of every item is 0 in each of them; what was taken
 choice that brings the member.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,14 +189,6 @@ def read(items: Sequence[Item], names: Sequence[str]) -> tuple[ChoiceTable, list
         np.array(parent, np.int64), tuple(levels), 0.0, np.zeros(len(names)),
     )  # fmt: skip
     return table, rows
-
-
-def every_item(items: Sequence[Item]) -> Iterator[Item]:
-    """The items and all their members."""
-    for item in items:
-        yield item
-        for choice in item.choices:
-            yield from every_item(choice.members)
 
 
 def _normalised(

@@ -6,25 +6,25 @@ nothing had to be dropped.  [Kellerer, Pferschy, Pisinger 2004, chapters 11 and 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 
 from lpcompile.assignment.blocks import flatten
-from lpcompile.assignment.choice_table import ChoiceTable, Picks, every_item, read
+from lpcompile.assignment.choice_table import ChoiceTable, Picks, read
 from lpcompile.assignment.infeasible import check_bounds, combined_bounds_missed, one_bound_missed
 from lpcompile.assignment.list_search import ROUNDING, search
 from lpcompile.assignment.pareto import F64, within
-from lpcompile.assignment.problem import Choice, Item, Solution
+from lpcompile.assignment.problem import Item, Solution, check_items, every_item, sums
 from lpcompile.assignment.relaxation import Relaxation, relax
 from lpcompile.assignment.swaps import descend
-from lpcompile.errors import PassError
 
 NODE_LIMIT = 3_000_000
 _SUMMING = 1e-13  # relative rounding of a sum of costs
 _WIDTH, _WIDER = 256, 8  # of the first list, and by how much the next is wider
+_ERROR_NODES = 100_000  # of each search that an error message needs
 _DEAREST, _HALVINGS = 1e6, 24  # of the prices, when looking for a first selection
 
 
@@ -57,18 +57,17 @@ def solve(
     check_bounds(items, bounds)
     if not items:
         return Solution({}, 0.0, {}, 0.0)
-    return _Knapsack(items, bounds, tolerance, node_limit).solve()
+    knapsack = _Knapsack(items, bounds, tolerance, node_limit)
+    knapsack.check_each()
+    found = knapsack.solve()
+    if found is None:
+        proven = knapsack.lower == math.inf
+        raise combined_bounds_missed(items, knapsack.bounds, _any_selection, proven=proven)
+    return found
 
 
-def check_items(items: Sequence[Item]) -> None:
-    """Raise PassError for an item without choices and for losses and costs that are negative or not finite."""
-    for item in every_item(items):
-        if not item.choices:
-            raise PassError(f"{item.name} has no choice")
-        for choice in item.choices:
-            for name, value in (("loss", choice.loss), *choice.costs.items()):
-                if not 0 <= value < math.inf:
-                    raise PassError(f"{item.name}: {name} of {choice.label} is {value}")
+def _any_selection(items: Sequence[Item], bounds: Mapping[str, float]) -> Solution | None:
+    return _Knapsack(items, bounds, 1.0, _ERROR_NODES).solve()
 
 
 class _Knapsack:
@@ -77,7 +76,7 @@ class _Knapsack:
     def __init__(
         self, items: Sequence[Item], bounds: Mapping[str, float], tolerance: float, node_limit: int
     ) -> None:
-        self.items, self.asked = items, bounds
+        self.items = items
         self.bounds = {k: v for k, v in bounds.items() if v < math.inf}
         self.tolerance, self.node_limit = tolerance, node_limit
         table, self.rows = read(sorted(items, key=lambda i: i.name), tuple(self.bounds))
@@ -90,16 +89,21 @@ class _Knapsack:
         self.lower = 0.0
         self.nodes = 0
 
-    def solve(self) -> Solution:
+    def check_each(self) -> None:
+        """Raise for a bound that cannot even be kept alone."""
         for k, name in enumerate(self.bounds):
             if self.room[k] < 0:
                 raise one_bound_missed(name, self.bounds[name], float(self.least_costs[k]))
+
+    def solve(self) -> Solution | None:
+        """None without a selection; then `lower` is infinite when it is proven that there is none."""
         if not self.presolve():
-            raise combined_bounds_missed(self.items, self.bounds)
+            self.lower = np.inf
+            return None
         relaxed = relax(self.table, self.left)
-        if relaxed.excess > 0:
-            raise combined_bounds_missed(self.items, self.bounds)
-        self.lower = relaxed.lower_bound
+        self.lower = np.inf if relaxed.excess > 0 else relaxed.lower_bound
+        if self.lower == np.inf:
+            return None
         self.start(relaxed)
         width = _WIDTH
         while self.open and (again := self.reduced(relaxed)):
@@ -108,9 +112,7 @@ class _Knapsack:
             if self.nodes >= self.node_limit:
                 break
             width *= _WIDER
-        if self.best == np.inf:
-            raise combined_bounds_missed(self.items, self.bounds, proven=self.lower == np.inf)
-        return self.solution()
+        return None if self.best == np.inf else self.solution()
 
     @property
     def left(self) -> F64:
@@ -243,13 +245,6 @@ class _Knapsack:
             lower = min(loss, self.lower + self.base_loss)
             notes = (f"the least loss is at least {lower:.6g}: {self.nodes} partial selections were tried",)
         return Solution({n: c.label for n, c in ordered.items()}, loss, costs, lower, notes=notes)
-
-
-def sums(choices: Iterable[Choice]) -> tuple[float, dict[str, float]]:
-    """Loss and costs of choices, without regard to their order."""
-    taken = list(choices)
-    names = dict.fromkeys(name for c in taken for name in c.costs)
-    return math.fsum(c.loss for c in taken), {n: math.fsum(c.costs.get(n, 0.0) for c in taken) for n in names}
 
 
 def _implied(cost: F64, other: F64, room: float, other_room: float) -> bool:
