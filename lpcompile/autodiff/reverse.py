@@ -107,7 +107,7 @@ def _backward(
         raise GradientError(
             f"operator {op} has no gradient",
             where=node.name,
-            hint="sensitivity can be measured forward only (--metric measured)",
+            hint="sensitivity can be measured forward only (--method measured)",
         )
     mask = [i is not None and i.name in needed for i in node.inputs]
     return rule(builder, node, [gradient(o) for o in node.outputs], mask)

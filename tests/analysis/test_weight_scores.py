@@ -46,7 +46,9 @@ def samples_of(graph: LpGraph, calls: list[dict[str, Array]], labels: Array | No
     return Samples.of(graph, [n.name for n in graph.layers()], observe, calls, labels)  # type: ignore[arg-type]
 
 
-def scores(graph: LpGraph, errors: Mapping[str, LayerErrors], samples: Samples, **options: object) -> dict[str, Score]:
+def scores(
+    graph: LpGraph, errors: Mapping[str, LayerErrors], samples: Samples, **options: object
+) -> dict[str, Score]:
     return score_weight_errors(graph, errors, observe, samples, **options)  # type: ignore[arg-type]
 
 
@@ -92,7 +94,10 @@ def test_labels_give_the_empirical_fisher_exactly_with_its_standard_error() -> N
 def test_probes_give_half_the_noise_to_signal_power_of_the_output() -> None:
     graph = graph_of("linear (float[N,3] x) => (float[N,4] y) <float[3,4] w> { [fc] y = MatMul (x, w) }")
     calls = calls_of((3,), count=100)
-    samples, delta = samples_of(graph, calls), np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32)
+    samples, delta = (
+        samples_of(graph, calls),
+        np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32),
+    )
     x = np.concatenate([c["x"] for c in calls]).astype(np.float64)
     ratio = np.square(x @ delta[0].T).sum() / np.square(x @ graph.value("w").values).sum()
     found = scores(graph, {"fc": LayerErrors(None, delta)}, samples, draws=64)["fc"]
@@ -102,7 +107,9 @@ def test_probes_give_half_the_noise_to_signal_power_of_the_output() -> None:
 def convolution_errors(graph: LpGraph, candidates: int) -> dict[str, LayerErrors]:
     rng = np.random.default_rng(3)
     sizes = {"first": (4, 18), "depthwise": (4, 9), "last": (3, 4)}
-    return {n: LayerErrors(None, rng.normal(size=(candidates, *s)).astype(np.float32)) for n, s in sizes.items()}
+    return {
+        n: LayerErrors(None, rng.normal(size=(candidates, *s)).astype(np.float32)) for n, s in sizes.items()
+    }
 
 
 def test_few_candidates_by_products_and_many_by_gradients_agree() -> None:
@@ -144,7 +151,9 @@ def test_centring_takes_away_what_a_corrected_bias_does() -> None:
     calls = [{"x": c["x"] * 0 + np.float32(2) + np.float32(0.001) * c["x"]} for c in calls_of((3,))]
     samples, delta = samples_of(graph, calls), np.ones((1, 4, 3), np.float32)
     plain = scores(graph, {"fc": LayerErrors(None, delta)}, samples)["fc"]
-    centred = scores(graph, {"fc": LayerErrors(None, delta)}, samples, centre={"fc": np.full((4, 3), 2.0)})["fc"]
+    centred = scores(graph, {"fc": LayerErrors(None, delta)}, samples, centre={"fc": np.full((4, 3), 2.0)})[
+        "fc"
+    ]
     assert centred.value < 1e-4 * plain.value
 
 
@@ -154,7 +163,8 @@ def test_a_batch_axis_that_mixes_samples_makes_every_call_one_sample() -> None:
         "m = ReduceMean <axes = [0], keepdims = 1> (t)  y = Sub (t, m) }"
     )
     samples = samples_of(graph, calls_of((3,)))
-    assert not samples.per_sample and len(samples.calls) == 8
+    assert not samples.per_sample
+    assert len(samples.calls) == 8
 
 
 def test_samples_that_do_not_touch_each_other_are_merged() -> None:
@@ -212,4 +222,6 @@ def test_draws_in_several_runs_come_from_one_seed() -> None:
 def test_a_head_may_be_given() -> None:
     graph, samples, *_ = classifier()
     errors = {"fc": LayerErrors(None, np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32))}
-    assert scores(graph, errors, samples, head=Head("output", ("y",)))["fc"].value < 1e-9  # probabilities sum to 1
+    assert (
+        scores(graph, errors, samples, head=Head("output", ("y",)))["fc"].value < 1e-9
+    )  # probabilities sum to 1

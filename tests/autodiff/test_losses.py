@@ -1,5 +1,7 @@
 """Loss heads: their gradients, and the second moments that make them useful."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,9 @@ def probabilities(graph: LpGraph) -> Array:
     return np.asarray(np.exp(t) / np.exp(t).sum(-1, keepdims=True))
 
 
-def gradient(kind: str, feeds: dict[Fed, Array], tensor: str = "t", **options: object) -> tuple[Array, Array | None]:
+def gradient(
+    kind: str, feeds: dict[Fed, Array], tensor: str = "t", **options: object
+) -> tuple[Array, Any]:
     """Gradient at a tensor, and the loss."""
     graph = graph_of()
     loss = add_loss(graph, kind, [tensor], **options)  # type: ignore[arg-type]
@@ -63,7 +67,9 @@ def test_mse_is_twice_the_difference() -> None:
 def test_signs_through_the_softmax_head_have_the_fisher_matrix_exactly_over_all_signs() -> None:
     p = probabilities(graph_of())
     corners = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T.astype(np.float32)
-    found = np.stack([gradient("softmax", {Fed.SIGNS: np.stack([s, s])})[0] for s in corners]).astype(np.float64)
+    found = np.stack([gradient("softmax", {Fed.SIGNS: np.stack([s, s])})[0] for s in corners]).astype(
+        np.float64
+    )
     for i, q in enumerate(p):
         second = np.einsum("sa,sb->ab", found[:, i], found[:, i]) / len(corners)
         np.testing.assert_allclose(second, np.diag(q) - np.outer(q, q), atol=1e-6)
@@ -71,7 +77,9 @@ def test_signs_through_the_softmax_head_have_the_fisher_matrix_exactly_over_all_
 
 def test_labels_drawn_in_the_graph_follow_the_models_softmax() -> None:
     rng, p = np.random.default_rng(0), probabilities(graph_of())
-    draws = [gradient("sampled", {Fed.GUMBEL: rng.gumbel(size=(2, 4)).astype(np.float32)})[0] for _ in range(300)]
+    draws = [
+        gradient("sampled", {Fed.GUMBEL: rng.gumbel(size=(2, 4)).astype(np.float32)})[0] for _ in range(300)
+    ]
     drawn = p - np.stack(draws)  # one-hot labels
     np.testing.assert_allclose(np.sort(drawn, -1)[..., -1], 1, atol=1e-5)
     np.testing.assert_allclose(drawn.mean(0), p, atol=0.09)
@@ -88,7 +96,8 @@ def test_a_chosen_output_has_the_gradient_one_or_the_weights_fed() -> None:
 def test_logits_are_what_a_softmax_over_the_last_axis_reads() -> None:
     graph = graph_of()
     found = logits_of(graph.value("y"))
-    assert found is not None and found.name == "t"
+    assert found is not None
+    assert found.name == "t"
     other = graph_of("other (float[N,3,5] x) => (float[N,3,5] y) { y = Softmax <axis = 1> (x) }")
     assert logits_of(other.value("y")) is None
 

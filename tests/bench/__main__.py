@@ -38,6 +38,7 @@ TABLES = (
     "cim_complement",
     "cim_published",
     "cim_side_paths",
+    "sensitivity",
 )
 NEED_ZOO = (
     "accuracy",
@@ -49,6 +50,7 @@ NEED_ZOO = (
     "cim_accuracy",
     "cim_layer_energy",
     "cim_complement",
+    "sensitivity",
 )
 
 

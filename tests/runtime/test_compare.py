@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lpcompile.analysis.classes import class_axis
 from lpcompile.errors import ModelError
-from lpcompile.runtime.compare import EXACT_DB, Comparison, class_axis, compare
+from lpcompile.runtime.compare import EXACT_DB, Comparison, compare
 
 
 def compared(a: np.ndarray, b: np.ndarray) -> Comparison:
