@@ -18,6 +18,7 @@ FAMILIES = (
     "casting",
     "convolution",
     "einsum",
+    "fake_quantise",
     "gathering",
     "joining",
     "matrix",
@@ -25,6 +26,7 @@ FAMILIES = (
     "normalisation",
     "pooling",
     "powers",
+    "recurrent",
     "reductions",
     "resize",
     "selection",
@@ -40,6 +42,8 @@ STOPS = frozenset({
     "RandomNormalLike",
     "RandomUniform", "RandomUniformLike", "Range", "Round", "Shape", "Sign", "Size", "Unique", "Xor",
 })  # fmt: skip
+# Operators whose integer outputs carry gradients: those of the numbers that were rounded.
+ROUNDINGS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 _RULES: dict[tuple[str, str], Rule] = {}
 
 
