@@ -35,6 +35,7 @@ TABLES = (
     "cim_compile",
     "cim_simulation",
     "cim_energy",
+    "cim_layer_energy",
     "cim_complement",
     "cim_published",
     "cim_side_paths",
@@ -48,6 +49,7 @@ NEED_ZOO = (
     "autodiff",
     "cim_exact",
     "cim_accuracy",
+    "cim_layer_energy",
     "cim_complement",
 )
 
