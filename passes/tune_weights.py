@@ -45,7 +45,7 @@ from lpcompile.tuning.training import Arrays, Runs, Training, split_held
 NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 BATCHNORM = ("frozen", "batch", "off")
 SCALES = ("auto", "fixed", "learned")
-RATES = {"adam": 0.02, "sgd": 0.5, "nesterov": 0.5}  # in steps of the quantiser
+RATES = {"adam": 0.003, "sgd": 0.05, "nesterov": 0.05}  # in steps of the quantiser
 RETRAINED = "retrained"
 
 
@@ -68,7 +68,7 @@ class TuneWeights(Pass):
         steepness: of tanh and linear.
         outside: gradient of weights beyond the largest level: clipped (0) or through (1).
         scales: fixed, learned, or auto: learned by lsq.
-        loss: auto, kl, mse (all against the float model) or cross-entropy (on labels).
+        loss: mse or kl, both against the float model (auto: mse), or cross-entropy, on labels.
         labels: name of the array of labels among the samples.
         batchnorm: parameters of norms in the graph: frozen (trained on the stored statistics), batch (on those of each
             batch, with running averages) or off (not trained).

@@ -1,7 +1,7 @@
 """What retraining makes small: the distance of a model's outputs from the float model's, or from labels.
 
+`mse`            mean (y - t)^2 / mean t^2: noise over signal of an output, of its logits where it is a softmax
 `kl`             sum_c p_c (log p_c - log q_c), mean over samples (and positions); p of the float model, q = softmax(z)
-`mse`            mean (y - t)^2 / mean t^2: noise over signal of an output
 `cross-entropy`  `kl` with p one-hot of the labels
 
 Gradients start at z or y: (q - p) / rows and 2 (y - t) / (size mean t^2). [hinton2015]
@@ -32,7 +32,7 @@ class Head:
     Attributes:
         output: index among the graph's outputs.
         kind: "kl" or "mse".
-        axis: of the classes, for "kl"; negative.
+        axis: of the classes, negative; "mse" does not ask for it.
         normalised: the output is a (log-)softmax, and the tensor before it is compared.
     """
 
@@ -56,8 +56,9 @@ class Head:
 def heads_of(graph: LpGraph, loss: str) -> list[Head]:
     """What is compared under a loss, one of LOSSES.
 
-    "auto": `kl` where an output is a softmax, `mse` for the others. "kl" and "mse" hold for all outputs;
-    "cross-entropy" takes the first that has classes.
+    All float outputs, before their softmax where they have one; "cross-entropy" takes the first that has classes.
+    "auto" is "mse": of few samples, logits teach more than the probabilities of the likeliest classes. Measured with
+    fixp4 and posit4 weights and 160 samples, output SQNR of ds_cnn 23.1 dB (kl: 19.6), top-1 of resnet20 0.803 (0.796).
 
     Raises:
         GradientError: no output fits.
@@ -69,12 +70,11 @@ def heads_of(graph: LpGraph, loss: str) -> list[Head]:
         axis = _softmax_axis(value)
         rank = None if value.shape is None else len(value.shape)
         classes = -1 if rank is None or rank <= 3 else 1 - rank  # second of (N, C, *spatial)
-        if axis is not None and loss != "mse":
-            found.append(Head(i, "kl", axis, normalised=True))
-        elif loss in ("kl", "cross-entropy") and (rank is None or rank >= 2):
-            found.append(Head(i, "kl", classes))
-        elif loss in ("auto", "mse"):
-            found.append(Head(i, "mse"))
+        kind = "kl" if loss in ("kl", "cross-entropy") else "mse"
+        if axis is not None:
+            found.append(Head(i, kind, axis, normalised=True))
+        elif kind == "mse" or rank is None or rank >= 2:
+            found.append(Head(i, kind, classes))
     if not found:
         raise GradientError(
             f"no output can be compared by the loss '{loss}'",
