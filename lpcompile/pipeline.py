@@ -12,6 +12,7 @@ import onnx
 
 from lpcompile.analysis.calibration import Calibration, RunFeeds
 from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.measured import OpenPatched
 from lpcompile.errors import LpcompileError, PassError, PassOptionError, PipelineError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -51,6 +52,9 @@ class PassContext:
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
         checkpoint: folder for the state of long passes after each round, or None.
         resume: go on from what is in that folder.
+        open_patched: opens a float graph so that named weights can be exchanged between runs.
+        machine: name or path of the machine (targets with machines).
+        emit: form of the model to come.
     """
 
     run: RunModel | None = None
@@ -68,6 +72,9 @@ class PassContext:
     warnings: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
     resume: bool = False
+    open_patched: OpenPatched | None = None
+    machine: str | None = None
+    emit: str = "functions"
 
     @property
     def rng(self) -> np.random.Generator:

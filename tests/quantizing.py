@@ -13,6 +13,7 @@ from lpcompile.quant.error import sqnr_db
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline, target
 from lpcompile.runtime.execution import observer
+from lpcompile.runtime.patched import PatchedModel
 from lpcompile.target import Options
 from tests.support import parse_model, random_feeds, run_model
 
@@ -66,6 +67,7 @@ def context(model: ModelProto, calls: int = 40) -> PassContext:
         observe=lambda graph, tensors: observer(graph, tensors, threads=1),
         target=target("ort"),
         calibration=samples,
+        open_patched=lambda graph, names: PatchedModel(graph, names, threads=1),
     )
 
 

@@ -179,6 +179,7 @@ class Sweep:
         seed: int,
     ) -> None:
         self._inputs, self._samples, self._seed = loss.inputs, samples, seed
+        self._balanced = loss.kind == "softmax"
         self._read = list(dict.fromkeys(i.of for i in loss.inputs if i.fed is not Fed.LABELS))
         self._forward = observe(graph, self._read) if self._read else None
         self._shapes: dict[object, dict[str, tuple[int, ...]]] = {}
@@ -196,9 +197,29 @@ class Sweep:
         """
         random = any(i.fed in (Fed.GUMBEL, Fed.SIGNS) for i in self._inputs)
         for i, call in enumerate(self._samples.calls):
+            fed = self._balanced_signs(i, call, draws) if self._balanced and draws > 1 else None
             for draw in range(draws if random else 1):
                 rng = np.random.default_rng([self._seed, i, draw])
-                yield i, self._run({**call, **self._fed(i, call, rng), **(extra or {})})
+                own = self._fed(i, call, rng) if fed is None else {k: v[draw] for k, v in fed.items()}
+                yield i, self._run({**call, **own, **(extra or {})})
+
+    def _balanced_signs(self, i: int, call: Feeds, draws: int) -> dict[str, list[NDArray[np.float32]]]:
+        """Signs whose products for any two of the most probable classes sum to zero over the draws.
+
+        Independent draws leave these cross terms in, which are most of the variance: two classes share most of the
+        probability of nearly every sample. The signs of the classes are random still, so nothing is biased.
+        """
+        assert self._forward is not None
+        values = self._forward(call)
+        rng = np.random.default_rng([self._seed, i])
+        table = hadamard(draws)
+        found = {}
+        for x in self._inputs:
+            logits = values[x.of]
+            place = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) % table.shape[1]
+            signs = (rng.integers(0, 2, logits.shape) * 2 - 1).astype(np.float32)
+            found[x.name] = [signs * table[draw][place] for draw in range(draws)]
+        return found
 
     def _fed(self, i: int, call: Feeds, rng: np.random.Generator) -> Feeds:
         if any(x.fed is Fed.REFERENCE for x in self._inputs):
@@ -225,6 +246,14 @@ class Sweep:
             values = {} if self._forward is None else self._forward(call)
             self._shapes[key] = {k: v.shape for k, v in values.items()}
         return self._shapes[key]
+
+
+def hadamard(rows: int) -> NDArray[np.float32]:
+    """The first rows of Sylvester's matrix of the next power of two: orthogonal columns where all rows are taken."""
+    table = np.ones((1, 1), np.float32)
+    while len(table) < rows:
+        table = np.block([[table, table], [table, -table]])
+    return table[:rows]
 
 
 def check_finite(values: NDArray[np.floating], where: str) -> None:

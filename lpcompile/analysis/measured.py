@@ -111,6 +111,18 @@ class Judge:
         scores = {k: Score.of_terms(concatenated(v)[:, None]) for k, v in terms.items() if v}
         return Measured(scores.get("kl"), scores["noise"], scores.get("loss"))
 
+    def noise_terms(self, run: RunFeeds) -> F64:
+        """Noise power over signal power of every sample (or call), the mean over outputs."""
+        terms: list[F64] = []
+        for call, base in zip(self.calls, self._float, strict=True):
+            found = run(call)
+            parts = []
+            for o in self._outputs:
+                gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
+                parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
+            terms.append(np.mean(parts, axis=0))
+        return concatenated(terms)
+
     def _rows(self, x: F64) -> F64:
         """Sums of the samples of a call, (N,)."""
         return x.reshape(len(x), -1).sum(1) if self.per_sample and x.ndim else np.asarray([x.sum()])

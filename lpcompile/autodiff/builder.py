@@ -101,6 +101,14 @@ class GradientBuilder:
         self.graph.set_type(cast, dtype, a.shape)
         return cast
 
+    def gated(self, gradient: Value, condition: Value) -> Value:
+        """The gradient where a condition holds, else 0 times it.
+
+        ONNX Runtime multiplies several times faster than it chooses between numbers (Where) by a condition
+        that follows no pattern, such as the sign of an activation.
+        """
+        return self.mul(gradient, self.cast(condition, gradient.dtype or np.dtype(np.float32)))
+
     def masked(self, gradient: Value, condition: Value) -> Value:
         """The gradient where a condition holds, else 0 (whatever the gradient is there, NaN too)."""
         return self._typed(self.op("Where", condition, gradient, self.number(0.0, gradient)), gradient)

@@ -26,6 +26,7 @@ FAMILIES = (
     "pooling",
     "powers",
     "reductions",
+    "resize",
     "selection",
     "slicing",
     "softmax",

@@ -1,6 +1,6 @@
 """Reverse accumulation: from the gradients of some tensors to those of others, as nodes of the same graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,11 +13,17 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
+Visit = Callable[[GradientBuilder, Value], Value]
 _OPSET = 13  # of what the rules emit
 
 
 def add_gradients(
-    graph: LpGraph, seeds: Mapping[str, Value], wanted: Sequence[str], *, prefix: str = "gradient"
+    graph: LpGraph,
+    seeds: Mapping[str, Value],
+    wanted: Sequence[str],
+    *,
+    prefix: str = "gradient",
+    visit: Mapping[str, Visit] | None = None,
 ) -> dict[str, Value | None]:
     """Add the nodes that compute gradients, by the chain rule over `autodiff.registry`.
 
@@ -26,6 +32,8 @@ def add_gradients(
         seeds: tensor name -> gradient of the loss with respect to that tensor, of its shape.
         wanted: names of tensors, inputs, inner ones or constants, whose gradients are asked for.
         prefix: of the names of what is added.
+        visit: wanted tensor -> what to do with its gradient as soon as it is there; the way back goes on with
+            what is returned: the gradient, or `ordering.after` what was made of it, which keeps memory low.
 
     Returns:
         Name -> the tensor that holds its gradient; None where nothing flows back to it: its gradient is zero.
@@ -51,13 +59,16 @@ def add_gradients(
         if value is None:
             return None
         if value.name not in summed:
-            summed[value.name] = _sum(builder, gradients.get(value.name, []))
+            total = _sum(builder, gradients.get(value.name, []))
+            if total is not None and visit is not None and value.name in visit:
+                total = visit[value.name](builder, total)
+            summed[value.name] = total
         return summed[value.name]
 
     for node in reversed(order):
         if not any(o is not None and o.name in gradients for o in node.outputs):
             continue
-        if not any(i is not None and i.name in needed for i in node.inputs):
+        if not _read(node) & needed:
             continue
         if stops(node):
             continue
@@ -71,10 +82,15 @@ def _reached(order: Sequence[Node], wanted: set[str]) -> set[str]:
     """Tensors that depend on a wanted one, the wanted ones among them."""
     found = set(wanted)
     for node in order:
-        captured = {v for body in node.subgraphs for v in captured_names(body.proto)}
-        if any(i is not None and i.name in found for i in node.inputs) or captured & found:
+        if _read(node) & found:
             found |= {o.name for o in node.outputs if o is not None and _carries(o)}
     return found
+
+
+def _read(node: Node) -> set[str]:
+    """Tensors that a node reads, from within its control-flow bodies too."""
+    captured = {name for body in node.subgraphs for name in captured_names(body.proto)}
+    return captured | {i.name for i in node.inputs if i is not None}
 
 
 def _carries(value: Value) -> bool:

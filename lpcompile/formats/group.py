@@ -96,6 +96,18 @@ class GroupNearest:
         """Levels of row m nearest to x; m is broadcastable to x, which holds no NaN."""
         return np.take(self._levels, self._keys(x, m))
 
+    def keys(self, x: F32) -> NDArray[np.intp]:
+        """What `levels_at` finds the levels nearest to x by, for every m."""
+        twice = np.clip(x + x, np.float32(-256), np.float32(256))
+        key = np.floor(twice)
+        key += np.ceil(twice, out=twice)
+        found: NDArray[np.intp] = key.astype(np.intp)
+        return found
+
+    def levels_at(self, keys: NDArray[np.intp], m: U8) -> F32:
+        """Levels of row m for keys of values; m is broadcastable to them."""
+        return np.take(self._levels, keys + (m.astype(np.intp) * _KEYS + _KEYS // 2))
+
     def _keys(self, x: F32, m: U8) -> NDArray[np.intp]:
         twice = np.clip(x + x, np.float32(-256), np.float32(256))
         key = np.floor(twice)

@@ -13,5 +13,6 @@ class Fact(StrEnum):
     SHAPES = "shapes"
     CALIBRATED = "calibrated"
     ACTIVATIONS_QUANTIZED = "activations-quantized"
+    FORMATS_ASSIGNED = "formats-assigned"
     WEIGHTS_QUANTIZED = "weights-quantized"
     MATERIALISED = "materialised"

@@ -4,9 +4,11 @@
 scales; for each of them every group takes the m_g of least (weighted) squared error. Three steps make it
 fast:
 
-1. the error of each group as a function of a continuous group scale s, sampled on a logarithmic grid;
+1. the error of each group as a function of a continuous group scale s, sampled on a logarithmic grid that
+   all m share (`error_curve`);
 2. for each candidate s_c the best m_g and its error, read off that curve at s = s_c * m;
-3. the exact error of the most promising candidates, with m_g and its neighbours.
+3. the exact error of the most promising candidates, with m_g and its neighbours, and of the scale that suits the
+   winner's codes best.
 
 Work arrays are (size, groups): operations run along the long axis.
 """
@@ -17,18 +19,22 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.formats.arrays import F32, F64, U8, Real
+from lpcompile.formats.arrays import F32, F64, U8, Real, frozen
 from lpcompile.formats.base import NumberFormat
-from lpcompile.formats.group import group_nearest, group_table, group_unit, max_group_multiplier
+from lpcompile.formats.group import MULTIPLIERS, group_nearest, group_table, group_unit
 from lpcompile.formats.nearest import Nearest
+from lpcompile.quant.error_curve import errors, group_energies, relative_errors
 from lpcompile.quant.qtensor import image_scales
 from lpcompile.quant.scales import SMALLEST_SCALE, top_ratio
 from lpcompile.quant.stored_scales import ScaleGrid
 
-_BLOCK_ELEMENTS = 1 << 17
-_CURVE_POINTS = 48
-_CURVE_LOW = 0.35  # of the group's absmax scale; below, clipping has eaten the group
+_BLOCK_ELEMENTS = 1 << 16
+CURVE_LOW = 0.5  # least channel scale, relative to that of the row's largest magnitude
+_LOG_STEP = 0.03
 _FINALISTS = 4
+_FEW_GROUPS = 32
+_REACH = 1  # multipliers on either side of the curve's choice, for finalists
+_LAST_REACH = 4  # and around the winner
 
 Index = NDArray[np.intp]
 
@@ -40,30 +46,6 @@ class GroupFit:
     scales: F32
     multipliers: U8
     codes: U8
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some channels, each divided by a power of two, `units` (R,), that brings it near 1.
-
-    Weights and importance are (size, R * G), the squared norms of the groups (R * G,).
-    """
-
-    weights: F32
-    importance: F32
-    energy: F32
-    units: F64
-
-    @property
-    def rows(self) -> int:
-        return len(self.units)
-
-    def errors(self, approximation: F32) -> F32:
-        """(R * G,) weighted squared errors of (size, R * G) values."""
-        d = self.weights - approximation
-        weighted = d * d
-        weighted *= self.importance
-        return np.asarray(weighted.sum(axis=0), np.float32)
 
 
 def group_absmax_scale(w: F32, fmt: NumberFormat, size: int) -> F64:
@@ -86,14 +68,14 @@ def search_groups(
         floors: (C,) least channel scales.
         importance: (K,) weights of the squared errors; None for ones.
     """
-    limits = group_absmax_scale(w, fmt, size)
+    h = np.ones(w.shape[1], np.float32) if importance is None else importance
+    largest = group_absmax_scale(w, fmt, size).max(axis=1)
+    centres = np.maximum(largest / MULTIPLIERS, SMALLEST_SCALE)
     parts = []
     step = max(1, _BLOCK_ELEMENTS // w.shape[1])
     for first in range(0, len(w), step):
         rows = slice(first, first + step)
-        block = _block(w[rows], size, importance)
-        scales, m = _search_block(block, fmt, grid, limits[rows], floors[rows])
-        parts.append((scales, m))
+        parts.append(_search_block(w[rows], fmt, size, grid, centres[rows], floors[rows], h))
     scales = np.concatenate([s for s, _ in parts])
     multipliers = np.concatenate([m for _, m in parts])
     return GroupFit(scales, multipliers, encode_groups(w, fmt, size, scales, multipliers))
@@ -113,87 +95,155 @@ def encode_groups(w: F32, fmt: NumberFormat, size: int, scales: F32, multipliers
 
 
 def _search_block(
-    block: _Block, fmt: NumberFormat, grid: ScaleGrid, limits: F64, floors: F64
+    w: F32, fmt: NumberFormat, size: int, grid: ScaleGrid, centres: F64, floors: F64, importance: F32
 ) -> tuple[F32, U8]:
     """Scales (R,) on the grid and multipliers (R, G)."""
-    rows, groups = limits.shape
-    most = max_group_multiplier(fmt)
-    centres = np.maximum(limits.max(axis=1) / most, SMALLEST_SCALE)
-    base = np.maximum((limits / block.units[:, None]).reshape(-1), SMALLEST_SCALE)
-    ratios = np.geomspace(_CURVE_LOW, top_ratio(_base_levels(fmt)), _CURVE_POINTS)
-    curve = _error_curve(block, fmt, base, ratios)
-
-    ladder = np.maximum(grid.ladder(centres, 0.5, ratios[-1]), grid.at_least(floors))  # (n, R)
-    losses = np.empty(ladder.shape)
-    guesses = np.empty((len(ladder), rows * groups), np.uint8)
-    log_step = np.log(ratios[1] / ratios[0])
-    # Position on the curve of s = s_c * m, for all m: (most, R * G).
-    offsets = (np.log(np.arange(1, most + 1))[:, None] - np.log(base * ratios[0])) / log_step + 1
-    columns = np.arange(rows * groups)
-    relative = ladder / block.units
-    for i, scales in enumerate(relative):
-        shift = np.repeat(np.log(scales) / log_step, groups)
-        at = np.clip(np.rint(offsets + shift), 0, _CURVE_POINTS + 1).astype(np.intp)
-        errors = curve[at, columns]
-        best = errors.argmin(axis=0)
-        guesses[i] = best + 1
-        losses[i] = errors[best, columns].reshape(rows, groups).sum(axis=1)
-
-    finalists = np.argsort(losses, axis=0, kind="stable")[:_FINALISTS]
-    picked, m = _decide(block, fmt, relative, guesses, finalists)
-    return ladder[picked, np.arange(rows)], m
+    channel = np.arange(len(w))
+    curves = multiplier_curves(fmt)
+    curve = errors(group_energies(_relative(w), size, importance), curves.psi)  # (P, R * G)
+    ladder = np.maximum(grid.ladder(centres, CURVE_LOW, curves.top), grid.at_least(floors))  # (n, R)
+    at = curves.position(ladder, centres)
+    losses = np.take_along_axis(curves.losses(curve, len(w)), at, axis=0)
+    block = _Block(w, fmt, size, importance)
+    best = _Best(ladder[0].copy(), np.ones((len(w), block.groups), np.uint8), np.full(len(w), np.inf))
+    finalists = _FINALISTS + _FEW_GROUPS // block.groups  # the curves of a few groups are rough
+    for choice in np.argsort(losses, axis=0, kind="stable")[:finalists]:
+        scales = ladder[choice, channel]
+        guess = curves.multipliers(curve, at[choice, channel])
+        best.consider(scales, *block.with_multipliers(scales, guess, _REACH))
+    wanted = block.least_squares_scales(best.scales, best.multipliers)
+    for near in grid.around(wanted):
+        scales = np.maximum(near, grid.at_least(floors))
+        best.consider(scales, *block.with_multipliers(scales, best.multipliers, _LAST_REACH))
+    return best.scales, best.multipliers
 
 
-def _error_curve(block: _Block, fmt: NumberFormat, base: F64, ratios: F64) -> F32:
-    """(points + 2, R * G) errors at s = base * ratio; the end rows stand for all smaller and larger s."""
-    levels = _base_levels(fmt)
-    curve = np.empty((len(ratios) + 2, len(base)), np.float32)
-    curve[0] = curve[-1] = block.energy
-    unit = base * group_unit(fmt)
-    for i, ratio in enumerate(ratios):
-        scale = np.maximum(unit * ratio, SMALLEST_SCALE).astype(np.float32)
-        curve[i + 1] = block.errors(levels.round_block(block.weights / scale) * scale)
-    return curve
+@dataclass
+class _Best:
+    """The best scales (R,) so far with their multipliers (R, G) and losses (R,)."""
+
+    scales: F32
+    multipliers: U8
+    losses: F64
+
+    def consider(self, scales: F32, multipliers: U8, losses: F64) -> None:
+        better = losses < self.losses
+        self.scales[better], self.multipliers[better] = scales[better], multipliers[better]
+        self.losses[better] = losses[better]
 
 
-def _decide(
-    block: _Block, fmt: NumberFormat, relative: F64, guesses: U8, finalists: Index
-) -> tuple[Index, U8]:
-    """Exact errors of the finalists with m, m - 1 and m + 1.
+class _Block:
+    """Some channels, each divided by a power of two that brings it near 1.
 
-    Args:
-        block: the channels.
-        fmt: the format.
-        relative: (n, R) candidate scales in units of the block.
-        guesses: (n, R * G) the m of each group that the curve likes best.
-        finalists: (finalists, R) row numbers of `relative`.
-
-    Returns:
-        The best row of `relative` for each channel, (R,), and its multipliers, (R, G).
+    Weights and importance are (size, R * G).
     """
-    rows = block.rows
-    groups = block.weights.shape[1] // rows
-    most = max_group_multiplier(fmt)
-    nearest = group_nearest(fmt)
-    best_loss = np.full(rows, np.inf)
-    best = finalists[0].copy()
-    best_m = np.ones((rows, groups), np.uint8)
-    columns = np.arange(rows * groups)
-    for choice in finalists:
-        divisors = np.repeat(_int8_scales(relative[choice, np.arange(rows)], fmt), groups)
-        quotients = block.weights / divisors
-        guess = guesses[np.repeat(choice, groups), columns].astype(np.int16)
-        tried = np.stack([np.clip(guess + d, 1, most).astype(np.uint8) for d in (0, -1, 1)])
-        errors = np.stack([block.errors(nearest.round_block(quotients, m) * divisors) for m in tried])
-        pick = errors.argmin(axis=0)
-        m = tried[pick, columns].reshape(rows, groups)
-        loss = errors[pick, columns].reshape(rows, groups).sum(axis=1, dtype=np.float64)
-        better = loss < best_loss
-        best_loss[better], best[better], best_m[better] = loss[better], choice[better], m[better]
-    return best, best_m
+
+    def __init__(self, w: F32, fmt: NumberFormat, size: int, importance: F32) -> None:
+        rows, columns = w.shape
+        self.groups = -(-columns // size)
+        _, exponents = np.frexp(np.abs(w).max(axis=1))
+        self._units = np.ldexp(1.0, exponents)
+        self._format, self._nearest = fmt, group_nearest(fmt)
+        padded = np.zeros((rows, self.groups * size), np.float32)
+        padded[:, :columns] = w / self._units[:, None]
+        self._weights = np.ascontiguousarray(padded.reshape(rows * self.groups, size).T)
+        h = np.zeros(self.groups * size, np.float32)  # zero where a short last group was filled up
+        h[:columns] = importance
+        self._importance = np.tile(h.reshape(self.groups, size).T, (1, rows))
+
+    def with_multipliers(self, scales: F32, guess: U8, reach: int) -> tuple[U8, F64]:
+        """The best of the multipliers around m for each group, (R, G), and the exact loss (R,) with them."""
+        divisors, quotients = self._quotients(scales)
+        keys = self._nearest.keys(quotients)
+        steps = sorted(range(-reach, reach + 1), key=abs)  # the guess wins a tie
+        tried = np.clip(guess.reshape(-1) + np.array(steps)[:, None], 1, MULTIPLIERS).astype(np.uint8)
+        found = np.empty(tried.shape, np.float32)
+        for m, errors_of in zip(tried, found, strict=True):
+            d = self._nearest.levels_at(keys, m)
+            np.subtract(quotients, d, out=d)
+            np.einsum("ij,ij->j", d, d * self._importance, out=errors_of)
+        pick = found.argmin(axis=0)
+        columns = np.arange(len(pick))
+        loss = found[pick, columns] * (divisors * divisors)
+        m = tried[pick, columns].reshape(-1, self.groups)
+        return m, loss.reshape(-1, self.groups).sum(axis=1, dtype=np.float64)
+
+    def least_squares_scales(self, scales: F32, multipliers: U8) -> F64:
+        """(R,) the scales that suit the codes chosen with the given ones best."""
+        _, quotients = self._quotients(scales)
+        levels = self._nearest.levels_at(self._nearest.keys(quotients), multipliers.reshape(-1))
+        weighted = levels * self._importance
+        rows = (-1, self.groups)
+        product = np.einsum("ij,ij->j", quotients, weighted).reshape(rows).sum(axis=1, dtype=np.float64)
+        square = np.einsum("ij,ij->j", levels, weighted).reshape(rows).sum(axis=1, dtype=np.float64)
+        ratio = np.divide(product, square, out=np.ones_like(product), where=square > 0)
+        return np.asarray(scales * ratio)
+
+    def _quotients(self, scales: F32) -> tuple[F32, F32]:
+        divisors = np.repeat(_int8_scales(scales / self._units, self._format), self.groups)
+        return divisors, self._weights / divisors
 
 
-def _block(w: F32, size: int, importance: F32 | None) -> _Block:
+@dataclass(frozen=True)
+class MultiplierCurves:
+    """Scales s = s_c * m on a logarithmic grid, one grid for all m.
+
+    Attributes:
+        psi: (P, bins) for `errors`.
+        top: the largest s_c, relative to that of which m = 15 brings the row's largest magnitude to the top level.
+        offsets: (15,) distance on the grid from s_c to s_c * m.
+    """
+
+    psi: F32
+    top: float
+    offsets: Index
+
+    @property
+    def candidates(self) -> int:
+        """How many s_c lie on the grid."""
+        return len(self.psi) - int(self.offsets[-1])
+
+    def position(self, scales: Real, centres: F64) -> Index:
+        """Index on the grid of channel scales (n, R), for centres (R,)."""
+        ratio = np.maximum(np.asarray(scales, np.float64) / centres, CURVE_LOW)
+        at = np.rint(np.log(ratio / CURVE_LOW) / _LOG_STEP)
+        return np.minimum(at, self.candidates - 1).astype(np.intp)
+
+    def losses(self, curve: F32, rows: int) -> F64:
+        """(candidates, R) errors summed over the groups of each row, with the best m for each."""
+        found = np.empty((self.candidates, rows))
+        for first, out in enumerate(found):
+            least = curve[first].copy()
+            for offset in self.offsets[1:]:
+                np.minimum(least, curve[first + offset], out=least)
+            least.reshape(rows, -1).sum(axis=1, dtype=np.float64, out=out)
+        return found
+
+    def multipliers(self, curve: F32, at: Index) -> U8:
+        """(R, G) the best m for s_c at these positions (R,)."""
+        groups = curve.shape[1] // len(at)
+        columns = np.arange(curve.shape[1])
+        best = curve[np.repeat(at, groups) + self.offsets[:, None], columns].argmin(axis=0)
+        return (best + 1).astype(np.uint8).reshape(len(at), groups)
+
+
+@lru_cache(maxsize=256)
+def multiplier_curves(fmt: NumberFormat) -> MultiplierCurves:
+    """The grid of a format with a group table."""
+    levels = _base_levels(fmt)
+    offsets = np.rint(np.log(np.arange(1, MULTIPLIERS + 1)) / _LOG_STEP).astype(np.intp)
+    top = top_ratio(levels)
+    points = int(np.ceil(np.log(top / CURVE_LOW) / _LOG_STEP)) + 1 + int(offsets[-1])
+    scales = CURVE_LOW / MULTIPLIERS * np.exp(np.arange(points) * _LOG_STEP) / levels.top
+    return MultiplierCurves(frozen(relative_errors(levels, scales)), top, offsets)
+
+
+def _relative(w: F32) -> F32:
+    largest = np.maximum(np.abs(w).max(axis=1), np.float32(SMALLEST_SCALE))
+    return w / largest[:, None]
+
+
+def _block(w: F32, size: int, importance: F32) -> _Block:
     rows, columns = w.shape
     groups = -(-columns // size)
     _, exponents = np.frexp(np.abs(w).max(axis=1))
@@ -202,9 +252,8 @@ def _block(w: F32, size: int, importance: F32 | None) -> _Block:
     padded[:, :columns] = w / units[:, None]
     weights = np.ascontiguousarray(padded.reshape(rows * groups, size).T)
     h = np.zeros(groups * size, np.float32)  # zero where a short last group was filled up
-    h[:columns] = 1 if importance is None else importance
-    tiled = np.tile(h.reshape(groups, size).T, (1, rows))
-    return _Block(weights, tiled, (weights * weights * tiled).sum(axis=0), units)
+    h[:columns] = importance
+    return _Block(weights, np.tile(h.reshape(groups, size).T, (1, rows)), units)
 
 
 def _int8_scales(scales: Real, fmt: NumberFormat) -> F32:
@@ -215,6 +264,5 @@ def _int8_scales(scales: Real, fmt: NumberFormat) -> F32:
 @lru_cache(maxsize=256)
 def _base_levels(fmt: NumberFormat) -> Nearest:
     """The levels of a group with a continuous scale: the finest row of the group table, for m = 1."""
-    most = max_group_multiplier(fmt)
-    levels = group_table(fmt)[most].astype(np.float64) / most
+    levels = group_table(fmt)[MULTIPLIERS].astype(np.float64) / MULTIPLIERS
     return Nearest(np.where(np.isnan(fmt.table()), np.nan, levels))

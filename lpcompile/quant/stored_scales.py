@@ -28,6 +28,9 @@ class ScaleGrid(Protocol):
     def ladder(self, centres: F64, low: float, high: float) -> F32:
         """(n, R) ascending values of the grid that cover centres * low .. centres * high."""
 
+    def around(self, scales: F64) -> Sequence[F32]:
+        """The values (R,) of the grid next to the given ones."""
+
     def store(self, scales: F32) -> F32 | QuantizedTensor:
         """What is written down for values of the grid."""
 
@@ -47,6 +50,10 @@ class Float32Scales:
         count = int(np.ceil(np.log(high / low) / np.log(_STEP))) + 1
         values: F32 = (centres * np.geomspace(low, high, count)[:, None]).astype(np.float32)
         return values
+
+    def around(self, scales: F64) -> Sequence[F32]:
+        """The nearest float32."""
+        return (scales.astype(np.float32),)
 
     def store(self, scales: F32) -> F32:
         """The values."""
@@ -76,6 +83,11 @@ class Ufloat8Scales:
         codes = first + np.arange(int(np.max(last - first, initial=0)) + 1)[:, None]
         values: F32 = np.take(self._values, np.clip(codes, 0, 255))
         return values
+
+    def around(self, scales: F64) -> Sequence[F32]:
+        """The next smaller value and the next larger one."""
+        above = self._code_at_least(scales)
+        return np.take(self._values, np.maximum(above, 1) - np.uint8(1)), np.take(self._values, above)
 
     def store(self, scales: F32) -> QuantizedTensor:
         """Codes and the power of two."""

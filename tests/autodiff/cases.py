@@ -1,22 +1,22 @@
-"""One-operator models whose gradients are compared with central differences and run by ONNX Runtime."""
+"""Small models whose gradients are compared with central differences and run by ONNX Runtime."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from lpcompile.autodiff.reverse import add_gradients
-from lpcompile.ir.graph import LpGraph
-from tests.autodiff.gradients import gradients_of
+from tests.autodiff.gradients import gradients_of, reverse_mode, runtime
 
 Array = NDArray[Any]
-# What is fed: a shape (drawn from `draw`), or the numbers themselves.
-Fed = tuple[int, ...] | list[Any] | Array | float
+# A shape, to be filled with random numbers, or the numbers themselves.
+Given = tuple[int, ...] | list[Any] | Array | float
+WIDE, NARROW = np.dtype(np.float64), np.dtype(np.float32)
+_RANGES = {"positive": (0.3, 1.3), "unit": (-0.9, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -24,69 +24,69 @@ class Case:
     """A graph and what it reads.
 
     Attributes:
-        body: nodes in the syntax of onnx.parser; they fill `outputs`.
-        fed: graph inputs by name: floats are differentiated, lists of integers are indices and the like.
-        constants: the same for initialisers; they are differentiated only if named in `wanted`.
+        body: nodes in the syntax of onnx.parser.
+        fed: graph inputs by name.
+        constants: initialisers by name.
         wanted: tensors whose gradients are compared; by default every float that is fed.
+        outputs: names of graph outputs.
         dims: declared dimensions by name where they are not those that are fed, such as "N,?,3".
-        draw: how fed numbers are drawn: "normal", "positive" (0.3 to 1.3) or "unit" (-0.9 to 0.9).
+        opset: of the model.
+        draw: of random numbers: "normal", or uniform: "positive" (0.3 to 1.3), "unit" (-0.9 to 0.9).
     """
 
     body: str
-    fed: Mapping[str, Fed]
-    constants: Mapping[str, Fed] = field(default_factory=dict)
+    fed: Mapping[str, Given]
+    constants: Mapping[str, Given] = field(default_factory=dict)
     wanted: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ("y",)
     dims: Mapping[str, str] = field(default_factory=dict)
     opset: int = 17
     draw: str = "normal"
-    in_runtime: bool = True
 
     def __str__(self) -> str:
-        return f"{self.body} {self.opset}" + "".join(f" {d}" for d in self.dims.values())
-
-    @property
-    def ops(self) -> set[str]:
-        """Operators of the graph."""
-        return {n.op_type for n in self.model(np.dtype(np.float64)).graph.node}
+        return " ".join([self.body, f"opset {self.opset}", *(f"{n}[{d}]" for n, d in self.dims.items())])
 
     @property
     def names(self) -> tuple[str, ...]:
         """Tensors whose gradients are compared."""
-        return self.wanted or tuple(
-            n for n, v in self.values(np.dtype(np.float64), self.fed).items() if v.dtype.kind == "f"
-        )
+        return self.wanted or tuple(n for n, v in self.feeds().items() if v.dtype.kind == "f")
 
-    def values(self, dtype: np.dtype[Any], given: Mapping[str, Fed]) -> dict[str, Array]:
-        """The numbers of a table of tensors."""
-        return {name: self._value(name, value, dtype) for name, value in given.items()}
+    @cached_property
+    def ops(self) -> set[str]:
+        """Operators of the graph."""
+        return {n.op_type for n in self.model().graph.node}
 
-    def _value(self, name: str, given: Fed, dtype: np.dtype[Any]) -> Array:
-        if isinstance(given, tuple):
-            rng = np.random.default_rng([len(self.body), *name.encode()])
-            if self.draw == "normal":
-                return rng.normal(size=given).astype(dtype)
-            low, high = (0.3, 1.3) if self.draw == "positive" else (-0.9, 0.9)
-            return rng.uniform(low, high, given).astype(dtype)
-        array = np.asarray(given)
-        return array.astype(dtype) if array.dtype.kind == "f" else array
+    def feeds(self, dtype: np.dtype[Any] = WIDE) -> dict[str, Array]:
+        """Inputs, floats in a type."""
+        return self._values(self.fed, dtype)
 
-    def model(self, dtype: np.dtype[Any]) -> ModelProto:
-        """The model with its floats in a type."""
-        fed, constants = self.values(dtype, self.fed), self.values(dtype, self.constants)
-        declared = [
-            f"{_spelled(v.dtype)}[{self.dims.get(n, ','.join(map(str, v.shape)))}] {n}"
-            if v.ndim or n in self.dims
-            else f"{_spelled(v.dtype)} {n}"
-            for n, v in fed.items()
-        ]
+    def model(self, dtype: np.dtype[Any] = WIDE) -> ModelProto:
+        """The model, floats in a type."""
+        inputs = ", ".join(self._declared(n, v) for n, v in self.feeds(dtype).items())
         outputs = ", ".join(f"{_spelled(dtype)}[] {n}" for n in self.outputs)
         model = onnx.parser.parse_model(
-            f'<ir_version: 8, opset_import: ["" : {self.opset}]>'
-            f"case ({', '.join(declared)}) => ({outputs}) {{ {self.body} }}"
+            f'<ir_version: 8, opset_import: ["" : {self.opset}]> case ({inputs}) => ({outputs}) {{ {self.body} }}'
         )
+        constants = self._values(self.constants, dtype)
         model.graph.initializer.extend(onnx.numpy_helper.from_array(v, n) for n, v in constants.items())
         return model
+
+    def _values(self, given: Mapping[str, Given], dtype: np.dtype[Any]) -> dict[str, Array]:
+        return {name: self._value(name, value, dtype) for name, value in given.items()}
+
+    def _value(self, name: str, given: Given, dtype: np.dtype[Any]) -> Array:
+        if isinstance(given, tuple):
+            rng = np.random.default_rng([len(self.body), *name.encode()])
+            drawn = (
+                rng.uniform(*_RANGES[self.draw], given) if self.draw in _RANGES else rng.normal(size=given)
+            )
+            return drawn.astype(dtype)
+        array = np.asarray(given)
+        return array.astype(dtype) if array.dtype == WIDE else array
+
+    def _declared(self, name: str, value: Array) -> str:
+        dims = self.dims.get(name, ",".join(map(str, value.shape)))
+        return f"{_spelled(value.dtype)}[{dims}] {name}" if dims else f"{_spelled(value.dtype)} {name}"
 
 
 def _spelled(dtype: np.dtype[Any]) -> str:
@@ -94,45 +94,17 @@ def _spelled(dtype: np.dtype[Any]) -> str:
 
 
 def check(case: Case) -> None:
-    """Float64 gradients agree with central differences; float32 ones in ONNX Runtime agree with them."""
-    wide, narrow = np.dtype(np.float64), np.dtype(np.float32)
-    feeds = case.values(wide, case.fed)
-    ours, expected = gradients_of(case.model(wide), feeds, case.names)
+    """Float64 gradients agree with central differences; those that ONNX Runtime computes in float32 agree with them."""
+    ours, expected = gradients_of(case.model(), case.feeds(), case.names)
     for name in case.names:
         assert ours[name].shape == expected[name].shape
         np.testing.assert_allclose(ours[name], expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
-    if case.in_runtime:
-        for name, found in in_runtime(case.model(narrow), case.values(narrow, case.fed), case.names).items():
-            np.testing.assert_allclose(found, ours[name], rtol=1e-4, atol=1e-5, err_msg=f"{name} in float32")
+    for name, found in reverse_mode(case.model(NARROW), case.feeds(NARROW), case.names, runtime).items():
+        narrow = np.zeros(ours[name].shape) if found is None else found
+        np.testing.assert_allclose(narrow, ours[name], rtol=1e-4, atol=1e-5, err_msg=f"{name} in float32")
 
 
-def in_runtime(model: ModelProto, feeds: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:
-    """Gradients of the loss of `gradients_of` by ONNX Runtime, as it optimises the graph."""
-    names = [o.name for o in model.graph.output]
-    outputs = dict(zip(names, _run(model, names, feeds), strict=True))
-    rng = np.random.default_rng(0)
-    graph = LpGraph.from_proto(model)
-    graph.infer_shapes()
-    seeds = {
-        n: graph.constant(f"probe_{n}", rng.normal(size=y.shape).astype(y.dtype))
-        for n, y in outputs.items()
-        if y.dtype.kind == "f"
-    }
-    found = {n: v for n, v in add_gradients(graph, seeds, wanted).items() if v is not None}
-    for value in found.values():
-        graph.add_output(value)
-    proto = graph.to_proto()
-    for info, y in zip(proto.graph.output, outputs.values(), strict=False):
-        if not info.type.tensor_type.HasField("shape"):  # the checker asks for a rank
-            info.type.tensor_type.shape.dim.extend([onnx.TensorShapeProto.Dimension()] * y.ndim)
-    onnx.checker.check_model(proto, full_check=True)
-    return dict(zip(found, _run(proto, [v.name for v in found.values()], feeds), strict=True))
-
-
-def _run(model: ModelProto, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    results: list[Array] = session.run(names, dict(feeds))
-    return results
+def gradient(case: Case, model: ModelProto | None = None) -> dict[str, Array]:
+    """Float64 gradients by add_gradients; those that are None are left out."""
+    found = reverse_mode(case.model() if model is None else model, case.feeds(), case.names)
+    return {name: value for name, value in found.items() if value is not None}

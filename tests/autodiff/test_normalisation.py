@@ -5,6 +5,7 @@ import pytest
 
 from lpcompile.errors import GradientError
 from tests.autodiff.agreement import assert_gradients
+from tests.support import run_model
 
 BATCH = "double[3] scale, double[3] bias, double[3] mean, double[3] var"
 
@@ -65,6 +66,15 @@ def test_rms_normalization() -> None:
         "net (double[N,3,4] x) => (double[N,3,4] y) <double[4] scale> { y = RMSNormalization <axis=-1> (x, scale) }",
         ["x", "scale"],
         opset=23,
+    )
+
+
+def test_simplified_layer_normalization_which_onnx_runtime_knows() -> None:
+    assert_gradients(
+        "net (double[N,3,4] x) => (double[N,3,4] y) <double[4] scale> "
+        "{ y = SimplifiedLayerNormalization <axis=-1, epsilon=0.00001> (x, scale) }",
+        ["x", "scale"],
+        by=run_model,
     )
 
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import lpcompile
+from lpcompile.assignment.mac_energy import mac_of
 from lpcompile.report.document import merged
 from lpcompile.report.json import to_json
 from lpcompile.runtime.compare import compare
@@ -240,3 +241,49 @@ def test_reports_are_merged_table_by_table() -> None:
         "target": "cim",
         "machine": "m",
     }
+
+
+def test_posits_are_counted_in_parameters_and_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers alike but for their rows; the model of a MAC is asked for the ratio alone."""
+    without_costs(monkeypatch)
+    for fmt in ("posit4", "fixp4"):
+        made = lpcompile.compile(
+            shipped("digits_resnet"),
+            calibration=shipped_data("digits_resnet"),
+            recipe="w4a8",
+            weight_format=fmt,
+        )
+        layers, totals = made.report["layers"], made.report["totals"]
+        held = [r for r in layers if r["weight_format"] == "posit4"]
+        macs = sum(r["macs"] for r in held)
+        assert totals["posit_mac_fraction"] == macs / totals["macs"]
+        if fmt == "fixp4":
+            assert not held
+            assert "mac_energy_overhead" not in totals
+            continue
+        assert totals["posit_fraction"] == 1
+        inputs = {r["name"]: math.prod(r["weight_shape"][1:] if r["op"] == "Conv" else r["weight_shape"][:1])
+                  for r in held}  # fmt: skip
+        for key, size in (
+            ("mac_energy_overhead", "macs"),
+            ("mac_energy_overhead_by_parameters", "weight_shape"),
+        ):
+            posit, fixed = (
+                sum(float(np.prod(r[size])) * mac_of(f, 8, inputs[r["name"]]).energy_fj() for r in held)
+                for f in ("posit4", "fixp4")
+            )
+            assert totals[key] == pytest.approx(posit / fixed - 1)
+
+
+def test_energies_at_45_nm_are_those_of_the_products_and_scales() -> None:
+    """int8 on uint8: 0.2 pJ and an addition of 32 bits a MAC, a float product and addition an output."""
+    made = compiled_network("digits_resnet", "int8")
+    expected = 0.0
+    for row in made.report["layers"]:
+        outputs = row["macs"] // math.prod(
+            row["weight_shape"][1:] if row["op"] == "Conv" else row["weight_shape"][:1]
+        )
+        expected += row["macs"] * 0.3 + outputs * 4.6
+        assert row["activation_format"] == "uint8"
+    assert made.report["totals"]["energy45nm_pj"] == pytest.approx(expected)
+    assert made.report["totals"]["acev2_set"] == "acev2/int-linear"

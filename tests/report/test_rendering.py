@@ -143,3 +143,15 @@ def test_what_is_no_report(tmp_path: Path, content: str | None, message: str) ->
     with pytest.raises(InputError, match=message) as caught:
         read_report(tmp_path / "report.json")
     assert caught.value.hint
+
+
+def test_posits_have_a_line_with_what_they_take() -> None:
+    totals = {**REPORT["totals"], "posit_fraction": 0.0912, "posit_mac_fraction": 0.0213}
+    assert "posits" not in summary(REPORT)
+    floats = summary({**REPORT, "totals": totals}).splitlines()[3]
+    assert floats == "posits    0.0912 of the weights, 0.0213 of the MACs; none on integers"
+    totals |= {"mac_energy_overhead": 0.00071, "mac_energy_overhead_by_parameters": 0.00302}
+    assert summary({**REPORT, "totals": totals}).splitlines()[3] == (
+        "posits    0.0912 of the weights, 0.0213 of the MACs; MAC energy +0.07% against fixp4, +0.30% by weights "
+        "(paper: +0.19%)"
+    )

@@ -5,6 +5,8 @@ At a kink the derivative is the one from the saturated side: 0 for Relu at 0 and
 
 import math
 
+import numpy as np
+
 from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.elementwise import elementwise
 from lpcompile.ir.node import Node
@@ -14,45 +16,60 @@ from lpcompile.ir.value import Value
 @elementwise("Relu")
 def relu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """1 where y > 0."""
-    return b.masked(g, b.greater(y, 0.0))
+    return b.gated(g, b.greater(y, 0.0))
 
 
 @elementwise("LeakyRelu")
 def leaky_relu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """1 where x > 0, else alpha."""
     alpha = node.attrs.get("alpha", 0.01)
-    return b.where(b.greater(_of_same_sign(x, y, alpha), 0.0), g, b.scale(g, alpha))
+    return b.mul(g, _step(b, y if alpha >= 0 else x, alpha))
 
 
 @elementwise("ThresholdedRelu")
 def thresholded_relu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """1 where x > alpha."""
-    return b.masked(g, b.greater(x, node.attrs.get("alpha", 1.0)))
+    return b.gated(g, b.greater(x, node.attrs.get("alpha", 1.0)))
 
 
 @elementwise("Elu")
 def elu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """1 where x > 0, else alpha exp(x) = y + alpha."""
     alpha = node.attrs.get("alpha", 1.0)
-    below = b.mul(g, b.add(y, b.number(alpha, y)))
-    return b.where(b.greater(_of_same_sign(x, y, alpha), 0.0), g, below)
+    below = _below(b, x, y, alpha)
+    return b.mul(g, b.add(below, _step(b, y if alpha >= 0 else x, alpha)))
 
 
 @elementwise("Selu")
 def selu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
-    """dy/dx = gamma where x > 0, else gamma alpha exp(x) = y + gamma alpha."""
+    """Gamma where x > 0, else gamma alpha exp(x) = y + gamma alpha."""
     alpha = node.attrs.get("alpha", 1.6732632423543772848)
     gamma = node.attrs.get("gamma", 1.0507009873554804934)
-    positive = b.greater(_of_same_sign(x, y, min(alpha, gamma)), 0.0)
-    return b.mul(g, b.where(positive, b.number(gamma, y), b.add(y, b.number(gamma * alpha, y))))
+    plain = min(alpha, gamma) >= 0
+    below = _below(b, x, y, min(alpha, gamma), gamma)
+    return b.mul(g, b.add(below, b.scale(_step(b, y if plain else x, alpha), gamma)))
 
 
 @elementwise("Celu")
 def celu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """1 where x > 0, else exp(x / alpha) = y / alpha + 1."""
     alpha = node.attrs.get("alpha", 1.0)
-    below = b.mul(g, b.add(b.scale(y, 1 / alpha), b.number(1.0, y)))
-    return b.where(b.greater(_of_same_sign(x, y, alpha), 0.0), g, below)
+    return b.mul(g, b.add(b.scale(_below(b, x, y, alpha), 1 / alpha), b.number(1.0, y)))
+
+
+def _step(b: GradientBuilder, a: Value, low: float) -> Value:
+    """1 where a > 0, else `low`."""
+    if low == 1:
+        return b.number(1.0, a)
+    above = b.cast(b.greater(a, 0.0), a.dtype or np.dtype(np.float32))
+    return b.add(b.scale(above, 1 - low), b.number(low, a))
+
+
+def _below(b: GradientBuilder, x: Value, y: Value, alpha: float, gamma: float = 1.0) -> Value:
+    """Y where x <= 0, else 0, of an activation that is gamma x above 0 and of the sign of -alpha below."""
+    if alpha >= 0:
+        return b.apply("Min", y, b.number(0.0, y))
+    return b.sub(y, b.scale(b.apply("Relu", x), gamma))
 
 
 @elementwise("Sigmoid")
@@ -65,15 +82,15 @@ def sigmoid(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Val
 def hard_sigmoid(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """dy/dx = alpha where 0 < y < 1."""
     inside = b.op("And", b.greater(y, 0.0), b.op("Less", y, b.number(1.0, y)))
-    return b.masked(b.scale(g, node.attrs.get("alpha", 0.2)), inside)
+    return b.gated(b.scale(g, node.attrs.get("alpha", 0.2)), inside)
 
 
 @elementwise("HardSwish")
 def hard_swish(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """0 where x <= -3, 1 where x >= 3, x / 3 + 1/2 between."""
-    between = b.mul(g, b.add(b.scale(x, 1 / 3), b.number(0.5, x)))
-    below = b.masked(between, b.greater(x, -3.0))
-    return b.where(b.op("Less", x, b.number(3.0, x)), below, g)
+    gate = b.apply("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+    slope = b.gated(b.scale(x, 1 / 6), b.op("Less", b.apply("Abs", x), b.number(3.0, x)))
+    return b.mul(g, b.add(gate, slope))
 
 
 @elementwise("Tanh")
@@ -135,9 +152,4 @@ def gelu(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
 @elementwise("Shrink")
 def shrink(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """1 where |x| > lambd."""
-    return b.masked(g, b.greater(b.apply("Abs", x), node.attrs.get("lambd", 0.5)))
-
-
-def _of_same_sign(x: Value, y: Value, slope: float) -> Value:
-    """The output where it is positive if and only if the input is, which a positive slope below 0 sees to."""
-    return y if slope >= 0 else x
+    return b.gated(g, b.greater(b.apply("Abs", x), node.attrs.get("lambd", 0.5)))

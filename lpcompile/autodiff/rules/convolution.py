@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lpcompile.autodiff.builder import GradientBuilder, static_shape
+from lpcompile.autodiff.ordering import after
 from lpcompile.autodiff.registry import Gradient, rule
 from lpcompile.autodiff.rules.arithmetic import operands
 from lpcompile.autodiff.rules.convolution_input import Kernel, input_gradient
@@ -25,6 +26,7 @@ def conv(b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequ
         found[2] = channel_sum(b, delta, w.rank)
     if wanted[1]:
         found[1] = weight_gradient(b, delta, x, kernel.dims, kernel.group, w)
+        delta = after(b, b.with_shape(delta, delta_like(node)), found[1]) if wanted[0] else delta
     if wanted[0]:
         found[0] = b.with_shape(input_gradient(b, delta, kernel, w, x), x)
     return found

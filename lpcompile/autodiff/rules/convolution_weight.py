@@ -1,14 +1,18 @@
-"""Gradient of a convolution with respect to its weights, as matrix products of the delta with shifted data.
+"""Gradient of a convolution with respect to its weights.
 
     dW[o, c, tap] = sum over samples and positions of delta[o, p] X[c, p * stride + tap * dilation - begin]
 
-Depthwise it is a product by element and a sum for each tap. The same as one convolution costs several forwards.
+A matrix product of the delta with shifted data for each tap, 1.1 to 1.6 times a forward; as one convolution whose
+kernel is the delta it takes 2 to 3. Depthwise it is a product by element and a sum for each tap, or, with a stride, that
+convolution, one group for each channel of each sample: a third of the time, and no shifted copies.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lpcompile.autodiff.builder import GradientBuilder
-from lpcompile.autodiff.rules.windows import TapSlices, Windows, typed
+from lpcompile.autodiff.rules.windows import TapSlices, Windows, pad_spatial, slice_axes, typed
 from lpcompile.ir.value import Value
 
 # Up to so many rows (channels times taps), all taps are put into one product: its rows would be too few otherwise.
@@ -36,17 +40,65 @@ def weight_gradient(
         w: its windows.
         per_sample: no sum over the samples.
     """
+    shape = [0, *dims] if per_sample else dims
+    if dims[1] == 1 and group > 1:
+        samples = None if data.shape is None else data.shape[0]
+        one_each = dims[0] == group and None not in (*w.sizes, *w.counts)
+        if one_each and isinstance(samples, int) and set(w.strides) != {1}:
+            return b.reshape(_by_convolution(b, delta, data, samples, dims, w, per_sample), shape)
+        return b.reshape(_by_channel(b, delta, data, dims, group, w, per_sample), shape)
+    joined = not per_sample and _samples_joined(dims, w)
+    if joined:  # (C, N, ...), so that rows run over all samples
+        order = [1, 0, *(2 + i for i in range(w.rank))]
+        delta, data = b.transpose(delta, order), b.transpose(data, order)
+    made = _by_matrices(b, delta, data, dims, group, w, [] if joined else [0])
+    return b.reshape(made if joined or per_sample else b.sum(made, [0]), shape)
+
+
+def _samples_joined(dims: Sequence[int], w: Windows) -> bool:
+    """Whether one product over all samples, of tensors that are turned first, beats one a sample and their sum."""
+    if len(list(w.taps())) > 1 or None in w.counts:
+        return True
+    positions = int(np.prod([c or 0 for c in w.counts], dtype=np.int64))
+    return dims[0] * dims[1] > (dims[0] + dims[1]) * positions
+
+
+def _by_matrices(
+    b: GradientBuilder,
+    delta: Value,
+    data: Value,
+    dims: Sequence[int],
+    group: int,
+    w: Windows,
+    lead: list[int],
+) -> Value:
+    """Products of (*lead, group, C_out / group, P) with (*lead, group, C, P), a tap each: (*lead, C_out, C, taps)."""
+    c_out, c_in = dims[0], dims[1]
+    groups = [group] if group > 1 else []
     slices = TapSlices(b, data, w, delta)
     taps = list(w.taps())
-    product = _by_channel if dims[1] == 1 and group > 1 else _by_matrices
-    made = product(b, delta, [slices(tap) for tap in taps], dims, group, w, per_sample)
-    return b.reshape(made, [0, *dims] if per_sample else dims)
+    left = b.reshape(delta, [*lead, *groups, c_out // group, -1])
+    seen = (b.reshape(slices(tap), [*lead, *groups, c_in, -1]) for tap in taps)
+    rows = len(lead) + len(groups)
+    if len(taps) == 1 or c_in * len(taps) > _JOINT_ROWS:
+        each = [b.reshape(_product(b, left, right, rows), [*lead, c_out, c_in, 1]) for right in seen]
+        return each[0] if len(each) == 1 else typed(b, b.op("Concat", *each, axis=len(lead) + 2), delta)
+    right = typed(b, b.op("Concat", *seen, axis=rows), delta)
+    made = b.reshape(_product(b, left, right, rows), [*lead, c_out, len(taps), c_in])
+    return b.transpose(made, [*range(len(lead)), *(len(lead) + a for a in (0, 2, 1))])
+
+
+def _product(b: GradientBuilder, left: Value, right: Value, lead: int) -> Value:
+    """(.., M, P) times (.., K, P) over P, with `lead` axes before."""
+    if not lead:
+        return typed(b, b.op("Gemm", left, right, transB=1), left)
+    return b.matmul(left, b.transpose(right, [*range(lead), lead + 1, lead]))
 
 
 def _by_channel(
     b: GradientBuilder,
     delta: Value,
-    seen: Sequence[Value],
+    data: Value,
     dims: Sequence[int],
     group: int,
     w: Windows,
@@ -55,68 +107,49 @@ def _by_channel(
     """One product by element and sum a tap; (C_out, taps), with the samples before where they are kept."""
     multiplier = dims[0] // group
     axes = [2 + i for i in range(w.rank)]
+    slices = TapSlices(b, data, w, delta)
     if multiplier > 1:  # (N, group, multiplier, *counts) with data (N, group, 1, *counts)
-        shape = [0, group, multiplier, *(-1 if c is None else c for c in w.counts)]
-        delta = _split_channels(b, delta, shape, w)
+        delta = _split_channels(b, delta, [0, group, multiplier], w)
         axes = [a + 1 for a in axes]
-    sums = []
-    for x in seen:
-        x = typed(b, b.op("Unsqueeze", x, b.constant([2])), x) if multiplier > 1 else x
-        sums.append(b.sum(b.mul(delta, x), axes if per_sample else [0, *axes]))
     lead = [0, dims[0]] if per_sample else [dims[0]]
-    columns = [b.reshape(s, [*lead, 1]) for s in sums]
+    columns = []
+    for tap in w.taps():
+        x = slices(tap)
+        x = typed(b, b.op("Unsqueeze", x, b.constant([2])), x) if multiplier > 1 else x
+        columns.append(b.reshape(b.sum(b.mul(delta, x), axes if per_sample else [0, *axes]), [*lead, 1]))
     return columns[0] if len(columns) == 1 else typed(b, b.op("Concat", *columns, axis=len(lead)), delta)
 
 
-def _by_matrices(
+def _split_channels(b: GradientBuilder, x: Value, lead: Sequence[int], w: Windows) -> Value:
+    """(N, C, *counts) with the channels split in two axes."""
+    if sum(c is None for c in w.counts) <= 1:
+        return b.reshape(x, [*lead, *(-1 if c is None else c for c in w.counts)])
+    sizes = slice_axes(b, b.op("Shape", x), [2], [2 + w.rank], [0])
+    return b.reshape(x, b.op("Concat", b.constant(list(lead)), sizes, axis=0))
+
+
+def _by_convolution(
     b: GradientBuilder,
     delta: Value,
-    seen: Sequence[Value],
+    data: Value,
+    samples: int,
     dims: Sequence[int],
-    group: int,
     w: Windows,
     per_sample: bool,
 ) -> Value:
-    """Matrix products over the positions; (C_out, C_in / group * taps), the samples before where they are kept."""
-    c_out, c_in = dims[0], dims[1]
-    taps = len(seen)
-    lead = [0] if per_sample else []
-    rows = [0, group, c_out // group, -1] if group > 1 else [0, c_out, -1]
-    left = b.reshape(delta, rows)
-    if taps > 1 and c_in * taps <= _JOINT_ROWS:
-        seen = [
-            typed(
-                b,
-                b.op("Concat", *(_grouped(b, x, group, c_in, w) for x in seen), axis=2 if group > 1 else 1),
-                delta,
-            )
-        ]
-        right = [b.reshape(seen[0], [0, group, taps * c_in, -1] if group > 1 else [0, taps * c_in, -1])]
-    else:
-        right = [b.reshape(x, [0, group, c_in, -1] if group > 1 else [0, c_in, -1]) for x in seen]
-    made = [_product(b, left, r, group, per_sample) for r in right]
-    if taps == 1:
-        return made[0]
-    if len(made) == 1:  # (.., taps, c_in) -> (.., c_in, taps)
-        apart = b.reshape(made[0], [*lead, c_out, taps, c_in])
-        return b.transpose(apart, [*range(len(lead)), *(len(lead) + a for a in (0, 2, 1))])
-    columns = [b.reshape(m, [*lead, c_out, c_in, 1]) for m in made]
-    return typed(b, b.op("Concat", *columns, axis=len(lead) + 2), delta)
-
-
-def _grouped(b: GradientBuilder, x: Value, group: int, c_in: int, w: Windows) -> Value:
-    return b.reshape(x, [0, group, c_in, -1]) if group > 1 else b.reshape(x, [0, c_in, -1])
-
-
-def _product(b: GradientBuilder, left: Value, right: Value, group: int, per_sample: bool) -> Value:
-    """(N, ..., C_out, P) times (N, ..., C, P) over P, and over N unless `per_sample`."""
-    swap = [0, 1, 3, 2] if group > 1 else [0, 2, 1]
-    each = b.matmul(left, b.transpose(right, swap))
+    """A channel of a sample is a group, whose kernel is its delta; steps and dilations change places."""
+    channels = samples * dims[0]
+    data = pad_spatial(b, data, [min(0, p) for p in w.begin], [min(0, p) for p in w.end])
+    sizes = [int(n or 0) + min(0, p) + min(0, q) for n, p, q in zip(w.sizes, w.begin, w.end, strict=True)]
+    made = b.op(
+        "Conv",
+        b.reshape(data, [1, channels, *sizes]),
+        b.reshape(delta, [channels, 1, *(int(c or 0) for c in w.counts)]),
+        group=channels,
+        strides=list(w.dilations),
+        dilations=list(w.strides),
+        pads=[max(0, p) for p in (*w.begin, *w.end)],
+    )
+    taps = slice_axes(b, typed(b, made, data), [0] * w.rank, w.kernel, [2 + i for i in range(w.rank)])
+    each = b.reshape(taps, [samples, dims[0], -1])
     return each if per_sample else b.sum(each, [0])
-
-
-def _split_channels(b: GradientBuilder, x: Value, shape: Sequence[int], w: Windows) -> Value:
-    if sum(c is None for c in w.counts) <= 1:
-        return b.reshape(x, shape)
-    sizes = b.op("Slice", b.op("Shape", x), b.constant([2]), b.constant([2 + w.rank]), b.constant([0]))
-    return b.reshape(x, b.op("Concat", b.constant(list(shape[:3])), sizes, axis=0))

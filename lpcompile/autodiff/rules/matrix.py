@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpcompile.autodiff.builder import GradientBuilder, rank_of
+from lpcompile.autodiff.ordering import after
 from lpcompile.autodiff.registry import Gradient, rule
 from lpcompile.autodiff.rules.arithmetic import operands
 from lpcompile.autodiff.rules.windows import typed
@@ -32,6 +33,7 @@ def gemm(b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequ
     if wanted[1]:
         parts = (g, a, 1, turn_a) if turn_b else (a, g, 1 - turn_a, 0)
         found[1] = _gemm(b, *parts, alpha=alpha, like=w)
+        g = after(b, g, found[1]) if wanted[0] else g
     if wanted[0]:
         parts = (w, g, turn_b, 1) if turn_a else (g, w, 0, 1 - turn_b)
         found[0] = _gemm(b, *parts, alpha=alpha, like=a)
@@ -74,6 +76,7 @@ def matmul(
     elif wanted[1]:
         found[1] = _back(b, b.matmul(swapped(b, a, ranks[0]), delta), y, batch)
     if wanted[0]:
+        delta = delta if found[1] is None else after(b, delta, found[1])
         found[0] = _back(b, b.matmul(delta, swapped(b, w, ranks[1])), x, batch)
     return found
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.elementwise import elementwise
 from lpcompile.autodiff.registry import Gradient, rule
@@ -46,9 +48,10 @@ def _power_of_base(b: GradientBuilder, g: Value, x: Value, p: Value, y: Value) -
         return b.mul(g, b.scale(b.apply("Pow", x, b.number(exponent - 1, x)), exponent))
     if p.dtype != x.dtype:
         p = b.cast(p, g.dtype) if g.dtype is not None else b.apply("CastLike", p, g)
-    lowered = b.apply("Pow", x, b.sub(p, b.number(1.0, g)))
-    # x^0 is constant, at x = 0 too, where x^-1 is infinite.
-    return b.masked(b.mul(g, b.mul(p, lowered)), b.op("Not", b.op("Equal", p, b.number(0.0, g))))
+    # x^0 is constant, at x = 0 too, where x^-1 is infinite: any other power of x will do, since p is 0.
+    one_for_zero = b.cast(b.op("Equal", p, b.number(0.0, g)), g.dtype or np.dtype(np.float32))
+    lowered = b.apply("Pow", x, b.add(b.sub(p, b.number(1.0, g)), one_for_zero))
+    return b.mul(g, b.mul(p, lowered))
 
 
 @elementwise("Sqrt")

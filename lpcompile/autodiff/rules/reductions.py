@@ -97,8 +97,8 @@ def reduce_l1(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> V
 @elementwise("ReduceL2")
 def reduce_l2(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
     """dy/dx = x / y, 0 where y = 0."""
-    ratio = b.masked(b.div(g, y), b.greater(y, 0.0))
-    return b.mul(unreduced(b, node, ratio, x), x)
+    one_for_zero = b.cast(b.op("Equal", y, b.number(0.0, y)), y.dtype or np.dtype(np.float32))
+    return b.mul(unreduced(b, node, b.div(g, b.add(y, one_for_zero)), x), x)
 
 
 @elementwise("ReduceSumSquare")

@@ -19,11 +19,10 @@ def where(
     (g,) = grads
     condition, x, y = operands(node, 3)
     assert g is not None
-    zero = b.number(0.0, g)
     return [
         None,
-        b.sum_to(b.with_shape(b.where(condition, g, zero), g), x) if wanted[1] else None,
-        b.sum_to(b.with_shape(b.where(condition, zero, g), g), y) if wanted[2] else None,
+        b.sum_to(b.with_shape(b.gated(g, condition), g), x) if wanted[1] else None,
+        b.sum_to(b.with_shape(b.gated(g, b.op("Not", condition)), g), y) if wanted[2] else None,
     ]
 
 
@@ -45,10 +44,10 @@ def clip(b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequ
     found: list[Gradient] = [None] * len(wanted)
     if wanted[0]:
         inside = b.op("And", *tests) if len(tests) == 2 else tests[0] if tests else None
-        found[0] = g if inside is None else b.with_shape(b.masked(g, inside), x)
+        found[0] = g if inside is None else b.with_shape(b.gated(g, inside), x)
     for i, bound, test in ((1, low, "Less"), (2, high, "Greater")):
         if i < len(wanted) and wanted[i] and bound is not None:
-            replaced = b.masked(g, b.op(test, x, bound))
+            replaced = b.gated(g, b.op(test, x, bound))
             found[i] = b.with_shape(b.apply("ReduceSum", replaced, keepdims=0), bound)
     return found
 
@@ -61,12 +60,15 @@ def prelu(
     (g,) = grads
     x, slope = operands(node, 2)
     assert g is not None
-    positive = b.greater(x, 0.0)
+    by_data: Value | None = None
+    if wanted[0]:
+        above = b.gated(b.sub(b.number(1.0, g), slope), b.greater(x, 0.0))
+        by_data = b.with_shape(b.mul(g, b.add(above, slope)), x)
     by_slope: Value | None = None
     if wanted[1]:
-        below = b.where(positive, b.number(0.0, g), b.mul(g, x))
+        below = b.mul(g, b.apply("Min", x, b.number(0.0, x)))
         by_slope = b.sum_to(b.with_shape(below, g), slope)
-    return [b.with_shape(b.where(positive, g, b.mul(g, slope)), x) if wanted[0] else None, by_slope]
+    return [by_data, by_slope]
 
 
 @rule("Min", "Max")

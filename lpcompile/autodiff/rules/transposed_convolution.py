@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lpcompile.autodiff.builder import GradientBuilder, static_shape
+from lpcompile.autodiff.ordering import after
 from lpcompile.autodiff.registry import Gradient, rule
 from lpcompile.autodiff.rules.arithmetic import operands
 from lpcompile.autodiff.rules.convolution import channel_sum, delta_like
@@ -34,6 +35,7 @@ def conv_transpose(
         found[2] = channel_sum(b, delta, w.rank)
     if wanted[1]:
         found[1] = weight_gradient(b, x, delta, dims, group, w)
+        delta = after(b, delta, found[1]) if wanted[0] else delta
     if wanted[0]:
         padded = pad_spatial(b, delta, [min(0, p) for p in w.begin], [min(0, p) for p in w.end])
         made = b.op(

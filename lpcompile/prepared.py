@@ -1,0 +1,225 @@
+"""A compilation before its passes: the graph, the samples, the float model's answers, and what passes may ask for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lpcompile import registry
+from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options
+from lpcompile.analysis.calibration import Calibration, Feeds
+from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
+from lpcompile.analysis.inputs import InputSpec, random_feeds
+from lpcompile.analysis.samples import load_samples
+from lpcompile.autodiff.losses import float_outputs
+from lpcompile.decisions import Decisions, read_decisions
+from lpcompile.errors import InputError, UnsupportedOpError
+from lpcompile.ir import io
+from lpcompile.ir.finite import check_finite
+from lpcompile.ir.graph import LpGraph
+from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
+from lpcompile.provenance import located, model_bytes, sha256_of
+from lpcompile.recipe_passes import labels_of, recipe_passes
+from lpcompile.recipes import Recipe, load_recipe
+from lpcompile.runtime.execution import observer, run_once
+from lpcompile.runtime.patched import PatchedModel
+from lpcompile.runtime.session import Session
+from lpcompile.runtime.sizes import Sizes
+from lpcompile.target import Options, Target
+
+GENERATED_CALLS = 2
+REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the passes run.
+
+    Attributes:
+        source, data: as the user gave them.
+        sha256: of the model.
+        target, recipe, decisions: what was asked for.
+        passes: configured.
+        graph: the float graph, which passes change.
+        context: what passes may ask for.
+        calibration: samples; `generated` tells whether they were made up.
+        calls, expected: judging calls and the float model's outputs on them.
+        deciding: the float model's outputs on the deciding calls, where an outer loop measures on them.
+        allowed: sizes of the input.
+        original: the float model to be timed against, or None.
+    """
+
+    source: Any
+    data: Any
+    sha256: str
+    target: Target
+    recipe: Recipe
+    decisions: Decisions | None
+    passes: tuple[Pass, ...]
+    graph: LpGraph
+    context: PassContext
+    calibration: Calibration | None
+    generated: bool
+    calls: list[Feeds]
+    expected: list[Feeds]
+    deciding: list[Feeds]
+    allowed: Sizes
+    original: LpGraph | None
+
+
+@dataclass
+class Preparation:
+    """Loads and checks; what the user should read goes to `warnings`."""
+
+    target_name: str
+    options: Options
+    progress: Progress
+    warnings: list[str] = field(default_factory=list)
+
+    def of(self, source: Any, data: Any, *, strict: bool = False, measures: bool = False) -> Prepared:
+        """Everything before the passes.
+
+        Args:
+            source: path, bytes or proto.
+            data: samples in any of their forms.
+            strict: without folds that enlarge the model.
+            measures: whether an outer loop will measure on the deciding calls.
+
+        Raises:
+            LpcompileError: of what the user gave.
+        """
+        target = registry.target(self.target_name)
+        check_options(target, self.options)
+        recipe = load_recipe(self.options.recipe or target.default_recipe())
+        decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
+        passes = recipe_passes(target, self.options, recipe, decisions, strict=strict)
+        with located(source):
+            graph = io.load(source)
+            check_finite(graph)
+        sha256 = sha256_of(source)
+        self._check_decisions_model(decisions, sha256)
+        decides = any(not p.exact for p in passes)
+        with located(source):
+            reference = self._reference(graph)
+        check_axes(target, reference.inputs, self.options.input_shapes)
+        calibration = None if data is None else self._calibration(data, reference.inputs, labels_of(passes))
+        generated = calibration is None and decides and target.rules.needs_ranges
+        if generated:
+            calibration = generated_calibration(
+                graph, reference.inputs, self.options.seed, self.options.input_shapes
+            )
+            self.warnings.append(GENERATED_WARNING)
+        calls, expected = self.judging(reference, calibration)
+        on_deciding = [reference.run(c) for c in calibration.deciding] if measures and calibration else []
+        allowed = Sizes.of_graph(graph, model_bytes(source))
+        original = graph.copy() if self.options.benchmark else None
+        del reference  # what it keeps for its next run would stand beside the passes' own
+        self.convert(graph, decides=decides)
+        if decides:
+            check_opset(target, graph)
+        if calibration is None and decides:
+            self.warnings.append(
+                "no calibration data: weights only; --calibration-data would give integer activations and speed"
+            )
+        self._check_names(graph)
+        context = self._context(target, decisions, calibration, passes)
+        return Prepared(
+            source,
+            data,
+            sha256,
+            target,
+            recipe,
+            decisions,
+            passes,
+            graph,
+            context,
+            calibration,
+            generated,
+            calls,
+            expected,
+            on_deciding,
+            allowed,
+            original,
+        )
+
+    def _context(
+        self,
+        target: Target,
+        decisions: Decisions | None,
+        calibration: Calibration | None,
+        passes: tuple[Pass, ...],
+    ) -> PassContext:
+        threads, calls = self.options.threads, len(calibration.calls) if calibration else 1
+        return PassContext(
+            run=run_once,
+            observe=lambda g, tensors: observer(g, tensors, threads=threads, calls=calls),
+            decisions=None if decisions is None else decisions.plan,
+            target=target,
+            calibration=calibration,
+            seed=self.options.seed,
+            progress=self.progress,
+            keep_float=frozenset((*self.options.keep_float, *self.options.host)),
+            warnings=self.warnings,
+            weights=Pipeline(passes).planned_weights,
+            checkpoint=self.options.checkpoint,
+            resume=self.options.resume,
+            layer_formats=tuple(self.options.layer_formats),
+            open_patched=lambda g, names: PatchedModel(
+                g, names, [v.name for v in float_outputs(g)], threads=threads
+            ),
+            machine=self.options.machine,
+            emit=self.options.emit,
+        )
+
+    def remade(self, prepared: Prepared) -> LpGraph:
+        """The float graph once more, for layers that fall back after their weights were let go."""
+        graph = io.load(prepared.source)
+        self.convert(graph, decides=True)
+        Pipeline(tuple(p for p in prepared.passes if p.exact)).run(graph, prepared.context)
+        return graph
+
+    def convert(self, graph: LpGraph, *, decides: bool) -> None:
+        """Opset and shapes as the passes want them."""
+        if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
+            self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
+            self.warnings.append(f"the opset stays {graph.opset}: {reason}")
+        graph.infer_shapes(dict(self.options.input_shapes))
+
+    def _reference(self, graph: LpGraph) -> Session:
+        """The float model in the runtime, as it came; at a newer opset where the old one has no kernel."""
+        try:
+            return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
+        except UnsupportedOpError:
+            if graph.opset >= LOWEST_OPSET or graph.raise_opset(LOWEST_OPSET):
+                raise
+            return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
+
+    def _calibration(self, data: Any, inputs: Sequence[InputSpec], labels: str | None) -> Calibration:
+        return data if isinstance(data, Calibration) else load_samples(data, inputs, labels)
+
+    def judging(self, reference: Session, calibration: Calibration | None) -> tuple[list[Feeds], list[Feeds]]:
+        """Calls to judge the result on, and what the float model gives on them."""
+        if calibration is not None:
+            calls = calibration.judging
+            return calls, [reference.run(c) for c in calls]
+        try:
+            seeds = range(self.options.seed, self.options.seed + GENERATED_CALLS)
+            calls = [random_feeds(reference.inputs, seed, self.options.input_shapes) for seed in seeds]
+            return calls, [reference.run(c) for c in calls]
+        except InputError as error:
+            self.warnings.append(
+                f"not judged by running: the float model fails on generated inputs ({error.message})"
+            )
+            return [], []
+
+    def _check_names(self, graph: LpGraph) -> None:
+        names = {n.name for n in graph.nodes()}
+        for name in (*self.options.keep_float, *self.options.host):
+            if name not in names:
+                raise InputError(
+                    f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000])
+                )
+
+    def _check_decisions_model(self, decisions: Decisions | None, sha256: str) -> None:
+        if decisions is not None and decisions.header.get("model_sha256", "") not in ("", sha256):
+            self.warnings.append("the decisions were made for another model")
