@@ -156,7 +156,9 @@ class _Chunk:
                 attrs = {k: v for k, v in node.attrs.items() if k != "beta"}
                 change = b.op(node.op, node.inputs[0], weight, **attrs)
                 columns.append(self._dot(b.with_shape(change, output), delta))
-            self.products[name] = self._output(columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1))
+            self.products[name] = self._output(
+                columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1)
+            )
             if name in self.centre:
                 self.biases[name] = self._output(self._channel_sums(node, delta))
 
@@ -229,7 +231,9 @@ class _Chunk:
                     step(i + 1)
         return {n: self._score(n, squares.get(n, [])) for n in self.errors}
 
-    def _centred(self, name: str, product: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]]) -> F64:
+    def _centred(
+        self, name: str, product: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]]
+    ) -> F64:
         check_finite(product, name)
         found = product.astype(np.float64)
         if name not in self.biases:

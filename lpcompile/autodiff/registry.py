@@ -18,6 +18,7 @@ FAMILIES = (
     "casting",
     "convolution",
     "einsum",
+    "fake_quantise",
     "gathering",
     "joining",
     "matrix",

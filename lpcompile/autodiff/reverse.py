@@ -83,7 +83,7 @@ def _reached(order: Sequence[Node], wanted: set[str]) -> set[str]:
     found = set(wanted)
     for node in order:
         if _read(node) & found:
-            found |= {o.name for o in node.outputs if o is not None and _carries(o)}
+            found |= {o.name for o in node.outputs if o is not None and _carries(o, node)}
     return found
 
 
@@ -93,8 +93,9 @@ def _read(node: Node) -> set[str]:
     return captured | {i.name for i in node.inputs if i is not None}
 
 
-def _carries(value: Value) -> bool:
-    return value.dtype is None or is_float(value.dtype)
+def _carries(value: Value, filled_by: Node) -> bool:
+    """Whether a gradient can flow back through a tensor: floats, and the codes of a fake quantisation."""
+    return value.dtype is None or is_float(value.dtype) or filled_by.op == "QuantizeLinear"
 
 
 def _backward(
