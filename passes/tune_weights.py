@@ -45,7 +45,7 @@ from lpcompile.tuning.training import Arrays, Runs, Training, split_held
 NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 BATCHNORM = ("frozen", "batch", "off")
 SCALES = ("auto", "fixed", "learned")
-RATES = {"adam": 0.005, "sgd": 0.2, "nesterov": 0.2}  # in steps of the quantiser
+RATES = {"adam": 0.003, "sgd": 0.2, "nesterov": 0.2}  # in steps of the quantiser
 RETRAINED = "retrained"
 
 
