@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (name, x), *_ = arrays.items()
     labels = next(iter(model.run({name: x}).values())).argmax(-1)
     path = tmp_path_factory.mktemp("data") / "digits.npz"
-    np.savez(path, **arrays, labels=labels, wrong=labels + 10)  # type: ignore[arg-type]
+    np.savez(path, **arrays, labels=labels, wrong=labels + 10)
     return path
 
 

@@ -9,7 +9,7 @@ from lpcompile.ir.node import Node
 from lpcompile.quant.fit import fit
 from lpcompile.quant.rows import from_rows, to_rows
 from lpcompile.tuning.estimators import Estimator
-from lpcompile.tuning.parameters import TunedLayer, TunedNorm
+from lpcompile.tuning.parameters import SCALE_STEPS, TunedLayer, TunedNorm
 from tests.support import parse_model
 
 CONV = "m (float[1,3,5,5] x) => (float[1,4,3,3] y) <float[4,3,3,3] w, float[4] b> { y = Conv (x, w, b) }"
@@ -74,7 +74,7 @@ def test_scales_learn_by_the_rule_of_learned_step_sizes() -> None:
     s = np.asarray(tuned.tensor.scales, np.float64).reshape(-1, 1) * tuned.tensor.format.image_scale
     v = values[f"{tuned.name}/weight"].astype(np.float64)  # w / s
     slope = np.where(v <= -8, -8, np.where(v >= 7, 7, np.clip(np.rint(v), -8, 7) - v))
-    wanted = (g.reshape(4, -1) * slope).sum(1, keepdims=True) / np.sqrt(27 * 7) * s / 10
+    wanted = (g.reshape(4, -1) * slope).sum(1, keepdims=True) / np.sqrt(27 * 7) * s / SCALE_STEPS
     np.testing.assert_allclose(gradients[f"{tuned.name}/scale"], wanted, rtol=1e-3, atol=1e-6)
 
 
@@ -82,9 +82,9 @@ def test_scales_stay_in_their_limits() -> None:
     tuned = layer(CONV, "lsq", learn=True)
     tuned.least_scales = 0.9 * np.asarray(tuned.quantiser.scales[:, 0])
     values = tuned.start()
-    values[f"{tuned.name}/scale"][:] = np.array([[1e-3], [1e3], [9.5], [10.0]], np.float32)
+    values[f"{tuned.name}/scale"][:] = np.array([[1e-3], [1e3], [2.9], [3.0]], np.float32)
     tuned.hold(values)
-    np.testing.assert_allclose(values[f"{tuned.name}/scale"], np.array([[9], [40], [9.5], [10]]), rtol=1e-5)
+    np.testing.assert_allclose(values[f"{tuned.name}/scale"], np.array([[2.7], [12], [2.9], [3]]), rtol=1e-5)
 
 
 def test_running_averages_take_a_tenth_of_each_batch() -> None:

@@ -9,9 +9,9 @@ from lpcompile.quant.fit import fit
 from lpcompile.quant.rows import to_rows
 from lpcompile.runtime.execution import observer
 from lpcompile.tuning.estimators import Estimator
-from lpcompile.tuning.losses import heads_of
 from lpcompile.tuning.parameters import TunedLayer, TunedNorm
 from lpcompile.tuning.student import Student, make_student, parameter_feeds
+from lpcompile.tuning.targets import compared
 from tests.support import Array, parse_model
 
 TEXT = """m (float[N,3,6,6] x) => (float[N,2] y)
@@ -35,7 +35,7 @@ def student(batchnorm: str) -> tuple[Student, list[TunedLayer], list[TunedNorm]]
         bias = None if node.op == "MatMul" else np.zeros(len(tensor.codes), np.float32)
         layers.append(TunedLayer(node, tensor, Estimator("ste"), bias=bias))
     norms = [TunedNorm(n, running=batchnorm == "batch") for n in graph.nodes("BatchNormalization")]
-    return make_student(graph, layers, norms, heads_of(graph, "mse"), [1.0]), layers, norms
+    return make_student(graph, layers, norms, compared(graph, "mse"), [0.1]), layers, norms
 
 
 def feeds_of(made: Student, layers: list[TunedLayer], norms: list[TunedNorm]) -> dict[str, Array]:
