@@ -1,7 +1,7 @@
 """What is trained, by name: latent weights, scales and biases of layers, and parameters of norms.
 
 Every array is trained in a unit of its own, so that one learning rate suits all: weights in steps of their
-quantiser, scales in thirds of what they start from, biases in tenths of their output's spread. What the model reads
+quantiser, scales in tenths of what they start from, biases in tenths of their output's spread. What the model reads
 is unit * array.
 """
 
@@ -18,7 +18,7 @@ from lpcompile.tuning.estimators import Cells, Estimator
 from lpcompile.tuning.quantiser import WeightQuantiser
 
 Arrays = dict[str, F32]
-SCALE_STEPS = 3.0  # a scale starts at 3 units: scales stored in 8 bits lie 3 to 6 % apart and must get there
+SCALE_STEPS = 10.0  # a scale starts at 10 units; larger units (3) made short trainings noisier and no better
 SCALE_LIMITS = (SCALE_STEPS / 4, SCALE_STEPS * 4)
 BIAS_SHARE = 0.1  # of the spread of a layer's output
 _SMALLEST = 1e-12

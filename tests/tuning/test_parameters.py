@@ -82,9 +82,9 @@ def test_scales_stay_in_their_limits() -> None:
     tuned = layer(CONV, "lsq", learn=True)
     tuned.least_scales = 0.9 * np.asarray(tuned.quantiser.scales[:, 0])
     values = tuned.start()
-    values[f"{tuned.name}/scale"][:] = np.array([[1e-3], [1e3], [2.9], [3.0]], np.float32)
+    values[f"{tuned.name}/scale"][:] = np.array([[1e-3], [1e3], [9.5], [10.0]], np.float32)
     tuned.hold(values)
-    np.testing.assert_allclose(values[f"{tuned.name}/scale"], np.array([[2.7], [12], [2.9], [3]]), rtol=1e-5)
+    np.testing.assert_allclose(values[f"{tuned.name}/scale"], np.array([[9], [40], [9.5], [10]]), rtol=1e-5)
 
 
 def test_running_averages_take_a_tenth_of_each_batch() -> None:
