@@ -61,7 +61,7 @@ class Effort:
 
 
 THOROUGH = Effort()
-COARSE = Effort(log_step=0.06, finalists=1, few_groups=8, last_reach=0)  # to compare formats
+COARSE = Effort(log_step=0.06, finalists=1, few_groups=16, last_reach=3)  # to compare formats
 
 
 def search_groups(

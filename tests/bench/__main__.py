@@ -24,6 +24,7 @@ TABLES = (
     "speed",
     "four_bit",
     "groups",
+    "candidates",
     "compile_time",
     "startup",
     "determinism",
