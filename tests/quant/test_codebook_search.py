@@ -127,3 +127,15 @@ def test_the_name_of_the_table_gives_the_same_codes_again(granularity: str) -> N
 def test_weights_that_are_all_zero_stay_zero() -> None:
     found = fit_codebook(np.zeros((4, 40), np.float32), Fitting())
     assert not found.dequantize().any()
+
+
+@pytest.mark.parametrize("magnitude", [1e-25, 1e25])
+def test_magnitude_does_not_matter(magnitude: float) -> None:
+    w = heavy_tailed(8, 64)
+    usual = fit_codebook(w, Fitting())
+    found = fit_codebook((w * np.float32(magnitude)).astype(np.float32), Fitting())
+    losses = [
+        float(((w - q.dequantize().astype(np.float64) / m) ** 2).sum())
+        for q, m in ((usual, 1), (found, magnitude))
+    ]
+    assert losses[1] < 1.02 * losses[0]
