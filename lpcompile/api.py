@@ -1,4 +1,4 @@
-"""compile(), tune(), load(): everything that the command line does, for Python."""
+"""compile(), tune(), analyze(), load(): everything that the command line does, for Python."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import onnx
 from lpcompile.compilation import Compilation
 from lpcompile.errors import CalibrationError, InputError
 from lpcompile.ir import io
+from lpcompile.layer_analysis import Question, analyze_model
 from lpcompile.output import refuse_existing, write_folder
 from lpcompile.pipeline import Observer, Progress, no_progress, quiet
 from lpcompile.report.json import read_report, to_json
@@ -159,6 +160,31 @@ def tune(
         raise CalibrationError("there are no samples to retrain on", hint="give calibration data")
     options = {k.replace("_", "-"): str(v) for k, v in (tuning or {}).items()}
     return compile(model, calibration=calibration, recipe=recipe or TUNED_RECIPE, tuning=options, **rest)
+
+
+def analyze(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    calibration: Any,
+    *,
+    progress: Progress | None = None,
+    **question: Any,
+) -> dict[str, Any]:
+    """Rank the layers of a float ONNX model by what it loses when their weights are quantised, one at a time.
+
+    Args:
+        model: path, bytes or proto.
+        calibration: samples as `compile` takes them; labels among them, where the loss asks for them.
+        progress: called as progress(what, done, total).
+        **question: fields of `layer_analysis.Question`: methods, format, granularity, loss, activations, samples, ...
+
+    Returns:
+        What `lpcompile analyze --json` prints: layers with scores and standard errors by method, largest first; rank
+        correlations of the methods, their times, warnings.
+
+    Raises:
+        LpcompileError: see `lpcompile.errors` for the tree.
+    """
+    return analyze_model(model, calibration, Question(**question), progress)
 
 
 def load(path: str | os.PathLike[str]) -> Artefacts:

@@ -7,6 +7,7 @@ else every call is one sample.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from lpcompile.analysis.batches import ObserveGraph, batch_inputs, rebatched, separable, singles
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.measured import check_labels
-from lpcompile.autodiff.losses import Fed, Loss, LossInput, add_loss, class_tensors, float_outputs, logits_of
+from lpcompile.autodiff.losses import Fed, Loss, LossInput, class_tensors, float_outputs, logits_of
 from lpcompile.errors import CalibrationError, GradientError
 from lpcompile.ir.graph import LpGraph
 
+DRAWS_AT_ONCE = 4  # more make the graph large
+RANDOM = ("sampled", "softmax", "probe")
 LOSSES = ("auto", "labels", "sampled", "kl", "probe", "mse")
 Progress = Callable[[int, int], None]
 Labels = Sequence[NDArray[np.int64]]
@@ -70,7 +73,8 @@ class Samples:
 
 
 def _split(labels: NDArray[np.int64], calls: Sequence[Feeds], batched: Sequence[str] | None) -> Labels:
-    counts = [1 if batched is None else len(c[batched[0]]) for c in calls]
+    each = len(labels) // max(1, len(calls)) if labels.ndim else 0
+    counts = [each if batched is None else len(c[batched[0]]) for c in calls]
     if labels.ndim == 0 or len(labels) != sum(counts):
         raise CalibrationError(
             f"{len(labels) if labels.ndim else 0} labels for {sum(counts)} samples",
@@ -96,9 +100,9 @@ class Head:
     scales: Mapping[str, float] = field(default_factory=dict)
     shown: str = ""
 
-    def add_to(self, graph: LpGraph) -> Loss:
-        """Add the head's nodes."""
-        return add_loss(graph, self.kind, self.tensors, scales=self.scales)
+    def draws_in_one_run(self, draws: int) -> int:
+        """How many random functionals one run is to have of `draws`: the forward part is shared by them."""
+        return min(draws, DRAWS_AT_ONCE) if self.kind in RANDOM else 1
 
 
 def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Samples) -> Head:
@@ -160,8 +164,8 @@ class Sweep:
 
     Args:
         graph: the float graph, for shapes and references.
-        gradient_graph: a copy of it with a loss and gradients.
-        loss: the head in it.
+        gradient_graph: a copy of it with losses and gradients.
+        losses: the heads in it, one a draw.
         tensors: what is wanted of each run.
         observe: opens a graph.
         samples: what it runs on.
@@ -172,72 +176,57 @@ class Sweep:
         self,
         graph: LpGraph,
         gradient_graph: LpGraph,
-        loss: Loss,
+        losses: Sequence[Loss],
         tensors: Sequence[str],
         observe: ObserveGraph,
         samples: Samples,
         seed: int,
     ) -> None:
-        self._inputs, self._samples, self._seed = loss.inputs, samples, seed
-        self._balanced = loss.kind == "softmax"
-        self._read = list(dict.fromkeys(i.of for i in loss.inputs if i.fed is not Fed.LABELS))
-        self._forward = observe(graph, self._read) if self._read else None
+        self._losses, self._samples, self._seed = losses, samples, seed
+        read = list(dict.fromkeys(i.of for i in losses[0].inputs if i.fed is not Fed.LABELS))
+        self._forward = observe(graph, read) if read else None
         self._shapes: dict[object, dict[str, tuple[int, ...]]] = {}
         self._run = observe(gradient_graph, tensors)
-        self._where = {t: t for t in tensors}
 
     def runs(
-        self, draws: int, extra: Mapping[str, NDArray[np.float32]] | None = None
+        self, draws: int = 1, extra: Mapping[str, NDArray[np.float32]] | None = None
     ) -> Iterator[tuple[int, Feeds]]:
-        """(index of the call, tensors) for every call and draw; without random inputs one draw says all.
+        """(index of the call, tensors) for every call, as often as makes at least `draws` random functionals each.
 
         Args:
             draws: of the random inputs.
             extra: further inputs of the gradient graph.
         """
-        random = any(i.fed in (Fed.GUMBEL, Fed.SIGNS) for i in self._inputs)
+        kind, count = self._losses[0].kind, len(self._losses)
+        rounds = -(-draws // count) if kind in RANDOM else 1
         for i, call in enumerate(self._samples.calls):
-            fed = self._balanced_signs(i, call, draws) if self._balanced and draws > 1 else None
-            for draw in range(draws if random else 1):
-                rng = np.random.default_rng([self._seed, i, draw])
-                own = self._fed(i, call, rng) if fed is None else {k: v[draw] for k, v in fed.items()}
+            fed = self._fed(i, call, rounds * count)
+            for start in range(0, rounds * count, count):
+                own = {
+                    x.name: draw[k]
+                    for loss, draw in zip(self._losses, fed[start : start + count], strict=True)
+                    for k, x in enumerate(loss.inputs)
+                }
                 yield i, self._run({**call, **own, **(extra or {})})
 
-    def _balanced_signs(self, i: int, call: Feeds, draws: int) -> dict[str, list[NDArray[np.float32]]]:
-        """Signs whose products for any two of the most probable classes sum to zero over the draws.
-
-        Independent draws leave these cross terms in, which are most of the variance: two classes share most of the
-        probability of nearly every sample. The signs of the classes are random still, so nothing is biased.
-        """
-        assert self._forward is not None
-        values = self._forward(call)
-        rng = np.random.default_rng([self._seed, i])
-        table = hadamard(draws)
-        found = {}
-        for x in self._inputs:
-            logits = values[x.of]
-            place = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) % table.shape[1]
-            signs = (rng.integers(0, 2, logits.shape) * 2 - 1).astype(np.float32)
-            found[x.name] = [signs * table[draw][place] for draw in range(draws)]
-        return found
-
-    def _fed(self, i: int, call: Feeds, rng: np.random.Generator) -> Feeds:
-        if any(x.fed is Fed.REFERENCE for x in self._inputs):
+    def _fed(self, i: int, call: Feeds, draws: int) -> list[list[NDArray[Any]]]:
+        """What the inputs of a head take, for each draw."""
+        inputs = self._losses[0].inputs
+        if inputs and inputs[0].fed is Fed.REFERENCE:
             assert self._forward is not None
             values = self._forward(call)
-            return {x.name: values[x.of] for x in self._inputs}
-        shapes = self._shapes_of(call)
-        return {x.name: self._value(x, i, shapes, rng) for x in self._inputs}
-
-    def _value(
-        self, x: LossInput, i: int, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator
-    ) -> NDArray[np.float32] | NDArray[np.int64]:
-        if x.fed is Fed.LABELS:
+            return [[values[x.of] for x in inputs]]
+        if inputs and inputs[0].fed is Fed.LABELS:
             assert self._samples.labels is not None
-            return np.asarray(self._samples.labels[i], np.int64)
-        if x.fed is Fed.SIGNS:
-            return (rng.integers(0, 2, shapes[x.of]) * 2 - 1).astype(np.float32)
-        return rng.gumbel(size=shapes[x.of]).astype(np.float32)
+            return [[np.asarray(self._samples.labels[i], np.int64)]]
+        rng = np.random.default_rng([self._seed, i])
+        if self._losses[0].kind == "softmax" and draws > 1:
+            assert self._forward is not None
+            values = self._forward(call)
+            columns = [balanced_signs(values[x.of], draws, rng) for x in inputs]
+            return [[c[d] for c in columns] for d in range(draws)]
+        shapes = self._shapes_of(call)
+        return [[_drawn(x, shapes[x.of], rng) for x in inputs] for _ in range(draws)]
 
     def _shapes_of(self, call: Feeds) -> dict[str, tuple[int, ...]]:
         """Shapes follow from those of the inputs, so one forward run tells them for all calls of these shapes."""
@@ -246,6 +235,24 @@ class Sweep:
             values = {} if self._forward is None else self._forward(call)
             self._shapes[key] = {k: v.shape for k, v in values.items()}
         return self._shapes[key]
+
+
+def _drawn(x: LossInput, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    if x.fed is Fed.SIGNS:
+        return (rng.integers(0, 2, shape) * 2 - 1).astype(np.float32)
+    return rng.gumbel(size=shape).astype(np.float32)
+
+
+def balanced_signs(logits: NDArray[Any], draws: int, rng: np.random.Generator) -> list[NDArray[np.float32]]:
+    """Signs whose products for any two of the `draws` most probable classes sum to zero over the draws.
+
+    Independent draws leave these cross terms in, which are most of the variance: two classes share most of the
+    probability of nearly every sample. Each draw by itself is one of random signs still, so nothing is biased.
+    """
+    table = hadamard(draws)
+    place = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) % table.shape[1]
+    signs = (rng.integers(0, 2, logits.shape) * 2 - 1).astype(np.float32)
+    return [signs * row[place] for row in table]
 
 
 def hadamard(rows: int) -> NDArray[np.float32]:

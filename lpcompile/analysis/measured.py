@@ -66,6 +66,9 @@ class Judge:
         labels: of each call, of the shape of the first classifying output without its class axis.
         per_sample: the first axis of outputs counts samples; else a call is one.
 
+    Attributes:
+        outputs: names of the float outputs.
+
     Raises:
         CalibrationError: a label is missing or no class.
     """
@@ -80,7 +83,7 @@ class Judge:
         per_sample: bool = True,
     ) -> None:
         self.calls, self.per_sample = calls, per_sample
-        self._outputs = list(outputs)
+        self.outputs = list(outputs)
         self._float = [run(call) for call in calls]
         self._labels = labels
         self._power = {
@@ -98,11 +101,7 @@ class Judge:
         terms: dict[str, list[F64]] = {"kl": [], "noise": [], "loss": []}
         for i, call in enumerate(self.calls):
             found, base = run(call), self._float[i]
-            parts = []
-            for o in self._outputs:
-                gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
-                parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
-            terms["noise"].append(np.mean(parts, axis=0))
+            terms["noise"].append(self._noise(base, found))
             if self._classes:
                 pairs = [(_classes_last(base[o]), _classes_last(found[o])) for o in self._classes]
                 terms["kl"].append(np.sum([self._rows(divergence(a, b)) for a, b in pairs], axis=0))
@@ -113,15 +112,15 @@ class Judge:
 
     def noise_terms(self, run: RunFeeds) -> F64:
         """Noise power over signal power of every sample (or call), the mean over outputs."""
-        terms: list[F64] = []
-        for call, base in zip(self.calls, self._float, strict=True):
-            found = run(call)
-            parts = []
-            for o in self._outputs:
-                gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
-                parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
-            terms.append(np.mean(parts, axis=0))
-        return concatenated(terms)
+        pairs = zip(self.calls, self._float, strict=True)
+        return concatenated([self._noise(base, run(call)) for call, base in pairs])
+
+    def _noise(self, base: Feeds, found: Feeds) -> F64:
+        parts = []
+        for o in self.outputs:
+            gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
+            parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
+        return np.asarray(np.mean(parts, axis=0))
 
     def _rows(self, x: F64) -> F64:
         """Sums of the samples of a call, (N,)."""
@@ -173,10 +172,14 @@ def measure_activations(
     run = observe(changed, outputs)
     found = {}
     for i, name in enumerate(plans):
-        found[name] = judge.measure(lambda feeds, i=i: run({**feeds, chosen: np.asarray(i, np.int64)}))
+        found[name] = judge.measure(_choosing(run, chosen, i))
         if progress is not None:
             progress(i + 1, len(plans))
     return found
+
+
+def _choosing(run: RunFeeds, name: str, index: int) -> RunFeeds:
+    return lambda feeds: run({**feeds, name: np.asarray(index, np.int64)})
 
 
 def with_fake_quantisers(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> tuple[LpGraph, str]:
@@ -209,7 +212,7 @@ def with_fake_quantisers(graph: LpGraph, plans: Mapping[str, ActivationPlan]) ->
         rounded = branch.outputs[0]
         assert rounded is not None
         copy.set_type(rounded, tensor.dtype, tensor.shape)
-        copy.replace_uses(tensor, rounded, only=lambda node, own=branch: node != own)
+        copy.replace_uses(tensor, rounded, only=branch.__ne__)
     return copy, chosen.name
 
 

@@ -11,17 +11,15 @@ gradient is g - db (x) E[x].
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
-from lpcompile.analysis.gradients import Head, Samples, Sweep, check_finite, choose_head
-from lpcompile.analysis.rounded_weights import as_weight
+from lpcompile.analysis.gradients import Head, Samples, choose_head
+from lpcompile.analysis.inner_products import Arrays, InnerProducts, layer_output
 from lpcompile.analysis.scores import F64, Score
-from lpcompile.autodiff.builder import GradientBuilder
-from lpcompile.autodiff.per_sample import add_weight_gradients
-from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -45,7 +43,43 @@ class LayerErrors:
     deltas: F32
 
 
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """<g_i, dW_m> of the candidates of one layer.
+
+    Attributes:
+        terms: (samples, draws, M); no samples where nothing flows back to the layer.
+        share: C_out / R where some rows stand for all, else 1.
+    """
+
+    terms: F64
+    share: float
+
+    @property
+    def score(self) -> Score:
+        """1/2 the mean of squares, of each candidate alone."""
+        if not len(self.terms):
+            return Score(np.zeros(self.terms.shape[2]), np.zeros(self.terms.shape[2]), 0)
+        return Score.of_terms(np.square(self.terms).mean(axis=1), factor=self.share / 2)
+
+
 def score_weight_errors(
+    graph: LpGraph,
+    errors: Mapping[str, LayerErrors],
+    observe: ObserveGraph,
+    samples: Samples,
+    **options: Any,
+) -> dict[str, Score]:
+    """Score candidates of layers by the exact empirical Fisher form: `project_weight_errors`, squared.
+
+    Returns:
+        By layer name the mean over samples of 1/2 <g_i, dW_m>^2 for its M candidates, times C_out / R where some rows
+        stand for all.
+    """
+    return {n: p.score for n, p in project_weight_errors(graph, errors, observe, samples, **options).items()}
+
+
+def project_weight_errors(
     graph: LpGraph,
     errors: Mapping[str, LayerErrors],
     observe: ObserveGraph,
@@ -58,8 +92,8 @@ def score_weight_errors(
     centre: Mapping[str, F64] | None = None,
     progress: Progress | None = None,
     memory_bytes: int = MEMORY_BYTES,
-) -> dict[str, Score]:
-    """Score candidates of layers by the exact empirical Fisher form.
+) -> dict[str, Projections]:
+    """Changes of the loss by candidates of layers, along the gradient of every sample and draw.
 
     Args:
         graph: the float graph, shapes inferred.
@@ -75,8 +109,7 @@ def score_weight_errors(
         memory_bytes: layers are taken in as many sweeps as keep the gradients and errors of one within it.
 
     Returns:
-        By layer name the mean over samples of 1/2 <g_i, dW_m>^2 for its M candidates, times C_out / R where some rows
-        stand for all.
+        By layer name. Those of several layers add up: half the mean square of their sum is what they lose together.
 
     Raises:
         GradientError: an operator without a rule, named; a gradient that is not finite.
@@ -85,11 +118,12 @@ def score_weight_errors(
     head = head or choose_head(graph, loss, observe, samples)
     chunks = list(_chunks(graph, errors, samples, memory_bytes))
     total = len(chunks) * len(samples.calls)
-    found: dict[str, Score] = {}
+    found: dict[str, Projections] = {}
     for number, names in enumerate(chunks):
-        chunk = _Chunk(graph, {n: errors[n] for n in names}, head, samples, centre or {})
+        products = InnerProducts(graph, head, samples, draws)
+        chunk = _Chunk(products, {n: errors[n] for n in names}, centre or {})
         step = None if progress is None else partial(_step, progress, number * len(samples.calls), total)
-        found |= chunk.scores(observe, draws, seed, step)
+        found |= chunk.projections(observe, seed, step)
     return found
 
 
@@ -101,7 +135,8 @@ def _chunks(
     graph: LpGraph, errors: Mapping[str, LayerErrors], samples: Samples, memory_bytes: int
 ) -> Iterator[list[str]]:
     batch = max((len(next(iter(c.values()))) for c in samples.calls), default=1) if samples.per_sample else 1
-    held, room = [], memory_bytes
+    held: list[str] = []
+    room = memory_bytes
     for name, e in errors.items():
         rows, columns = e.deltas.shape[1:]
         held_gradients = 0 if _by_products(e) else batch * rows * columns * 4
@@ -120,142 +155,82 @@ def _by_products(e: LayerErrors) -> bool:
 
 
 class _Chunk:
-    """A graph that gives <g_i, dW_m> of some layers."""
+    """The projections of some layers in one sweep."""
 
     def __init__(
         self,
-        graph: LpGraph,
+        products: InnerProducts,
         errors: Mapping[str, LayerErrors],
-        head: Head,
-        samples: Samples,
         centre: Mapping[str, F64],
     ) -> None:
-        self.graph, self.errors, self.samples = graph, errors, samples
-        self.centre = centre
-        self.made = graph.copy()
-        self.loss = head.add_to(self.made)
-        self.builder = GradientBuilder(self.made, "score")
-        self.extra: dict[str, F32] = {}
-        self.products: dict[str, str] = {}  # layer -> tensor (N, M)
-        self.biases: dict[str, str] = {}  # layer -> tensor (N, R)
+        self.products, self.errors, self.centre = products, errors, centre
         self._add_products([n for n, e in errors.items() if _by_products(e)])
         self._add_gradients([n for n, e in errors.items() if not _by_products(e)])
 
     def _add_products(self, layers: Sequence[str]) -> None:
-        """<delta_i, dW x_i>: the layer once more on its errors."""
-        b = self.builder
-        outputs = {n: _output(self.made.node(n)) for n in layers}
-        deltas = add_gradients(self.made, self.loss.seeds, [v.name for v in outputs.values()])
-        for name, output in outputs.items():
-            delta, node = deltas[output.name], self.made.node(name)
-            if delta is None:
-                continue
-            columns = []
-            for rows in self.errors[name].deltas:
-                weight = self.made.constant(f"{name}/error", as_weight(node, rows))
-                attrs = {k: v for k, v in node.attrs.items() if k != "beta"}
-                change = b.op(node.op, node.inputs[0], weight, **attrs)
-                columns.append(self._dot(b.with_shape(change, output), delta))
-            self.products[name] = self._output(columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1))
-            if name in self.centre:
-                self.biases[name] = self._output(self._channel_sums(node, delta))
-
-    def _dot(self, a: Value, c: Value) -> Value:
-        """(N, 1) inner products of the samples."""
-        b = self.builder
-        flat = b.reshape(b.mul(a, c), [0 if self.samples.per_sample else 1, -1])
-        return b.sum(flat, [1], keepdims=True)
-
-    def _channel_sums(self, node: Node, delta: Value) -> Value:
-        """(N, C_out) sums of the delta over positions."""
-        b, lead = self.builder, 0 if self.samples.per_sample else 1
-        output = _output(node)
-        rank = len(output.shape or ())
-        if node.op in ("Conv", "ConvTranspose"):
-            sums = b.reshape(b.sum(delta, list(range(2, rank))), [0, -1])
-            return sums if lead == 0 else b.sum(sums, [0], keepdims=True)
-        weight = node.inputs[1]
-        assert weight is not None
-        return b.sum(b.reshape(delta, [lead, -1, weight.dims[-1]]), [1])
+        """<delta_i, dW x_i>: the layer once more on its errors, whatever the number of draws."""
+        p, b = self.products, self.products.builder
+        changes: dict[str, list[Value]] = {}
+        outputs = {n: layer_output(p.made.node(n)).name for n in layers}
+        for draw in range(len(p.losses)):
+            deltas = p.deltas(draw, list(outputs.values()))
+            for name, output in outputs.items():
+                delta, node = deltas[output], p.made.node(name)
+                if delta is None:
+                    continue
+                if name not in changes:
+                    changes[name] = [p.layer_change(node, rows) for rows in self.errors[name].deltas]
+                columns = [p.dot(change, delta) for change in changes[name]]
+                product = columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1)
+                p.keep(name, product, *([p.channel_sums(node, delta)] if name in self.centre else []))
 
     def _add_gradients(self, layers: Sequence[str]) -> None:
         """Gradients of weights, (N, R, K), times all errors at once."""
-        if not layers:
-            return
-        b = self.builder
-        rows = {n: r for n in layers if (r := self.errors[n].rows) is not None}
-        gradients = add_weight_gradients(
-            self.made,
-            self.loss.seeds,
-            [self.made.node(n) for n in layers],
-            per_sample=self.samples.per_sample,
-            rows=rows,
-            shown=True,
-        )
-        lead = 0 if self.samples.per_sample else 1
+        p, b, fed = self.products, self.products.builder, {}
+        rows = {n: [int(r) for r in e.rows] for n, e in self.errors.items() if e.rows is not None}
         for name in layers:
-            found = gradients.get(name)
-            if found is None:
-                continue
             errors = np.ascontiguousarray(self.errors[name].deltas, np.float32)
-            count, size = len(errors), errors[0].size
-            fed = self.made.add_input(self.made.fresh(f"{name}/errors"), np.dtype(np.float32), (count, size))
-            self.extra[fed.name] = errors.reshape(count, size)
-            flat = b.reshape(found.weight, [lead, size])
-            self.products[name] = self._output(b.op("Gemm", flat, fed, transB=1))
-            if name in self.centre:
-                self.biases[name] = self._output(b.reshape(found.bias, [lead, errors.shape[1]]))
+            errors = errors.reshape(len(errors), -1)
+            fed[name] = p.made.add_input(p.made.fresh(f"{name}/errors"), np.dtype(np.float32), errors.shape)
+            p.extra[fed[name].name] = errors
+        for draw in range(len(p.losses)) if layers else ():
+            gradients = p.weight_gradients(draw, layers, rows)
+            for name, found in gradients.items():
+                flat = b.reshape(found.weight, [p.lead, p.extra[fed[name].name].shape[1]])
+                bias = [b.reshape(found.bias, [p.lead, -1])] if name in self.centre else []
+                p.keep(name, b.op("Gemm", flat, fed[name], transB=1), *bias)
 
-    def _output(self, value: Value) -> str:
-        self.made.set_type(value, np.dtype(np.float32), None)
-        return value.name
-
-    def scores(
-        self, observe: ObserveGraph, draws: int, seed: int, step: Callable[[int], None] | None
-    ) -> dict[str, Score]:
+    def projections(
+        self, observe: ObserveGraph, seed: int, step: Callable[[int], None] | None
+    ) -> dict[str, Projections]:
         """One sweep."""
-        wanted = [*self.products.values(), *self.biases.values()]
-        squares: dict[str, list[list[F64]]] = {n: [] for n in self.products}
-        if wanted:
-            sweep = Sweep(self.graph, self.made, self.loss, wanted, observe, self.samples, seed)
-            at = -1
-            for i, values in sweep.runs(draws, self.extra):
-                for name, tensor in self.products.items():
-                    if i != at:
-                        squares[name].append([])
-                    squares[name][-1].append(np.square(self._centred(name, values[tensor], values)))
-                at = i
-                if step is not None:
-                    step(i + 1)
-        return {n: self._score(n, squares.get(n, [])) for n in self.errors}
+        calls = len(self.products.samples.calls)
+        terms: dict[str, list[list[F64]]] = {}
+        for i, found in self.products.runs(observe, seed, step):
+            for name, draws in found.items():
+                held = terms.setdefault(name, [[] for _ in range(calls)])
+                held[i] += [self._centred(name, arrays) for arrays in draws]
+        return {n: self._projections(n, terms.get(n, [])) for n in self.errors}
 
-    def _centred(self, name: str, product: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]]) -> F64:
-        check_finite(product, name)
-        found = product.astype(np.float64)
-        if name not in self.biases:
+    def _centred(self, name: str, arrays: Arrays) -> F64:
+        found = arrays[0].astype(np.float64)
+        if len(arrays) == 1:
             return found
         e = self.errors[name]
-        mean = self.centre[name] if e.rows is None else self.centre[name][e.rows]
-        shift = np.einsum("mrk,rk->mr", e.deltas, mean)
-        return np.asarray(found - values[self.biases[name]].astype(np.float64) @ shift.T)
+        mean, bias = self.centre[name], arrays[1].astype(np.float64)
+        if e.rows is not None:
+            mean, bias = mean[e.rows], bias if bias.shape[1] == len(e.rows) else bias[:, e.rows]
+        return np.asarray(found - bias @ np.einsum("mrk,rk->mr", e.deltas, mean).T)
 
-    def _score(self, name: str, squares: Sequence[Sequence[F64]]) -> Score:
+    def _projections(self, name: str, terms: Sequence[Sequence[F64]]) -> Projections:
         e = self.errors[name]
-        count = len(e.deltas)
-        if not squares:  # nothing flows back to it: no output depends on it
-            return Score(np.zeros(count), np.zeros(count), 0)
-        terms = np.concatenate([np.mean(s, axis=0) for s in squares])
-        share = 1.0 if e.rows is None else _channels(self.graph.node(name)) / max(1, len(e.rows))
-        return Score.of_terms(terms, factor=share / 2)
+        share = 1.0 if e.rows is None else _channels(self.products.graph.node(name)) / max(1, len(e.rows))
+        if not terms:  # nothing flows back to it: no output depends on it
+            return Projections(np.zeros((0, 1, len(e.deltas))), share)
+        return Projections(np.concatenate([np.stack(t, axis=1) for t in terms]), share)
 
 
 def _channels(node: Node) -> int:
     weight = node.inputs[1]
     assert weight is not None
     return weight.dims[1] if node.op in ("Gemm", "MatMul") else weight.dims[0]
-
-
-def _output(node: Node) -> Value:
-    output = node.outputs[0]
-    assert output is not None
-    return output

@@ -23,6 +23,7 @@ FAMILIES = (
     "matrix",
     "movement",
     "normalisation",
+    "norms",
     "pooling",
     "powers",
     "reductions",

@@ -12,6 +12,7 @@ import click
 
 from lpcompile import __version__
 from lpcompile.cli._failures import INTERRUPTED, Failures
+from lpcompile.cli.analyze import analyze
 from lpcompile.cli.asm import asm
 from lpcompile.cli.catalog import formats, passes, recipes
 from lpcompile.cli.compile import compile_command
@@ -117,6 +118,7 @@ _COMMANDS = (
     compile_command,
     tune,
     inspect,
+    analyze,
     run,
     diff,
     verify,

@@ -80,10 +80,10 @@ def _posits(report: Mapping[str, Any]) -> str:
     overhead = totals.get("mac_energy_overhead")
     if overhead is None:
         return f"{text}; none on integers"
-    by_weights = totals["mac_energy_overhead_by_parameters"]
+    by_weights, (low, high) = totals["mac_energy_overhead_by_parameters"], totals["mac_energy_overhead_range"]
     return (
-        f"{text}; MAC energy {overhead:+.2%} against fixp4, {by_weights:+.2%} by weights "
-        f"(paper: {PAPER_OVERHEAD:+.2%})"
+        f"{text}; MAC energy {overhead:+.2%} against fixp4 ({low:+.2%} to {high:+.2%} with other shifters), "
+        f"{by_weights:+.2%} by weights (paper: {PAPER_OVERHEAD:+.2%})"
     )
 
 

@@ -1,6 +1,5 @@
 """Gradients by the compiler and by central differences, run by onnx's reference evaluator or by ONNX Runtime."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.ir.graph import LpGraph
+from tests.autodiff.reference_ops import REFERENCE_OPS
 
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
@@ -21,25 +20,9 @@ Array = NDArray[Any]
 Run = Callable[[ModelProto, Mapping[str, Array]], dict[str, Array]]
 
 
-class Erf(OpRun):
-    """The error function in the type of its input; onnx's own rounds to float32."""
-
-    def _run(self, x: Array) -> tuple[Array]:
-        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
-
-
-class Gelu(OpRun):
-    """x times the normal distribution function, which onnx's own builds from its Erf."""
-
-    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
-        if approximate == "tanh":
-            return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
-        return (0.5 * x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x / math.sqrt(2))),)
-
-
 def reference(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs in the types that the model declares, float64 too."""
-    evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu])
+    evaluator = ReferenceEvaluator(model, new_ops=REFERENCE_OPS)
     return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
 
@@ -108,7 +91,7 @@ def _differences(
         changed.graph.input.append(
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         )
-    evaluator = ReferenceEvaluator(changed, new_ops=[Erf, Gelu])
+    evaluator = ReferenceEvaluator(changed, new_ops=REFERENCE_OPS)
 
     def loss(value: Array) -> float:
         results = evaluator.run(list(probes), {**feeds, name: value})

@@ -35,6 +35,7 @@ TABLES = (
     "cim_compile",
     "cim_simulation",
     "cim_energy",
+    "cim_layer_energy",
     "cim_complement",
     "cim_published",
     "cim_side_paths",
@@ -47,6 +48,7 @@ NEED_ZOO = (
     "determinism",
     "cim_exact",
     "cim_accuracy",
+    "cim_layer_energy",
     "cim_complement",
 )
 

@@ -3,8 +3,8 @@
     dW[o, c, tap] = sum over samples and positions of delta[o, p] X[c, p * stride + tap * dilation - begin]
 
 A matrix product of the delta with shifted data for each tap, 1.1 to 1.6 times a forward; as one convolution whose
-kernel is the delta it takes 2 to 3. Depthwise it is a product by element and a sum for each tap, or, with a stride, that
-convolution, one group for each channel of each sample: a third of the time, and no shifted copies.
+kernel is the delta it takes 2 to 3. Depthwise it is a product by element and a sum for each tap, or, with a stride,
+that convolution, one group for each channel of each sample: a third of the time, and no shifted copies.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpcompile.autodiff.builder import GradientBuilder
+from lpcompile.autodiff.ordering import after
 from lpcompile.autodiff.rules.windows import TapSlices, Windows, pad_spatial, slice_axes, typed
 from lpcompile.ir.value import Value
 
@@ -41,6 +42,8 @@ def weight_gradient(
         per_sample: no sum over the samples.
     """
     shape = [0, *dims] if per_sample else dims
+    if not w.pointwise:  # or the shifted data of every layer would lie about from the start
+        data = after(b, data, delta)
     if dims[1] == 1 and group > 1:
         samples = None if data.shape is None else data.shape[0]
         one_each = dims[0] == group and None not in (*w.sizes, *w.counts)

@@ -1,0 +1,102 @@
+"""What rounding an activation costs the loss: 1/2 E_i <delta_i, Q(a_i) - a_i>^2, delta the gradient at the tensor.
+
+`propagated` forgets that the errors of one sample add up: 1/2 sum over elements of E[(Q(a) - a)^2 delta^2].
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lpcompile.analysis.batches import ObserveGraph
+from lpcompile.analysis.gradients import Head, Samples
+from lpcompile.analysis.inner_products import InnerProducts, Step
+from lpcompile.analysis.scores import F64, Score
+from lpcompile.autodiff.builder import GradientBuilder
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.value import Value
+from lpcompile.plan import ActivationPlan
+
+CHUNK = 32  # tensors in one sweep: a gradient of each is alive until it is used
+
+
+def score_activations(
+    graph: LpGraph,
+    plans: Mapping[str, ActivationPlan],
+    observe: ObserveGraph,
+    samples: Samples,
+    head: Head,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    propagated: bool = False,
+    step: Step | None = None,
+) -> dict[str, Score]:
+    """Score the rounding of each tensor alone.
+
+    Args:
+        graph: the float graph, shapes inferred.
+        plans: how each tensor would be rounded, by its name.
+        observe: opens a graph.
+        samples: what it runs on.
+        head: of the loss.
+        draws: of the loss's random numbers.
+        seed: of these.
+        propagated: the sum over elements instead of the exact form.
+        step: called with the number of calls done.
+
+    Raises:
+        GradientError: an operator without a rule, named; a gradient that is not finite.
+    """
+    found: dict[str, Score] = {}
+    names = list(plans)
+    for first in range(0, len(names), CHUNK):
+        part = {n: plans[n] for n in names[first : first + CHUNK]}
+        found |= _sweep(
+            graph, part, observe, InnerProducts(graph, head, samples, draws), seed, propagated, step
+        )
+    return found
+
+
+def _sweep(
+    graph: LpGraph,
+    plans: Mapping[str, ActivationPlan],
+    observe: ObserveGraph,
+    p: InnerProducts,
+    seed: int,
+    propagated: bool,
+    step: Step | None,
+) -> dict[str, Score]:
+    b = p.builder
+    changes: dict[str, Value] = {}
+    for draw in range(len(p.losses)):
+        for name, delta in p.deltas(draw, list(plans)).items():
+            if delta is None:
+                continue
+            if name not in changes:
+                changes[name] = rounding_error(b, p.made.value(name), plans[name])
+                changes[name] = b.mul(changes[name], changes[name]) if propagated else changes[name]
+            p.keep(name, p.dot(changes[name], b.mul(delta, delta) if propagated else delta))
+    terms: dict[str, list[list[F64]]] = {n: [[] for _ in p.samples.calls] for n in plans}
+    for i, values in p.runs(observe, seed, step):
+        for name, draws in values.items():
+            terms[name][i] += [_term(x, propagated) for (x,) in draws]
+    return {n: _score(t) for n, t in terms.items()}
+
+
+def _term(product: np.ndarray, propagated: bool) -> F64:
+    found = product.astype(np.float64)
+    return found if propagated else np.square(found)
+
+
+def _score(terms: list[list[F64]]) -> Score:
+    if not all(terms):
+        return Score(np.zeros(1), np.zeros(1), 0)
+    return Score.of_terms(np.concatenate([np.mean(t, axis=0) for t in terms]), factor=0.5)
+
+
+def rounding_error(b: GradientBuilder, x: Value, plan: ActivationPlan) -> Value:
+    """Q(x) - x."""
+    scale = b.number(plan.scale, x)
+    low, high = b.number(-plan.zero_point, x), b.number(plan.code_max - plan.zero_point, x)
+    codes = b.op("Clip", b.op("Round", b.div(x, scale)), low, high)
+    return b.with_shape(b.sub(b.mul(b.with_shape(codes, x), scale), x), x)

@@ -1,0 +1,132 @@
+"""`lpcompile analyze MODEL`: which layers mind being quantised."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lpcompile.cli._options import (
+    common_options,
+    input_shape_option,
+    model_file,
+    threads_option,
+)
+from lpcompile.cli._output import Output
+
+# of the analysis, without its imports
+LOSSES = ("auto", "labels", "sampled", "kl", "probe", "mse")
+GRANULARITIES = ("tensor", "channel", "group")
+RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
+
+
+@click.command(short_help="Which layers mind being quantised.")
+@click.argument("model")
+@click.option(
+    "--calibration-data",
+    "data",
+    metavar="DATA",
+    required=True,
+    help="Samples: .npz, a folder, or package.module:attribute.",
+)
+@click.option(
+    "--method",
+    "methods",
+    metavar="NAME,...",
+    default="fisher",
+    help="gradient (s1), fisher (s2), hessian (s3), measured (s4), fisher-diagonal, propagated; sorted by the first.",
+)
+@click.option(
+    "--measure", is_flag=True, help="Apply 'measured' as well: run the model with each layer quantised."
+)
+@click.option("--format", "fmt", metavar="FORMAT", default="int4", help="Of the weights, as int4 or posit4.")
+@click.option("--granularity", type=click.Choice(GRANULARITIES), default="channel", help="Of their scales.")
+@click.option("--rule", type=click.Choice(RULES), default="mse", help="Of their scales.")
+@click.option("--loss", type=click.Choice(LOSSES), default="auto", help="What is lost.")
+@click.option("--labels", metavar="NAME", help="Array of class labels among the samples, for --loss labels.")
+@click.option("--activations", is_flag=True, help="Activations as well.")
+@click.option(
+    "--activation-format", type=click.Choice(("uint8", "uint4")), help="Of activations, uint8 if not given."
+)
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use the first N samples.")
+@click.option(
+    "--draws", type=click.IntRange(min=1), metavar="N", default=4, help="Random draws for each sample."
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all scores.")
+@click.option(
+    "--svg", "svg_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a chart of bars."
+)
+@click.option(
+    "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write charts and tables."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
+@click.option("--force", is_flag=True, help="Overwrite files.")
+@input_shape_option
+@threads_option
+@common_options
+def analyze(
+    output: Output,
+    model: str,
+    data: str,
+    methods: str,
+    measure: bool,
+    fmt: str,
+    activations: bool,
+    activation_format: str | None,
+    csv_file: Path | None,
+    svg_file: Path | None,
+    html_file: Path | None,
+    force: bool,
+    **given: Any,
+) -> None:
+    """Rank the layers of a float MODEL by what it loses when their weights are quantised, one at a time.
+
+    Everything but 'measured' comes from gradients; a model without them is measured, with a warning.
+    """
+    path = model_file(model, folder=False)
+    for file in (csv_file, svg_file, html_file):
+        _refuse_existing(file, force=force)
+
+    from lpcompile.layer_analysis import Question, analyze_model
+    from lpcompile.report import sensitivity
+
+    wanted = [*methods.split(","), *(["measured"] if measure else [])]
+    asked = activation_format or ("uint8" if activations else "")
+    question = Question(methods=tuple(wanted), format=fmt, activations=asked, **given)
+    progress = output.progress()
+    try:
+        document = analyze_model(path, data, question, progress)
+    finally:
+        progress.close()
+    for warning in document["warnings"]:
+        output.note(f"warning: {warning}")
+    written = []
+    for file, render in (
+        (csv_file, sensitivity.csv_of),
+        (svg_file, sensitivity.bar_chart),
+        (html_file, sensitivity.page),
+    ):
+        if file is not None:
+            _write(file, render(document))
+            written.append(str(file))
+    text = sensitivity.text_of(document)
+    output.answer({**document, "written": written}, "\n".join([text, *(f"wrote {f}" for f in written)]))
+
+
+def _refuse_existing(file: Path | None, *, force: bool) -> None:
+    from lpcompile.errors import OutputError
+
+    if file is not None and file.exists() and not force:
+        raise OutputError("the file exists", where=str(file), hint="overwrite it with --force")
+
+
+def _write(file: Path, text: str) -> None:
+    from lpcompile.errors import OutputError
+
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}",
+            where=str(file),
+            hint="choose another place, or make room there",
+        ) from error

@@ -1,0 +1,292 @@
+"""`analyze`: which layers of a float model mind being quantised, as one document. [architecture 5, 6].
+
+The model goes through the float passes first, so that layers have the names of a compilation's report.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from lpcompile import registry
+from lpcompile.analysis.batches import ObserveGraph, batch_inputs
+from lpcompile.analysis.calibration import Calibration
+from lpcompile.analysis.gradients import LOSSES, Samples
+from lpcompile.analysis.inputs import InputSpec
+from lpcompile.analysis.macs import macs
+from lpcompile.analysis.rounded_weights import WeightRounding
+from lpcompile.analysis.samples import load_samples
+from lpcompile.analysis.sensitivity import Columns, Sensitivities, Study, analyse, method_named
+from lpcompile.autodiff.losses import float_outputs
+from lpcompile.errors import CalibrationError, InputError, UnsupportedOpError
+from lpcompile.formats.base import resolve
+from lpcompile.formats.group import has_group_table
+from lpcompile.ir import io
+from lpcompile.ir.finite import check_finite
+from lpcompile.ir.graph import LpGraph
+from lpcompile.pipeline import PassContext, Pipeline, Progress, no_progress
+from lpcompile.plan import ActivationPlan
+from lpcompile.prepared import Preparation
+from lpcompile.provenance import located, sha256_of
+from lpcompile.quant.fit import GRANULARITIES
+from lpcompile.report.document import versions
+from lpcompile.runtime.execution import observer, run_once
+from lpcompile.runtime.patched import PatchedModel
+from lpcompile.target import Options
+
+FLOAT_PASSES = "widen-float16,fold-constants,canonicalize,fold-batchnorm"
+ACTIVATION_FORMATS = ("uint8", "uint4")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a model.
+
+    Attributes:
+        methods: names or paper labels, see `analysis.sensitivity`; layers are sorted by the first.
+        format: number format of the weights.
+        granularity: of their scales, "tensor", "channel" or "group".
+        rule: of their scales, a rule that needs no data.
+        loss: one of LOSSES.
+        activations: "uint8" or "uint4" asks about activations as well; "" does not.
+        samples: most samples to use; None: all.
+        labels: name of an array of labels in the data.
+        draws: of the loss's random numbers for each sample.
+        seed: of these.
+        threads: of the runtime; 0: its own choice.
+        input_shapes: concrete shapes of inputs.
+    """
+
+    methods: Sequence[str] = ("fisher",)
+    format: str = "int4"
+    granularity: str = "channel"
+    rule: str = "mse"
+    loss: str = "auto"
+    activations: str = ""
+    samples: int | None = None
+    labels: str | None = None
+    draws: int = 4
+    seed: int = 0
+    threads: int = 0
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None
+
+    def checked(self) -> "Question":
+        """The same with canonical names.
+
+        Raises:
+            InputError: an unknown name, or a number out of range.
+        """
+        for what, value, known in (
+            ("loss", self.loss, LOSSES),
+            ("granularity", self.granularity, GRANULARITIES),
+            ("activation format", self.activations, ("", *ACTIVATION_FORMATS)),
+        ):
+            if value not in known:
+                raise InputError(
+                    f"there is no {what} '{value}'", hint=f"choose from {', '.join(filter(None, known))}"
+                )
+        if self.draws < 1 or (self.samples is not None and self.samples < 1):
+            raise InputError("draws and samples are at least 1", hint="4 draws and 64 samples are usual")
+        fmt = resolve(self.format)
+        if self.granularity == "group" and not has_group_table(fmt):
+            raise InputError(f"{fmt.name} takes no group scales", hint="use --granularity channel")
+        methods = tuple(dict.fromkeys(method_named(m) for m in self.methods))
+        if not methods:
+            raise InputError("no method to apply", hint="for example --method fisher,measured")
+        return replace(self, methods=methods, format=fmt.name)
+
+
+def analyze_model(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    data: Any,
+    question: Question,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Answer a question as a document of plain values.
+
+    Args:
+        source: path, bytes or proto of a float model.
+        data: samples in any of their forms.
+        question: what is asked.
+        progress: called with (what, done, total).
+
+    Raises:
+        LpcompileError: of what the user gave.
+    """
+    start = time.perf_counter()
+    asked, shown = question.checked(), progress or no_progress
+    with located(source):
+        graph = io.load(source)
+        check_finite(graph)
+    calibration = _calibration(graph, data, asked)
+    warnings: list[str] = []
+    Preparation("ort", Options(input_shapes=dict(asked.input_shapes or {})), shown, warnings).convert(
+        graph, decides=True
+    )
+    context = PassContext(
+        run=run_once,
+        observe=_observe(asked, len(calibration.calls)),
+        target=registry.target("ort"),
+        calibration=calibration,
+        seed=asked.seed,
+        progress=shown,
+        warnings=warnings,
+    )
+    with located(source):
+        Pipeline(_passes(FLOAT_PASSES)).run(graph, context)
+        graph.infer_shapes()
+        activations = _activations(graph, context, asked) if asked.activations else {}
+        study = _study(graph, calibration, activations, asked, shown)
+        found = analyse(study, asked.methods)
+    return {
+        "schema": 1,
+        "model": {
+            "path": os.fspath(source) if isinstance(source, (str, os.PathLike)) else None,
+            "sha256": sha256_of(source),
+        },
+        "data": calibration.source,
+        "samples": _count(graph, calibration),
+        "per_sample_gradients": study.samples.per_sample,
+        "format": asked.format,
+        "granularity": asked.granularity,
+        "rule": asked.rule,
+        "activation_format": asked.activations or None,
+        "loss": found.loss or None,
+        "draws": asked.draws,
+        "seed": asked.seed,
+        "methods": list(asked.methods),
+        "layers": _layer_rows(graph, study, found.weights),
+        "activations": _rows(found.activations),
+        "correlation": _correlation(found, found.weights),
+        "activation_correlation": _correlation(found, found.activations),
+        "seconds": {k: round(v, 4) for k, v in found.seconds.items()},
+        "total_seconds": round(time.perf_counter() - start, 4),
+        "versions": versions(),
+        "warnings": [*dict.fromkeys([*warnings, *graph.notes, *found.warnings])],
+    }
+
+
+def _calibration(graph: LpGraph, data: Any, asked: Question) -> Calibration:
+    if data is None:
+        raise CalibrationError(
+            "there are no samples", hint="give them with --calibration-data; 64 samples are a good start"
+        )
+    specs = []
+    for v in graph.inputs:
+        if v.dtype is None:
+            raise UnsupportedOpError(
+                f"input '{v.name}' is not a tensor", hint="replace sequences and optionals by tensors"
+            )
+        specs.append(InputSpec(v.name, v.dtype, v.shape))
+    found = data if isinstance(data, Calibration) else load_samples(data, specs, asked.labels)
+    return found if asked.samples is None else _first(graph, found, asked.samples)
+
+
+def _first(graph: LpGraph, calibration: Calibration, most: int) -> Calibration:
+    """The first samples; a last batch is cut where its size is free."""
+    batched = batch_inputs(graph)
+    calls, labels, left = [], [], most
+    for i, call in enumerate(calibration.calls):
+        size = 1 if batched is None else len(call[batched[0]])
+        take = min(size, left)
+        if take <= 0:
+            break
+        cut = {k: v[:take] if batched is not None and k in batched else v for k, v in call.items()}
+        calls.append(cut)
+        labels += (
+            [calibration.labels[i][:take] if batched else calibration.labels[i]] if calibration.labels else []
+        )
+        left -= take
+    return replace(calibration, calls=calls, labels=labels)
+
+
+def _count(graph: LpGraph, calibration: Calibration) -> int:
+    batched = batch_inputs(graph)
+    return sum(1 if batched is None else len(call[batched[0]]) for call in calibration.calls)
+
+
+def _observe(asked: Question, calls: int) -> ObserveGraph:
+    return lambda graph, tensors: observer(graph, tensors, threads=asked.threads, calls=calls)
+
+
+def _passes(text: str) -> tuple[Any, ...]:
+    return tuple(registry.pass_class(name).configured(given) for name, given in registry.split_pipeline(text))
+
+
+def _activations(graph: LpGraph, context: PassContext, asked: Question) -> dict[str, ActivationPlan]:
+    """What the compiler would hold in integers, whatever it costs in time; the graph's plan stays as it is."""
+    copy = graph.copy()
+    text = f"quantize-activations{{cost=none,matmul=static,format={asked.activations}}}"
+    Pipeline(_passes(text), frozenset(graph.facts)).run(copy, context)
+    return dict(copy.plan.activations)
+
+
+def _study(
+    graph: LpGraph,
+    calibration: Calibration,
+    activations: Mapping[str, ActivationPlan],
+    asked: Question,
+    progress: Progress,
+) -> Study:
+    layers = [n.name for n in graph.layers() if n.inputs[1] is not None and n.inputs[1].dtype == np.float32]
+    labels = np.concatenate([np.atleast_1d(a) for a in calibration.labels]) if calibration.labels else None
+    samples = Samples.of(graph, layers, _observe(asked, 1), calibration.calls, labels)
+    outputs = [v.name for v in float_outputs(graph)]
+    return Study(
+        graph=graph,
+        layers=layers,
+        rounding=WeightRounding(asked.format, asked.granularity, asked.rule),
+        samples=samples,
+        # the runtime's full optimisation pays: a gradient graph runs for long
+        observe=_observe(asked, max(64, len(samples.calls))),
+        open_patched=lambda g, names: PatchedModel(g, names, outputs, threads=asked.threads),
+        activations=activations,
+        loss=asked.loss,
+        draws=asked.draws,
+        seed=asked.seed,
+        progress=progress,
+    )
+
+
+def _layer_rows(graph: LpGraph, study: Study, columns: Columns) -> list[dict[str, Any]]:
+    rows = []
+    for row in _rows(columns):
+        node = graph.node(row["name"])
+        weight = node.inputs[1]
+        assert weight is not None
+        error = study.errors[row["name"]]
+        rows.append(
+            {
+                "name": row["name"],
+                "op": node.op,
+                "weight_shape": list(weight.dims),
+                "macs": macs(node),
+                "weight_error": float(np.square(error, dtype=np.float64).sum()),
+                **{k: v for k, v in row.items() if k != "name"},
+            }
+        )
+    return rows
+
+
+def _rows(columns: Columns) -> list[dict[str, Any]]:
+    """One row a layer or tensor, the largest of the first column first."""
+    if not columns:
+        return []
+    first = next(iter(columns.values()))
+    names = sorted(first, key=lambda n: -first[n].value)
+    return [
+        {
+            "name": n,
+            "scores": {c: s[n].value for c, s in columns.items()},
+            "standard_errors": {c: s[n].error for c, s in columns.items()},
+        }
+        for n in names
+    ]
+
+
+def _correlation(found: Sensitivities, columns: Columns) -> dict[str, Any]:
+    return {"columns": list(columns), "spearman": found.correlations(columns)}
