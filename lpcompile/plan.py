@@ -44,7 +44,7 @@ class WeightPlan:
     """How the weights of one layer are stored.
 
     Attributes:
-        format: canonical format name; "lut4" where a table is to be learned; "float32" where the layer keeps its weights.
+        format: canonical format name; "lut4": a table is to be learned; "float32": the layer keeps its weights.
         granularity: "tensor", "channel" or "group<N>" (integer group scales, N inputs each).
         scale_rule: one of `quant.fit.RULES` or, per tensor or channel, of its LIMITED_RULES.
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.

@@ -110,11 +110,6 @@ class CoarseFit:
             min_scale=self._min_scale,
         )
 
-    def loss(self, tensor: QuantizedTensor) -> float:
-        """Weighted squared error."""
-        d = self.w - tensor.dequantize()
-        return float(np.einsum("ij,ij->j", d, d).astype(np.float64) @ self.importance.astype(np.float64))
-
     def _binned(self, size: int) -> Energies:
         if size not in self._energies:
             self._energies[size] = group_energies(self._relative, size, self.importance)

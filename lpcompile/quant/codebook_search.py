@@ -156,7 +156,8 @@ class _Search:
         if not grouped:
             step = step * np.float32(trial.format.max / _TOP)
         x = self._w / step
-        weight = self._h * (step * step)
+        relative = step / step.max()
+        weight = self._h * (relative * relative)
         if not grouped:
             return half_step_moments(x, weight, None), False
         assert isinstance(tensor.scales, QuantizedTensor)
@@ -167,7 +168,9 @@ class _Search:
 def weighted_loss(w: F32, tensor: QuantizedTensor, importance: F32) -> float:
     """Sum of importance (K,) times squared error."""
     d = w - tensor.dequantize()
-    return float(np.einsum("ij,ij->j", d, d).astype(np.float64) @ importance.astype(np.float64))
+    unit = float(2.0 ** np.frexp(np.abs(w).max(initial=0))[1])  # squares of tiny weights would be lost in float32
+    d /= np.float32(unit)
+    return float(np.einsum("ij,ij->j", d, d).astype(np.float64) @ importance.astype(np.float64)) * unit**2
 
 
 def half_step_moments(x: F32, weight: F32, multipliers: NDArray[np.uint8] | None) -> F64:

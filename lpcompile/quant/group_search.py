@@ -61,7 +61,7 @@ class Effort:
 
 
 THOROUGH = Effort()
-COARSE = Effort(log_step=0.06, finalists=1, few_groups=8, last_reach=0)  # to compare formats
+COARSE = Effort(log_step=0.06, finalists=1, few_groups=16, last_reach=3)  # to compare formats
 
 
 def search_groups(
@@ -173,10 +173,10 @@ class _Block:
         steps = sorted(range(-reach, reach + 1), key=abs)  # the guess wins a tie
         tried = np.clip(guess.reshape(-1) + np.array(steps)[:, None], 1, MULTIPLIERS).astype(np.uint8)
         found = np.empty(tried.shape, np.float32)
+        d, weighted = np.empty_like(quotients), np.empty_like(quotients)
         for m, errors_of in zip(tried, found, strict=True):
-            d = self._nearest.levels_at(keys, m)
-            np.subtract(quotients, d, out=d)
-            np.einsum("ij,ij->j", d, d * self._importance, out=errors_of)
+            np.subtract(quotients, self._nearest.levels_at(keys, m, d), out=d)
+            np.einsum("ij,ij->j", d, np.multiply(d, self._importance, out=weighted), out=errors_of)
         pick = found.argmin(axis=0)
         columns = np.arange(len(pick))
         loss = found[pick, columns] * (divisors * divisors)

@@ -25,6 +25,7 @@ TABLES = (
     "four_bit",
     "groups",
     "tuning",
+    "candidates",
     "compile_time",
     "startup",
     "determinism",
