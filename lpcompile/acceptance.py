@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lpcompile.analysis.inputs import InputSpec
 from lpcompile.errors import PipelineError, TargetError
-from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import format_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.target import MACHINE_OPTIONS, Options, Target
 
@@ -39,7 +39,7 @@ def check_weight_formats(target: Target, formats: Sequence[str]) -> None:
     if target.rules.expands_weights:
         return
     for name in formats:
-        support = target.supports("Conv", resolve(name))
+        support = target.supports("Conv", format_of(name))
         if not support.yes:
             raise TargetError(
                 support.reason,

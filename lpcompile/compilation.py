@@ -160,7 +160,10 @@ class Compilation:
             "target": self.target_name,
             "recipe": prepared.recipe.name,
             "warnings": list(dict.fromkeys(self.warnings)),
-            "assumptions": [GENERATED_ASSUMPTION] if prepared.generated else [],
+            "assumptions": [
+                *([GENERATED_ASSUMPTION] if prepared.generated else []),
+                *document.mac_assumptions(totals),
+            ],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],
             "totals": totals,

@@ -16,11 +16,12 @@ import numpy as np
 
 from lpcompile.errors import DecisionsError, FormatError
 from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
-from lpcompile.quant.fit import RULES
+from lpcompile.quant.fit import LIMITED_RULES, RULES
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
@@ -157,7 +158,7 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
     given = {k: str(table[k]) for k in WEIGHT_KEYS if k in table and k != "codebooks"}
     weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books))
     if kernel is not Kernel.FLOAT:
-        resolve(weight.format)
+        format_of(weight.format)
         _check_words(name, weight)
     return LayerPlan(
         kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", ""))
@@ -165,7 +166,11 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
 
 
 def _check_words(name: str, weight: WeightPlan) -> None:
-    for key, known in (("scale_rule", RULES), ("scale_format", SCALE_FORMATS), ("rounding", ROUNDINGS)):
+    for key, known in (
+        ("scale_rule", (*RULES, *LIMITED_RULES)),
+        ("scale_format", SCALE_FORMATS),
+        ("rounding", ROUNDINGS),
+    ):
         value = getattr(weight, key)
         if value not in known:
             raise DecisionsError(
@@ -253,4 +258,4 @@ def _unpacked(node: Node, weight: WeightPlan) -> str:
         return "they are no matrix"
     inputs = value.dims[0]
     books = bool(weight.codebooks)
-    return block_matmul.obstacle(resolve(weight.format), weight.granularity, inputs, codebooks=books)
+    return block_matmul.obstacle(format_of(weight.format), weight.granularity, inputs, codebooks=books)

@@ -22,6 +22,7 @@ LpcompileError                    exit 1   the root; raised itself for nothing
 └── PassError                     exit 1   a pass broke its promise: our bug
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -107,9 +108,27 @@ class EncodingError(TargetError):
 
 
 class BudgetError(LpcompileError):
-    """A bound that was asked for was not met."""
+    """A bound that was asked for was not met.
+
+    Args:
+        message: one line, which bound.
+        hint: one line, how to mend it.
+        where: the file, node or option at fault.
+        nearest: by name of the bounded quantity, the values of the nearest point that can be reached.
+    """
 
     exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        where: str | None = None,
+        nearest: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, where=where)
+        self.nearest = dict(nearest or {})
 
 
 class PipelineError(LpcompileError):

@@ -44,9 +44,9 @@ class WeightPlan:
     """How the weights of one layer are stored.
 
     Attributes:
-        format: canonical format name, or "float32" where the layer keeps its weights.
+        format: canonical format name; "lut4": a table is to be learned; "float32": the layer keeps its weights.
         granularity: "tensor", "channel" or "group<N>" (integer group scales, N inputs each).
-        scale_rule: absmax, percentile, mse, maxent, l1norm or output-mse.
+        scale_rule: one of `quant.fit.RULES` or, per tensor or channel, of its LIMITED_RULES.
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
         rounding: how codes are chosen ("nearest").
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.

@@ -7,8 +7,8 @@ from lpcompile import registry
 from lpcompile.acceptance import check_weight_formats
 from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
 from lpcompile.decisions import Decisions
-from lpcompile.formats.base import resolve
 from lpcompile.formats.group import has_group_table
+from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
 from lpcompile.target import Options, Target
@@ -69,10 +69,10 @@ def _with_assignment(
     if ASSIGN in names or ROUND not in names or not wanted:
         return named
     at = names.index(ROUND)
-    fmt = resolve(options.weight_format or named[at][1].get("format", WIDE))
-    if fmt.bits > 4 and not options.layer_formats:
+    fmt = planned_name(options.weight_format or named[at][1].get("format", WIDE))
+    if format_of(fmt).bits > 4 and not options.layer_formats:
         return named
-    formats = fmt.name if fmt.name == WIDE else f"{fmt.name}+{WIDE}"
+    formats = fmt if fmt == WIDE else f"{fmt}+{WIDE}"
     return [*named[:at], (ASSIGN, {"formats": formats}), *named[at:]]
 
 
@@ -100,8 +100,8 @@ def _weight_options(
     if given.get("granularity") == "group" and not target.rules.group_scales:
         extra["granularity"] = "channel"
     if options.weight_format and not assigns:
-        fmt = resolve(options.weight_format)
-        extra["format"] = fmt.name
+        fmt = format_of(options.weight_format)
+        extra["format"] = planned_name(options.weight_format)
         grouped = given.get("granularity") == "group"
         if grouped and not has_group_table(fmt):
             extra["granularity"] = "channel"  # 8-bit formats and formats without an int8 image

@@ -256,6 +256,7 @@ class Target(ABC):
         *,
         group_size: int = 0,
         machine: str | None = None,
+        resident: bool = True,
     ) -> float:
         """Energy of a layer on a machine before anything is lowered, for comparing formats by; pJ a call.
 
@@ -265,6 +266,7 @@ class Target(ABC):
             activation_bits: of its input.
             group_size: inputs that share an integer group scale; 0: none.
             machine: name or path; None takes the target's own.
+            resident: whether the weights of the network fit the machine together; else each call loads them.
 
         Raises:
             TargetError: the target knows no energies, or the layer does not run on its machine.

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.formats.base import resolve
 from lpcompile.formats.group import has_group_table
+from lpcompile.formats.planned import format_of, planned_name, short_name
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.records import PassReport
 
-RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
@@ -47,7 +47,7 @@ class QuantizeWeights(Pass):
 
     def __post_init__(self) -> None:
         for key, value, known in (
-            ("rule", self.rule, RULES),
+            ("rule", self.rule, (*RULES, *LIMITED_RULES)),
             ("granularity", self.granularity, GRANULARITIES),
             ("rounding", self.rounding, ROUNDINGS),
             ("scale-format", self.scale_format, SCALE_FORMATS),
@@ -56,7 +56,9 @@ class QuantizeWeights(Pass):
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         if self.group_size < 2:
             raise ValueError(f"option 'group-size' is at least 2, not {self.group_size}")
-        fmt = resolve(self.format)
+        fmt = format_of(self.format)
+        if self.granularity == "group" and self.rule in LIMITED_RULES:
+            raise ValueError(f"rule '{self.rule}' is for scales per tensor or channel")
         if self.granularity == "group" and not has_group_table(fmt):
             raise ValueError(
                 f"{fmt.name} takes no integer group scales (they need an int8 image and at most 4 bits)"
@@ -80,7 +82,8 @@ class QuantizeWeights(Pass):
                     continue
                 w = layer.weight
                 found = "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f} dB"
-                report.change(node, f"{w.format}, {w.granularity}, {w.scale_rule}, {w.rounding}", after=found)
+                name = short_name(w.format)
+                report.change(node, f"{name}, {w.granularity}, {w.scale_rule}, {w.rounding}", after=found)
         for node in graph.layers():
             layer = graph.plan.layers.get(node.name, LayerPlan())
             if layer.kernel is Kernel.FLOAT:
@@ -95,4 +98,5 @@ class QuantizeWeights(Pass):
     def planned_weights(self) -> WeightPlan:
         """How layers that bring no decision of their own are stored."""
         granularity = f"group{self.group_size}" if self.granularity == "group" else self.granularity
-        return WeightPlan(resolve(self.format).name, granularity, self.rule, self.scale_format, self.rounding)
+        name = planned_name(self.format)
+        return WeightPlan(name, granularity, self.rule, self.scale_format, self.rounding)

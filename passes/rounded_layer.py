@@ -11,11 +11,12 @@ from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.rounding_loss import column_energy, output_sqnr_db, ratio_db
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import LEARNED, format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
-from lpcompile.quant.fit import fit
+from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
@@ -62,9 +63,7 @@ def rounded_layer(
         decided = replace(decided, scale_rule="mse")
     kernel, reason = _kernel(layer, decided, rows.shape[1])
     grouped = decided.granularity.startswith("group")
-    tensor = fit(
-        rows,
-        resolve(decided.format),
+    fitting = Fitting(
         granularity="group" if grouped else decided.granularity,
         group_size=int(decided.granularity.removeprefix("group")) if grouped else 0,
         rule=decided.scale_rule,
@@ -72,6 +71,11 @@ def rounded_layer(
         importance=moments,
         min_scale=least_scale(graph, node, kernel),
     )
+    if decided.format == LEARNED:
+        tensor = fit_codebook(rows, fitting)
+        decided = replace(decided, format=tensor.format.name)
+    else:
+        tensor = fitting.fit(rows, resolve(decided.format))
     if grouped and not tensor.has_integer_groups:
         decided = replace(decided, granularity="channel")  # one group a row
     if decided.rounding == "kernel-sums":
@@ -116,7 +120,7 @@ def _input_step(graph: LpGraph, node: Node, kernel: Kernel) -> float:
 
 def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, str]:
     """The planned kernel, or one that can hold the weights exactly."""
-    fmt = resolve(weight.format)
+    fmt = format_of(weight.format)
     if layer.kernel is Kernel.NBITS:
         books = bool(weight.codebooks)
         if reason := block_matmul.obstacle(fmt, weight.granularity, inputs, codebooks=books):

@@ -1,6 +1,7 @@
 """Energy of a layer before anything is lowered, for choosing formats: events of its shape, priced as those of a run.
 
-Assumed, where only the whole network would tell: weights stay on the machine; a layer is cut into `STRIPS` strips on as
+Assumed, where only the whole network would tell: weights stay on the machine unless told otherwise (where they do not,
+loading them for every call outweighs all else); a layer is cut into `STRIPS` strips on as
 many cores, so windows overlap that often and leakage counts a `STRIPS`-th of its time; its cores are the nearer half of
 the mesh; input and output lie in the global buffer; input and weight planes have the machine's own densities; every
 format uses its whole range. Left out, because no format changes them: DRAM at the edges, instructions, elementwise work
@@ -49,6 +50,7 @@ def layer_energy(
     activation_bits: int,
     *,
     group_size: int = 0,
+    resident: bool = True,
 ) -> LayerEnergy:
     """Events and energy of a layer.
 
@@ -58,6 +60,7 @@ def layer_energy(
         fmt: of its weights.
         activation_bits: input planes.
         group_size: inputs that share an integer group scale; 0: none.
+        resident: whether weights stay; else they are written for every call.
 
     Raises:
         TargetError: the format has no int8 image, or sizes of the layer are symbolic.
@@ -71,6 +74,8 @@ def layer_energy(
     planes, g = planes_of_format(fmt, group_size), Geometry.of(machine)
     if layer.group == 1:
         on_arrays = _matrix(machine, g, layer.rows, layer.inputs, layer.outputs, planes, activation_bits)
+        if not resident:
+            on_arrays[0].update(_loading(machine, g, layer.inputs, layer.outputs, planes))
         return _priced(machine, _with_moves(machine, g, layer, planes, on_arrays[0]), on_arrays[1])
     each = min(layer.group, max(1, g.block_rows // layer.inputs))  # groups that stand in one matrix
     matrix = _matrix(
@@ -82,6 +87,10 @@ def layer_energy(
         planes,
         activation_bits,
     )
+    if not resident:
+        matrix[0].update(
+            _loading(machine, g, layer.inputs * each, layer.outputs // layer.group * each, planes)
+        )
     times = layer.group / each
     arrays = Counter({event: n * times for event, n in matrix[0].items()})
     options = [(arrays, matrix[1] * times)]
@@ -136,6 +145,26 @@ def _matrix(
     return counts, float(steps * foot.pages * step_cycles(machine, width))
 
 
+def _loading(
+    machine: MachineDescription, g: Geometry, rows: int, outputs: int, planes: PlaneSet
+) -> Counter[Event]:
+    """Events of writing (rows, outputs) weights, with a flag for every column of a block."""
+    count = len(planes.coefficients)
+    bits = count * outputs * (rows + math.ceil(rows / g.block_rows))
+    return Counter(
+        {
+            Event.CELL_WRITE: float(count * outputs * rows),
+            Event.DRAM_BIT: float(bits),
+            Event.BYTE_HOP: bits / 8 * _mean_hops(g),
+        }
+    )
+
+
+def _mean_hops(g: Geometry) -> float:
+    near = sorted(g.hops)[: max(1, len(g.hops) // 2)]
+    return sum(near) / len(near)
+
+
 def _inverted_share(g: Geometry, rows: int, density: float) -> float:
     """Share of columns that are stored inverted: more ones than a converter tells, ones being independent."""
     if g.most_ones is None or rows <= g.most_ones:
@@ -158,14 +187,13 @@ def _with_moves(
         pieces = math.ceil(Footprint.of(g, layer.inputs, layer.outputs, planes).macros / g.macros)
     loaded = pieces * layer.input_elements * _overlap(layer)
     read = min(loaded, float(pieces * layer.rows * layer.inputs * layer.group))
-    near = sorted(g.hops)[: max(1, len(g.hops) // 2)]
     moves = Counter(
         {
             Event.GLOBAL_READ: loaded,
             Event.GLOBAL_WRITE: float(sums),
             Event.LOCAL_WRITE: loaded + 4.0 * sums + sums,
             Event.LOCAL_READ: read + 4.0 * sums + sums,
-            Event.BYTE_HOP: (loaded + sums) * sum(near) / len(near),
+            Event.BYTE_HOP: (loaded + sums) * _mean_hops(g),
             Event.REQUANTIZE: float(sums),
         }
     )

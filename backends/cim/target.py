@@ -63,13 +63,16 @@ class CimTarget(Target):
         *,
         group_size: int = 0,
         machine: str | None = None,
+        resident: bool = True,
     ) -> float:
         """An estimate by shape alone; what it assumes stands in `layer_energy.py`."""
         support = self.supports(layer.op, weight_format)
         if not support.yes:
             raise TargetError(support.reason, hint="layers on the host have no energy of the machine")
         found = _machine(machine or DEFAULT_MACHINE)
-        return layer_energy(found, layer, weight_format, activation_bits, group_size=group_size).energy_pj
+        return layer_energy(
+            found, layer, weight_format, activation_bits, group_size=group_size, resident=resident
+        ).energy_pj
 
     def supports_elementwise(self, op: str, opset: int) -> Support:
         """Moves, clamps, sums, products, pools, and functions of one activation by table."""

@@ -6,9 +6,10 @@
 The coefficients are those of the set `acev2/int-linear`; the paper's own table was not at hand, so a figure is named by
 the set. Floats count with their width, 32 or 16. An integer meets a float as a float.
 
-Energies are those of [horowitz2014] for additions and multiplications, of the ShiftAddNet and DeepShift tables for
-shifts; integer widths that are not listed lie on the line of 3.1 fJ a unit of ACEv2, which fits the listed ones within
-3.0 to 4.1 fJ. Unlike ACEv2 they charge the accumulation of a MAC: 32 bits, or the width of floats.
+Energies are those of [horowitz2014] for additions and multiplications, of [you2020] and [elhoushi2021] for shifts,
+quoted and not checked again; integer widths that are not listed lie on the line of 3.1 fJ a unit of ACEv2, which fits
+the listed ones within 3.0 to 4.1 fJ. Unlike ACEv2 they charge the accumulation of a MAC: 32 bits, or the width of
+floats.
 """
 
 from dataclasses import dataclass

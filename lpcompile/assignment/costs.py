@@ -35,11 +35,13 @@ class Setting:
         target: its rules, tables and energies; None: an `ort`-like target that knows neither time nor energy.
         machine: name or path of a machine; None takes the target's own.
         emit: form of the model.
+        resident: whether all weights fit the machine together.
     """
 
     target: Target | None = None
     machine: str | None = None
     emit: str = "functions"
+    resident: bool = True
 
     @property
     def dyadic(self) -> bool:
@@ -89,6 +91,7 @@ def _energy_pj(layer: LayerFacts, held: LayerFormat, where: Setting) -> float:
         held.activation_bits,
         group_size=held.group_size if grouped else 0,
         machine=where.machine,
+        resident=where.resident,
     )
 
 

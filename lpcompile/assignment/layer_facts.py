@@ -5,7 +5,8 @@ from math import ceil, prod
 
 from lpcompile.analysis.macs import layer_shape, macs_of_call
 from lpcompile.errors import FormatError
-from lpcompile.formats.base import NumberFormat, resolve
+from lpcompile.formats.base import NumberFormat
+from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.ir.store import Shape
 from lpcompile.plan import Kernel, WeightPlan
@@ -65,7 +66,7 @@ class LayerFormat:
         Raises:
             FormatError: there is none of that name.
         """
-        return None if self.weight.format in FLOAT_BITS else resolve(self.weight.format)
+        return None if self.weight.format in FLOAT_BITS else format_of(self.weight.format)
 
     @property
     def weight_bits(self) -> int:

@@ -30,6 +30,13 @@ from lpcompile.formats.base import resolve
 
 POSIT, FIXED = "posit4", "fixp4"
 PAPER_OVERHEAD = 0.0019  # of [azizi2023], average over its networks: shown beside ours, used in no figure
+ASSUMPTIONS = (
+    {
+        "what": "the MAC energy of posit4 against fixp4 is that of counted cells (full adders, multiplier cells, "
+        "multiplexers, registers) at averages of published 45 nm figures; no wires, no clock, a decoder a MAC",
+        "source": "assumed: [horowitz2014], shifts of [you2020] and [elhoushi2021], registers of [hwcomponents]",
+    },
+)
 _SHIFT_STAGES = 3  # e in 0..4
 _DECODER_GATES = 11
 
@@ -41,7 +48,7 @@ class CellEnergies:
     Attributes:
         full_adder: 32-bit addition, 0.1 pJ, a bit [horowitz2014].
         multiplier_cell: 8 by 8 multiplication, 0.2 pJ, over 64 cells [horowitz2014].
-        multiplexer: 16-bit shift, 0.057 pJ, over 4 stages of 16 (tables of ShiftAddNet and DeepShift).
+        multiplexer: 16-bit shift, 0.057 pJ, over 4 stages of 16 [you2020, elhoushi2021].
         register: a bit, 9 fJ (Aladdin at 40 nm by way of [hwcomponents]); 0 leaves registers out.
     """
 

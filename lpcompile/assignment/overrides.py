@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lpcompile.errors import PipelineError
-from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import planned_name
 from lpcompile.plan import WeightPlan
 
 GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
@@ -56,7 +56,7 @@ def parse_overrides(texts: Iterable[str]) -> list[Override]:
             compiled = re.compile(pattern)
         except re.error as error:
             raise PipelineError(f"'{pattern}' is no regular expression: {error}", hint=_HINT) from error
-        fmt = FLOAT if name in (FLOAT, "float") else resolve(name).name
+        fmt = FLOAT if name in (FLOAT, "float") else planned_name(name)
         found.append(Override(compiled, fmt, granularity))
     return found
 

@@ -18,6 +18,7 @@ FAMILIES = (
     "casting",
     "convolution",
     "einsum",
+    "fake_quantise",
     "gathering",
     "joining",
     "matrix",
@@ -26,6 +27,7 @@ FAMILIES = (
     "norms",
     "pooling",
     "powers",
+    "recurrent",
     "reductions",
     "resize",
     "selection",
@@ -41,6 +43,8 @@ STOPS = frozenset({
     "RandomNormalLike",
     "RandomUniform", "RandomUniformLike", "Range", "Round", "Shape", "Sign", "Size", "Unique", "Xor",
 })  # fmt: skip
+# Operators whose integer outputs carry gradients: those of the numbers that were rounded.
+ROUNDINGS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 _RULES: dict[tuple[str, str], Rule] = {}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lpcompile.autodiff.builder import GradientBuilder
-from lpcompile.autodiff.registry import rule_of, stops
+from lpcompile.autodiff.registry import ROUNDINGS, rule_of, stops
 from lpcompile.errors import GradientError
 from lpcompile.ir.bodies import captured_names
 from lpcompile.ir.dtypes import is_float
@@ -83,7 +83,7 @@ def _reached(order: Sequence[Node], wanted: set[str]) -> set[str]:
     found = set(wanted)
     for node in order:
         if _read(node) & found:
-            found |= {o.name for o in node.outputs if o is not None and _carries(o)}
+            found |= {o.name for o in node.outputs if o is not None and _carries(node, o)}
     return found
 
 
@@ -93,8 +93,8 @@ def _read(node: Node) -> set[str]:
     return captured | {i.name for i in node.inputs if i is not None}
 
 
-def _carries(value: Value) -> bool:
-    return value.dtype is None or is_float(value.dtype)
+def _carries(node: Node, value: Value) -> bool:
+    return value.dtype is None or is_float(value.dtype) or (node.op in ROUNDINGS and not node.domain)
 
 
 def _backward(

@@ -101,7 +101,10 @@ def _hint(name: str) -> str:
             "sc4 and sc8 are labels of the scale, not formats: use 'posit4', the scale takes the divisor in"
         )
     if name.startswith("lut4"):
-        return "a learned codebook is 'lut4:' and 32 hexadecimal digits: 16 int8 values in code order"
+        return (
+            "a learned codebook is 'lut4:' and 32 hexadecimal digits: 16 int8 values in code order; "
+            "as --weight-format 'lut4' alone has one learned for each layer"
+        )
     near = difflib.get_close_matches(name, format_names(), n=3)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"

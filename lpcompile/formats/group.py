@@ -104,9 +104,10 @@ class GroupNearest:
         found: NDArray[np.intp] = key.astype(np.intp)
         return found
 
-    def levels_at(self, keys: NDArray[np.intp], m: U8) -> F32:
+    def levels_at(self, keys: NDArray[np.intp], m: U8, out: F32 | None = None) -> F32:
         """Levels of row m for keys of values; m is broadcastable to them."""
-        return np.take(self._levels, keys + (m.astype(np.intp) * _KEYS + _KEYS // 2))
+        at = keys + (m.astype(np.intp) * _KEYS + _KEYS // 2)
+        return np.take(self._levels, at, out=out, mode="clip")
 
     def _keys(self, x: F32, m: U8) -> NDArray[np.intp]:
         twice = np.clip(x + x, np.float32(-256), np.float32(256))

@@ -75,21 +75,6 @@ def group_energies(relative: F32, size: int, importance: F32) -> Energies:
     return _shares(found.astype(np.float32).reshape(bundles, 2 * BINS, LANES), energy)
 
 
-def merged(energies: Energies, columns: int) -> Energies:
-    """Neighbouring groups added in pairs within runs of `columns` groups; the last of an odd run stays alone."""
-    bundles, bins, _ = energies.shares.shape
-    groups = energies.energy.size
-    factor = np.zeros(bundles * LANES, np.float32)
-    factor[:groups] = energies.energy / np.float32(_ENERGY_STEPS)
-    weighted = (energies.shares * factor.reshape(bundles, 1, LANES)).transpose(1, 0, 2).reshape(bins, -1)
-    starts = np.arange(0, columns, 2)
-    added = np.add.reduceat(weighted[:, :groups].reshape(bins, -1, columns), starts, axis=2).reshape(bins, -1)
-    energy = np.add.reduceat(energies.energy.reshape(-1, columns), starts, axis=1).reshape(-1)
-    padded = np.zeros((bins, -(-energy.size // LANES) * LANES), np.float32)
-    padded[:, : energy.size] = added
-    return _shares(np.ascontiguousarray(padded.reshape(bins, -1, LANES).transpose(1, 0, 2)), energy)
-
-
 def _shares(weighted: F32, energy: F32) -> Energies:
     steps = np.zeros(len(weighted) * LANES, np.float32)
     alive = energy > np.float32(1e-30)
@@ -106,6 +91,14 @@ def errors(energies: Energies, psi: F32) -> F32:
     curve = curve[:, : energies.energy.size]
     curve *= energies.energy * np.float32(1 / (_ENERGY_STEPS * _PSI_STEPS))
     return curve
+
+
+def paired(curve: F32, groups: int) -> F32:
+    """Errors (P, R * ceil(groups / 2)) of groups joined in pairs within rows of `groups`; an odd last one stays."""
+    rows = curve.reshape(len(curve), -1, groups)
+    joined = rows[:, :, ::2].copy()
+    joined[:, :, : groups // 2] += rows[:, :, 1::2]
+    return joined.reshape(len(curve), -1)
 
 
 @lru_cache(maxsize=1)
@@ -129,5 +122,5 @@ def relative_errors(levels: Nearest, scales: F64) -> F32:
     quotients = magnitudes[None] / scales[:, None, None]
     both = np.concatenate([quotients, -quotients], axis=1).astype(np.float32)
     lost: NDArray[np.float32] = 1 - levels.round_block(both.reshape(-1)).reshape(both.shape) / both
-    psi: F32 = np.minimum((lost * lost).mean(axis=2), np.float32(4))  # above 1 only where zero is no level
-    return np.rint(psi * np.float32(_PSI_STEPS))
+    psi = np.minimum((lost * lost).mean(axis=2), np.float32(4))  # above 1 only where zero is no level
+    return np.asarray(np.rint(psi * np.float32(_PSI_STEPS)), np.float32)

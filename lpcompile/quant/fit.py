@@ -1,23 +1,29 @@
 """Quantise a weight matrix: scales by a rule, stored in their own format first, then the nearest codes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from lpcompile.errors import CalibrationError, FormatError
-from lpcompile.formats.arrays import F32, F64
+from lpcompile.formats.arrays import F32, F64, U8
 from lpcompile.formats.base import NumberFormat, resolve
-from lpcompile.formats.group import group_unit, has_group_table, max_group_multiplier
+from lpcompile.formats.group import MULTIPLIERS, group_unit, has_group_table, max_group_multiplier
 from lpcompile.formats.nearest import Nearest, nearest_of
 from lpcompile.quant import scales as rules
 from lpcompile.quant.granularity import PerAxis, PerGroup, PerTensor
-from lpcompile.quant.group_search import GroupFit, encode_groups, group_absmax_scale, search_groups
+from lpcompile.quant.group_search import encode_groups, group_absmax_scale, search_groups
 from lpcompile.quant.qtensor import GROUP_SCALE_FORMAT, QuantizedTensor, image_scales
-from lpcompile.quant.stored_scales import scale_grid
+from lpcompile.quant.stored_scales import ScaleGrid, scale_grid
 
 RULES = ("absmax", "percentile", "mse", "maxent", "l1norm", "output-mse")
+LIMITED_RULES = (
+    "power-of-two",
+    "fixed",
+)  # of the scale itself; per tensor or channel, stored as float32 or 8 bits
 GRANULARITIES = ("tensor", "channel", "group")
+GroupSearch = Callable[[ScaleGrid, F64], tuple[F32, U8]]
 _SEARCHED = ("mse", "output-mse")
 _ABOVE = 1 + 1e-6  # keeps a floor through the rounding of a product to float32
 _DAMPING = 0.01  # of the mean importance: no input is wholly unimportant
@@ -25,15 +31,21 @@ _DAMPING = 0.01  # of the mean importance: no input is wholly unimportant
 
 @dataclass(frozen=True)
 class _Rule:
-    """A scale rule by its name, with the importance that belongs to it."""
+    """A scale rule by its name, with the importance that belongs to it, or scales that were found elsewhere."""
 
     name: str
     importance: F32 | None
+    found: F64 | None = None
 
-    def scales(self, w: F32, levels: Nearest) -> F64:
-        """(R,) scales of (R, K) weights; 0 for rows of zeros."""
+    def scales(self, w: F32, levels: Nearest, unit: float) -> F64:
+        """(R,) scales of `levels` for (R, K) weights, a level times `unit` being a value of the format; 0 for zeros."""
+        if self.found is not None:
+            return self.found
         if self.name in _SEARCHED:
             return rules.mse(w, levels, self.importance)
+        if self.name in LIMITED_RULES:
+            limited = rules.power_of_two if self.name == "power-of-two" else rules.fixed
+            return limited(w, levels, unit, self.importance)
         simple = {
             "absmax": rules.absmax,
             "percentile": rules.percentile,
@@ -62,7 +74,7 @@ def fit(
         granularity: "tensor", "channel" or "group" (integer group scales; rows of one group only fall back to
             "channel").
         group_size: inputs a group.
-        rule: "absmax", "percentile", "mse", "maxent", "l1norm" or "output-mse".
+        rule: one of RULES or LIMITED_RULES.
         scale_format: of channel scales, "float32" or "ufloat8_e4m4"; a scale per tensor is float32.
         importance: (K,) second moments of the inputs, E[x_k^2], used by "output-mse".
         min_scale: (C,) least channel scales of the int8 image (of the format where it has none), so that an
@@ -73,17 +85,28 @@ def fit(
 
     Raises:
         FormatError: NaN, infinite or empty weights, negative ones for an unsigned format, an unknown rule,
-            granularity or scale format, no group table.
+            granularity or scale format, no group table, groups under a limited rule.
         CalibrationError: "output-mse" without usable second moments.
     """
     w = np.ascontiguousarray(w, np.float32)
     _check(w, fmt, rule, granularity)
-    weight = _importance(importance, w.shape[1]) if rule == "output-mse" else None
-    floor = np.zeros(len(w)) if min_scale is None else np.asarray(min_scale, np.float64) * _ABOVE
+    weight = damped_importance(importance, w.shape[1]) if rule == "output-mse" else None
+    floor = _floors(w, min_scale)
     if granularity == "group" and not has_group_table(fmt):
         max_group_multiplier(fmt)  # raises, with the reason
     if granularity == "group" and w.shape[1] > group_size:
-        return _fit_groups(w, fmt, group_size, _Rule(rule, weight), scale_format, floor / group_unit(fmt))
+        if rule not in _SEARCHED:
+            return _rule_groups(
+                w, fmt, group_size, _Rule(rule, weight), scale_format, floor / group_unit(fmt)
+            )
+        return fit_groups(
+            w,
+            fmt,
+            group_size,
+            lambda grid, floors: search_groups(w, fmt, group_size, grid, floors, weight),
+            scale_format=scale_format,
+            min_scale=min_scale,
+        )
     levels = layer_levels(fmt)
     if granularity == "tensor":
         flat = w.reshape(1, -1)
@@ -94,6 +117,71 @@ def fit(
         return _encode(w, fmt, levels, PerTensor(), scales.reshape(()))
     stored = _channel_scales(w, fmt, levels, _Rule(rule, weight), scale_format, floor / fmt.image_scale)
     return _encode(w, fmt, levels, PerAxis(0), stored)
+
+
+def fit_channels(
+    w: F32,
+    fmt: NumberFormat,
+    wanted: F64,
+    *,
+    scale_format: str,
+    importance: F32 | None,
+    min_scale: F32 | None,
+) -> QuantizedTensor:
+    """Quantise with channel scales that were found elsewhere; they are still rounded to what can be stored.
+
+    Args:
+        w: (C, K) float32, contiguous.
+        fmt: format of the codes.
+        wanted: (C,) scales of the int8 image (of the format where it has none); 0 for rows of zeros.
+        scale_format: of channel scales.
+        importance: (K,) weights of the squared errors.
+        min_scale: (C,) as in `fit`.
+    """
+    levels, floor = layer_levels(fmt), _floors(w, min_scale)
+    stored = _channel_scales(
+        w, fmt, levels, _Rule("mse", importance, wanted), scale_format, floor / fmt.image_scale
+    )
+    return _encode(w, fmt, levels, PerAxis(0), stored)
+
+
+def fit_groups(
+    w: F32,
+    fmt: NumberFormat,
+    size: int,
+    search: GroupSearch,
+    *,
+    scale_format: str,
+    min_scale: F32 | None,
+) -> QuantizedTensor:
+    """Quantise with integer group scales that `search` finds for a grid of scales (and their floors).
+
+    Args:
+        w: (C, K) float32, contiguous, K > size.
+        fmt: a format with a group table.
+        size: inputs a group.
+        search: from the grid of channel scales and (C,) floors to scales (C,) and multipliers (C, G).
+        scale_format: of channel scales.
+        min_scale: (C,) as in `fit`.
+    """
+    floors = _floors(w, min_scale) / group_unit(fmt)
+    levels = layer_levels(fmt)
+    largest = group_absmax_scale(w, fmt, size).max(axis=1) / MULTIPLIERS * rules.top_ratio(levels)
+    wanted = _usable(largest, floors, levels)
+    grid = scale_grid(scale_format, float(wanted.max()))
+    scales, m = search(grid, floors)
+    # Rows of zeros have no scale of their own.
+    scales = np.where(largest == 0, grid.at_least(wanted), scales)
+    return _grouped(w, fmt, size, grid, scales, m)
+
+
+def _grouped(w: F32, fmt: NumberFormat, size: int, grid: ScaleGrid, scales: F32, m: U8) -> QuantizedTensor:
+    stored = QuantizedTensor(m, resolve(GROUP_SCALE_FORMAT), PerAxis(0), grid.store(scales))
+    return QuantizedTensor(encode_groups(w, fmt, size, scales, m), fmt, PerGroup(size, 1), stored)
+
+
+def _floors(w: F32, min_scale: F32 | None) -> F64:
+    return np.zeros(len(w)) if min_scale is None else np.asarray(min_scale, np.float64) * _ABOVE
 
 
 @lru_cache(maxsize=256)
@@ -123,7 +211,7 @@ def _channel_scales(
 ) -> F32 | QuantizedTensor:
     """Stored scales (R,) in units of the format, by a rule, not below the floors."""
     unit = fmt.image_scale
-    wanted = _usable(rule.scales(w, levels) / unit, floors, levels)
+    wanted = _usable(rule.scales(w, levels, unit) / unit, floors, levels)
     grid = scale_grid(scale_format, float(wanted.max()))
     chosen = grid.at_least(wanted)
     if rule.name in _SEARCHED and scale_format != "float32":
@@ -152,32 +240,17 @@ def _usable(wanted: F64, floors: F64, levels: Nearest) -> F64:
     return np.clip(np.maximum(wanted, floors), rules.SMALLEST_SCALE, 1 / rules.SMALLEST_SCALE)
 
 
-def _fit_groups(
+def _rule_groups(
     w: F32, fmt: NumberFormat, size: int, rule: _Rule, scale_format: str, floors: F64
 ) -> QuantizedTensor:
-    limits = group_absmax_scale(w, fmt, size)
-    most = max_group_multiplier(fmt)
+    """Group scales by a rule without search, each rounded up to a multiple of the channel's."""
     levels = layer_levels(fmt)
-    if rule.name in _SEARCHED:
-        largest = limits.max(axis=1) / most * rules.top_ratio(levels)
-    else:
-        limits = _rule_by_group(w, fmt, size, rule, levels, limits)
-        largest = limits.max(axis=1) / most
-    wanted = _usable(largest, floors, levels)
+    limits = _rule_by_group(w, fmt, size, rule, levels, group_absmax_scale(w, fmt, size))
+    wanted = _usable(limits.max(axis=1) / MULTIPLIERS, floors, levels)
     grid = scale_grid(scale_format, float(wanted.max()))
-    if rule.name in _SEARCHED:
-        found = search_groups(w, fmt, size, grid, floors, rule.importance)
-        # Rows of zeros have no scale of their own.
-        dead = largest == 0
-        found = GroupFit(np.where(dead, grid.at_least(wanted), found.scales), found.multipliers, found.codes)
-    else:
-        scales = grid.at_least(wanted)
-        m = np.clip(np.ceil(limits / scales[:, None] - 1e-6), 1, most).astype(np.uint8)
-        found = GroupFit(scales, m, encode_groups(w, fmt, size, scales, m))
-    multipliers = QuantizedTensor(
-        found.multipliers, resolve(GROUP_SCALE_FORMAT), PerAxis(0), grid.store(found.scales)
-    )
-    return QuantizedTensor(found.codes, fmt, PerGroup(size, 1), multipliers)
+    scales = grid.at_least(wanted)
+    m = np.clip(np.ceil(limits / scales[:, None] - 1e-6), 1, MULTIPLIERS).astype(np.uint8)
+    return _grouped(w, fmt, size, grid, scales, m)
 
 
 def _rule_by_group(w: F32, fmt: NumberFormat, size: int, rule: _Rule, levels: Nearest, limits: F64) -> F64:
@@ -187,7 +260,9 @@ def _rule_by_group(w: F32, fmt: NumberFormat, size: int, rule: _Rule, levels: Ne
     groups = limits.shape[1]
     padded = np.zeros((len(w), groups * size), np.float32)
     padded[:, : w.shape[1]] = w
-    wanted = rule.scales(padded.reshape(-1, size), levels).reshape(limits.shape) / fmt.image_scale
+    wanted = (
+        rule.scales(padded.reshape(-1, size), levels, fmt.image_scale).reshape(limits.shape) / fmt.image_scale
+    )
     return np.minimum(wanted, limits)
 
 
@@ -196,8 +271,13 @@ def _check(w: F32, fmt: NumberFormat, rule: str, granularity: str) -> None:
         raise FormatError(f"weights must be (C_out, K), not of shape {w.shape}")
     if w.size == 0:
         raise FormatError(f"weights of shape {w.shape} are empty", hint="leave this layer in float")
-    if rule not in RULES:
-        raise FormatError(f"no scale rule is called {rule!r}", hint="use one of " + ", ".join(RULES))
+    if rule not in (*RULES, *LIMITED_RULES):
+        known = ", ".join((*RULES, *LIMITED_RULES))
+        raise FormatError(f"no scale rule is called {rule!r}", hint=f"use one of {known}")
+    if rule in LIMITED_RULES and granularity == "group":
+        raise FormatError(
+            f"scale rule {rule!r} does not go with group scales", hint="use granularity 'channel' or 'tensor'"
+        )
     if granularity not in GRANULARITIES:
         raise FormatError(
             f"no granularity is called {granularity!r}", hint="use one of " + ", ".join(GRANULARITIES)
@@ -208,7 +288,12 @@ def _check(w: F32, fmt: NumberFormat, rule: str, granularity: str) -> None:
         raise FormatError(f"{fmt.name} cannot hold negative weights", hint="use a signed format")
 
 
-def _importance(importance: F32 | None, columns: int) -> F32:
+def damped_importance(importance: F32 | None, columns: int) -> F32:
+    """(K,) what "output-mse" weights squared errors with: second moments, mean 1, none quite zero.
+
+    Raises:
+        CalibrationError: there are no usable second moments.
+    """
     if importance is None:
         raise CalibrationError(
             "scale rule 'output-mse' needs second moments of the inputs",

@@ -28,24 +28,10 @@ from lpcompile.quant.qtensor import image_scales
 from lpcompile.quant.scales import SMALLEST_SCALE, top_ratio
 from lpcompile.quant.stored_scales import ScaleGrid
 
-_BLOCK_ELEMENTS = 1 << 16
+_BLOCK_ELEMENTS = 1 << 17
 CURVE_LOW = 0.5  # least channel scale, relative to that of the row's largest magnitude
-_LOG_STEP = 0.03
-_FINALISTS = 4
-_FEW_GROUPS = 32
-_REACH = 1  # multipliers on either side of the curve's choice, for finalists
-_LAST_REACH = 4  # and around the winner
 
 Index = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class GroupFit:
-    """Channel scales (C,) on the grid, multipliers (C, G), codes (C, K)."""
-
-    scales: F32
-    multipliers: U8
-    codes: U8
 
 
 def group_absmax_scale(w: F32, fmt: NumberFormat, size: int) -> F64:
@@ -55,10 +41,33 @@ def group_absmax_scale(w: F32, fmt: NumberFormat, size: int) -> F64:
     return largest.astype(np.float64) / (_base_levels(fmt).top * group_unit(fmt))
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much of the search is exact.
+
+    Attributes:
+        log_step: of the curves.
+        finalists: channel scales whose error is computed exactly, and
+        few_groups: as many more as this holds groups: the curves of a few groups are rough.
+        reach: multipliers tried on either side of the curve's choice, and
+        last_reach: around the winner, with the scale that suits its codes best; 0 leaves that out.
+    """
+
+    log_step: float = 0.03
+    finalists: int = 4
+    few_groups: int = 32
+    reach: int = 1
+    last_reach: int = 4
+
+
+THOROUGH = Effort()
+COARSE = Effort(log_step=0.06, finalists=1, few_groups=16, last_reach=3)  # to compare formats
+
+
 def search_groups(
     w: F32, fmt: NumberFormat, size: int, grid: ScaleGrid, floors: F64, importance: F32 | None
-) -> GroupFit:
-    """The best channel scales and multipliers found.
+) -> tuple[F32, U8]:
+    """The best channel scales (C,) on the grid and multipliers (C, G) found.
 
     Args:
         w: (C, K) finite weights.
@@ -69,16 +78,14 @@ def search_groups(
         importance: (K,) weights of the squared errors; None for ones.
     """
     h = np.ones(w.shape[1], np.float32) if importance is None else importance
-    largest = group_absmax_scale(w, fmt, size).max(axis=1)
-    centres = np.maximum(largest / MULTIPLIERS, SMALLEST_SCALE)
+    curves = multiplier_curves(fmt, THOROUGH.log_step)
     parts = []
     step = max(1, _BLOCK_ELEMENTS // w.shape[1])
     for first in range(0, len(w), step):
         rows = slice(first, first + step)
-        parts.append(_search_block(w[rows], fmt, size, grid, centres[rows], floors[rows], h))
-    scales = np.concatenate([s for s, _ in parts])
-    multipliers = np.concatenate([m for _, m in parts])
-    return GroupFit(scales, multipliers, encode_groups(w, fmt, size, scales, multipliers))
+        curve = errors(group_energies(relative(w[rows]), size, h), curves.psi)
+        parts.append(search_curve(w[rows], fmt, size, grid, floors[rows], h, curve))
+    return np.concatenate([s for s, _ in parts]), np.concatenate([m for _, m in parts])
 
 
 def encode_groups(w: F32, fmt: NumberFormat, size: int, scales: F32, multipliers: U8) -> U8:
@@ -94,27 +101,35 @@ def encode_groups(w: F32, fmt: NumberFormat, size: int, scales: F32, multipliers
     return codes
 
 
-def _search_block(
-    w: F32, fmt: NumberFormat, size: int, grid: ScaleGrid, centres: F64, floors: F64, importance: F32
+def search_curve(
+    w: F32,
+    fmt: NumberFormat,
+    size: int,
+    grid: ScaleGrid,
+    floors: F64,
+    importance: F32,
+    curve: F32,
+    effort: Effort = THOROUGH,
 ) -> tuple[F32, U8]:
-    """Scales (R,) on the grid and multipliers (R, G)."""
+    """Scales (R,) on the grid and multipliers (R, G) for error curves (P, R * G) of `multiplier_curves`."""
     channel = np.arange(len(w))
-    curves = multiplier_curves(fmt)
-    curve = errors(group_energies(_relative(w), size, importance), curves.psi)  # (P, R * G)
+    curves = multiplier_curves(fmt, effort.log_step)
+    centres = np.maximum(group_absmax_scale(w, fmt, size).max(axis=1) / MULTIPLIERS, SMALLEST_SCALE)
     ladder = np.maximum(grid.ladder(centres, CURVE_LOW, curves.top), grid.at_least(floors))  # (n, R)
     at = curves.position(ladder, centres)
     losses = np.take_along_axis(curves.losses(curve, len(w)), at, axis=0)
     block = _Block(w, fmt, size, importance)
     best = _Best(ladder[0].copy(), np.ones((len(w), block.groups), np.uint8), np.full(len(w), np.inf))
-    finalists = _FINALISTS + _FEW_GROUPS // block.groups  # the curves of a few groups are rough
+    finalists = effort.finalists + effort.few_groups // block.groups
     for choice in np.argsort(losses, axis=0, kind="stable")[:finalists]:
         scales = ladder[choice, channel]
         guess = curves.multipliers(curve, at[choice, channel])
-        best.consider(scales, *block.with_multipliers(scales, guess, _REACH))
-    wanted = block.least_squares_scales(best.scales, best.multipliers)
-    for near in grid.around(wanted):
-        scales = np.maximum(near, grid.at_least(floors))
-        best.consider(scales, *block.with_multipliers(scales, best.multipliers, _LAST_REACH))
+        best.consider(scales, *block.with_multipliers(scales, guess, effort.reach))
+    if effort.last_reach:
+        wanted = block.least_squares_scales(best.scales, best.multipliers)
+        for near in grid.around(wanted):
+            scales = np.maximum(near, grid.at_least(floors))
+            best.consider(scales, *block.with_multipliers(scales, best.multipliers, effort.last_reach))
     return best.scales, best.multipliers
 
 
@@ -158,10 +173,10 @@ class _Block:
         steps = sorted(range(-reach, reach + 1), key=abs)  # the guess wins a tie
         tried = np.clip(guess.reshape(-1) + np.array(steps)[:, None], 1, MULTIPLIERS).astype(np.uint8)
         found = np.empty(tried.shape, np.float32)
+        d, weighted = np.empty_like(quotients), np.empty_like(quotients)
         for m, errors_of in zip(tried, found, strict=True):
-            d = self._nearest.levels_at(keys, m)
-            np.subtract(quotients, d, out=d)
-            np.einsum("ij,ij->j", d, d * self._importance, out=errors_of)
+            np.subtract(quotients, self._nearest.levels_at(keys, m, d), out=d)
+            np.einsum("ij,ij->j", d, np.multiply(d, self._importance, out=weighted), out=errors_of)
         pick = found.argmin(axis=0)
         columns = np.arange(len(pick))
         loss = found[pick, columns] * (divisors * divisors)
@@ -181,7 +196,7 @@ class _Block:
 
     def _quotients(self, scales: F32) -> tuple[F32, F32]:
         divisors = np.repeat(_int8_scales(scales / self._units, self._format), self.groups)
-        return divisors, self._weights / divisors
+        return divisors, np.asarray(self._weights / divisors, np.float32)
 
 
 @dataclass(frozen=True)
@@ -190,11 +205,13 @@ class MultiplierCurves:
 
     Attributes:
         psi: (P, bins) for `errors`.
+        log_step: of the grid.
         top: the largest s_c, relative to that of which m = 15 brings the row's largest magnitude to the top level.
         offsets: (15,) distance on the grid from s_c to s_c * m.
     """
 
     psi: F32
+    log_step: float
     top: float
     offsets: Index
 
@@ -206,54 +223,48 @@ class MultiplierCurves:
     def position(self, scales: Real, centres: F64) -> Index:
         """Index on the grid of channel scales (n, R), for centres (R,)."""
         ratio = np.maximum(np.asarray(scales, np.float64) / centres, CURVE_LOW)
-        at = np.rint(np.log(ratio / CURVE_LOW) / _LOG_STEP)
+        at = np.rint(np.log(ratio / CURVE_LOW) / self.log_step)
         return np.minimum(at, self.candidates - 1).astype(np.intp)
 
     def losses(self, curve: F32, rows: int) -> F64:
         """(candidates, R) errors summed over the groups of each row, with the best m for each."""
         found = np.empty((self.candidates, rows))
         for first, out in enumerate(found):
-            least = curve[first].copy()
-            for offset in self.offsets[1:]:
-                np.minimum(least, curve[first + offset], out=least)
+            least = curve[first + self.offsets].min(axis=0)
             least.reshape(rows, -1).sum(axis=1, dtype=np.float64, out=out)
         return found
+
+    def row_ratios(self, curve: F32, rows: int) -> F64:
+        """(R,) the best scale of whole rows, relative to that which brings the largest magnitude to the top level."""
+        first = int(self.offsets[-1])
+        best = (
+            curve[first:].reshape(len(curve) - first, rows, -1).sum(axis=2, dtype=np.float64).argmin(axis=0)
+        )
+        return np.asarray(CURVE_LOW * np.exp(best * self.log_step))
 
     def multipliers(self, curve: F32, at: Index) -> U8:
         """(R, G) the best m for s_c at these positions (R,)."""
         groups = curve.shape[1] // len(at)
         columns = np.arange(curve.shape[1])
-        best = curve[np.repeat(at, groups) + self.offsets[:, None], columns].argmin(axis=0)
+        best: Index = curve[np.repeat(at, groups) + self.offsets[:, None], columns].argmin(axis=0)
         return (best + 1).astype(np.uint8).reshape(len(at), groups)
 
 
 @lru_cache(maxsize=256)
-def multiplier_curves(fmt: NumberFormat) -> MultiplierCurves:
+def multiplier_curves(fmt: NumberFormat, log_step: float) -> MultiplierCurves:
     """The grid of a format with a group table."""
     levels = _base_levels(fmt)
-    offsets = np.rint(np.log(np.arange(1, MULTIPLIERS + 1)) / _LOG_STEP).astype(np.intp)
+    offsets = np.rint(np.log(np.arange(1, MULTIPLIERS + 1)) / log_step).astype(np.intp)
     top = top_ratio(levels)
-    points = int(np.ceil(np.log(top / CURVE_LOW) / _LOG_STEP)) + 1 + int(offsets[-1])
-    scales = CURVE_LOW / MULTIPLIERS * np.exp(np.arange(points) * _LOG_STEP) / levels.top
-    return MultiplierCurves(frozen(relative_errors(levels, scales)), top, offsets)
+    points = int(np.ceil(np.log(top / CURVE_LOW) / log_step)) + 1 + int(offsets[-1])
+    scales = CURVE_LOW / MULTIPLIERS * np.exp(np.arange(points) * log_step) / levels.top
+    return MultiplierCurves(frozen(relative_errors(levels, scales)), log_step, top, offsets)
 
 
-def _relative(w: F32) -> F32:
+def relative(w: F32) -> F32:
+    """Rows divided by their largest magnitude."""
     largest = np.maximum(np.abs(w).max(axis=1), np.float32(SMALLEST_SCALE))
-    return w / largest[:, None]
-
-
-def _block(w: F32, size: int, importance: F32) -> _Block:
-    rows, columns = w.shape
-    groups = -(-columns // size)
-    _, exponents = np.frexp(np.abs(w).max(axis=1))
-    units = np.ldexp(1.0, exponents)
-    padded = np.zeros((rows, groups * size), np.float32)
-    padded[:, :columns] = w / units[:, None]
-    weights = np.ascontiguousarray(padded.reshape(rows * groups, size).T)
-    h = np.zeros(groups * size, np.float32)  # zero where a short last group was filled up
-    h[:columns] = importance
-    return _Block(weights, np.tile(h.reshape(groups, size).T, (1, rows)), units)
+    return np.asarray(w / largest[:, None], np.float32)
 
 
 def _int8_scales(scales: Real, fmt: NumberFormat) -> F32:

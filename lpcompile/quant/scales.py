@@ -14,6 +14,8 @@ import numpy as np
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.formats.nearest import Nearest
 
+DIVISORS = (1, 4, 8)  # of fixed scales
+_EXPONENTS = 3  # powers of two that are tried on either side of the absmax scale
 _MANY_LEVELS = 64
 _BLOCK_ELEMENTS = 1 << 16
 SMALLEST_SCALE = 2.0**-120  # quotients of weights by it stay finite, and are exact enough
@@ -51,6 +53,25 @@ def mse(w: F32, levels: Nearest, importance: F32 | None = None) -> F64:
     ratios = np.geomspace(0.68, 1.02, 8) if fine else _ratios(levels, 0.15, 28)
     offsets = (-2, -1, 1, 2) if fine else (-3, -2, -1, 1, 2, 3)
     return _search(absmax(w, levels), lambda s: squared_error(w, s, levels, importance), ratios, offsets)
+
+
+def power_of_two(w: F32, levels: Nearest, unit: float, importance: F32 | None = None) -> F64:
+    """`unit` times the power of two of least (weighted) squared error [azizi2023, 2.5]."""
+    base = absmax(w, levels)
+    exponent = np.round(np.log2(np.where(base > 0, base, unit) / unit))
+    best, least = np.zeros(len(w)), np.full(len(w), np.inf)
+    for step in range(-_EXPONENTS, _EXPONENTS + 1):
+        scale = unit * np.exp2(exponent + step)
+        loss = squared_error(w, scale, levels, importance)
+        better = (loss < least) & (base > 0)
+        best[better], least[better] = scale[better], loss[better]
+    return best
+
+
+def fixed(w: F32, levels: Nearest, unit: float, importance: F32 | None = None) -> F64:
+    """`unit` over 1, 4 or 8, whichever suits all rows together best [azizi2023, 2.5: posit4, sc,4 and sc,8]."""
+    scales = [np.full(len(w), unit / d) for d in DIVISORS]
+    return min(scales, key=lambda s: float(squared_error(w, s, levels, importance).sum()))
 
 
 def code_entropy_bits(w: F32, scales: F64, levels: Nearest) -> F64:

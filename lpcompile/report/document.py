@@ -12,7 +12,8 @@ import numpy as np
 from lpcompile.analysis.arithmetic import COEFFICIENTS
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
-from lpcompile.assignment.mac_energy import overhead_against_all_fixp4
+from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
+from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
@@ -164,18 +165,21 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, *, dyadic: bool = Fal
     }
 
 
-def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, float]:
+def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, Any]:
     """Shares of posits in parameters and MACs; what their MACs take against fixp4, where there are any on integers."""
     share = overhead_against_all_fixp4(layers)
-    overheads = {
-        "mac_energy_overhead": share.energy_overhead,
-        "mac_energy_overhead_by_parameters": share.by_parameters,
-    }
-    return {
-        "posit_fraction": share.of_parameters,
-        "posit_mac_fraction": share.of_macs,
-        **{key: value for key, value in overheads.items() if value is not None},
-    }
+    found: dict[str, Any] = {"posit_fraction": share.of_parameters, "posit_mac_fraction": share.of_macs}
+    if share.energy_overhead is not None:
+        found["mac_energy_overhead"] = share.energy_overhead
+        found["mac_energy_overhead_by_parameters"] = share.by_parameters
+        others = (overhead_against_all_fixp4(layers, cells).energy_overhead for cells in SHIFTER_RANGE)
+        found["mac_energy_overhead_range"] = list(others)  # shifters as cheap and as dear as published
+    return found
+
+
+def mac_assumptions(totals: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the figure of posit MACs rests on, where there is one."""
+    return [dict(a) for a in MAC_ASSUMPTIONS] if "mac_energy_overhead" in totals else []
 
 
 def pass_documents(reports: Sequence[PassReport]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
+from lpcompile.formats.planned import short_name
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
@@ -54,7 +55,7 @@ def _title(report: Mapping[str, Any]) -> str:
 
 def _layers(report: Mapping[str, Any]) -> str:
     layers = report["layers"]
-    by_format = Counter(layer["weight_format"] for layer in layers)
+    by_format = Counter(short_name(layer["weight_format"]) for layer in layers)
     shown = ", ".join(f"{n} {name}" for name, n in by_format.most_common(5))
     if len(by_format) > 5:
         shown += f", {sum(n for _, n in by_format.most_common()[5:])} others"
@@ -79,10 +80,10 @@ def _posits(report: Mapping[str, Any]) -> str:
     overhead = totals.get("mac_energy_overhead")
     if overhead is None:
         return f"{text}; none on integers"
-    by_weights = totals["mac_energy_overhead_by_parameters"]
+    by_weights, (low, high) = totals["mac_energy_overhead_by_parameters"], totals["mac_energy_overhead_range"]
     return (
-        f"{text}; MAC energy {overhead:+.2%} against fixp4, {by_weights:+.2%} by weights "
-        f"(paper: {PAPER_OVERHEAD:+.2%})"
+        f"{text}; MAC energy {overhead:+.2%} against fixp4 ({low:+.2%} to {high:+.2%} with other shifters), "
+        f"{by_weights:+.2%} by weights (paper: {PAPER_OVERHEAD:+.2%})"
     )
 
 

@@ -57,9 +57,9 @@ class Session:
         spin: let waiting threads spin, as the runtime does by default: fastest where nothing else runs.
         profile: prefix of a profile file that the runtime writes, or None.
         outputs: of a graph: tensors to give instead of its own outputs; what they do not need is not loaded.
-        plan_memory: let the runtime lay out the tensors of a run in one block once it has seen their shapes; while the
-            pieces of the run before are held too, that nearly doubles the memory of a graph with many large tensors.
         patchable: of a graph: float32 weights of which the session reads a copy that may be written to between runs.
+        lean: free every tensor after its last reader. The runtime else holds buffers for a later tensor of the same
+            size, which in a graph that goes back through its layers doubles what is resident.
 
     Attributes:
         inputs: what the model takes.
@@ -82,14 +82,14 @@ class Session:
         spin: bool = False,
         outputs: Sequence[str] | None = None,
         patchable: Collection[str] = (),
-        plan_memory: bool = True,
+        lean: bool = False,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
         options.graph_optimization_level = LEVELS[level]
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.enable_mem_pattern = plan_memory
+        options.enable_mem_reuse = options.enable_mem_pattern = not lean
         # waiting threads that spin take the core from whatever else runs here, our own numpy first
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         if profile is not None:

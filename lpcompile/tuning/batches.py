@@ -29,7 +29,7 @@ class Samples:
         self.count = _length(self._arrays) if joined else len(self._calls)
 
     def batches(self, order: Sequence[int] | np.ndarray, size: int) -> Iterator[list[Feeds]]:
-        """Batches of about `size` samples in an order: each is a list of calls whose mean counts.
+        """Batches of about `size` samples in an order, each a list of calls.
 
         Args:
             order: indices below `count`, each at most once.
@@ -43,6 +43,10 @@ class Samples:
                 yield [{name: a[at] for name, a in self._arrays.items()}]
             else:
                 yield [self._calls[i] for i in at]
+
+    def units(self, feeds: Feeds) -> int:
+        """How many of what `count` counts are in the feeds of a call."""
+        return _length(feeds) if self.joined else 1
 
     def batch_count(self, samples: int, size: int) -> int:
         """How many batches so many samples (or calls) make."""

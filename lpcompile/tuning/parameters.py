@@ -18,8 +18,8 @@ from lpcompile.tuning.estimators import Cells, Estimator
 from lpcompile.tuning.quantiser import WeightQuantiser
 
 Arrays = dict[str, F32]
-SCALE_STEPS = 10.0  # a scale starts at 10 units
-SCALE_LIMITS = (2.5, 40.0)  # and stays between a quarter and four times of that
+SCALE_STEPS = 10.0  # a scale starts at 10 units; larger units (3) made short trainings noisier and no better
+SCALE_LIMITS = (SCALE_STEPS / 4, SCALE_STEPS * 4)
 BIAS_SHARE = 0.1  # of the spread of a layer's output
 _SMALLEST = 1e-12
 

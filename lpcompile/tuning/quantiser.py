@@ -14,7 +14,8 @@ from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.tuning.estimators import Cells
 
 _REACH = 160  # floors of w / s that are told apart; int8 levels end at 128
-_MARGIN = 1e-3  # of a cell: how far latent weights start from its ends
+_MARGIN = 1e-3  # of a step: how far from a threshold latent weights start at least
+_MOVED = 0.25  # the same of those that were not rounded to the nearest code: a small step must not undo it
 
 
 class WeightQuantiser:
@@ -101,18 +102,19 @@ class WeightQuantiser:
         return Cells(x, low, high, (x >= least) & (x <= most), value)
 
     def start(self, w: F32) -> F32:
-        """Latent weights near `w` that round to the planned codes: `w` where it does, else the cell's nearest end."""
+        """Latent weights that round to the planned codes: `w` where it does, else the nearest of the code's cell."""
         planned = self.tensor.dequantize()
         value = (planned / self.scales).astype(np.float64)
-        below, above = np.empty_like(value), np.empty_like(value)
+        x = w / self.scales.astype(np.float64)
         for m, levels in enumerate(self._levels):
-            here = slice(None) if self._rows is None else self._rows == m
-            at = np.clip(np.searchsorted((levels[:-1] + levels[1:]) / 2, value[here]), 0, len(levels) - 1)
+            here = np.ones(x.shape, np.bool_) if self._rows is None else self._rows == m
             middles = np.concatenate([[-np.inf], (levels[:-1] + levels[1:]) / 2, [np.inf]])
             gaps = np.concatenate([[0.0], np.diff(levels), [0.0]])
-            below[here] = middles[at] + _MARGIN * gaps[at]
-            above[here] = middles[at + 1] - _MARGIN * gaps[at + 1]
-        x = np.clip(w / self.scales.astype(np.float64), below, above)
+            at = np.searchsorted(middles[1:-1], value[here])
+            margin = np.where(np.searchsorted(middles[1:-1], x[here]) == at, _MARGIN, _MOVED)
+            x[here] = np.clip(
+                x[here], middles[at] + margin * gaps[at], middles[at + 1] - margin * gaps[at + 1]
+            )
         return np.asarray(x * self.scales, np.float32)
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lpcompile.autodiff.builder import GradientBuilder
+from lpcompile.autodiff.losses import add_loss
 from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.errors import GradientError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.ir.value import Value
-from lpcompile.tuning.losses import Head, add_loss
 from lpcompile.tuning.parameters import TunedLayer, TunedNorm
+from lpcompile.tuning.targets import Compared
 
 Trained = TunedLayer | TunedNorm
 
@@ -25,8 +25,8 @@ class Student:
     Attributes:
         judged: the graph that gives the loss.
         trained: the same with gradients; norms may use the statistics of the batch in it.
-        loss: tensor of the loss.
-        targets: graph inputs of what the outputs are compared with.
+        loss: tensor of the loss, a sum over samples.
+        targets: graph inputs of what is compared with, in the order of the compared tensors.
         inputs: (name of what is trained, role) -> graph input it is fed by.
         gradients: the same -> tensor of its gradient.
         statistics: norm -> tensors of mean and variance of the batch.
@@ -45,8 +45,8 @@ def make_student(
     graph: LpGraph,
     layers: Sequence[TunedLayer],
     norms: Sequence[TunedNorm],
-    heads: Sequence[Head],
-    powers: Sequence[float],
+    compared: Compared,
+    scales: Sequence[float],
 ) -> Student:
     """Build the graph.
 
@@ -54,8 +54,8 @@ def make_student(
         graph: with float weights, activations rounded as planned; it becomes the judged graph.
         layers: of it, by name of their nodes.
         norms: of it, by name of their nodes.
-        heads: what the loss compares.
-        powers: mean squares of their targets.
+        compared: what the loss compares, in this graph.
+        scales: factor of each of them, for "mse".
 
     Raises:
         GradientError: an operator between a parameter and the loss has no gradient, or none of them reaches it.
@@ -73,15 +73,17 @@ def make_student(
             constant = node.inputs[i]
             assert constant is not None
             inputs[norm.name, role] = _feed(graph, node, i, f"{norm.name}/{role}", constant.dims)
-    loss, seeds, targets = add_loss(graph, heads, powers)
-    student = Student(graph, graph.copy(), loss.name, targets, inputs)
+    factors = dict(zip(compared.tensors, scales, strict=True))
+    loss = add_loss(graph, compared.kind, compared.tensors, scales=factors)
+    assert loss.value is not None
+    student = Student(graph, graph.copy(), loss.value.name, [i.name for i in loss.inputs], inputs)
     running = [norm for norm in norms if norm.running]
     trained = student.trained
     for norm in running:
         student.statistics[norm.name] = _with_batch_statistics(trained, trained.node(norm.name))
     trained.infer_shapes()
     wanted = {k: name for k, name in inputs.items() if k[1] not in ("mean", "variance")}
-    own = {name: trained.value(seed.name) for name, seed in seeds.items()}
+    own = {name: trained.value(seed.name) for name, seed in loss.seeds.items()}
     try:
         found = add_gradients(trained, own, list(wanted.values()))
     except GradientError as error:
@@ -144,8 +146,3 @@ def parameter_feeds(
         for role, array in t.feeds(values).items()
         if (t.name, role) in student.inputs
     }
-
-
-def head_values(graph: LpGraph, heads: Sequence[Head]) -> list[Value]:
-    """The tensors of a graph that the loss compares."""
-    return [head.tensor(graph) for head in heads]

@@ -121,12 +121,11 @@ class Training:
     def loss(self, values: Mapping[str, F32], at: np.ndarray) -> float:
         """Mean loss of arrays on samples by index."""
         shared = parameter_feeds(self.student, self.trained, values)
-        total, count = 0.0, 0
+        total = count = 0.0
         for calls in self.samples.batches(at, self.batch):
             for feeds in calls:
-                n = next((len(a) for a in feeds.values() if a.ndim), 1) if self.samples.joined else 1
-                total += n * float(self.runs.judge({**shared, **feeds})[self.student.loss])
-                count += n
+                total += float(self.runs.judge({**shared, **feeds})[self.student.loss])
+                count += self.samples.units(feeds)
         return total / max(1, count)
 
     def _begin(self, resume: bool) -> int:
@@ -168,13 +167,13 @@ class Training:
 
     def _step(self, calls: Sequence[Feeds], rate: float) -> float:
         shared = parameter_feeds(self.student, self.trained, self.values)
-        total = 0.0
+        total, count = 0.0, sum(self.samples.units(feeds) for feeds in calls)
         summed: dict[tuple[str, str], F32] = {}
         for feeds in calls:
             found = self.runs.train({**shared, **feeds})
-            total += float(found[self.student.loss]) / len(calls)
+            total += float(found[self.student.loss]) / count
             for key, tensor in self.student.gradients.items():
-                part = np.asarray(found[tensor] / np.float32(len(calls)), np.float32)
+                part = np.asarray(found[tensor] / np.float32(count), np.float32)
                 summed[key] = np.asarray(summed[key] + part, np.float32) if key in summed else part
             self._follow(found)
         gradients: Arrays = {}

@@ -22,29 +22,29 @@ def only_layer(text: str) -> Node:
         (
             """m (float[N,3,32,32] x) => (float[N,8,16,16] y) <float[8,3,3,3] w>
             { y = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w) }""",
-            LayerShape("Conv", 4, 27, 8, 256, 1, (3, 3)),
+            LayerShape("Conv", 4, 27, 8, 256, 1, (3, 3), 3 * 32 * 32),
             27 * 8 * 256,
         ),
         (
             """m (float[1,6,8,8] x) => (float[1,6,6,6] y) <float[6,1,3,3] w>
             { y = Conv <group = 6> (x, w) }""",
-            LayerShape("Conv", 4, 9, 6, 36, 6, (3, 3)),
+            LayerShape("Conv", 4, 9, 6, 36, 6, (3, 3), 6 * 8 * 8),
             9 * 6 * 36,
         ),
         (
             """m (float[1,4,5,5] x) => (float[1,6,10,10] y) <float[4,3,2,2] w>
             { y = ConvTranspose <group = 2, strides = [2, 2]> (x, w) }""",
-            LayerShape("ConvTranspose", 4, 8, 6, 25, 2, (2, 2)),
+            LayerShape("ConvTranspose", 4, 8, 6, 25, 2, (2, 2), 4 * 5 * 5),
             4 * 3 * 4 * 25,  # every input pixel meets every weight of its group once
         ),
         (
             """m (float[N,7,8] x) => (float[N,7,5] y) <float[8,5] w> { y = MatMul (x, w) }""",
-            LayerShape("MatMul", 3, 8, 5, 7),
+            LayerShape("MatMul", 3, 8, 5, 7, input_elements=7 * 8),
             8 * 5 * 7,
         ),
         (
             """m (float[4,8] x) => (float[4,5] y) <float[5,8] w> { y = Gemm <transB = 1> (x, w) }""",
-            LayerShape("Gemm", 2, 8, 5, 4),
+            LayerShape("Gemm", 2, 8, 5, 4, input_elements=4 * 8),
             4 * 8 * 5,
         ),
     ],

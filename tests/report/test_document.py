@@ -273,6 +273,8 @@ def test_posits_are_counted_in_parameters_and_macs(monkeypatch: pytest.MonkeyPat
                 for f in ("posit4", "fixp4")
             )
             assert totals[key] == pytest.approx(posit / fixed - 1)
+        low, high = totals["mac_energy_overhead_range"]
+        assert low < totals["mac_energy_overhead"] < high
 
 
 def test_energies_at_45_nm_are_those_of_the_products_and_scales() -> None:

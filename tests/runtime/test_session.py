@@ -56,6 +56,11 @@ def test_weights_of_a_graph_are_shared(level: str) -> None:
     assert session.serialised_bytes < 2048 < made.ByteSize()
 
 
+def test_a_session_that_frees_early_gives_the_same() -> None:
+    found = Session(ADD, threads=1, lean=True).run(FEEDS)
+    np.testing.assert_array_equal(found["z"], [[-11, -22]])
+
+
 def test_the_interface_is_known() -> None:
     session = Session(ADD)
     f32 = np.dtype(np.float32)

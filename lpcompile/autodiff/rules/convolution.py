@@ -25,8 +25,8 @@ def conv(b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequ
     if len(wanted) > 2 and wanted[2]:
         found[2] = channel_sum(b, delta, w.rank)
     if wanted[1]:
-        found[1] = weight_gradient(b, delta, x, kernel.dims, kernel.group, w)
-        delta = after(b, b.with_shape(delta, delta_like(node)), found[1]) if wanted[0] else delta
+        found[1] = dw = weight_gradient(b, delta, x, kernel.dims, kernel.group, w)
+        delta = after(b, delta, dw, like=delta_like(node)) if wanted[0] else delta
     if wanted[0]:
         found[0] = b.with_shape(input_gradient(b, delta, kernel, w, x), x)
     return found

@@ -32,8 +32,8 @@ def gemm(b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequ
         found[2] = b.sum_to(b.with_shape(shaped, out) if out is not None and shaped is not g else shaped, c)
     if wanted[1]:
         parts = (g, a, 1, turn_a) if turn_b else (a, g, 1 - turn_a, 0)
-        found[1] = _gemm(b, *parts, alpha=alpha, like=w)
-        g = after(b, g, found[1]) if wanted[0] else g
+        found[1] = dw = _gemm(b, *parts, alpha=alpha, like=w)
+        g = after(b, g, dw, like=node.outputs[0]) if wanted[0] else g
     if wanted[0]:
         parts = (w, g, turn_b, 1) if turn_a else (g, w, 0, 1 - turn_b)
         found[0] = _gemm(b, *parts, alpha=alpha, like=a)

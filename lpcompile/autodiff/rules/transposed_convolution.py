@@ -34,8 +34,8 @@ def conv_transpose(
     if len(wanted) > 2 and wanted[2]:
         found[2] = channel_sum(b, delta, w.rank)
     if wanted[1]:
-        found[1] = weight_gradient(b, x, delta, dims, group, w)
-        delta = after(b, delta, found[1]) if wanted[0] else delta
+        found[1] = dw = weight_gradient(b, x, delta, dims, group, w)
+        delta = after(b, delta, dw, like=delta_like(node)) if wanted[0] else delta
     if wanted[0]:
         padded = pad_spatial(b, delta, [min(0, p) for p in w.begin], [min(0, p) for p in w.end])
         made = b.op(

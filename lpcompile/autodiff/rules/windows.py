@@ -239,7 +239,8 @@ def _spread_known(b: GradientBuilder, g: Value, w: Windows) -> Value:
         nearest_mode="floor",
     )
     first = np.zeros([1, 1, *(int(c or 0) * s for c, s in zip(w.counts, w.strides, strict=True))], np.float32)
-    first[(..., *(slice(None, None, s) for s in w.strides))] = 1
+    kept = (slice(None), slice(None), *(slice(None, None, s) for s in w.strides))
+    first[tuple(kept)] = 1
     return b.mul(typed(b, repeated, g), b.constant(first))
 
 

@@ -1,0 +1,280 @@
+"""What a layer may take, and how well each choice fits its weights: the candidates that formats are assigned from.
+
+Every format is tried with every group size. Fits are on output channels spread evenly over large layers; they are
+coarse (`quant.coarse_fit`), and a candidate that is not closer to the weights than a cheaper or equally cheap one is
+dropped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.assignment.layer_facts import LayerFormat
+from lpcompile.assignment.stored_size import stored_bits
+from lpcompile.formats.arrays import F32
+from lpcompile.formats.base import NumberFormat, resolve
+from lpcompile.formats.group import has_group_table
+from lpcompile.formats.planned import LEARNED, format_of
+from lpcompile.ir.node import Node
+from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.quant.coarse_fit import CHANNEL, CoarseFit, Estimate
+from lpcompile.quant.codebook_search import Fitting, fit_codebook, weighted_loss
+from lpcompile.quant.fit import damped_importance, fit
+from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.target import Target
+
+FORMATS = ("fixp4", "posit4", "nf4", "float4_e2m1fn", "pot4", LEARNED, "int8")
+GRANULARITIES = ("channel", "group8", "group16", "group32", "group64", "group128")
+SHORT_SCALES = "ufloat8_e4m4"
+SAMPLE_WEIGHTS = 1 << 17
+TABLE_WEIGHTS = 1 << 15  # that decide on a learned table
+TABLE_ROUNDS = 2
+TABLE_STARTS = ("posit4", "nf4")
+TABLE_GROUP = 32  # one table serves all group sizes
+MOST = 12
+_DOUBT = 0.03  # estimates are that close to what a fit gives
+
+Rounding = Callable[[F32, QuantizedTensor], QuantizedTensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to store a layer, tried on some of its channels.
+
+    Attributes:
+        weight: the plan; learned tables by their digits.
+        tensor: codes and scales of the channels tried.
+        loss: importance-weighted squared error, for the whole layer.
+        bits: of the whole layer as stored.
+    """
+
+    weight: WeightPlan
+    tensor: QuantizedTensor
+    loss: float
+    bits: int
+
+
+@dataclass(frozen=True)
+class FittedCandidates:
+    """The candidates of one layer, cheapest first.
+
+    Attributes:
+        channels: output channels that were tried, ascending.
+        sample: (R, K) their weights.
+        candidates: each closer to the weights than all cheaper ones, where they were pruned.
+    """
+
+    channels: NDArray[np.intp]
+    sample: F32
+    candidates: tuple[Candidate, ...]
+
+    def error(self, candidate: Candidate) -> F32:
+        """W^ - W, (R, K), of the channels tried."""
+        return candidate.tensor.dequantize() - self.sample
+
+
+def candidates_of(
+    node: Node,
+    target: Target,
+    *,
+    formats: Sequence[str] = FORMATS,
+    granularities: Sequence[str] = GRANULARITIES,
+    rule: str = "output-mse",
+    scale_format: str = SHORT_SCALES,
+    rounding: str = "nearest",
+) -> list[WeightPlan]:
+    """What a layer may take.
+
+    Args:
+        node: a layer with constant weights.
+        target: formats that it has no integer arithmetic for are left out.
+        formats: names; "lut4" is a table learned for the layer.
+        granularities: "channel" or "group<N>"; groups go with formats of at most 4 bits and layers of more inputs.
+        rule: of the scales.
+        scale_format: of the channel scales of 4-bit formats; others keep float32.
+        rounding: of the plans.
+
+    Raises:
+        FormatError: there is no such format.
+    """
+    weight = node.inputs[1]
+    assert weight is not None
+    dims = weight.dims
+    inputs = dims[-2] if node.op in ("Gemm", "MatMul") else int(np.prod(dims[1:]))
+    plans = []
+    for name in formats:
+        fmt = format_of(name)
+        if not target.supports(node.op, fmt).yes:
+            continue
+        for granularity in granularities:
+            size = group_size(granularity)
+            if size and not (has_group_table(fmt) and 1 < size < inputs and target.rules.group_scales):
+                continue
+            scales = scale_format if fmt.bits <= 4 else "float32"
+            plans.append(WeightPlan(name, granularity, rule, scales, rounding))
+    return plans
+
+
+def group_size(granularity: str) -> int:
+    """Inputs a group; 0 for scales per channel or tensor."""
+    return int(granularity.removeprefix("group")) if granularity.startswith("group") else 0
+
+
+def fit_candidates(
+    rows: F32,
+    plans: Sequence[WeightPlan],
+    *,
+    importance: F32 | None = None,
+    min_scale: F32 | None = None,
+    rounded: Rounding | None = None,
+    sample_weights: int = SAMPLE_WEIGHTS,
+    most: int = MOST,
+    prune: bool = True,
+) -> FittedCandidates:
+    """Fit the plans of one layer and keep those that are worth their bits.
+
+    Args:
+        rows: (C, K) float32 weights, finite and not empty.
+        plans: of `candidates_of`.
+        importance: (K,) second moments of the inputs; None: all alike, and "output-mse" becomes "mse".
+        min_scale: (C,) least channel scales, as in `fit`.
+        rounded: what becomes of nearest codes where the plans' rounding is another; applied to those kept.
+        sample_weights: of layers with more weights channels spread evenly are tried, of at least so many.
+        most: candidates kept; where there are more, those that the others replace best go.
+        prune: drop candidates; else all are fitted and kept.
+    """
+    channels = np.arange(0, len(rows), max(1, rows.size // sample_weights))
+    sample = np.ascontiguousarray(rows[channels], np.float32)
+    floors = None if min_scale is None else min_scale[channels]
+    fitting = _Layer(sample, importance, floors, len(rows))
+    found = [*fitting.coarse(plans, _DOUBT if prune else np.inf), *fitting.exact(plans)]
+    kept = _thinned(_undominated(found), most) if prune else sorted(found, key=_cost)
+    if rounded is not None:
+        kept = [fitting.candidate(c.weight, rounded(sample, c.tensor)) for c in kept]
+    return FittedCandidates(channels, sample, tuple(kept))
+
+
+class _Layer:
+    """Some channels of a layer, and how many it has."""
+
+    def __init__(self, sample: F32, importance: F32 | None, min_scale: F32 | None, outputs: int) -> None:
+        self.sample, self.min_scale, self.outputs = sample, min_scale, outputs
+        self.importance = importance
+        columns = sample.shape[1]
+        self.h = (
+            np.ones(columns, np.float32) if importance is None else damped_importance(importance, columns)
+        )
+
+    def candidate(self, plan: WeightPlan, tensor: QuantizedTensor) -> Candidate:
+        loss = weighted_loss(self.sample, tensor, self.h) * self.outputs / len(self.sample)
+        return Candidate(plan, tensor, loss, self.bits(plan))
+
+    def bits(self, plan: WeightPlan) -> int:
+        shape = (self.outputs, self.sample.shape[1])
+        table = format_of(plan.format).codebook_bits
+        return stored_bits(shape, LayerFormat(plan, kernel=Kernel.WEIGHT_ONLY)) + table
+
+    def coarse(self, plans: Sequence[WeightPlan], doubt: float) -> list[Candidate]:
+        """Those that share work (searched scales, a group table) and are estimated near the best of their size."""
+        found = []
+        for scale_format in dict.fromkeys(p.scale_format for p in plans):
+            todo = [p for p in plans if p.scale_format == scale_format and _shares(p)]
+            if not todo:
+                continue
+            shared = CoarseFit(
+                self.sample,
+                self.h,
+                [group_size(p.granularity) for p in todo],
+                scale_format=scale_format,
+                min_scale=self.min_scale,
+            )
+            estimates = self._estimated(shared, todo)
+            best: dict[int, float] = {}
+            for _, e in estimates:
+                best[e.size] = min(best.get(e.size, np.inf), e.loss)
+            found += [
+                self.candidate(replace(p, format=e.format.name), shared.fitted(e))
+                for p, e in estimates
+                if e.loss <= best[e.size] * (1 + doubt)
+            ]
+        return found
+
+    def _estimated(self, shared: CoarseFit, plans: Sequence[WeightPlan]) -> list[tuple[WeightPlan, Estimate]]:
+        found = []
+        for name in dict.fromkeys(p.format for p in plans):
+            wanted = {group_size(p.granularity): p for p in plans if p.format == name}
+            tables: dict[bool, NumberFormat] = {}
+            for grouped in {size != CHANNEL for size in wanted}:
+                tables[grouped] = self._learned(plans[0], grouped) if name == LEARNED else resolve(name)
+            for fmt in dict.fromkeys(tables.values()):
+                for estimate in shared.estimates(fmt):
+                    plan = wanted.get(estimate.size)
+                    if plan is not None and tables[estimate.size != CHANNEL] == fmt:
+                        found.append((plan, estimate))
+        return found
+
+    def _learned(self, plan: WeightPlan, grouped: bool) -> NumberFormat:
+        step = max(1, self.sample.size // TABLE_WEIGHTS)
+        fitting = Fitting(
+            "group" if grouped else "channel",
+            TABLE_GROUP,
+            self._rule(plan.scale_rule),
+            plan.scale_format,
+            self.importance,
+            None if self.min_scale is None else self.min_scale[::step],
+        )
+        return fit_codebook(self.sample[::step], fitting, rounds=TABLE_ROUNDS, starts=TABLE_STARTS).format
+
+    def exact(self, plans: Sequence[WeightPlan]) -> list[Candidate]:
+        """All others, by `fit`."""
+        found = []
+        for plan in plans:
+            if not _shares(plan):
+                size = group_size(plan.granularity)
+                tensor = fit(
+                    self.sample,
+                    resolve(plan.format),
+                    granularity="group" if size else plan.granularity,
+                    group_size=size or TABLE_GROUP,
+                    rule=self._rule(plan.scale_rule),
+                    scale_format=plan.scale_format,
+                    importance=self.importance,
+                    min_scale=self.min_scale,
+                )
+                found.append(self.candidate(plan, tensor))
+        return found
+
+    def _rule(self, name: str) -> str:
+        return "mse" if name == "output-mse" and self.importance is None else name
+
+
+def _shares(plan: WeightPlan) -> bool:
+    searched = plan.scale_rule in ("mse", "output-mse") and plan.granularity != "tensor"
+    return plan.format == LEARNED or (searched and has_group_table(resolve(plan.format)))
+
+
+def _cost(candidate: Candidate) -> tuple[int, float]:
+    return candidate.bits, candidate.loss
+
+
+def _undominated(found: Sequence[Candidate]) -> list[Candidate]:
+    """Cheapest first, each with less loss than all before it."""
+    kept: list[Candidate] = []
+    for c in sorted(found, key=_cost):
+        if not kept or c.loss < kept[-1].loss:
+            kept.append(c)
+    return kept
+
+
+def _thinned(kept: list[Candidate], most: int) -> list[Candidate]:
+    """At most so many: of inner ones the one goes that adds least area to the curve of loss over bits."""
+    kept = list(kept)
+    while len(kept) > max(most, 2):
+        gains = [
+            (kept[i - 1].loss - kept[i].loss) * (kept[i + 1].bits - kept[i].bits)
+            for i in range(1, len(kept) - 1)
+        ]
+        del kept[int(np.argmin(gains)) + 1]
+    return kept
