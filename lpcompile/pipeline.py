@@ -200,8 +200,10 @@ class Pipeline:
         found = {w for p in self.passes if (w := p.planned_weights()) is not None}
         return found.pop() if len(found) == 1 else None
 
-    def run(self, graph: LpGraph, ctx: PassContext, observe: Observer = quiet) -> list[PassReport]:
-        """Run every pass in place; structure is checked after each.
+    def run(
+        self, graph: LpGraph, ctx: PassContext, observe: Observer = quiet, *, first: int = 0
+    ) -> list[PassReport]:
+        """Run every pass in place; structure is checked after each. `first` is the number of the first one.
 
         Raises:
             PassError: a pass broke the graph or failed in a way that is our bug; names pass, node, passes before it.
@@ -228,7 +230,7 @@ class Pipeline:
                 collect_replaced(graph.take_discarded_bytes())
             reports.append(report)
             done.append(p.name)
-            observe(index, p, graph, report)
+            observe(first + index, p, graph, report)
         return reports
 
 

@@ -79,7 +79,7 @@ def rounded_layer(
     if grouped and not tensor.has_integer_groups:
         decided = replace(decided, granularity="channel")  # one group a row
     if decided.rounding == "kernel-sums":
-        tensor = _keep_kernel_sums(node, rows, tensor, statistics, rho)
+        tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
     signal, noise = column_energy(rows, tensor.dequantize())
     return replace(
         layer,
@@ -95,13 +95,22 @@ def rounded_layer(
     )
 
 
-def _keep_kernel_sums(
+def keep_kernel_sums(
     node: Node,
     rows: NDArray[np.float32],
     tensor: QuantizedTensor,
     statistics: Mapping[str, TensorStatistics],
-    rho: float,
+    rho: float = -1.0,
 ) -> QuantizedTensor:
+    """Codes whose errors sum up to little in every kernel, where inputs of neighbouring taps are alike.
+
+    Args:
+        node: the layer; only convolutions have kernels.
+        rows: (R, K) weights of some of its channels.
+        tensor: their nearest codes.
+        statistics: of activations.
+        rho: correlation of neighbouring inputs; below 0: measured.
+    """
     weight, x = node.inputs[1], node.inputs[0]
     found = None if x is None else statistics.get(x.name)
     rho = rho if rho >= 0 or found is None else found.spatial_correlation

@@ -16,7 +16,7 @@ from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.formats.arrays import F32
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.group import has_group_table
-from lpcompile.formats.planned import LEARNED, format_of
+from lpcompile.formats.planned import LEARNED, format_of, short_name
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.quant.coarse_fit import CHANNEL, CoarseFit, Estimate
@@ -74,6 +74,14 @@ class FittedCandidates:
         """W^ - W, (R, K), of the channels tried."""
         return candidate.tensor.dequantize() - self.sample
 
+    def best_by_format(self, most: int) -> "FittedCandidates":
+        """Of each format those that are worth their bits, at most so many; of learned tables alike."""
+        kept: list[Candidate] = []
+        for name in dict.fromkeys(short_name(c.weight.format) for c in self.candidates):
+            own = [c for c in self.candidates if short_name(c.weight.format) == name]
+            kept += _thinned(_undominated(own), most)
+        return FittedCandidates(self.channels, self.sample, tuple(sorted(kept, key=_cost)))
+
 
 def candidates_of(
     node: Node,
@@ -93,7 +101,7 @@ def candidates_of(
         formats: names; "lut4" is a table learned for the layer.
         granularities: "channel" or "group<N>"; groups go with formats of at most 4 bits and layers of more inputs.
         rule: of the scales.
-        scale_format: of the channel scales of 4-bit formats; others keep float32.
+        scale_format: of the channel scales of 4-bit formats; wider formats are tried with float32, too.
         rounding: of the plans.
 
     Raises:
@@ -112,8 +120,8 @@ def candidates_of(
             size = group_size(granularity)
             if size and not (has_group_table(fmt) and 1 < size < inputs and target.rules.group_scales):
                 continue
-            scales = scale_format if fmt.bits <= 4 else "float32"
-            plans.append(WeightPlan(name, granularity, rule, scales, rounding))
+            scales = [scale_format] if fmt.bits <= 4 else dict.fromkeys(("float32", scale_format))
+            plans += [WeightPlan(name, granularity, rule, s, rounding) for s in scales]
     return plans
 
 

@@ -1,9 +1,10 @@
 """Errors of different layers are not independent: what candidates lose together, from their projections.
 
 With p_l the projections <g_i, dW_l> of the candidate that layer l takes, the loss of all of them is
-1/2 E (sum_l p_l)^2, which the sum of single losses, 1/2 sum_l E p_l^2, knows but for the cross terms. Both come from one
-Gram matrix of all candidates. A selection is improved by changing one or two layers at a time within the bounds. Cross
-terms of a few samples are noisy, so they are shrunk by a factor that two halves of the samples agree on. [architecture 6]
+1/2 E (sum_l p_l)^2, which the sum of single losses, 1/2 sum_l E p_l^2, knows but for the cross terms. Both come from
+one Gram matrix of all candidates. A selection is improved by changing one or two layers at a time within the bounds.
+Cross terms of a few samples are noisy, so they are shrunk by a factor that two halves of the samples agree on.
+[architecture 6]
 """
 
 from collections.abc import Mapping, Sequence

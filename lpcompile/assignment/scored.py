@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lpcompile.assignment.problem import Choice, Item
+from lpcompile.formats.planned import short_name
 from lpcompile.plan import WeightPlan
 
 Picks = Mapping[str, int]  # layer -> index of its candidate
@@ -56,12 +60,25 @@ class ScoredLayer:
 
     def only(self, formats: frozenset[str]) -> "ScoredLayer":
         """The layer with candidates of these formats; with all where none is."""
-        kept = tuple(c for c in self.candidates if family(c.weight.format) in formats)
+        kept = tuple(c for c in self.candidates if short_name(c.weight.format) in formats)
         return ScoredLayer(self.name, self.weights, kept or self.candidates, self.reason, self.sensitivity)
 
     def index(self, label: str) -> int:
         """Position of a candidate."""
         return next(i for i, c in enumerate(self.candidates) if c.label == label)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All layers that are assigned.
+
+    Attributes:
+        layers: with candidates.
+        projections: (samples, draws, M) by layer, what candidates do to the outputs together; empty if not known.
+    """
+
+    layers: Sequence[ScoredLayer]
+    projections: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -89,11 +106,6 @@ class Assignment:
         if self.lower_bound is None:
             return None
         return max(0.0, self.loss - self.lower_bound) / self.loss if self.loss > 0 else 0.0
-
-
-def family(name: str) -> str:
-    """The format of a name as a user asks for it: learned tables are all "lut4"."""
-    return "lut4" if name.startswith("lut4:") else name
 
 
 def with_picks(layers: Sequence[ScoredLayer], picks: Picks, name: str) -> Assignment:

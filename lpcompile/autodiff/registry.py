@@ -24,7 +24,6 @@ FAMILIES = (
     "matrix",
     "movement",
     "normalisation",
-    "norms",
     "pooling",
     "powers",
     "recurrent",

@@ -168,7 +168,9 @@ class _Search:
 def weighted_loss(w: F32, tensor: QuantizedTensor, importance: F32) -> float:
     """Sum of importance (K,) times squared error."""
     d = w - tensor.dequantize()
-    unit = float(2.0 ** np.frexp(np.abs(w).max(initial=0))[1])  # squares of tiny weights would be lost in float32
+    unit = float(
+        2.0 ** np.frexp(np.abs(w).max(initial=0))[1]
+    )  # squares of tiny weights would be lost in float32
     d /= np.float32(unit)
     return float(np.einsum("ij,ij->j", d, d).astype(np.float64) @ importance.astype(np.float64)) * unit**2
 

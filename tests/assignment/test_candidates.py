@@ -47,7 +47,8 @@ def test_a_layer_may_take_what_its_shape_and_the_target_allow() -> None:
     assert {g for f, g in found if f == "int8"} == {"channel"}
     assert ("lut4", "group16") in found
     assert found["posit4", "group8"].scale_format == "ufloat8_e4m4"
-    assert found["int8", "channel"].scale_format == "float32"
+    wide = {p.scale_format for p in candidates_of(conv, target("ort")) if p.format == "int8"}
+    assert wide == {"float32", "ufloat8_e4m4"}  # scales weigh much where a channel has few inputs
     assert {p.granularity for p in candidates_of(matmul, target("ort"))} == {"channel"}  # 8 inputs
     assert {p.granularity for p in candidates_of(conv, target("cim"))} == {"channel"}
     assert not candidates_of(conv, target("cim"), formats=("posit4es1", "float8_e4m3fn"))

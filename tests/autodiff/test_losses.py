@@ -29,9 +29,7 @@ def probabilities(graph: LpGraph) -> Array:
     return np.asarray(np.exp(t) / np.exp(t).sum(-1, keepdims=True))
 
 
-def gradient(
-    kind: str, feeds: dict[Fed, Array], tensor: str = "t", **options: object
-) -> tuple[Array, Any]:
+def gradient(kind: str, feeds: dict[Fed, Array], tensor: str = "t", **options: object) -> tuple[Array, Any]:
     """Gradient at a tensor, and the loss."""
     graph = graph_of()
     loss = add_loss(graph, kind, [tensor], **options)  # type: ignore[arg-type]

@@ -121,54 +121,6 @@ def group_normalization(
     ]
 
 
-@rule("LpNormalization")
-def lp_normalization(
-    b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequence[bool]
-) -> list[Gradient]:
-    """Y = X / ||X||_p: dX = (G - sum(G Y) d||X|| / dX) / ||X||; where all is zero, 0."""
-    (g,) = grads
-    assert g is not None
-    (x,) = operands(node, 1)
-    axes, p = [int(node.attrs.get("axis", -1))], int(node.attrs.get("p", 2))
-    sign = typed(b, b.op("Sign", x), x)
-    powers = b.mul(x, x if p == 2 else sign)
-    total = b.sum(powers, axes, keepdims=True)
-    some = b.greater(total, 0.0)
-    norm = typed(b, b.op("Where", some, total, b.number(1.0, x)), x)
-    norm = norm if p == 1 else typed(b, b.op("Sqrt", norm), x)
-    y = b.div(x, norm)
-    along = b.mul(y if p == 2 else sign, b.sum(b.mul(g, y), axes, keepdims=True))
-    return [b.with_shape(b.gated(b.div(b.sub(g, along), norm), some), x)]
-
-
-@rule("LRN")
-def local_response_normalization(
-    b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequence[bool]
-) -> list[Gradient]:
-    """Y = X S^-beta with S = bias + alpha / size times the sum of X^2 over a window of channels."""
-    (g,) = grads
-    assert g is not None
-    (x,) = operands(node, 1)
-    size = int(node.attrs["size"])
-    alpha, beta = float(node.attrs.get("alpha", 1e-4)), float(node.attrs.get("beta", 0.75))
-    low = (size - 1) // 2
-    squares = _channel_windows(b, b.mul(x, x), size, low, x)
-    s = b.add(b.scale(squares, alpha), b.number(float(node.attrs.get("bias", 1.0)), x))
-    direct = b.mul(g, typed(b, b.op("Pow", s, b.number(-beta, x)), x))
-    each = b.div(b.mul(direct, x), s)
-    back = _channel_windows(b, each, size, size - 1 - low, x)  # the windows that see a channel
-    return [b.with_shape(b.sub(direct, b.mul(b.scale(x, 2 * alpha * beta), back)), x)]
-
-
-def _channel_windows(b: GradientBuilder, each: Value, size: int, low: int, like: Value) -> Value:
-    """The sum over `size` channels from `low` before, over size."""
-    flat = b.reshape(each, [0, 0, -1])
-    image = typed(b, b.op("Unsqueeze", flat, b.constant([1])), like)
-    pads = [low, 0, size - 1 - low, 0]
-    made = b.op("AveragePool", image, kernel_shape=[size, 1], pads=pads, count_include_pad=1)
-    return typed(b, b.op("Reshape", made, b.op("Shape", like)), like)
-
-
 @dataclass(frozen=True, slots=True)
 class Standardised:
     """A tensor with zero mean (where centred) and unit variance over some axes."""

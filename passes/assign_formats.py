@@ -1,0 +1,319 @@
+"""Choose the number format, granularity and scale format of every layer: least predicted loss within a budget.
+
+Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors, and chosen by a
+multiple-choice knapsack. The result is measured as a whole beside the best single formats and the paper's greedy rule:
+it is never worse than those on the calibration loss. [architecture 6; papers/mixed-posit 2.7, 2.8]
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from lpcompile.analysis.gradients import LOSSES
+from lpcompile.assignment.assign import exact, singles
+from lpcompile.assignment.budget import ADDITIVE
+from lpcompile.assignment.candidates import Rounding, candidates_of
+from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
+from lpcompile.assignment.interactions import refine
+from lpcompile.assignment.joint import Joint, best_measured
+from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
+from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
+from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
+from lpcompile.assignment.scoring import Scorer
+from lpcompile.errors import PipelineError
+from lpcompile.formats.planned import format_of
+from lpcompile.ir import block_matmul
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.measured_assignment import assignment_loss
+from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.records import PassReport
+
+METHODS = ("exact", "paper-greedy", "ratio-greedy")
+AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
+AUTO_GRANULARITIES = "channel+group8+group16+group32+group64+group128"
+REFERENCE = ("fixp4", "channel")  # whose predicted loss is a layer's `sensitivity`
+
+
+@dataclass(frozen=True, slots=True)
+class AssignFormats(Pass):
+    """One format a layer, under a budget; bounds of 0 do not bind."""
+
+    name: ClassVar[str] = "assign-formats"
+    summary: ClassVar[str] = "choose a number format for every layer: least predicted loss within a budget"
+    exact: ClassVar[bool] = False
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED})
+    establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.FORMATS_ASSIGNED})
+
+    formats: str = AUTO_FORMATS
+    granularities: str = AUTO_GRANULARITIES
+    method: str = "exact"
+    loss: str = "probe"
+    samples: int = 64
+    rounding: str = "kernel-sums"
+    joint: int = 12  # doubtful choices measured with all others in place; 0: nothing is measured
+    avg_bits: float = 0.0
+    bytes: float = 0.0
+    ace: float = 0.0
+    acev2: float = 0.0
+    energy_pj: float = 0.0
+    posit_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("method", self.method, METHODS), ("loss", self.loss, LOSSES)):
+            if value not in known:
+                raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
+        for name in self.formats.split("+"):
+            format_of(name)
+        if self.samples < 1 or self.joint < 0:
+            raise ValueError("option 'samples' is at least 1, 'joint' at least 0")
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """Bounds that bind, by their names."""
+        given = {name: float(getattr(self, name.replace("-", "_"))) for name in ADDITIVE}
+        return {name: bound for name, bound in given.items() if bound > 0}
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Plan the weights of every layer whose kernel is not `float`."""
+        report = PassReport(self.name)
+        if ctx.decisions is not None:
+            for name, layer in graph.plan.layers.items():
+                report.skip(name, f"{layer.weight.format}, as decided in the file")
+            return report
+        overrides = parse_overrides(ctx.layer_formats)
+        for pattern in unmatched(overrides, (n.name for n in graph.layers())):
+            raise PipelineError(
+                f"no layer matches '{pattern}'", hint="'lpcompile inspect MODEL' lists the layers"
+            )
+        self._keep_float(graph, overrides)
+        nodes = [
+            n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT
+        ]
+        for node in graph.layers():
+            if node not in nodes:
+                report.skip(node, graph.plan.layers.get(node.name, LayerPlan()).reason or "it stays float")
+        if not nodes:
+            return report
+        facts = {n.name: layer_facts(n) for n in graph.layers()}
+        key = f"{self.formats} {self.granularities} {self.loss} {self.samples} {self.rounding}"
+        if key not in ctx.scored:
+            ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
+        scored: Scored = ctx.scored[key]
+        bounds = self._bounds(graph, facts, {n.name for n in nodes})
+        chosen = self._chosen(graph, ctx, scored, bounds)
+        self._write(graph, scored.layers, chosen, report)
+        return report
+
+    def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
+        for node in graph.layers():
+            rule = override_of(node.name, overrides)
+            if rule is not None and rule.format == FLOAT:
+                reason = f"kept float by '{rule.text}'"
+                graph.plan = graph.plan.with_layer(node.name, LayerPlan(Kernel.FLOAT, reason=reason))
+
+    def _scored(
+        self,
+        graph: LpGraph,
+        ctx: PassContext,
+        nodes: Sequence[Node],
+        facts: Mapping[str, LayerFacts],
+        overrides: Sequence[Override],
+    ) -> Scored:
+        calls = (
+            ctx.calibration.deciding if ctx.calibration is not None and not ctx.calibration.generated else []
+        )
+        scorer = Scorer(
+            graph,
+            ctx.observe,
+            calls,
+            ctx.statistics,
+            self.loss,
+            self.samples,
+            ctx.seed,
+            lambda node: not bias_obstacle(node, graph.plan.layers[node.name].kernel),
+            lambda node: self._rounding(node, ctx),
+            ctx.open_patched,
+            ctx.progress,
+            ctx.warnings,
+        )
+        floors = {n.name: low for n in nodes if (low := least_scale(graph, n, _kernel(graph, n))) is not None}
+        rules = {n.name: override_of(n.name, overrides) for n in nodes}
+        plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name]) for n in nodes}
+        fitted = scorer.fitted(plans, floors)
+        projected = scorer.projected(fitted)
+        where = Setting(ctx.target, ctx.machine, ctx.emit)
+        names = self._costs()
+        found = []
+        for node in nodes:
+            score, rule = projected.scores[node.name], rules[node.name]
+            bits = _activation_bits(graph, node)
+            candidates = tuple(
+                ScoredCandidate(
+                    c.weight,
+                    float(loss),
+                    float(error),
+                    costs_of(
+                        names, facts[node.name], LayerFormat(c.weight, bits, _kernel(graph, node)), where
+                    ),
+                )
+                for c, loss, error in zip(
+                    fitted[node.name].candidates, score.mean, score.standard_error, strict=True
+                )
+            )
+            reference = [c.loss for c in candidates if (c.weight.format, c.weight.granularity) == REFERENCE]
+            found.append(
+                ScoredLayer(
+                    node.name,
+                    facts[node.name].weights,
+                    candidates,
+                    "" if rule is None else f"narrowed by '{rule.text}'",
+                    reference[0] if reference else None,
+                )
+            )
+        return Scored(found, projected.projections)
+
+    def _rounding(self, node: Node, ctx: PassContext) -> Rounding | None:
+        if self.rounding != "kernel-sums":
+            return None
+        return lambda rows, tensor: keep_kernel_sums(node, rows, tensor, ctx.statistics)
+
+    def _plans(
+        self, graph: LpGraph, ctx: PassContext, node: Node, facts: LayerFacts, rule: Override | None
+    ) -> list[WeightPlan]:
+        """What a layer may take."""
+        formats = self.formats.split("+") if rule is None else [rule.format]
+        granularities = self.granularities.split("+")
+        if rule is not None and rule.granularity:
+            granularities = [rule.granularity]
+        assert ctx.target is not None, "plan passes run with a target"
+        plans = candidates_of(
+            node, ctx.target, formats=formats, granularities=granularities, rounding=self.rounding
+        )
+        packed = _kernel(graph, node) is Kernel.NBITS
+        kept = [
+            p
+            for p in plans
+            if not (
+                packed
+                and block_matmul.obstacle(format_of(p.format), p.granularity, facts.rows[1], codebooks=False)
+            )
+        ]
+        if not kept:
+            raise PipelineError(
+                f"layer '{node.name}' can be stored in none of {', '.join(formats)}",
+                hint="give more formats, or keep the layer with --keep-float",
+            )
+        return kept
+
+    def _costs(self) -> list[str]:
+        names = ["bits", "posit", "posit-macs", "acev2"]
+        return names + [n for n in ("bytes", "ace", "energy-pj") if n in self.budget]
+
+    def _bounds(
+        self, graph: LpGraph, facts: Mapping[str, LayerFacts], assigned: set[str]
+    ) -> dict[str, float]:
+        """What is left of the budget for the layers that are assigned."""
+        bounds = additive_bounds(self.budget, list(facts.values()))
+        fixed = [f for name, f in facts.items() if name not in assigned]
+        for name in bounds:
+            if name != "energy-pj":  # floats run on no machine
+                bounds[name] -= sum(costs_of([name], f, LayerFormat())[name] for f in fixed)
+        return bounds
+
+    def _chosen(self, graph: LpGraph, ctx: PassContext, scored: Scored, bounds: Mapping[str, float]) -> Joint:
+        layers = scored.layers
+        first = exact(layers, bounds)
+        refined = refine(layers, scored.projections, first.picks, bounds)
+        together = replace(with_picks(layers, refined.picks, "together"), lower_bound=first.lower_bound)
+        rivals = [together, first, *singles(layers, bounds)]
+        if not self.joint or ctx.calibration is None or ctx.observe is None or ctx.open_patched is None:
+            return Joint(first, {})
+        if ctx.calibration.generated:
+            return Joint(first, {})
+        key = "assignment loss"
+        if key not in ctx.scored:
+            ctx.scored[key] = assignment_loss(
+                graph,
+                layers,
+                ctx.statistics,
+                ctx.observe,
+                ctx.calibration.deciding,
+                ctx.open_patched,
+                per_sample=False,
+            )
+        measure = ctx.scored[key]
+        return best_measured(
+            layers,
+            rivals,
+            measure.of,
+            bounds=bounds,
+            swaps=self.joint,
+            progress=lambda done, total: ctx.progress("measuring assignments", done, total),
+        )
+
+    def _write(
+        self, graph: LpGraph, layers: Sequence[ScoredLayer], chosen: Joint, report: PassReport
+    ) -> None:
+        total = chosen.assignment.loss
+        for layer in layers:
+            candidate = layer.candidates[chosen.assignment.picks[layer.name]]
+            share = candidate.loss / total if total > 0 else 0.0
+            reason = f"{share:.1%} of the predicted loss" + (f"; {layer.reason}" if layer.reason else "")
+            if layer.name in chosen.swapped:
+                reason += f"; measured better than {chosen.swapped[layer.name][0]}"
+            before = graph.plan.layers[layer.name]
+            end = (
+                -10 * math.log10(2 * candidate.loss) if self.loss == "probe" and candidate.loss > 0 else None
+            )
+            graph.plan = graph.plan.with_layer(
+                layer.name,
+                replace(
+                    before,
+                    weight=candidate.weight,
+                    reason=reason,
+                    sensitivity=layer.sensitivity,
+                    end_sqnr_db=end,
+                ),
+            )
+            report.change(
+                layer.name, candidate.label, before=before.weight.format, after=f"loss {candidate.loss:.3g}"
+            )
+        report.metrics |= _metrics(layers, chosen)
+
+
+def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
+    found = chosen.assignment
+    metrics = {
+        "candidates": float(sum(len(layer.candidates) for layer in layers)),
+        "predicted_loss": found.loss,
+        "measurements": float(chosen.measurements),
+        "swaps": float(len(chosen.swapped)),
+    }
+    if found.gap is not None:
+        metrics["gap"] = found.gap
+    weights = sum(layer.weights for layer in layers)
+    metrics["avg_bits"] = found.costs.get("bits", 0.0) / max(1, weights)
+    for name, loss in chosen.measured.items():
+        metrics[f"measured_loss[{name}]"] = loss
+    return metrics
+
+
+def _kernel(graph: LpGraph, node: Node) -> Kernel:
+    return graph.plan.layers[node.name].kernel
+
+
+def _activation_bits(graph: LpGraph, node: Node) -> int:
+    """Of the input as the layer reads it."""
+    kernel, x = _kernel(graph, node), node.inputs[0]
+    if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
+        return 8
+    plan = None if x is None else graph.plan.activations.get(x.name)
+    if kernel is Kernel.WEIGHT_ONLY or plan is None:
+        return 32
+    return int(plan.format.removeprefix("uint"))

@@ -1,0 +1,111 @@
+"""The loss of a whole assignment, measured: its rounded weights patched into one float session."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcompile.analysis.batches import ObserveGraph
+from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.input_moments import row_means
+from lpcompile.analysis.measured import Judge, OpenPatched
+from lpcompile.analysis.rounded_weights import as_weight
+from lpcompile.assignment.scored import Picks, ScoredLayer
+from lpcompile.autodiff.losses import float_outputs
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.quant.rows import to_rows
+
+HELD_BYTES = 1 << 28  # of rounded weights that are kept for the next assignment
+
+
+@dataclass
+class AssignmentLoss:
+    """Output noise power over signal power of an assignment, call by call; activations stay float.
+
+    Attributes:
+        graph: float graph and plan.
+        layers: with candidates.
+        statistics: of activations.
+        judge: of the float model.
+        open_patched: opens the graph.
+    """
+
+    graph: LpGraph
+    layers: Sequence[ScoredLayer]
+    statistics: Mapping[str, TensorStatistics]
+    judge: Judge
+    open_patched: OpenPatched
+    _held: dict[tuple[str, int], dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+    _bytes: int = 0
+    _now: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._nodes = {layer.name: self.graph.node(layer.name) for layer in self.layers}
+        self._candidates = {layer.name: layer.candidates for layer in self.layers}
+        names = [name for node in self._nodes.values() for name in self._patched(node)]
+        self._model = self.open_patched(self.graph, list(dict.fromkeys(names)))
+
+    def of(self, picks: Picks) -> NDArray[np.float64]:
+        """One figure a call (a sample where samples can be told apart)."""
+        for name, pick in picks.items():
+            if self._now.get(name) != pick:
+                for constant, values in self._rounded(name, pick).items():
+                    self._model.patch(constant, values)
+                self._now[name] = pick
+        return self.judge.noise_terms(self._model.run)
+
+    def _patched(self, node: Node) -> list[str]:
+        weight = node.inputs[1]
+        assert weight is not None
+        bias = self._bias(node)
+        return [weight.name] if bias is None else [weight.name, bias]
+
+    def _bias(self, node: Node) -> str | None:
+        """The bias that will be corrected; None where there is none, or others read it too."""
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        kernel = self.graph.plan.layers[node.name].kernel
+        if bias is None or bias_obstacle(node, kernel) or len(bias.consumers) > 1:
+            return None
+        return bias.name if row_means(node, self.statistics) is not None else None
+
+    def _rounded(self, name: str, pick: int) -> dict[str, NDArray[np.float32]]:
+        if (name, pick) in self._held:
+            return self._held[name, pick]
+        node = self._nodes[name]
+        weight = node.inputs[1]
+        assert weight is not None
+        found = rounded_layer(self.graph, node, self._candidates[name][pick].weight, self.statistics)
+        assert found.tensor is not None
+        rows = found.tensor.dequantize()
+        values = {weight.name: as_weight(node, rows)}
+        if (bias := self._bias(node)) is not None:
+            mean = row_means(node, self.statistics)
+            assert mean is not None
+            shift = np.einsum("ok,ok->o", rows - to_rows(node.op, weight.values), mean)
+            values[bias] = np.asarray(self.graph.value(bias).values - shift, np.float32)
+        size = sum(v.nbytes for v in values.values())
+        if self._bytes + size <= HELD_BYTES:
+            self._held[name, pick] = values
+            self._bytes += size
+        return values
+
+
+def assignment_loss(
+    graph: LpGraph,
+    layers: Sequence[ScoredLayer],
+    statistics: Mapping[str, TensorStatistics],
+    observe: ObserveGraph,
+    calls: Sequence[Feeds],
+    open_patched: OpenPatched,
+    *,
+    per_sample: bool,
+) -> AssignmentLoss:
+    """The loss of assignments on these calls."""
+    outputs = [v.name for v in float_outputs(graph)]
+    judge = Judge(observe(graph, outputs), calls, outputs, per_sample=per_sample)
+    return AssignmentLoss(graph, layers, statistics, judge, open_patched)

@@ -1,0 +1,203 @@
+"""`assign-formats`: within the budget, never worse than one format, and every choice has its reason."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lpcompile.analysis.calibration import Calibration
+from lpcompile.analysis.rounded_weights import as_weight
+from lpcompile.assignment.scored import Scored, ScoredLayer
+from lpcompile.errors import BudgetError, PassOptionError, PipelineError
+from lpcompile.passes.assign_formats import AssignFormats
+from lpcompile.pipeline import PassContext
+from lpcompile.plan import Kernel, QuantPlan
+from tests.quantizing import NO_COSTS, Quantized, quantized
+
+CNN = """m (float[N,3,8,8] x) => (float[N,5] y)
+<float[16,3,3,3] w1, float[16] b1, float[16,16,3,3] w2, float[16] b2, float[5,16] w3, float[5] b3> {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)  r = Relu (a)
+    c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)  s = Relu (c)
+    g = GlobalAveragePool (s)  f = Flatten (g)  y = Gemm <transB = 1> (f, w3, b3)
+}"""
+ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse},correct-bias"
+SMALL = "formats=fixp4+posit4+nf4+int8,granularities=channel+group16"
+
+
+def assigned(options: str, *, calls: int = 40) -> Quantized:
+    return quantized(CNN, f"{NO_COSTS},assign-formats{{{options}}},{ROUND}", calls=calls)
+
+
+def scored(found: Quantized) -> Sequence[ScoredLayer]:
+    (known,) = (v for v in found.context.scored.values() if isinstance(v, Scored))
+    return known.layers
+
+
+def bits_of(found: Quantized) -> float:
+    total = weights = 0.0
+    for node in found.graph.layers():
+        tensor, weight = found.graph.plan.layers[node.name].tensor, node.inputs[1]
+        assert tensor is not None
+        assert weight is not None
+        total += tensor.bits_per_element * weight.values.size
+        weights += weight.values.size
+    return total / weights
+
+
+@pytest.mark.parametrize("bound", [4.4, 5.0, 6.5])
+def test_the_budget_is_kept_and_used(bound: float) -> None:
+    found = assigned(f"{SMALL},avg-bits={bound}")
+    assert found.reports["assign-formats"].metrics["avg_bits"] <= bound
+    assert bits_of(found) <= bound + 0.02  # the float32 unit of 8-bit scales is counted in the file
+    assert bits_of(found) > bound - 1.5
+
+
+def test_more_bits_lose_less() -> None:
+    losses = [
+        assigned(f"{SMALL},avg-bits={b}").reports["assign-formats"].metrics["predicted_loss"]
+        for b in (4.4, 5.0, 6.5)
+    ]
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_the_choice_is_the_best_of_all_within_the_budget() -> None:
+    """Against every combination of candidates."""
+    found = assigned(f"{SMALL},avg-bits=5,joint=0")
+    layers = scored(found)
+    weights = sum(layer.weights for layer in layers)
+    best = min(
+        sum(c.loss for c in combination)
+        for combination in itertools.product(*(layer.candidates for layer in layers))
+        if sum(c.costs["bits"] for c in combination) <= 5 * weights
+    )
+    assert found.reports["assign-formats"].metrics["predicted_loss"] == pytest.approx(best, rel=1e-9)
+    assert found.reports["assign-formats"].metrics["gap"] == pytest.approx(0, abs=1e-9)
+
+
+def test_it_is_never_worse_than_one_format_on_the_measured_loss() -> None:
+    metrics = assigned(f"{SMALL},avg-bits=4.6").reports["assign-formats"].metrics
+    singles = [v for k, v in metrics.items() if "with int8]" in k]
+    assert len(singles) == 3
+    assert metrics["measured_loss[chosen]"] <= min(singles) + 1e-12
+
+
+def test_predicted_losses_of_single_layers_are_those_measured() -> None:
+    """One layer in 8 bits after the other: small errors, where the second order is exact."""
+    found = assigned("formats=int8,granularities=channel,joint=0,samples=40")
+    run = found.context.observe
+    assert run is not None
+    assert found.context.calibration is not None
+    calls = found.context.calibration.deciding
+    reference = [run(found.graph, ["y"])(c)["y"] for c in calls]
+    power = sum(float(np.square(y).sum()) for y in reference)
+    for layer in scored(found):
+        node = found.graph.node(layer.name)
+        weight = node.inputs[1]
+        rounded = found.graph.plan.layers[layer.name].tensor
+        assert weight is not None
+        assert rounded is not None
+        changed = found.graph.copy()
+        values = as_weight(node, rounded.dequantize())
+        shift = found.graph.plan.layers[layer.name].bias_correction
+        bias = node.inputs[2]
+        assert bias is not None
+        assert shift is not None
+        changed.set_weights(changed.node(layer.name), values, bias.values + shift)
+        noise = sum(
+            float(np.square(run(changed, ["y"])(c)["y"] - y).sum())
+            for c, y in zip(calls, reference, strict=True)
+        )
+        predicted = min(c.loss for c in layer.candidates) * 2
+        assert predicted == pytest.approx(noise / power, rel=0.5)
+
+
+def test_layers_by_name_take_what_the_user_says() -> None:
+    found = _with_formats(("Conv_0=posit4/group16", "Gemm.*=int8"))
+    first, second, last = (found.graph.plan.layers[n.name] for n in found.graph.layers())
+    assert (first.weight.format, first.weight.granularity) == ("posit4", "group16")
+    assert "narrowed by 'Conv_0=posit4/group16'" in first.reason
+    assert last.weight.format == "int8"
+    assert second.weight.format in ("fixp4", "posit4", "nf4", "int8")
+
+
+def test_a_layer_that_the_user_wants_float_stays_float() -> None:
+    found = _with_formats(("Gemm.*=float32",))
+    layer = found.layer("Gemm")
+    assert layer.kernel is Kernel.FLOAT
+    assert layer.reason == "kept float by 'Gemm.*=float32'"
+
+
+def test_a_pattern_for_no_layer_is_named() -> None:
+    with pytest.raises(PipelineError, match="no layer matches 'nobody'"):
+        _with_formats(("nobody=int8",))
+
+
+def _with_formats(formats: tuple[str, ...]) -> Quantized:
+    found = quantized(CNN, NO_COSTS)
+    found.context.layer_formats = formats
+    found.reports = found.rerun(f"assign-formats{{{SMALL},avg-bits=8}},{ROUND}")
+    return found
+
+
+def test_an_impossible_budget_names_the_nearest_point() -> None:
+    with pytest.raises(BudgetError) as caught:
+        assigned(f"{SMALL},avg-bits=3")
+    assert "bits" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_without_samples_relative_errors_decide_and_a_warning_says_so() -> None:
+    found = assigned(f"{SMALL},avg-bits=4.6", calls=0)
+    assert found.reports["assign-formats"].metrics["avg_bits"] <= 4.6
+    assert any("no samples" in w for w in found.context.warnings)
+
+
+def test_posits_keep_their_share() -> None:
+    found = assigned("formats=posit4+fixp4,granularities=channel,posit-fraction=0.15,joint=0")
+    posit = total = 0
+    for node in found.graph.layers():
+        weight = node.inputs[1]
+        assert weight is not None
+        total += weight.values.size
+        posit += weight.values.size * (found.graph.plan.layers[node.name].weight.format == "posit4")
+    assert posit <= 0.15 * total
+
+
+def test_other_budgets_need_no_new_scores() -> None:
+    found = quantized(CNN, NO_COSTS)
+    found.rerun(f"assign-formats{{{SMALL},avg-bits=5}}")
+    found.context.observe = None  # nothing can be scored any more
+    found.graph.plan = replace(found.graph.plan)
+    report = found.rerun(f"assign-formats{{{SMALL},avg-bits=6}}")["assign-formats"]
+    assert report.metrics["avg_bits"] <= 6
+
+
+def test_decisions_that_were_given_stay() -> None:
+    found = quantized(CNN, NO_COSTS)
+    found.context.decisions = QuantPlan()
+    report = found.rerun("assign-formats")["assign-formats"]
+    assert not report.changes
+    assert all("as decided in the file" in s.reason for s in report.skips)
+
+
+@pytest.mark.parametrize("options", [{"method": "x"}, {"loss": "x"}, {"formats": "int99"}, {"samples": "0"}])
+def test_options_that_mean_nothing_are_named(options: dict[str, str]) -> None:
+    with pytest.raises((PassOptionError, Exception)) as caught:
+        AssignFormats.configured(options)
+    assert any(v in str(caught.value) for v in options.values()) or "samples" in str(caught.value)
+
+
+def test_the_same_seed_makes_the_same_choice() -> None:
+    one, two = (assigned(f"{SMALL},avg-bits=4.6") for _ in range(2))
+    assert {k: v.weight for k, v in one.layers.items()} == {k: v.weight for k, v in two.layers.items()}
+
+
+def test_generated_samples_are_no_basis_for_gradients() -> None:
+    found = quantized(CNN, NO_COSTS)
+    context: PassContext = found.context
+    assert context.calibration is not None
+    context.calibration = Calibration(context.calibration.calls, generated=True)
+    found.rerun(f"assign-formats{{{SMALL},avg-bits=5}}")
+    assert any("no samples" in w for w in context.warnings)
