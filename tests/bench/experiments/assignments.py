@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 
+from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.mac_energy import PositShare, overhead_against_all_fixp4
 from lpcompile.assignment.scored import Picks, Scored, ScoredLayer
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.quantize_activations import QuantizeActivations
+from lpcompile.passes.quantize_weights import QuantizeWeights
+from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext, Pipeline, no_progress
-from lpcompile.plan import WeightPlan
+from lpcompile.plan import LayerPlan, WeightPlan
 from lpcompile.prepared import Preparation
 from lpcompile.recipe_passes import split_at_assignment
 from lpcompile.records import PassReport
@@ -79,6 +83,21 @@ class GivenFormats(Pass):
         return PassReport(self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldRounding(QuantizeWeights):
+    """`quantize-weights` that rounds a layer to a format once."""
+
+    held: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
+
+    def _rounded(self, graph: LpGraph, node: Node, statistics: Mapping[str, TensorStatistics]) -> LayerPlan:
+        weight = graph.plan.layers[node.name].weight
+        decided = weight if weight.format != "float32" else self.planned_weights()
+        if (node.name, decided) not in self.held:
+            found = rounded_layer(graph, node, decided, statistics, rho=self.rho)
+            self.held[node.name, decided] = found
+        return self.held[node.name, decided]
+
+
 class Network:
     """A zoo entry at a width of its activations, with the passes of a recipe.
 
@@ -112,7 +131,8 @@ class Network:
             for p in prepared.passes
         )
         head, tail = split_at_assignment(passes)
-        self.assign, self.tail = tail[0], tail[1:]
+        self.assign = tail[0]
+        self.tail = tuple(HeldRounding(*astuple(p)) if type(p) is QuantizeWeights else p for p in tail[1:])
         self.graph, self.context, self.target = prepared.graph, prepared.context, prepared.target
         Pipeline(head).run(self.graph, self.context)
 
