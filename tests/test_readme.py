@@ -15,7 +15,7 @@ import pytest
 
 from lpcompile import errors
 from lpcompile.errors import LpcompileError
-from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import planned_name
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -108,7 +108,7 @@ def test_formats_named_are_formats() -> None:
     first_column = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
     names = re.findall(r"`([a-z]\w+)`", "\n".join(first_column))
     assert {"fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn"} <= set(names)
-    assert [resolve(name).name for name in names] == names
+    assert [planned_name(name) for name in names] == names
 
 
 def test_every_cited_source_is_listed() -> None:

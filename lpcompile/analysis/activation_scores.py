@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -68,14 +69,17 @@ def _sweep(
 ) -> dict[str, Score]:
     b = p.builder
     changes: dict[str, Value] = {}
+
+    def use(name: str, delta: Value) -> Value:
+        if name not in changes:
+            change = rounding_error(b, p.made.value(name), plans[name])
+            changes[name] = b.mul(change, change) if propagated else change
+        product = p.dot(changes[name], b.mul(delta, delta) if propagated else delta)
+        p.keep(name, product)
+        return product
+
     for draw in range(len(p.losses)):
-        for name, delta in p.deltas(draw, list(plans)).items():
-            if delta is None:
-                continue
-            if name not in changes:
-                changes[name] = rounding_error(b, p.made.value(name), plans[name])
-                changes[name] = b.mul(changes[name], changes[name]) if propagated else changes[name]
-            p.keep(name, p.dot(changes[name], b.mul(delta, delta) if propagated else delta))
+        p.use_deltas(draw, {n: partial(use, n) for n in plans})
     terms: dict[str, list[list[F64]]] = {n: [[] for _ in p.samples.calls] for n in plans}
     for i, values in p.runs(observe, seed, step):
         for name, draws in values.items():

@@ -14,6 +14,7 @@ from lpcompile.ir.graph import LpGraph
 
 ObserveGraph = Callable[[LpGraph, Sequence[str]], RunFeeds]
 BATCH = 8
+BATCH_BYTES = 1 << 28  # of the tensors that are looked at; gradients need some three times as much
 TOLERANCE = 1e-3  # of the largest magnitude: other kernels sum in another order
 
 
@@ -26,20 +27,25 @@ def batch_inputs(graph: LpGraph) -> list[str] | None:
     return [v.name for v in tensors] if len(names) == 1 else None
 
 
-def separable(graph: LpGraph, tensors: Sequence[str], observe: ObserveGraph, calls: Sequence[Feeds]) -> bool:
-    """Whether the first axis of the inputs and of all `tensors` counts samples that do not touch each other."""
+def separable_bytes(
+    graph: LpGraph, tensors: Sequence[str], observe: ObserveGraph, calls: Sequence[Feeds]
+) -> int | None:
+    """Bytes of all `tensors` for one sample; None unless their first axis counts samples that do not touch each other.
+
+    The first axis of the inputs must be free, too.
+    """
     batched = batch_inputs(graph)
-    if batched is None or not calls:
-        return False
-    pair = _two_samples(calls, batched)
-    if pair is None:
-        return False
+    pair = None if batched is None else _two_samples(calls, batched)
+    if batched is None or pair is None:
+        return None
     run = observe(graph, tensors)
     alone = [run(sample) for sample in pair]
     together = run(
         {k: np.concatenate([p[k] for p in pair]) if k in batched else v for k, v in pair[0].items()}
     )
-    return all(_same(together[t], [a[t] for a in alone]) for t in tensors)
+    if not all(_same(together[t], [a[t] for a in alone]) for t in tensors):
+        return None
+    return sum(alone[0][t].nbytes for t in tensors)
 
 
 def _same(together: np.ndarray, alone: Sequence[np.ndarray]) -> bool:
@@ -68,6 +74,11 @@ def singles(calls: Sequence[Feeds], batched: Sequence[str]) -> Iterator[Feeds]:
     for call in calls:
         for i in range(len(call[batched[0]])):
             yield {k: v[i : i + 1] if k in batched else v for k, v in call.items()}
+
+
+def batch_size(sample_bytes: int) -> int:
+    """Samples in a batch that keep within BATCH and BATCH_BYTES."""
+    return max(1, min(BATCH, BATCH_BYTES // max(1, sample_bytes)))
 
 
 def rebatched(calls: Sequence[Feeds], batched: Sequence[str], size: int = BATCH) -> list[Feeds]:

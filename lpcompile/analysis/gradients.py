@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.analysis.batches import ObserveGraph, batch_inputs, rebatched, separable, singles
+from lpcompile.analysis.batches import (
+    ObserveGraph,
+    batch_inputs,
+    batch_size,
+    rebatched,
+    separable_bytes,
+    singles,
+)
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.measured import check_labels
 from lpcompile.autodiff.losses import Fed, Loss, LossInput, class_tensors, float_outputs, logits_of
@@ -66,10 +73,11 @@ class Samples:
             node = graph.node(name)
             tensors += [v.name for v in (node.inputs[0], node.outputs[0]) if v is not None and not v.is_input]
         batched = batch_inputs(graph)
-        apart = separable(graph, list(dict.fromkeys(tensors)), observe, calls)
+        size = separable_bytes(graph, list(dict.fromkeys(tensors)), observe, calls)
         if batched is not None:
-            calls = rebatched(calls, batched) if apart else list(singles(calls, batched))
-        return cls(calls, apart, None if labels is None else _split(labels, calls, batched))
+            alone = list(singles(calls, batched)) if size is None else []
+            calls = alone if size is None else rebatched(calls, batched, batch_size(size))
+        return cls(calls, size is not None, None if labels is None else _split(labels, calls, batched))
 
 
 def _split(labels: NDArray[np.int64], calls: Sequence[Feeds], batched: Sequence[str] | None) -> Labels:

@@ -11,6 +11,7 @@ has no gradient, so that nothing cancels. [architecture 5; papers/mixed-posit 2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from lpcompile.analysis.rounded_weights import as_weight, weight_rows
 from lpcompile.analysis.scores import Score
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.value import Value
 
 STEP = 0.01  # of the root mean square of a layer's weights
 PROBES = 4
@@ -83,12 +85,13 @@ def _loss_of(head: Head) -> Head:
 
 def _slopes(p: InnerProducts, signs: Mapping[str, F32], observe: ObserveGraph) -> dict[str, float]:
     """<g, z_l> of the mean loss of a sample."""
-    outputs = {n: layer_output(p.made.node(n)).name for n in signs}
-    deltas = p.deltas(0, list(outputs.values()))
-    for name, output in outputs.items():
-        delta = deltas[output]
-        if delta is not None:
-            p.keep(name, p.dot(p.layer_change(p.made.node(name), signs[name]), delta))
+
+    def use(name: str, delta: Value) -> Value:
+        product = p.dot(p.layer_change(p.made.node(name), signs[name]), delta)
+        p.keep(name, product)
+        return product
+
+    p.use_deltas(0, {layer_output(p.made.node(n)).name: partial(use, n) for n in signs})
     totals, count = dict.fromkeys(signs, 0.0), 0
     for _, values in p.runs(observe, 0):
         count += max(len(draws[0][0]) for draws in values.values())

@@ -10,14 +10,16 @@ from lpcompile.analysis.gradients import Head, Samples, Sweep, check_finite
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.losses import add_loss
+from lpcompile.autodiff.ordering import after
 from lpcompile.autodiff.per_sample import LayerGradient, add_weight_gradients
-from lpcompile.autodiff.reverse import add_gradients
+from lpcompile.autodiff.reverse import Visit, add_gradients
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
 Step = Callable[[int], None]
+Use = Callable[[Value], Value]
 Arrays = tuple[NDArray[np.float32], ...]
 
 
@@ -49,6 +51,7 @@ class InnerProducts:
         ]
         self.builder = GradientBuilder(self.made, "score")
         self.extra: dict[str, F32] = {}
+        self._last: Value | None = None
         self._kept: dict[str, list[tuple[str, ...]]] = {}
 
     @property
@@ -56,9 +59,29 @@ class InnerProducts:
         """First dimension of a Reshape that keeps the samples (0: copied), or makes the call one sample (1)."""
         return 0 if self.samples.per_sample else 1
 
-    def deltas(self, draw: int, tensors: Sequence[str]) -> dict[str, Value | None]:
-        """Gradients at tensors for one of the losses; None where nothing flows back."""
-        return add_gradients(self.made, self.losses[draw].seeds, tensors, prefix=f"gradient{draw}")
+    def use_deltas(self, draw: int, uses: Mapping[str, Use]) -> None:
+        """Build what is made of the gradients at tensors, for one of the losses.
+
+        A gradient is used as soon as it is there, and the way back goes on after that, so that it can be freed; a draw
+        starts when the one before has ended. Else those of all tensors and draws would wait for each other.
+
+        Args:
+            draw: which loss.
+            uses: tensor -> what makes something of its gradient and returns that; not called where none flows back.
+        """
+        seeds = dict(self.losses[draw].seeds)
+        if self._last is not None:
+            seeds = {t: after(self.builder, seed, self._last) for t, seed in seeds.items()}
+
+        def visit(use: Use) -> Visit:
+            def add(b: GradientBuilder, delta: Value) -> Value:
+                self._last = use(delta)
+                return after(b, delta, self._last)
+
+            return add
+
+        visits = {t: visit(use) for t, use in uses.items()}
+        add_gradients(self.made, seeds, list(visits), prefix=f"gradient{draw}", visit=visits)
 
     def weight_gradients(
         self, draw: int, layers: Sequence[str], rows: Mapping[str, Sequence[int]] | None = None

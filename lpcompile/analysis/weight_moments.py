@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.inner_products import InnerProducts, Step, layer_output
 from lpcompile.analysis.scores import F64, Score
 from lpcompile.formats.arrays import F32
+from lpcompile.ir.value import Value
 
 
 def per_weight_scores(
@@ -63,20 +65,21 @@ def propagated_scores(
         GradientError: as above.
     """
     b = p.builder
-    outputs = {n: layer_output(p.made.node(n)).name for n in errors}
-    powers = {}
+    powers: dict[str, Value] = {}
+
+    def use(name: str, delta: Value) -> Value:
+        node = p.made.node(name)
+        if name not in powers:
+            change = p.layer_change(node, errors[name])
+            sums = p.channel_sums(node, b.mul(change, change))
+            positions = b.op("Div", b.op("Size", delta), b.op("Size", sums))
+            powers[name] = b.div(sums, b.cast(positions, np.dtype(np.float32)))
+        behind = p.channel_sums(node, b.mul(delta, delta))
+        p.keep(name, powers[name], behind)
+        return behind
+
     for draw in range(len(p.losses)):
-        deltas = p.deltas(draw, list(outputs.values()))
-        for name, output in outputs.items():
-            delta, node = deltas[output], p.made.node(name)
-            if delta is None:
-                continue
-            if name not in powers:
-                change = p.layer_change(node, errors[name])
-                powers[name] = p.channel_sums(node, b.mul(change, change))
-                positions = b.op("Div", b.op("Size", delta), b.op("Size", powers[name]))
-                powers[name] = b.div(powers[name], b.cast(positions, np.dtype(np.float32)))
-            p.keep(name, powers[name], p.channel_sums(node, b.mul(delta, delta)))
+        p.use_deltas(draw, {layer_output(p.made.node(n)).name: partial(use, n) for n in errors})
     local: dict[str, list[F64]] = {n: [] for n in errors}
     behind: dict[str, list[F64]] = {n: [] for n in errors}
     for _, values in p.runs(observe, seed, step):

@@ -171,18 +171,18 @@ class _Chunk:
         """<delta_i, dW x_i>: the layer once more on its errors, whatever the number of draws."""
         p, b = self.products, self.products.builder
         changes: dict[str, list[Value]] = {}
-        outputs = {n: layer_output(p.made.node(n)).name for n in layers}
+
+        def use(name: str, delta: Value) -> Value:
+            node = p.made.node(name)
+            if name not in changes:
+                changes[name] = [p.layer_change(node, rows) for rows in self.errors[name].deltas]
+            columns = [p.dot(change, delta) for change in changes[name]]
+            product = columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1)
+            p.keep(name, product, *([p.channel_sums(node, delta)] if name in self.centre else []))
+            return product
+
         for draw in range(len(p.losses)):
-            deltas = p.deltas(draw, list(outputs.values()))
-            for name, output in outputs.items():
-                delta, node = deltas[output], p.made.node(name)
-                if delta is None:
-                    continue
-                if name not in changes:
-                    changes[name] = [p.layer_change(node, rows) for rows in self.errors[name].deltas]
-                columns = [p.dot(change, delta) for change in changes[name]]
-                product = columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1)
-                p.keep(name, product, *([p.channel_sums(node, delta)] if name in self.centre else []))
+            p.use_deltas(draw, {layer_output(p.made.node(n)).name: partial(use, n) for n in layers})
 
     def _add_gradients(self, layers: Sequence[str]) -> None:
         """Gradients of weights, (N, R, K), times all errors at once."""

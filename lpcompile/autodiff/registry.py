@@ -24,6 +24,7 @@ FAMILIES = (
     "matrix",
     "movement",
     "normalisation",
+    "norms",
     "pooling",
     "powers",
     "recurrent",

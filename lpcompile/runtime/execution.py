@@ -36,7 +36,9 @@ def observer(graph: LpGraph, tensors: Sequence[str], *, threads: int = 0, calls:
     """
     # no copy of the graph: one in a cycle would hold the weights until the collector runs
     inner = list(dict.fromkeys(t for t in tensors if not graph.value(t).is_input))
-    session = Session(graph, threads=threads, level=level_for(calls), outputs=inner) if inner else None
+    session = None
+    if inner:
+        session = Session(graph, threads=threads, level=level_for(calls), outputs=inner, lean=True)
 
     def run(feeds: Mapping[str, np.ndarray]) -> Feeds:
         values = session.run(feeds, inner) if session is not None else {}
