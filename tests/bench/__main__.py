@@ -28,6 +28,7 @@ TABLES = (
     "startup",
     "determinism",
     "encode",
+    "knapsack",
     "cim_simulator",
     "cim_exact",
     "cim_accuracy",
