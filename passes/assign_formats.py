@@ -1,28 +1,33 @@
 """Choose the number format, granularity and scale format of every layer: least predicted loss within a budget.
 
-Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors, and chosen by a
-multiple-choice knapsack. The result is measured as a whole beside the best single formats and the paper's greedy rule:
-it is never worse than those on the calibration loss. [architecture 6; papers/mixed-posit 2.7, 2.8]
+Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors (or by a sensitivity by
+name), and chosen by a multiple-choice knapsack. The result is measured as a whole beside each single format with int8:
+it is never worse than those on the calibration loss. A greedy rule by name is followed as it stands, from the first of
+the formats to the second. [architecture 6; papers/mixed-posit 2.7, 2.8]
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from lpcompile.analysis.gradients import LOSSES
-from lpcompile.assignment.assign import exact, singles
+from lpcompile.analysis.sensitivity import ALIASES
+from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
 from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
+from lpcompile.assignment.greedy import RULES as GREEDY
+from lpcompile.assignment.greedy import Rule
 from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
+from lpcompile.assignment.rule_scores import RULES
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.errors import PipelineError
-from lpcompile.formats.planned import format_of
+from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -34,7 +39,8 @@ from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
-METHODS = ("exact", "paper-greedy", "ratio-greedy")
+METHODS = ("exact", *GREEDY)
+SENSITIVITIES = ("fisher", *RULES)
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
 AUTO_GRANULARITIES = "channel+group8+group16+group32+group64+group128"
 REFERENCE = ("fixp4", "channel")  # whose predicted loss is a layer's `sensitivity`
@@ -53,6 +59,7 @@ class AssignFormats(Pass):
     formats: str = AUTO_FORMATS
     granularities: str = AUTO_GRANULARITIES
     method: str = "exact"
+    sensitivity: str = "fisher"  # of candidates; s1 ... s4 as the paper's notes number them
     loss: str = "logits"
     samples: int = 256
     rounding: str = "kernel-sums"
@@ -65,13 +72,23 @@ class AssignFormats(Pass):
     posit_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        for key, value, known in (("method", self.method, METHODS), ("loss", self.loss, LOSSES)):
+        for key, value, known in (
+            ("method", self.method, METHODS),
+            ("loss", self.loss, LOSSES),
+            ("sensitivity", self._sensitivity, SENSITIVITIES),
+        ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         for name in self.formats.split("+"):
             format_of(name)
+        if self.method in GREEDY and "+" not in self.formats:
+            raise ValueError(f"method '{self.method}' goes from one of two formats to the other")
         if self.samples < 1 or self.joint < 0:
             raise ValueError("option 'samples' is at least 1, 'joint' at least 0")
+
+    @property
+    def _sensitivity(self) -> str:
+        return ALIASES.get(self.sensitivity, self.sensitivity)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -101,12 +118,13 @@ class AssignFormats(Pass):
         if not nodes:
             return report
         facts = {n.name: layer_facts(n) for n in graph.layers()}
-        key = f"{self.formats} {self.granularities} {self.loss} {self.samples} {self.rounding}"
+        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
+        key = " ".join(map(str, kept))
         if key not in ctx.scored:
             ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
         scored: Scored = ctx.scored[key]
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
-        chosen = self._chosen(graph, ctx, scored, bounds)
+        chosen = self._chosen(graph, ctx, key, bounds)
         self._write(graph, scored.layers, chosen, report)
         return report
 
@@ -141,6 +159,7 @@ class AssignFormats(Pass):
             ctx.open_patched,
             ctx.progress,
             ctx.warnings,
+            self._sensitivity,
         )
         floors = {n.name: low for n in nodes if (low := least_scale(graph, n, _kernel(graph, n))) is not None}
         rules = {n.name: override_of(n.name, overrides) for n in nodes}
@@ -226,8 +245,12 @@ class AssignFormats(Pass):
                 bounds[name] -= sum(costs_of([name], f, LayerFormat())[name] for f in fixed)
         return bounds
 
-    def _chosen(self, graph: LpGraph, ctx: PassContext, scored: Scored, bounds: Mapping[str, float]) -> Joint:
+    def _chosen(self, graph: LpGraph, ctx: PassContext, key: str, bounds: Mapping[str, float]) -> Joint:
+        scored: Scored = ctx.scored[key]
         layers = scored.layers
+        if self.method != "exact":
+            base, upgrade = map(planned_name, self.formats.split("+")[:2])
+            return Joint(greedy(layers, bounds, cast(Rule, self.method), base=base, upgrade=upgrade), {})
         first = exact(layers, bounds)
         interactions = Interactions(layers, scored.projections, bounds)
         rivals = [first, *singles(scored, bounds)]
@@ -238,9 +261,9 @@ class AssignFormats(Pass):
             return Joint(first, {})
         if ctx.calibration.generated:
             return Joint(first, {})
-        key = "assignment loss"
-        if key not in ctx.scored:
-            ctx.scored[key] = assignment_loss(
+        losses = f"assignment loss of {key}"
+        if losses not in ctx.scored:
+            ctx.scored[losses] = assignment_loss(
                 graph,
                 layers,
                 ctx.statistics,
@@ -250,7 +273,7 @@ class AssignFormats(Pass):
                 loss=self.loss,
                 per_sample=False,
             )
-        measure = ctx.scored[key]
+        measure = ctx.scored[losses]
         return best_measured(
             layers,
             rivals,
@@ -272,11 +295,10 @@ class AssignFormats(Pass):
             if layer.name in chosen.swapped:
                 reason += f"; measured better than {chosen.swapped[layer.name][0]}"
             before = graph.plan.layers[layer.name]
-            end = (
-                -10 * math.log10(2 * candidate.loss)
-                if self.loss in ("logits", "probe") and candidate.loss > 0
-                else None
+            known = (
+                self.loss in ("logits", "probe") and self._sensitivity != "gradient" and candidate.loss > 0
             )
+            end = -10 * math.log10(2 * candidate.loss) if known else None
             graph.plan = graph.plan.with_layer(
                 layer.name,
                 replace(
