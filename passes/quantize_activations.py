@@ -6,7 +6,7 @@ member. Without samples nothing can be static: MatMul and Gemm measure their inp
 layers keep float activations. [architecture 3.3, 4]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
@@ -149,7 +149,7 @@ class QuantizeActivations(Pass):
         self, graph: LpGraph, ctx: PassContext, regions: Regions, static: list[str], report: PassReport
     ) -> dict[str, ActivationPlan]:
         groups, read = regions.groups, self._read_by_layers(graph, static)
-        narrow = frozenset(t for t, end in read.items() if not end or LEVELS[self.ends] < LEVELS["uint8"])
+        narrow = frozenset(t for t, end in read.items() if not end)
         ctx.ranges = ranges = ActivationRanges(ctx.statistics, groups, self.rule, self.percentile, narrow)
         formats = dict.fromkeys(regions.tensors, "uint8")
         formats |= {t: self.ends if end else self.format for t, end in read.items()}
