@@ -13,6 +13,7 @@ from typing import ClassVar, cast
 
 from lpcompile.analysis.gradients import LOSSES
 from lpcompile.analysis.sensitivity import ALIASES
+from lpcompile.assignment.activation_scoring import score_narrow
 from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
@@ -23,15 +24,19 @@ from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
+from lpcompile.assignment.pricing import Pricing
 from lpcompile.assignment.rule_scores import RULES
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
+from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
+from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths
 from lpcompile.errors import PipelineError
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.assigned_widths import write_widths
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.measured_assignment import assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
@@ -39,6 +44,7 @@ from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
+ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
 METHODS = ("exact", *GREEDY)
 SENSITIVITIES = ("fisher", *RULES)
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
@@ -63,6 +69,7 @@ class AssignFormats(Pass):
     loss: str = "logits"
     samples: int = 256
     rounding: str = "kernel-sums"
+    activations: str = "auto"  # both widths where a bound counts them
     joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
     avg_bits: float = 0.0
     bytes: float = 0.0
@@ -76,6 +83,7 @@ class AssignFormats(Pass):
             ("method", self.method, METHODS),
             ("loss", self.loss, LOSSES),
             ("sensitivity", self._sensitivity, SENSITIVITIES),
+            ("activations", self.activations, ACTIVATIONS),
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
@@ -118,14 +126,20 @@ class AssignFormats(Pass):
         if not nodes:
             return report
         facts = {n.name: layer_facts(n) for n in graph.layers()}
+        pricing = Pricing(
+            self._costs(), graph, facts, Setting(ctx.target, ctx.machine, ctx.emit, ctx.resident)
+        )
         kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
         key = " ".join(map(str, kept))
         if key not in ctx.scored:
             ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
         scored: Scored = ctx.scored[key]
+        scored = replace(scored, layers=[pricing.priced(layer) for layer in scored.layers])
+        ctx.scored[key] = scored
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
-        chosen = self._chosen(graph, ctx, key, bounds)
-        self._write(graph, scored.layers, chosen, report)
+        widths = choose_widths(scored.layers, self._groups(graph, ctx, pricing, scored.layers), bounds)
+        chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
+        self._write(graph, widths, chosen, report)
         return report
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
@@ -143,44 +157,17 @@ class AssignFormats(Pass):
         facts: Mapping[str, LayerFacts],
         overrides: Sequence[Override],
     ) -> Scored:
-        calls = (
-            ctx.calibration.deciding if ctx.calibration is not None and not ctx.calibration.generated else []
-        )
-        scorer = Scorer(
-            graph,
-            ctx.observe,
-            calls,
-            ctx.statistics,
-            self.loss,
-            self.samples,
-            ctx.seed,
-            lambda node: not bias_obstacle(node, graph.plan.layers[node.name].kernel),
-            lambda node: self._rounding(node, ctx),
-            ctx.open_patched,
-            ctx.progress,
-            ctx.warnings,
-            self._sensitivity,
-        )
+        scorer = self._scorer(graph, ctx)
         floors = {n.name: low for n in nodes if (low := least_scale(graph, n, _kernel(graph, n))) is not None}
         rules = {n.name: override_of(n.name, overrides) for n in nodes}
         plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name]) for n in nodes}
         fitted = scorer.fitted(plans, floors)
         projected = scorer.projected(fitted)
-        where = Setting(ctx.target, ctx.machine, ctx.emit)
-        names = self._costs()
         found = []
         for node in nodes:
             score, rule = projected.scores[node.name], rules[node.name]
-            bits = _activation_bits(graph, node)
             candidates = tuple(
-                ScoredCandidate(
-                    c.weight,
-                    float(loss),
-                    float(error),
-                    costs_of(
-                        names, facts[node.name], LayerFormat(c.weight, bits, _kernel(graph, node)), where
-                    ),
-                )
+                ScoredCandidate(c.weight, float(loss), float(error), {})
                 for c, loss, error in zip(
                     fitted[node.name].candidates, score.mean, score.standard_error, strict=True
                 )
@@ -196,6 +183,40 @@ class AssignFormats(Pass):
                 )
             )
         return Scored(found, projected.projections)
+
+    def _scorer(self, graph: LpGraph, ctx: PassContext) -> Scorer:
+        calls = (
+            ctx.calibration.deciding if ctx.calibration is not None and not ctx.calibration.generated else []
+        )
+        return Scorer(
+            graph,
+            ctx.observe,
+            calls,
+            ctx.statistics,
+            self.loss,
+            self.samples,
+            ctx.seed,
+            lambda node: not bias_obstacle(node, graph.plan.layers[node.name].kernel),
+            lambda node: self._rounding(node, ctx),
+            ctx.open_patched,
+            ctx.progress,
+            ctx.warnings,
+            self._sensitivity,
+        )
+
+    def _groups(
+        self, graph: LpGraph, ctx: PassContext, pricing: Pricing, layers: Sequence[ScoredLayer]
+    ) -> list[ScoredGroup]:
+        """Tie groups that may take 4 bits, with what that loses and saves."""
+        counted = any(name in self.budget for name in COUNTS_ACTIVATIONS)
+        if self.activations == WIDE or (self.activations == "auto" and not counted):
+            return []
+        groups = narrowable_groups(graph, ctx.ranges)
+        key = f"activations {self.loss} {self.samples}"
+        if key not in ctx.scored:
+            ctx.scored[key] = score_narrow(self._scorer(graph, ctx), groups)
+        by_name = {layer.name: layer for layer in layers}
+        return [pricing.group(g, ctx.scored[key][g.name], by_name) for g in groups]
 
     def _rounding(self, node: Node, ctx: PassContext) -> Rounding | None:
         if self.rounding != "kernel-sums":
@@ -245,8 +266,9 @@ class AssignFormats(Pass):
                 bounds[name] -= sum(costs_of([name], f, LayerFormat())[name] for f in fixed)
         return bounds
 
-    def _chosen(self, graph: LpGraph, ctx: PassContext, key: str, bounds: Mapping[str, float]) -> Joint:
-        scored: Scored = ctx.scored[key]
+    def _chosen(
+        self, graph: LpGraph, ctx: PassContext, key: str, scored: Scored, bounds: Mapping[str, float]
+    ) -> Joint:
         layers = scored.layers
         if self.method != "exact":
             base, upgrade = map(planned_name, self.formats.split("+")[:2])
@@ -284,11 +306,9 @@ class AssignFormats(Pass):
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
 
-    def _write(
-        self, graph: LpGraph, layers: Sequence[ScoredLayer], chosen: Joint, report: PassReport
-    ) -> None:
-        total = chosen.assignment.loss
-        for layer in layers:
+    def _write(self, graph: LpGraph, widths: Widths, chosen: Joint, report: PassReport) -> None:
+        total = chosen.assignment.loss + widths.loss
+        for layer in widths.layers:
             candidate = layer.candidates[chosen.assignment.picks[layer.name]]
             share = candidate.loss / total if total > 0 else 0.0
             reason = f"{share:.1%} of the predicted loss" + (f"; {layer.reason}" if layer.reason else "")
@@ -312,7 +332,8 @@ class AssignFormats(Pass):
             report.change(
                 layer.name, candidate.label, before=before.weight.format, after=f"loss {candidate.loss:.3g}"
             )
-        report.metrics |= _metrics(layers, chosen)
+        report.metrics |= _metrics(widths.layers, chosen)
+        write_widths(graph, widths, total, report)
 
 
 def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
@@ -326,6 +347,7 @@ def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
     if found.gap is not None:
         metrics["gap"] = found.gap
     weights = sum(layer.weights for layer in layers)
+    metrics |= {name: value for name, value in found.costs.items() if name in COUNTS_ACTIVATIONS}
     metrics["avg_bits"] = found.costs.get("bits", 0.0) / max(1, weights)
     for name, loss in chosen.measured.items():
         metrics[f"measured_loss[{name}]"] = loss
@@ -334,14 +356,3 @@ def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:
     return graph.plan.layers[node.name].kernel
-
-
-def _activation_bits(graph: LpGraph, node: Node) -> int:
-    """Of the input as the layer reads it."""
-    kernel, x = _kernel(graph, node), node.inputs[0]
-    if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
-        return 8
-    plan = None if x is None else graph.plan.activations.get(x.name)
-    if kernel is Kernel.WEIGHT_ONLY or plan is None:
-        return 32
-    return int(plan.format.removeprefix("uint"))

@@ -56,6 +56,8 @@ class Samples:
         observe: ObserveGraph,
         calls: Sequence[Feeds],
         labels: NDArray[np.int64] | None = None,
+        *,
+        further: Sequence[str] = (),
     ) -> "Samples":
         """Merge calls where that is sound for the inputs and outputs of `layers` and the outputs of the graph.
 
@@ -65,11 +67,13 @@ class Samples:
             observe: opens a graph.
             calls: of the model.
             labels: one a sample, first axis samples in the order of the calls; None where there are none.
+            further: names of other tensors for which it must be sound.
 
         Raises:
             CalibrationError: another number of labels than samples.
         """
         tensors = [v.name for v in float_outputs(graph)]
+        tensors += [t for t in further if not graph.value(t).is_input]
         for name in layers:
             node = graph.node(name)
             tensors += [v.name for v in (node.inputs[0], node.outputs[0]) if v is not None and not v.is_input]
