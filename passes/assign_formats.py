@@ -15,6 +15,7 @@ from lpcompile.assignment.assign import exact, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
 from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
+from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.interactions import refine
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
@@ -101,14 +102,35 @@ class AssignFormats(Pass):
         if not nodes:
             return report
         facts = {n.name: layer_facts(n) for n in graph.layers()}
-        key = f"{self.formats} {self.granularities} {self.loss} {self.samples} {self.rounding}"
-        if key not in ctx.scored:
-            ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
-        scored: Scored = ctx.scored[key]
+        if self._key not in ctx.scored:
+            ctx.scored[self._key] = self._scored(graph, ctx, nodes, facts, overrides)
+        scored: Scored = ctx.scored[self._key]
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         chosen = self._chosen(graph, ctx, scored, bounds)
         self._write(graph, scored.layers, chosen, report)
+        bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
+        report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report
+
+    def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
+        """Average widths and the least predicted losses within them, once candidates are scored.
+
+        Returns:
+            Bits a weight over all layers, ascending, and losses, falling; both empty where nothing is assigned.
+        """
+        scored: Scored | None = ctx.scored.get(self._key)
+        if scored is None:
+            return [], []
+        facts = {n.name: layer_facts(n) for n in graph.layers()}
+        weights = sum(f.weights for f in facts.values())
+        fixed = _float_bits(facts, scored.layers)
+        points = curve([layer.item for layer in scored.layers], "bits")
+        return [(p.cost + fixed) / weights for p in points], [p.loss for p in points]
+
+    @property
+    def _key(self) -> str:
+        """Of the scores: what they depend on."""
+        return f"{self.formats} {self.granularities} {self.loss} {self.samples} {self.rounding}"
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():
@@ -297,11 +319,15 @@ def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
     }
     if found.gap is not None:
         metrics["gap"] = found.gap
-    weights = sum(layer.weights for layer in layers)
-    metrics["avg_bits"] = found.costs.get("bits", 0.0) / max(1, weights)
     for name, loss in chosen.measured.items():
         metrics[f"measured_loss[{name}]"] = loss
     return metrics
+
+
+def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) -> float:
+    """Of the layers that are not assigned."""
+    assigned = {layer.name for layer in layers}
+    return sum(costs_of(["bits"], f, LayerFormat())["bits"] for n, f in facts.items() if n not in assigned)
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:
