@@ -9,7 +9,6 @@ line leads there.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -71,7 +70,7 @@ class Bisection:
         result: the measurement of the least budget that keeps the bounds; None where even the largest misses one.
         evaluations: every measurement, in order.
         bracket: a budget below which nothing keeps the bounds as far as is known, and what the result uses.
-        notes: that measurements ran out, or that a larger budget did worse than a smaller one.
+        notes: that measurements ran out.
     """
 
     result: Evaluation | None
@@ -125,9 +124,6 @@ def fewest(
             f"stopped after {len(seen)} evaluations: the least {name} lies between {search.edge:g} and "
             f"{search.top.used:g}"
         )
-    for a, b in pairwise(sorted(seen, key=lambda e: e.budget)):
-        if a.ok and not b.ok:
-            notes.append(f"not monotonic: {name}={a.budget:g} keeps the bounds, {name}={b.budget:g} does not")
     return Bisection(search.top, tuple(seen), (search.edge, search.top.used), tuple(notes))
 
 
@@ -170,12 +166,13 @@ class _Search:
         stalled = len(self.widths) > STALLED and self.widths[-1] > self.widths[-1 - STALLED] / 2
         wanted = (self.edge + self.top.used) / 2 if stalled else self.crossing()
         low, high, step = self.edge, self.top.used, self.resolution
-        if high - low <= 2 * step:
-            wanted = (low + high) / 2
+        up = step if self.bottom is None else max(step, self.bottom.budget - self.bottom.used)  # over a gap
+        if high - low <= step + up:
+            wanted = low if self.bottom is None else (low + high) / 2
         elif wanted >= high - step:
             wanted = high - step
-        elif wanted <= low + step:
-            wanted = low if self.bottom is None else low + step
+        elif wanted <= low + up:
+            wanted = low if self.bottom is None else low + up
         if self.bottom is None and wanted <= low + step / 2:
             wanted = low
         return float(math.ceil(wanted * 10**DIGITS) / 10**DIGITS)  # the least budget itself must be allowed
@@ -192,14 +189,10 @@ class _Search:
             if slope is None:
                 return self.first
         else:
-            rise, run = other.excess[name] - y, self.predicted.loss(_used(other)) - x
+            rise, run = other.excess[name] - y, self.predicted.loss(other.budget) - x
             if not math.isfinite(rise) or run == 0:
                 return (self.edge + self.top.used) / 2
             slope = rise / run
         if slope <= 0:
             return self.edge
         return self.predicted.budget(x + (1 - y) / slope)
-
-
-def _used(tried: Evaluation) -> float:
-    return tried.used if math.isfinite(tried.used) else tried.budget
