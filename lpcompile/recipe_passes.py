@@ -77,8 +77,9 @@ def _with_assignment(
 
 
 def _assignment_options(given: Mapping[str, str], options: Options, target: Target) -> dict[str, Any]:
-    extra: dict[str, Any] = {k: v for k, v in options.budget.items() if k in ADDITIVE}
-    if not extra and not any(k in given for k in ADDITIVE):
+    budget = Budget.of(options.budget)
+    extra: dict[str, Any] = dict(budget.additive)
+    if not options.budget and not any(k in given for k in ADDITIVE):
         extra["avg-bits"] = DEFAULT_AVG_BITS
     if options.weight_format:
         fmt = options.weight_format

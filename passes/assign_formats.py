@@ -18,6 +18,7 @@ from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
 from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
+from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.greedy import RULES as GREEDY
 from lpcompile.assignment.greedy import Rule
 from lpcompile.assignment.interactions import Interactions
@@ -129,8 +130,7 @@ class AssignFormats(Pass):
         pricing = Pricing(
             self._costs(), graph, facts, Setting(ctx.target, ctx.machine, ctx.emit, ctx.resident)
         )
-        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
-        key = " ".join(map(str, kept))
+        key = self._key
         if key not in ctx.scored:
             ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
         scored: Scored = ctx.scored[key]
@@ -140,7 +140,30 @@ class AssignFormats(Pass):
         widths = choose_widths(scored.layers, self._groups(graph, ctx, pricing, scored.layers), bounds)
         chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
         self._write(graph, widths, chosen, report)
+        bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
+        report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report
+
+    def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
+        """Average widths and the least predicted losses within them, once candidates are scored.
+
+        Returns:
+            Bits a weight over all layers, ascending, and losses, falling; both empty where nothing is assigned.
+        """
+        scored: Scored | None = ctx.scored.get(self._key)
+        if scored is None:
+            return [], []
+        facts = {n.name: layer_facts(n) for n in graph.layers()}
+        weights = sum(f.weights for f in facts.values())
+        fixed = _float_bits(facts, scored.layers)
+        points = curve([layer.item for layer in scored.layers], "bits")
+        return [(p.cost + fixed) / weights for p in points], [p.loss for p in points]
+
+    @property
+    def _key(self) -> str:
+        """Of the scores: what they depend on."""
+        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
+        return " ".join(map(str, kept))
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():
@@ -346,12 +369,16 @@ def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
     }
     if found.gap is not None:
         metrics["gap"] = found.gap
-    weights = sum(layer.weights for layer in layers)
     metrics |= {name: value for name, value in found.costs.items() if name in COUNTS_ACTIVATIONS}
-    metrics["avg_bits"] = found.costs.get("bits", 0.0) / max(1, weights)
     for name, loss in chosen.measured.items():
         metrics[f"measured_loss[{name}]"] = loss
     return metrics
+
+
+def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) -> float:
+    """Of the layers that are not assigned."""
+    assigned = {layer.name for layer in layers}
+    return sum(costs_of(["bits"], f, LayerFormat())["bits"] for n, f in facts.items() if n not in assigned)
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:
