@@ -285,7 +285,7 @@ def _measured(study: Study) -> tuple[Columns, Columns]:
 def _columns(study: Study, found: Mapping[str, Measured]) -> Columns:
     """Measured columns, the quantity that the loss predicts first."""
     columns: Columns = {}
-    noise_first = study.loss in ("probe", "mse") or (
+    noise_first = study.loss in ("probe", "logits", "mse") or (
         study.loss == "auto" and not ends_in_softmax(study.graph)
     )
     for key in ("noise", "kl", "loss") if noise_first else ("kl", "noise", "loss"):

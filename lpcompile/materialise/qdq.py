@@ -66,8 +66,7 @@ def integer_reads(graph: LpGraph, work: Sequence[Unit]) -> list[tuple[Value, lis
 def fake_quantised(graph: LpGraph) -> LpGraph:
     """A copy of the graph that computes with floats, its planned activations rounded; weights are as they were.
 
-    What gradients are taken of: the range of a quantiser is a Clip before it, so that 4-bit ranges have the same
-    operators as 8-bit ones.
+    What gradients are taken of: nothing but floats stands between a parameter and the loss, but for the pairs.
     """
     result = graph.copy()
     tensors = IntegerTensors(result, result.plan)
@@ -86,12 +85,12 @@ def _pair(
         tensors: scales and zero points.
         value: the planned tensor.
         only: readers, or none.
-        clip: hold floats in the range of the codes before they are rounded, not codes after it.
+        clip: hold 4-bit ranges by a Clip of the floats before they are rounded, not by one of the codes after it.
     """
     scale, zero = tensors.parameters(value.name)
     plan = graph.plan.activations[value.name]
     floats, first = value, None
-    if clip:
+    if clip and plan.code_max < 255:
         ends = [
             graph.constant(f"{stem(plan.tie_group)}_{k}", np.array(end, np.float32))
             for k, end in (("low", plan.low), ("high", plan.high))

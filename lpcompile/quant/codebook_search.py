@@ -2,7 +2,7 @@
 
 For given scales the weights, divided by them, are numbers on the int8 axis, and the border between two int8 levels is
 a multiple of 1/2. So three moments (weight, first, second) for each half step hold the exact error of every table, and
-the best table is a shortest path through the 255 positions: no local minimum as in k-means [mixed-posit notes, sec. 7].
+the best table is a shortest path through the 255 positions: no local minimum as in k-means [azizi2023; notes sec. 7].
 With integer group scales the rows `T[m]` of the declared table are taken as they are, rounding and all. Tables and
 scales are improved in turn, from several starts; the result is never worse than the best of the starts (nf4: its int8
 image).

@@ -29,6 +29,7 @@ _ORIGIN = re.compile(
     r"\S*/onnxruntime/\S+\.(?:cc|h):\d+ "
     r"(?:(?:\w+ )*onnxruntime::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])?(?:::\S*)? )?"
 )
+_WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
     "double": np.float64,
@@ -102,13 +103,15 @@ class Session:
         if patchable:  # a packed copy would not follow
             options.add_session_config_entry("session.disable_prepacking", "1")
         if isinstance(model, LpGraph):
+            graph = model
             model, self._shared = io.shared_weights(model, outputs, apart=frozenset(patchable))
             self.patchable = {n: self._shared[n].copy() for n in patchable if n in self._shared}
             self._shared |= self.patchable
             self._values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in self._shared.items()}
             options.add_external_initializers(list(self._values), list(self._values.values()))
             for name, value in self._values.items():  # or else the runtime copies what was handed over above
-                options.add_initializer(name, value)
+                if name in self.patchable or _stays_as_it_is(graph, name):
+                    options.add_initializer(name, value)
         source, where = self._source(model)
         self.serialised_bytes = len(source) if isinstance(source, bytes) else None
         try:
@@ -153,6 +156,18 @@ class Session:
         for name, value in zip(names, values, strict=True):
             found.update(_tensors(name, value))
         return found
+
+
+def _stays_as_it_is(graph: LpGraph, name: str) -> bool:
+    """Whether the runtime's optimiser leaves a constant alone.
+
+    Where it moves a Transpose across an Add, it transposes the constant under its own name; what is handed over as an
+    initialiser would take the place of that.
+    """
+    value = graph.value(name)
+    return not value.used_in_subgraph and all(
+        not n.domain and n.op in _WITH_WEIGHTS and n.input_names[1:2] == [name] for n in value.consumers
+    )
 
 
 def _input_spec(name: str, kind: str, shape: Any, where: str | None) -> InputSpec:

@@ -46,7 +46,7 @@ def test_with_rounded_weights_it_computes_what_the_compiled_graph_does(levels: s
     np.testing.assert_allclose(given["y"], wanted["y"], atol=0.05 * np.abs(wanted["y"]).max())
 
 
-def test_ranges_are_clips_and_the_graph_itself_is_left_alone() -> None:
+def test_4_bit_ranges_are_clips_and_the_graph_itself_is_left_alone() -> None:
     found = quantized(CNN, "quantize-activations{cost=none,format=uint4},quantize-weights{format=fixp4}")
     before = found.graph.to_proto().SerializeToString(deterministic=True)
     graph = fake_quantised(found.graph)
@@ -54,8 +54,6 @@ def test_ranges_are_clips_and_the_graph_itself_is_left_alone() -> None:
     pairs = graph.nodes("QuantizeLinear")
     assert len(pairs) == len(found.graph.plan.activations)
     assert not graph.nodes("Min")
-    for node in pairs:
-        source = node.inputs[0]
-        assert source is not None
-        assert source.producer is not None
-        assert source.producer.op == "Clip"
+    clipped = [p for p in found.graph.plan.activations.values() if p.code_max < 255]
+    assert clipped
+    assert len(graph.nodes("Clip")) == len(clipped), "8-bit pairs know their range"

@@ -61,6 +61,23 @@ def test_a_session_that_frees_early_gives_the_same() -> None:
     np.testing.assert_array_equal(found["z"], [[-11, -22]])
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_constants_that_the_runtime_transposes_are_its_own(level: str, op: str) -> None:
+    made = parse_model(f"""
+        g (float[2,24,24] x) => (float[2,24,24] y) <float[1,24,24] c, float[24,24] w> {{
+            t = Transpose <perm = [0, 2, 1]> (x)
+            a = {op} (t, c)
+            u = Transpose <perm = [0, 2, 1]> (a)
+            y = MatMul (u, w)
+        }}""")
+    x = np.random.default_rng(0).standard_normal((2, 24, 24)).astype(np.float32)
+    c, w = (onnx.numpy_helper.to_array(t) for t in made.graph.initializer)
+    moved = x.transpose(0, 2, 1) + c if op == "Add" else x.transpose(0, 2, 1) * c
+    found = Session(LpGraph.from_proto(made), level=level).run({"x": x})["y"]
+    np.testing.assert_allclose(found, moved.transpose(0, 2, 1) @ w, rtol=1e-4, atol=1e-4)
+
+
 def test_the_interface_is_known() -> None:
     session = Session(ADD)
     f32 = np.dtype(np.float32)
