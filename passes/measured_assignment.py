@@ -11,6 +11,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means
+from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.assignment.scored import Picks, ScoredLayer
@@ -21,6 +22,9 @@ from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.quant.rows import to_rows
 
+MOST_MACS = 6e11  # of all measurements of one assignment; about half a minute on two cores
+LEAST_SAMPLES = 32
+LEAST_RIVALS = 3
 HELD_BYTES = 1 << 28  # of rounded weights that are kept for the next assignment
 
 
@@ -124,3 +128,37 @@ def assignment_loss(
     names = logits or [v.name for v in outputs]
     judge = Judge(observe(graph, names), calls, names, per_sample=per_sample, logits=logits is not None)
     return AssignmentLoss(graph, layers, statistics, judge, open_patched)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        calls: that assignments are measured on.
+        rivals: assignments that are measured first.
+        moves: changes that are tried after them.
+    """
+
+    calls: list[Feeds]
+    rivals: int
+    moves: int
+
+
+def affordable(graph: LpGraph, calls: Sequence[Feeds], rivals: int, moves: int) -> Effort:
+    """What can be measured within MOST_MACS: fewer samples first, then fewer moves, then fewer rivals.
+
+    Args:
+        graph: float graph.
+        calls: deciding ones.
+        rivals: that are there.
+        moves: that are wanted.
+    """
+    macs = max(1, sum(macs_of_call(n) or 0 for n in graph.layers()))
+    sizes = [max((len(v) for v in c.values() if v.ndim), default=1) for c in calls]
+    samples = MOST_MACS / macs / max(1, rivals + moves)
+    per_call = sum(sizes) / max(1, len(sizes))
+    kept = int(np.clip(round(max(samples, LEAST_SAMPLES) / per_call), 1, len(calls)))
+    chosen = [calls[int(i)] for i in np.linspace(0, len(calls) - 1, kept).astype(int)]
+    most = int(MOST_MACS / macs / max(1.0, kept * per_call))
+    return Effort(chosen, max(LEAST_RIVALS, min(rivals, most)), int(np.clip(most - rivals, 0, moves)))
