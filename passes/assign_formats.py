@@ -1,33 +1,43 @@
 """Choose the number format, granularity and scale format of every layer: least predicted loss within a budget.
 
-Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors, and chosen by a
-multiple-choice knapsack. The result is measured as a whole beside the best single formats and the paper's greedy rule:
-it is never worse than those on the calibration loss. [architecture 6; papers/mixed-posit 2.7, 2.8]
+Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors (or by a sensitivity by
+name), and chosen by a multiple-choice knapsack. The result is measured as a whole beside each single format with int8:
+it is never worse than those on the calibration loss. A greedy rule by name is followed as it stands, from the first of
+the formats to the second. [architecture 6; papers/mixed-posit 2.7, 2.8]
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from lpcompile.analysis.gradients import LOSSES
-from lpcompile.assignment.assign import exact, singles
+from lpcompile.analysis.sensitivity import ALIASES
+from lpcompile.assignment.activation_scoring import score_narrow
+from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
 from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
 from lpcompile.assignment.frontier import curve
-from lpcompile.assignment.interactions import refine
+from lpcompile.assignment.greedy import RULES as GREEDY
+from lpcompile.assignment.greedy import Rule
+from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
+from lpcompile.assignment.pricing import Pricing
+from lpcompile.assignment.rule_scores import RULES
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
+from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
+from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths
 from lpcompile.errors import PipelineError
-from lpcompile.formats.planned import format_of
+from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.assigned_widths import write_widths
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.measured_assignment import assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
@@ -35,7 +45,9 @@ from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
-METHODS = ("exact", "paper-greedy", "ratio-greedy")
+ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
+METHODS = ("exact", *GREEDY)
+SENSITIVITIES = ("fisher", *RULES)
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
 AUTO_GRANULARITIES = "channel+group8+group16+group32+group64+group128"
 REFERENCE = ("fixp4", "channel")  # whose predicted loss is a layer's `sensitivity`
@@ -54,10 +66,12 @@ class AssignFormats(Pass):
     formats: str = AUTO_FORMATS
     granularities: str = AUTO_GRANULARITIES
     method: str = "exact"
-    loss: str = "probe"
-    samples: int = 64
+    sensitivity: str = "fisher"  # of candidates; s1 ... s4 as the paper's notes number them
+    loss: str = "logits"
+    samples: int = 256
     rounding: str = "kernel-sums"
-    joint: int = 12  # doubtful choices measured with all others in place; 0: nothing is measured
+    activations: str = "auto"  # both widths where a bound counts them
+    joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
     avg_bits: float = 0.0
     bytes: float = 0.0
     ace: float = 0.0
@@ -66,13 +80,24 @@ class AssignFormats(Pass):
     posit_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        for key, value, known in (("method", self.method, METHODS), ("loss", self.loss, LOSSES)):
+        for key, value, known in (
+            ("method", self.method, METHODS),
+            ("loss", self.loss, LOSSES),
+            ("sensitivity", self._sensitivity, SENSITIVITIES),
+            ("activations", self.activations, ACTIVATIONS),
+        ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         for name in self.formats.split("+"):
             format_of(name)
+        if self.method in GREEDY and "+" not in self.formats:
+            raise ValueError(f"method '{self.method}' goes from one of two formats to the other")
         if self.samples < 1 or self.joint < 0:
             raise ValueError("option 'samples' is at least 1, 'joint' at least 0")
+
+    @property
+    def _sensitivity(self) -> str:
+        return ALIASES.get(self.sensitivity, self.sensitivity)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -102,12 +127,19 @@ class AssignFormats(Pass):
         if not nodes:
             return report
         facts = {n.name: layer_facts(n) for n in graph.layers()}
-        if self._key not in ctx.scored:
-            ctx.scored[self._key] = self._scored(graph, ctx, nodes, facts, overrides)
-        scored: Scored = ctx.scored[self._key]
+        pricing = Pricing(
+            self._costs(), graph, facts, Setting(ctx.target, ctx.machine, ctx.emit, ctx.resident)
+        )
+        key = self._key
+        if key not in ctx.scored:
+            ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
+        scored: Scored = ctx.scored[key]
+        scored = replace(scored, layers=[pricing.priced(layer) for layer in scored.layers])
+        ctx.scored[key] = scored
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
-        chosen = self._chosen(graph, ctx, scored, bounds)
-        self._write(graph, scored.layers, chosen, report)
+        widths = choose_widths(scored.layers, self._groups(graph, ctx, pricing, scored.layers), bounds)
+        chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
+        self._write(graph, widths, chosen, report)
         bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
         report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report
@@ -130,7 +162,8 @@ class AssignFormats(Pass):
     @property
     def _key(self) -> str:
         """Of the scores: what they depend on."""
-        return f"{self.formats} {self.granularities} {self.loss} {self.samples} {self.rounding}"
+        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
+        return " ".join(map(str, kept))
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():
@@ -147,43 +180,17 @@ class AssignFormats(Pass):
         facts: Mapping[str, LayerFacts],
         overrides: Sequence[Override],
     ) -> Scored:
-        calls = (
-            ctx.calibration.deciding if ctx.calibration is not None and not ctx.calibration.generated else []
-        )
-        scorer = Scorer(
-            graph,
-            ctx.observe,
-            calls,
-            ctx.statistics,
-            self.loss,
-            self.samples,
-            ctx.seed,
-            lambda node: not bias_obstacle(node, graph.plan.layers[node.name].kernel),
-            lambda node: self._rounding(node, ctx),
-            ctx.open_patched,
-            ctx.progress,
-            ctx.warnings,
-        )
+        scorer = self._scorer(graph, ctx)
         floors = {n.name: low for n in nodes if (low := least_scale(graph, n, _kernel(graph, n))) is not None}
         rules = {n.name: override_of(n.name, overrides) for n in nodes}
         plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name]) for n in nodes}
         fitted = scorer.fitted(plans, floors)
         projected = scorer.projected(fitted)
-        where = Setting(ctx.target, ctx.machine, ctx.emit)
-        names = self._costs()
         found = []
         for node in nodes:
             score, rule = projected.scores[node.name], rules[node.name]
-            bits = _activation_bits(graph, node)
             candidates = tuple(
-                ScoredCandidate(
-                    c.weight,
-                    float(loss),
-                    float(error),
-                    costs_of(
-                        names, facts[node.name], LayerFormat(c.weight, bits, _kernel(graph, node)), where
-                    ),
-                )
+                ScoredCandidate(c.weight, float(loss), float(error), {})
                 for c, loss, error in zip(
                     fitted[node.name].candidates, score.mean, score.standard_error, strict=True
                 )
@@ -199,6 +206,40 @@ class AssignFormats(Pass):
                 )
             )
         return Scored(found, projected.projections)
+
+    def _scorer(self, graph: LpGraph, ctx: PassContext) -> Scorer:
+        calls = (
+            ctx.calibration.deciding if ctx.calibration is not None and not ctx.calibration.generated else []
+        )
+        return Scorer(
+            graph,
+            ctx.observe,
+            calls,
+            ctx.statistics,
+            self.loss,
+            self.samples,
+            ctx.seed,
+            lambda node: not bias_obstacle(node, graph.plan.layers[node.name].kernel),
+            lambda node: self._rounding(node, ctx),
+            ctx.open_patched,
+            ctx.progress,
+            ctx.warnings,
+            self._sensitivity,
+        )
+
+    def _groups(
+        self, graph: LpGraph, ctx: PassContext, pricing: Pricing, layers: Sequence[ScoredLayer]
+    ) -> list[ScoredGroup]:
+        """Tie groups that may take 4 bits, with what that loses and saves."""
+        counted = any(name in self.budget for name in COUNTS_ACTIVATIONS)
+        if self.activations == WIDE or (self.activations == "auto" and not counted):
+            return []
+        groups = narrowable_groups(graph, ctx.ranges)
+        key = f"activations {self.loss} {self.samples}"
+        if key not in ctx.scored:
+            ctx.scored[key] = score_narrow(self._scorer(graph, ctx), groups)
+        by_name = {layer.name: layer for layer in layers}
+        return [pricing.group(g, ctx.scored[key][g.name], by_name) for g in groups]
 
     def _rounding(self, node: Node, ctx: PassContext) -> Rounding | None:
         if self.rounding != "kernel-sums":
@@ -248,51 +289,59 @@ class AssignFormats(Pass):
                 bounds[name] -= sum(costs_of([name], f, LayerFormat())[name] for f in fixed)
         return bounds
 
-    def _chosen(self, graph: LpGraph, ctx: PassContext, scored: Scored, bounds: Mapping[str, float]) -> Joint:
+    def _chosen(
+        self, graph: LpGraph, ctx: PassContext, key: str, scored: Scored, bounds: Mapping[str, float]
+    ) -> Joint:
         layers = scored.layers
+        if self.method != "exact":
+            base, upgrade = map(planned_name, self.formats.split("+")[:2])
+            return Joint(greedy(layers, bounds, cast(Rule, self.method), base=base, upgrade=upgrade), {})
         first = exact(layers, bounds)
-        refined = refine(layers, scored.projections, first.picks, bounds)
-        together = replace(with_picks(layers, refined.picks, "together"), lower_bound=first.lower_bound)
-        rivals = [together, first, *singles(layers, bounds)]
+        interactions = Interactions(layers, scored.projections, bounds)
+        rivals = [first, *singles(scored, bounds)]
+        if interactions.known:
+            together = with_picks(layers, interactions.refined(first.picks).picks, "together")
+            rivals.insert(0, replace(together, lower_bound=first.lower_bound))
         if not self.joint or ctx.calibration is None or ctx.observe is None or ctx.open_patched is None:
             return Joint(first, {})
         if ctx.calibration.generated:
             return Joint(first, {})
-        key = "assignment loss"
-        if key not in ctx.scored:
-            ctx.scored[key] = assignment_loss(
+        losses = f"assignment loss of {key}"
+        if losses not in ctx.scored:
+            ctx.scored[losses] = assignment_loss(
                 graph,
                 layers,
                 ctx.statistics,
                 ctx.observe,
                 ctx.calibration.deciding,
                 ctx.open_patched,
+                loss=self.loss,
                 per_sample=False,
             )
-        measure = ctx.scored[key]
+        measure = ctx.scored[losses]
         return best_measured(
             layers,
             rivals,
             measure.of,
             bounds=bounds,
             swaps=self.joint,
+            moves=interactions.moves if interactions.known else None,
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
 
-    def _write(
-        self, graph: LpGraph, layers: Sequence[ScoredLayer], chosen: Joint, report: PassReport
-    ) -> None:
-        total = chosen.assignment.loss
-        for layer in layers:
+    def _write(self, graph: LpGraph, widths: Widths, chosen: Joint, report: PassReport) -> None:
+        total = chosen.assignment.loss + widths.loss
+        for layer in widths.layers:
             candidate = layer.candidates[chosen.assignment.picks[layer.name]]
             share = candidate.loss / total if total > 0 else 0.0
             reason = f"{share:.1%} of the predicted loss" + (f"; {layer.reason}" if layer.reason else "")
             if layer.name in chosen.swapped:
                 reason += f"; measured better than {chosen.swapped[layer.name][0]}"
             before = graph.plan.layers[layer.name]
-            end = (
-                -10 * math.log10(2 * candidate.loss) if self.loss == "probe" and candidate.loss > 0 else None
+            known = (
+                self.loss in ("logits", "probe") and self._sensitivity != "gradient" and candidate.loss > 0
             )
+            end = -10 * math.log10(2 * candidate.loss) if known else None
             graph.plan = graph.plan.with_layer(
                 layer.name,
                 replace(
@@ -306,7 +355,8 @@ class AssignFormats(Pass):
             report.change(
                 layer.name, candidate.label, before=before.weight.format, after=f"loss {candidate.loss:.3g}"
             )
-        report.metrics |= _metrics(layers, chosen)
+        report.metrics |= _metrics(widths.layers, chosen)
+        write_widths(graph, widths, total, report)
 
 
 def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
@@ -319,6 +369,7 @@ def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
     }
     if found.gap is not None:
         metrics["gap"] = found.gap
+    metrics |= {name: value for name, value in found.costs.items() if name in COUNTS_ACTIVATIONS}
     for name, loss in chosen.measured.items():
         metrics[f"measured_loss[{name}]"] = loss
     return metrics
@@ -332,14 +383,3 @@ def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:
     return graph.plan.layers[node.name].kernel
-
-
-def _activation_bits(graph: LpGraph, node: Node) -> int:
-    """Of the input as the layer reads it."""
-    kernel, x = _kernel(graph, node), node.inputs[0]
-    if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
-        return 8
-    plan = None if x is None else graph.plan.activations.get(x.name)
-    if kernel is Kernel.WEIGHT_ONLY or plan is None:
-        return 32
-    return int(plan.format.removeprefix("uint"))

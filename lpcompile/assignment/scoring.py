@@ -1,6 +1,7 @@
 """Candidates of every layer, fitted and scored by what they cost the outputs of the model. [architecture 6].
 
-Scores are the exact empirical Fisher form of each candidate's own rounding errors (`analysis.weight_scores`). Where the
+Scores are the exact empirical Fisher form of each candidate's own rounding errors (`analysis.weight_scores`), or what a
+rule by name gives in its place (`rule_scores`). Where the
 gradient of an operator is not known, a layer is measured instead, one candidate each, and the others follow in
 proportion of their weighted errors. Without samples every layer passes its relative noise on with gain one.
 """
@@ -23,6 +24,7 @@ from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.scores import F64, Score
 from lpcompile.analysis.weight_scores import LayerErrors, project_weight_errors
 from lpcompile.assignment.candidates import FittedCandidates, Rounding, fit_candidates
+from lpcompile.assignment.rule_scores import RuleScores
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import GradientError
 from lpcompile.formats.arrays import F32
@@ -33,8 +35,8 @@ from lpcompile.quant.rows import to_rows
 
 Progress = Callable[[str, int, int], None]
 THREADS = 2
-SAMPLE_PAIRS = 512  # of samples and draws that are wanted
-MOST_DRAWS = 8
+SAMPLE_PAIRS = 4096  # of samples and draws that are wanted: cross terms are noisier than squares
+MOST_DRAWS = 16
 MOST_THOROUGH = 4_000_000  # weights of a network in which every format is fitted in every layer
 MOST_BY_FORMAT = 5
 MOST_MACS = 1.5e11  # of all gradient runs; a draw costs three forward runs
@@ -70,6 +72,7 @@ class Scorer:
         open_patched: for measuring where gradients fail.
         progress: called with (what, done, total).
         warnings: appended to.
+        sensitivity: "fisher", or one of `rule_scores.RULES`.
     """
 
     graph: LpGraph
@@ -84,6 +87,7 @@ class Scorer:
     open_patched: OpenPatched | None
     progress: Progress
     warnings: list[str] = field(default_factory=list)
+    sensitivity: str = "fisher"
 
     def fitted(
         self, plans: Mapping[str, Sequence[WeightPlan]], floors: Mapping[str, F32]
@@ -123,20 +127,22 @@ class Scorer:
             self.warnings.append("no samples: formats are chosen by the relative error of the weights alone")
             return Projected({n: self._relative(n, f) for n, f in fitted.items()}, {})
         try:
-            samples = Samples.of(self.graph, list(fitted), self.observe, self._calls())
+            samples = Samples.of(self.graph, list(fitted), self.observe, self.taken())
             centre = {
                 n: mean
                 for n in fitted
                 if self.corrects_bias(node := self.graph.node(n))
                 and (mean := row_means(node, self.statistics)) is not None
             }
+            if self.sensitivity != "fisher":
+                return Projected(self._by_rule(fitted, samples, centre), {})
             found = project_weight_errors(
                 self.graph,
                 {n: self._errors(n, f) for n, f in fitted.items()},
                 self.observe,
                 samples,
                 loss=self.loss,
-                draws=self._draws(samples),
+                draws=self.draws(samples),
                 seed=self.seed,
                 centre=centre,
                 progress=lambda done, total: self.progress("scoring formats", done, total),
@@ -146,6 +152,25 @@ class Scorer:
             return Projected(self._measured(fitted), {})
         scaled = {n: p.terms * math.sqrt(p.share) for n, p in found.items()}
         return Projected({n: p.score for n, p in found.items()}, scaled)
+
+    def _by_rule(
+        self, fitted: Mapping[str, FittedCandidates], samples: Samples, centre: Mapping[str, F64]
+    ) -> dict[str, Score]:
+        assert self.observe is not None
+        if self.open_patched is None:
+            return {n: self._relative(n, f) for n, f in fitted.items()}
+        rules = RuleScores(
+            self.graph,
+            fitted,
+            samples,
+            self.observe,
+            self.open_patched,
+            centre,
+            self.loss,
+            self.seed,
+            lambda done, total: self.progress("scoring formats", done, total),
+        )
+        return rules.of(self.sensitivity)
 
     def _rows(self, name: str) -> F32:
         node = self.graph.node(name)
@@ -166,14 +191,15 @@ class Scorer:
         )
         return Score(power / 2, np.zeros_like(power), 0)
 
-    def _calls(self) -> list[Feeds]:
+    def taken(self) -> list[Feeds]:
         """Deciding calls, evenly spread, that hold about as many samples as are wanted."""
         sizes = [max((len(v) for v in c.values() if v.ndim), default=1) for c in self.calls]
         per_call = max(1.0, float(np.mean(sizes)))
         wanted = max(1, min(len(self.calls), round(self.samples / per_call)))
         return [self.calls[int(i)] for i in np.linspace(0, len(self.calls) - 1, wanted).astype(int)]
 
-    def _draws(self, samples: Samples) -> int:
+    def draws(self, samples: Samples) -> int:
+        """How many random functionals of the loss each sample gets."""
         from lpcompile.analysis.macs import macs_of_call
 
         count = (
@@ -190,7 +216,7 @@ class Scorer:
         if self.open_patched is None or self.observe is None:
             return {n: self._relative(n, f) for n, f in fitted.items()}
         outputs = [v.name for v in float_outputs(self.graph)]
-        calls = self._calls()
+        calls = self.taken()
         judge = Judge(self.observe(self.graph, outputs), calls, outputs, per_sample=False)
         changed = {}
         for name, f in fitted.items():
