@@ -1,5 +1,6 @@
 """`--metric`, and bounds that are measured."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -111,4 +112,45 @@ def test_a_metric_at_fault_is_an_input_at_fault(words: list[str], metric: str, s
 def test_a_bound_on_a_metric_needs_one(words: list[str]) -> None:
     error, hint = error_lines(*words, "--budget", "metric-drop=0.01", code=2)
     assert "needs a metric" in error
+    assert "--metric MODULE:FUNCTION" in hint
+
+
+def test_analyze_measures_each_layer_by_the_metric(words: list[str]) -> None:
+    model, data = words[0], words[4]
+    asked = ["--calibration-data", data, "--samples", "16", "--format", "int2", "--metric"]
+    result = lpcompile("analyze", model, *asked, "my_metric:accuracy", "--metric-layers", "3", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["metric"]["function"] == "my_metric:accuracy"
+    assert document["metric"]["layers"] == 3
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    with np.load(ROOT / "models" / "digits_resnet.eval.npz") as found:
+        (logits,) = session.run(None, {"image": found["image"]})
+        accuracy = float((logits.argmax(1) == found["y"]).mean())
+    assert document["metric"]["float"] == pytest.approx(accuracy)
+    drops = [row["scores"]["metric drop"] for row in document["layers"]]
+    assert all(isinstance(d, float) for d in drops[:3]), "those that score most come first"
+    assert drops[3:] == [None] * (len(drops) - 3)
+    assert max(drops[:3]) > 0, "two bits cost something"
+
+
+def test_analyze_shows_a_column_of_the_metric(words: list[str], tmp_path: Path) -> None:
+    model, data = words[0], words[4]
+    asked = ["--calibration-data", data, "--samples", "8", "--metric", "my_metric:accuracy"]
+    result = lpcompile("analyze", model, *asked, "--metric-layers", "1", "--csv", "scores.csv")
+    assert result.exit_code == 0, result.output
+    assert "my_metric:accuracy of the float model 0.99" in result.stdout
+    header = next(line for line in result.stdout.splitlines() if line.startswith("layer"))
+    assert header.split("  ")[-2].strip() == "metric drop"
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["metric drop"] != ""
+    assert {row["metric drop"] for row in rows[1:]} == {""}
+
+
+def test_analyze_counts_layers_of_a_metric_only_with_one(words: list[str]) -> None:
+    error, hint = error_lines(
+        "analyze", words[0], "--calibration-data", words[4], "--metric-layers", "2", code=2
+    )
+    assert "--metric-layers needs a metric" in error
     assert "--metric MODULE:FUNCTION" in hint
