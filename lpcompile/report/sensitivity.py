@@ -41,7 +41,7 @@ def text_of(document: Mapping[str, Any]) -> str:
 def _headline(document: Mapping[str, Any]) -> str:
     loss = document["loss"]
     said = "" if loss is None else f"; loss {loss} ({UNITS[loss]})"
-    metric = document["metric"]
+    metric = document.get("metric")
     measured = "" if metric is None else f"; {metric['function']} of the float model {metric['float']:.4g}"
     activations = document["activation_format"]
     both = "" if activations is None else f", activations {activations}"
