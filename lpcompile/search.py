@@ -99,7 +99,7 @@ class _Loop:
         assignment = self.trials.assignment
         high = assignment.avg_bits or HIGH
         slopes = {}
-        if assignment.loss == "probe" and "sqnr-db" in asked:  # half the noise power over that of the signal
+        if assignment.loss in ("logits", "probe") and "sqnr-db" in asked:  # half the noise over the signal
             slopes["sqnr-db"] = 2 * 10 ** (asked["sqnr-db"] / 10)
         return fewest(
             evaluate,

@@ -32,7 +32,7 @@ fold-constants, canonicalize, fold-batchnorm, quantize-activations{{cost=none}},
 quantize-weights{{format=fixp4,granularity=group,group-size=32,rule=output-mse,scale-format=ufloat8_e4m4}}, correct-bias
 '''
 """
-ASSIGN = "assign-formats{formats=fixp4+nf4+int8,granularities=channel+group16,joint=4,samples=16},"
+ASSIGN = "assign-formats{formats=fixp4+nf4+int8,granularities=channel+group16,joint=2,samples=16},"
 SQNR = 41.0  # between what 4 bits and 8 bits give
 
 
@@ -121,12 +121,6 @@ def test_the_summary_has_a_line_of_it(found: lpcompile.Artefacts) -> None:
     assert "(bound 41)" in line
 
 
-def test_it_finds_the_same_again(found: lpcompile.Artefacts, recipe: str) -> None:
-    again = compiled(recipe, budget={"sqnr-db": SQNR})
-    assert again.model.SerializeToString() == found.model.SerializeToString()
-    assert again.decisions == found.decisions
-
-
 def test_what_was_kept_is_what_a_compilation_at_that_width_gives(
     found: lpcompile.Artefacts, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +129,7 @@ def test_what_was_kept_is_what_a_compilation_at_that_width_gives(
     assert len(stepwise.temporaries) == 7
     assert stepwise.decisions == found.decisions
     monkeypatch.setattr(trials, "HELD_BYTES", 0)
-    lean = compiled(recipe, budget={"sqnr-db": SQNR})
+    lean = compiled(recipe, budget={"sqnr-db": SQNR})  # the same seed finds the same
     assert lean.model.SerializeToString() == found.model.SerializeToString()
 
 
