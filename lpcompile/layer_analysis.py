@@ -21,7 +21,6 @@ from lpcompile.analysis.macs import macs
 from lpcompile.analysis.rounded_weights import WeightRounding
 from lpcompile.analysis.samples import load_samples
 from lpcompile.analysis.sensitivity import Columns, Sensitivities, Study, analyse, method_named
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import CalibrationError, InputError, UnsupportedOpError
 from lpcompile.formats.base import resolve
 from lpcompile.formats.group import has_group_table
@@ -235,7 +234,6 @@ def _study(
     layers = [n.name for n in graph.layers() if n.inputs[1] is not None and n.inputs[1].dtype == np.float32]
     labels = np.concatenate([np.atleast_1d(a) for a in calibration.labels]) if calibration.labels else None
     samples = Samples.of(graph, layers, _observe(asked, 1), calibration.calls, labels)
-    outputs = [v.name for v in float_outputs(graph)]
     return Study(
         graph=graph,
         layers=layers,
@@ -243,7 +241,7 @@ def _study(
         samples=samples,
         # the runtime's full optimisation pays: a gradient graph runs for long
         observe=_observe(asked, max(64, len(samples.calls))),
-        open_patched=lambda g, names: PatchedModel(g, names, outputs, threads=asked.threads),
+        open_patched=lambda g, names, wanted: PatchedModel(g, names, wanted, threads=asked.threads),
         activations=activations,
         loss=asked.loss,
         draws=asked.draws,

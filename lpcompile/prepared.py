@@ -10,7 +10,6 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.decisions import Decisions, read_decisions
 from lpcompile.errors import InputError, UnsupportedOpError
 from lpcompile.ir import io
@@ -163,9 +162,7 @@ class Preparation:
             checkpoint=self.options.checkpoint,
             resume=self.options.resume,
             layer_formats=tuple(self.options.layer_formats),
-            open_patched=lambda g, names: PatchedModel(
-                g, names, [v.name for v in float_outputs(g)], threads=threads
-            ),
+            open_patched=lambda g, names, outputs: PatchedModel(g, names, outputs, threads=threads),
             machine=self.options.machine,
             emit=self.options.emit,
         )

@@ -16,7 +16,7 @@ from lpcompile.assignment.assign import exact, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
 from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
-from lpcompile.assignment.interactions import refine
+from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
@@ -59,11 +59,11 @@ class AssignFormats(Pass):
     formats: str = AUTO_FORMATS
     granularities: str = AUTO_GRANULARITIES
     method: str = "exact"
-    loss: str = "probe"
-    samples: int = 64
+    loss: str = "logits"
+    samples: int = 256
     rounding: str = "kernel-sums"
     activations: str = "auto"  # both widths where a bound counts them
-    joint: int = 12  # doubtful choices measured with all others in place; 0: nothing is measured
+    joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
     avg_bits: float = 0.0
     bytes: float = 0.0
     ace: float = 0.0
@@ -253,9 +253,11 @@ class AssignFormats(Pass):
     def _chosen(self, graph: LpGraph, ctx: PassContext, scored: Scored, bounds: Mapping[str, float]) -> Joint:
         layers = scored.layers
         first = exact(layers, bounds)
-        refined = refine(layers, scored.projections, first.picks, bounds)
-        together = replace(with_picks(layers, refined.picks, "together"), lower_bound=first.lower_bound)
-        rivals = [together, first, *singles(layers, bounds)]
+        interactions = Interactions(layers, scored.projections, bounds)
+        rivals = [first, *singles(scored, bounds)]
+        if interactions.known:
+            together = with_picks(layers, interactions.refined(first.picks).picks, "together")
+            rivals.insert(0, replace(together, lower_bound=first.lower_bound))
         if not self.joint or ctx.calibration is None or ctx.observe is None or ctx.open_patched is None:
             return Joint(first, {})
         if ctx.calibration.generated:
@@ -269,6 +271,7 @@ class AssignFormats(Pass):
                 ctx.observe,
                 ctx.calibration.deciding,
                 ctx.open_patched,
+                loss=self.loss,
                 per_sample=False,
             )
         measure = ctx.scored[key]
@@ -278,6 +281,7 @@ class AssignFormats(Pass):
             measure.of,
             bounds=bounds,
             swaps=self.joint,
+            moves=interactions.moves if interactions.known else None,
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
 
@@ -291,7 +295,9 @@ class AssignFormats(Pass):
                 reason += f"; measured better than {chosen.swapped[layer.name][0]}"
             before = graph.plan.layers[layer.name]
             end = (
-                -10 * math.log10(2 * candidate.loss) if self.loss == "probe" and candidate.loss > 0 else None
+                -10 * math.log10(2 * candidate.loss)
+                if self.loss in ("logits", "probe") and candidate.loss > 0
+                else None
             )
             graph.plan = graph.plan.with_layer(
                 layer.name,

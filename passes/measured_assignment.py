@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means
 from lpcompile.analysis.measured import Judge, OpenPatched
@@ -48,7 +49,7 @@ class AssignmentLoss:
         self._nodes = {layer.name: self.graph.node(layer.name) for layer in self.layers}
         self._candidates = {layer.name: layer.candidates for layer in self.layers}
         names = [name for node in self._nodes.values() for name in self._patched(node)]
-        self._model = self.open_patched(self.graph, list(dict.fromkeys(names)))
+        self._model = self.open_patched(self.graph, list(dict.fromkeys(names)), self.judge.outputs)
 
     def of(self, picks: Picks) -> NDArray[np.float64]:
         """One figure a call (a sample where samples can be told apart)."""
@@ -103,9 +104,23 @@ def assignment_loss(
     calls: Sequence[Feeds],
     open_patched: OpenPatched,
     *,
+    loss: str,
     per_sample: bool,
 ) -> AssignmentLoss:
-    """The loss of assignments on these calls."""
-    outputs = [v.name for v in float_outputs(graph)]
-    judge = Judge(observe(graph, outputs), calls, outputs, per_sample=per_sample)
+    """The loss of assignments on these calls.
+
+    Args:
+        graph: float graph and plan.
+        layers: with candidates.
+        statistics: of activations.
+        observe: opens a graph.
+        calls: deciding ones.
+        open_patched: opens a graph for patching, to give named tensors.
+        loss: "logits" measures what the last softmax reads, where every output has one; else outputs are measured.
+        per_sample: the first axis of outputs counts samples.
+    """
+    outputs = float_outputs(graph)
+    logits = read_logits(outputs) if loss == "logits" else None
+    names = logits or [v.name for v in outputs]
+    judge = Judge(observe(graph, names), calls, names, per_sample=per_sample, logits=logits is not None)
     return AssignmentLoss(graph, layers, statistics, judge, open_patched)
