@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lpcompile.assignment.budget import Budget, margin
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.errors import BudgetError
+from lpcompile.ir.graph import LpGraph
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pipeline, Progress
 from lpcompile.plan import Kernel, QuantPlan
@@ -28,7 +30,7 @@ from lpcompile.report import document
 from lpcompile.report.command import command_line
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import load_metric
-from lpcompile.search import search
+from lpcompile.search import ENERGY, Simulated, keep_energy, search
 from lpcompile.target import Options, Products, Target, Trial
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
@@ -87,6 +89,10 @@ class Compilation:
         if tail and budget.measured and prepared.decisions is None:
             found = search(prepared, tail, yardstick, budget.measured)
             tail, searched = found.passes, found.document
+        if tail and ENERGY in budget.additive and prepared.decisions is None:
+            simulate = partial(self._simulated, prepared)
+            found = keep_energy(prepared, tail, budget.additive[ENERGY], simulate)
+            tail, searched = found.passes, {**searched, **found.document}
         reports += Pipeline(tail, frozenset(graph.facts)).run(graph, context, watch.after, first=len(head))
         self.warnings += graph.notes
         if prepared.original is None:  # it reads the same weights when it is timed
@@ -145,6 +151,19 @@ class Compilation:
         products = target.build(emitted.reference, emitted.numbers, self.options, trial)
         self.warnings += products.warnings
         return products
+
+    def _simulated(self, prepared: Prepared, graph: LpGraph) -> Simulated | None:
+        """A trial of what the target builds from a graph and its plan, on one call."""
+        gate = Gate(prepared.calls[:1], prepared.expected[:1], prepared.allowed, None, prepared.recipe)
+        warned = list(self.warnings)
+        products = self._build(
+            prepared.target, emit(graph, prepared.target, self.options, gate), prepared.calls
+        )
+        self.warnings[:] = warned
+        energy = products.report.get("totals", {}).get("energy_pj")
+        if energy is None:
+            return None
+        return Simulated(energy, products.report.get("program", {}).get("weights_stay", True))
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         prepared, verdict = facts.prepared, facts.emission.verdict
