@@ -175,7 +175,7 @@ class _Loop:
         self.values: dict[float, Values] = {}
 
     def passes(self, bits: float) -> tuple[Pass, ...]:
-        return self._with(avg_bits=round(bits, 6))
+        return self._with(avg_bits=round(bits, 6), nearest=False)
 
     def with_energy(self, bound: float) -> tuple[Pass, ...]:
         return self._with(energy_pj=bound)

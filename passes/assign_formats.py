@@ -15,7 +15,7 @@ from lpcompile.assignment.activation_scoring import score_narrow
 from lpcompile.assignment.assign import exact, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
-from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
+from lpcompile.assignment.costs import Setting, additive_bounds, costs_of, missed_as_asked
 from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
@@ -24,8 +24,8 @@ from lpcompile.assignment.pricing import Pricing
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
-from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths
-from lpcompile.errors import PipelineError
+from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths, fixed
+from lpcompile.errors import BudgetError, PipelineError
 from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
@@ -33,13 +33,14 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.assigned_widths import write_widths
 from lpcompile.passes.correct_bias import bias_obstacle
-from lpcompile.passes.measured_assignment import assignment_loss
+from lpcompile.passes.measured_assignment import AssignmentLoss, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
+ROUNDING = 1e-9  # of sums of costs
 METHODS = ("exact", "paper-greedy", "ratio-greedy")
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
 AUTO_GRANULARITIES = "channel+group8+group16+group32+group64+group128"
@@ -64,6 +65,7 @@ class AssignFormats(Pass):
     rounding: str = "kernel-sums"
     activations: str = "auto"  # both widths where a bound counts them
     joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
+    nearest: bool = False  # take the nearest point where bounds cannot be kept, with a warning
     avg_bits: float = 0.0
     bytes: float = 0.0
     ace: float = 0.0
@@ -122,10 +124,51 @@ class AssignFormats(Pass):
         scored = replace(scored, layers=[pricing.priced(layer) for layer in scored.layers])
         ctx.scored[key] = scored
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
-        widths = choose_widths(scored.layers, self._groups(graph, ctx, pricing, scored.layers), bounds)
-        chosen = self._chosen(graph, ctx, replace(scored, layers=widths.layers), bounds)
+        groups = self._groups(graph, ctx, pricing, scored.layers)
+        try:
+            widths, chosen = self._decided(graph, ctx, scored, groups, bounds)
+        except BudgetError as error:
+            missed = missed_as_asked(error, self.budget, bounds, list(facts.values()))
+            if not self.nearest or not error.nearest:
+                raise missed from error
+            ctx.warnings.append(f"{missed.message}, which was taken")
+            bounds |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
+            widths, chosen = self._decided(graph, ctx, scored, groups, bounds)
         self._write(graph, widths, chosen, report)
         return report
+
+    def _decided(
+        self,
+        graph: LpGraph,
+        ctx: PassContext,
+        scored: Scored,
+        groups: Sequence[ScoredGroup],
+        bounds: Mapping[str, float],
+    ) -> tuple[Widths, Joint]:
+        """Widths of activations first, exactly, then formats at these widths with all that can be measured.
+
+        Formats are measured with float activations. The whole is measured once with activations rounded, beside 8 bits
+        for all of them at the same bounds; the better one is taken.
+        """
+        widths = choose_widths(scored.layers, groups, bounds)
+        chosen = self._chosen(graph, ctx, replace(scored, layers=widths.layers), bounds)
+        measure: AssignmentLoss | None = ctx.scored.get("assignment loss")
+        if not widths.narrow or not self.joint or measure is None:
+            return widths, chosen
+        planned = graph.plan.activations
+        try:
+            wide = exact(scored.layers, bounds)
+        except BudgetError:
+            return widths, chosen  # the bounds need narrow activations
+        losses = {
+            "narrow activations": measure.with_activations(widths.plans(planned)).of(chosen.assignment.picks),
+            "8-bit activations": measure.with_activations(planned).of(wide.picks),
+        }
+        measured = {name: float(loss.mean()) for name, loss in losses.items()}
+        if measured["8-bit activations"] < measured["narrow activations"]:
+            widths = fixed(scored.layers, {})
+            chosen = self._chosen(graph, ctx, scored, bounds)
+        return replace(widths, measured=measured), chosen
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():

@@ -34,3 +34,5 @@ def write_widths(graph: LpGraph, widths: Widths, total: float, report: PassRepor
         report.metrics["activation_loss"] = widths.loss
         report.metrics["narrow_groups"] = float(len(widths.narrow))
         report.metrics["gap"] = max(0.0, total - widths.lower_bound) / total if total > 0 else 0.0
+    for name, loss in widths.measured.items():
+        report.metrics[f"measured_loss[{name}]"] = loss
