@@ -83,9 +83,9 @@ def _assignment_options(given: Mapping[str, str], options: Options, target: Targ
             f"the energy of layers is not known for '{target.name}'",
             hint="energies belong to targets with machines: use --target cim",
         )
-    extra: dict[str, Any] = {k: v for k, v in options.budget.items() if k in ADDITIVE}
-    measured = Budget.of(options.budget).measured  # a search for the fewest bits has no bound of its own
-    if not extra and not measured and not any(k in given for k in ADDITIVE):
+    budget = Budget.of(options.budget)
+    extra: dict[str, Any] = dict(budget.additive)
+    if not options.budget and not any(k in given for k in ADDITIVE):
         extra |= {"avg-bits": DEFAULT_AVG_BITS, "nearest": True}  # nobody asked for just that
     if options.weight_format:
         fmt = options.weight_format

@@ -1,47 +1,53 @@
 """Choose the number format, granularity and scale format of every layer: least predicted loss within a budget.
 
-Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors, and chosen by a
-multiple-choice knapsack. The result is measured as a whole beside the best single formats and the paper's greedy rule:
-it is never worse than those on the calibration loss. [architecture 6; papers/mixed-posit 2.7, 2.8]
+Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors (or by a sensitivity by
+name), and chosen by a multiple-choice knapsack. The result is measured as a whole beside each single format with int8:
+it is never worse than those on the calibration loss. A greedy rule by name is followed as it stands, from the first of
+the formats to the second. [architecture 6; papers/mixed-posit 2.7, 2.8]
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from lpcompile.analysis.gradients import LOSSES
+from lpcompile.analysis.sensitivity import ALIASES
 from lpcompile.assignment.activation_scoring import score_narrow
-from lpcompile.assignment.assign import exact, singles
+from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
 from lpcompile.assignment.costs import Setting, additive_bounds, costs_of, missed_as_asked
+from lpcompile.assignment.frontier import curve
+from lpcompile.assignment.greedy import RULES as GREEDY
+from lpcompile.assignment.greedy import Rule
 from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
 from lpcompile.assignment.pricing import Pricing
+from lpcompile.assignment.rule_scores import RULES
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
 from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths, fixed
 from lpcompile.errors import BudgetError, PipelineError
-from lpcompile.formats.planned import format_of
+from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.assigned_widths import write_widths
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.measured_assignment import AssignmentLoss, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
+from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
 ROUNDING = 1e-9  # of sums of costs
-METHODS = ("exact", "paper-greedy", "ratio-greedy")
+METHODS = ("exact", *GREEDY)
+SENSITIVITIES = ("fisher", *RULES)
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
 AUTO_GRANULARITIES = "channel+group8+group16+group32+group64+group128"
 REFERENCE = ("fixp4", "channel")  # whose predicted loss is a layer's `sensitivity`
@@ -60,6 +66,7 @@ class AssignFormats(Pass):
     formats: str = AUTO_FORMATS
     granularities: str = AUTO_GRANULARITIES
     method: str = "exact"
+    sensitivity: str = "fisher"  # of candidates; s1 ... s4 as the paper's notes number them
     loss: str = "logits"
     samples: int = 256
     rounding: str = "kernel-sums"
@@ -77,14 +84,21 @@ class AssignFormats(Pass):
         for key, value, known in (
             ("method", self.method, METHODS),
             ("loss", self.loss, LOSSES),
+            ("sensitivity", self._sensitivity, SENSITIVITIES),
             ("activations", self.activations, ACTIVATIONS),
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         for name in self.formats.split("+"):
             format_of(name)
+        if self.method in GREEDY and "+" not in self.formats:
+            raise ValueError(f"method '{self.method}' goes from one of two formats to the other")
         if self.samples < 1 or self.joint < 0:
             raise ValueError("option 'samples' is at least 1, 'joint' at least 0")
+
+    @property
+    def _sensitivity(self) -> str:
+        return ALIASES.get(self.sensitivity, self.sensitivity)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -117,7 +131,7 @@ class AssignFormats(Pass):
         pricing = Pricing(
             self._costs(), graph, facts, Setting(ctx.target, ctx.machine, ctx.emit, ctx.resident)
         )
-        key = f"{self.formats} {self.granularities} {self.loss} {self.samples} {self.rounding}"
+        key = self._key
         if key not in ctx.scored:
             ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
         scored: Scored = ctx.scored[key]
@@ -126,21 +140,25 @@ class AssignFormats(Pass):
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         groups = self._groups(graph, ctx, pricing, scored.layers)
         try:
-            widths, chosen = self._decided(graph, ctx, scored, groups, bounds)
+            widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
         except BudgetError as error:
             missed = missed_as_asked(error, self.budget, bounds, list(facts.values()))
             if not self.nearest or not error.nearest:
                 raise missed from error
             ctx.warnings.append(f"{missed.message}, which was taken")
             bounds |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
-            widths, chosen = self._decided(graph, ctx, scored, groups, bounds)
-        self._write(graph, widths, chosen, report)
+            widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
+        in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
+        write_assignment(graph, widths, chosen, report, in_db=in_db)
+        bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
+        report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report
 
     def _decided(
         self,
         graph: LpGraph,
         ctx: PassContext,
+        key: str,
         scored: Scored,
         groups: Sequence[ScoredGroup],
         bounds: Mapping[str, float],
@@ -151,8 +169,8 @@ class AssignFormats(Pass):
         for all of them at the same bounds; the better one is taken.
         """
         widths = choose_widths(scored.layers, groups, bounds)
-        chosen = self._chosen(graph, ctx, replace(scored, layers=widths.layers), bounds)
-        measure: AssignmentLoss | None = ctx.scored.get("assignment loss")
+        chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
+        measure: AssignmentLoss | None = ctx.scored.get(f"assignment loss of {key}")
         if not widths.narrow or not self.joint or measure is None:
             return widths, chosen
         planned = graph.plan.activations
@@ -167,8 +185,29 @@ class AssignFormats(Pass):
         measured = {name: float(loss.mean()) for name, loss in losses.items()}
         if measured["8-bit activations"] < measured["narrow activations"]:
             widths = fixed(scored.layers, {})
-            chosen = self._chosen(graph, ctx, scored, bounds)
+            chosen = self._chosen(graph, ctx, key, scored, bounds)
         return replace(widths, measured=measured), chosen
+
+    def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
+        """Average widths and the least predicted losses within them, once candidates are scored.
+
+        Returns:
+            Bits a weight over all layers, ascending, and losses, falling; both empty where nothing is assigned.
+        """
+        scored: Scored | None = ctx.scored.get(self._key)
+        if scored is None:
+            return [], []
+        facts = {n.name: layer_facts(n) for n in graph.layers()}
+        weights = sum(f.weights for f in facts.values())
+        fixed = _float_bits(facts, scored.layers)
+        points = curve([layer.item for layer in scored.layers], "bits")
+        return [(p.cost + fixed) / weights for p in points], [p.loss for p in points]
+
+    @property
+    def _key(self) -> str:
+        """Of the scores: what they depend on."""
+        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
+        return " ".join(map(str, kept))
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():
@@ -229,6 +268,7 @@ class AssignFormats(Pass):
             ctx.open_patched,
             ctx.progress,
             ctx.warnings,
+            self._sensitivity,
         )
 
     def _groups(
@@ -236,7 +276,7 @@ class AssignFormats(Pass):
     ) -> list[ScoredGroup]:
         """Tie groups that may take 4 bits, with what that loses and saves."""
         counted = any(name in self.budget for name in COUNTS_ACTIVATIONS)
-        if self.activations == WIDE or (self.activations == "auto" and not counted):
+        if self.activations == WIDE or (self.activations == "auto" and not counted) or self.method in GREEDY:
             return []
         groups = narrowable_groups(graph, ctx.ranges)
         key = f"activations {self.loss} {self.samples}"
@@ -293,8 +333,13 @@ class AssignFormats(Pass):
                 bounds[name] -= sum(costs_of([name], f, LayerFormat())[name] for f in fixed)
         return bounds
 
-    def _chosen(self, graph: LpGraph, ctx: PassContext, scored: Scored, bounds: Mapping[str, float]) -> Joint:
+    def _chosen(
+        self, graph: LpGraph, ctx: PassContext, key: str, scored: Scored, bounds: Mapping[str, float]
+    ) -> Joint:
         layers = scored.layers
+        if self.method != "exact":
+            base, upgrade = map(planned_name, self.formats.split("+")[:2])
+            return Joint(greedy(layers, bounds, cast(Rule, self.method), base=base, upgrade=upgrade), {})
         first = exact(layers, bounds)
         interactions = Interactions(layers, scored.projections, bounds)
         rivals = [first, *singles(scored, bounds)]
@@ -305,9 +350,9 @@ class AssignFormats(Pass):
             return Joint(first, {})
         if ctx.calibration.generated:
             return Joint(first, {})
-        key = "assignment loss"
-        if key not in ctx.scored:
-            ctx.scored[key] = assignment_loss(
+        losses = f"assignment loss of {key}"
+        if losses not in ctx.scored:
+            ctx.scored[losses] = assignment_loss(
                 graph,
                 layers,
                 ctx.statistics,
@@ -317,7 +362,7 @@ class AssignFormats(Pass):
                 loss=self.loss,
                 per_sample=False,
             )
-        measure = ctx.scored[key]
+        measure = ctx.scored[losses]
         return best_measured(
             layers,
             rivals,
@@ -328,53 +373,11 @@ class AssignFormats(Pass):
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
 
-    def _write(self, graph: LpGraph, widths: Widths, chosen: Joint, report: PassReport) -> None:
-        total = chosen.assignment.loss + widths.loss
-        for layer in widths.layers:
-            candidate = layer.candidates[chosen.assignment.picks[layer.name]]
-            share = candidate.loss / total if total > 0 else 0.0
-            reason = f"{share:.1%} of the predicted loss" + (f"; {layer.reason}" if layer.reason else "")
-            if layer.name in chosen.swapped:
-                reason += f"; measured better than {chosen.swapped[layer.name][0]}"
-            before = graph.plan.layers[layer.name]
-            end = (
-                -10 * math.log10(2 * candidate.loss)
-                if self.loss in ("logits", "probe") and candidate.loss > 0
-                else None
-            )
-            graph.plan = graph.plan.with_layer(
-                layer.name,
-                replace(
-                    before,
-                    weight=candidate.weight,
-                    reason=reason,
-                    sensitivity=layer.sensitivity,
-                    end_sqnr_db=end,
-                ),
-            )
-            report.change(
-                layer.name, candidate.label, before=before.weight.format, after=f"loss {candidate.loss:.3g}"
-            )
-        report.metrics |= _metrics(widths.layers, chosen)
-        write_widths(graph, widths, total, report)
 
-
-def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
-    found = chosen.assignment
-    metrics = {
-        "candidates": float(sum(len(layer.candidates) for layer in layers)),
-        "predicted_loss": found.loss,
-        "measurements": float(chosen.measurements),
-        "swaps": float(len(chosen.swapped)),
-    }
-    if found.gap is not None:
-        metrics["gap"] = found.gap
-    weights = sum(layer.weights for layer in layers)
-    metrics |= {name: value for name, value in found.costs.items() if name in COUNTS_ACTIVATIONS}
-    metrics["avg_bits"] = found.costs.get("bits", 0.0) / max(1, weights)
-    for name, loss in chosen.measured.items():
-        metrics[f"measured_loss[{name}]"] = loss
-    return metrics
+def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) -> float:
+    """Of the layers that are not assigned."""
+    assigned = {layer.name for layer in layers}
+    return sum(costs_of(["bits"], f, LayerFormat())["bits"] for n, f in facts.items() if n not in assigned)
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

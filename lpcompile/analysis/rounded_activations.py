@@ -1,4 +1,4 @@
-"""A float graph whose planned tensors are rounded to their codes: a plan's effect on activations, measured as floats."""
+"""A float graph whose planned tensors are rounded to their codes: what a plan does to activations, in floats."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,7 @@
 """Candidates of every layer, fitted and scored by what they cost the outputs of the model. [architecture 6].
 
-Scores are the exact empirical Fisher form of each candidate's own rounding errors (`analysis.weight_scores`). Where the
+Scores are the exact empirical Fisher form of each candidate's own rounding errors (`analysis.weight_scores`), or what a
+rule by name gives in its place (`rule_scores`). Where the
 gradient of an operator is not known, a layer is measured instead, one candidate each, and the others follow in
 proportion of their weighted errors. Without samples every layer passes its relative noise on with gain one.
 """
@@ -23,6 +24,7 @@ from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.scores import F64, Score
 from lpcompile.analysis.weight_scores import LayerErrors, project_weight_errors
 from lpcompile.assignment.candidates import FittedCandidates, Rounding, fit_candidates
+from lpcompile.assignment.rule_scores import RuleScores
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import GradientError
 from lpcompile.formats.arrays import F32
@@ -70,6 +72,7 @@ class Scorer:
         open_patched: for measuring where gradients fail.
         progress: called with (what, done, total).
         warnings: appended to.
+        sensitivity: "fisher", or one of `rule_scores.RULES`.
     """
 
     graph: LpGraph
@@ -84,6 +87,7 @@ class Scorer:
     open_patched: OpenPatched | None
     progress: Progress
     warnings: list[str] = field(default_factory=list)
+    sensitivity: str = "fisher"
 
     def fitted(
         self, plans: Mapping[str, Sequence[WeightPlan]], floors: Mapping[str, F32]
@@ -130,6 +134,8 @@ class Scorer:
                 if self.corrects_bias(node := self.graph.node(n))
                 and (mean := row_means(node, self.statistics)) is not None
             }
+            if self.sensitivity != "fisher":
+                return Projected(self._by_rule(fitted, samples, centre), {})
             found = project_weight_errors(
                 self.graph,
                 {n: self._errors(n, f) for n, f in fitted.items()},
@@ -146,6 +152,25 @@ class Scorer:
             return Projected(self._measured(fitted), {})
         scaled = {n: p.terms * math.sqrt(p.share) for n, p in found.items()}
         return Projected({n: p.score for n, p in found.items()}, scaled)
+
+    def _by_rule(
+        self, fitted: Mapping[str, FittedCandidates], samples: Samples, centre: Mapping[str, F64]
+    ) -> dict[str, Score]:
+        assert self.observe is not None
+        if self.open_patched is None:
+            return {n: self._relative(n, f) for n, f in fitted.items()}
+        rules = RuleScores(
+            self.graph,
+            fitted,
+            samples,
+            self.observe,
+            self.open_patched,
+            centre,
+            self.loss,
+            self.seed,
+            lambda done, total: self.progress("scoring formats", done, total),
+        )
+        return rules.of(self.sensitivity)
 
     def _rows(self, name: str) -> F32:
         node = self.graph.node(name)

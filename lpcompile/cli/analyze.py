@@ -14,7 +14,7 @@ from lpcompile.cli._options import (
 from lpcompile.cli._output import Output
 
 # of the analysis, without its imports
-LOSSES = ("auto", "labels", "sampled", "kl", "probe", "mse")
+LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
 GRANULARITIES = ("tensor", "channel", "group")
 RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
 

@@ -15,6 +15,7 @@ UNITS = {
     "sampled": "KL to the float model, nats a sample",
     "labels": "empirical Fisher of the cross-entropy, a sample",
     "probe": "half the output noise over signal power",
+    "logits": "half the noise of logit differences over their signal power",
     "mse": "half the squared error of the outputs, a sample",
 }
 

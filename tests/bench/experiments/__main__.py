@@ -14,7 +14,13 @@ from tests.bench.bench_table import Bench
 from tests.bench.experiments.results import Results
 from tests.zoo.entries import find_zoo
 
-NAMES: tuple[str, ...] = ("format_choice",)
+NAMES: tuple[str, ...] = (
+    "format_choice",
+    "posit_scaling",
+    "eta_sweep",
+    "assignment_regret",
+    "mixed_posit",
+)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -1,0 +1,224 @@
+"""One network, many assignments: prepared and scored once, then rounded, emitted and measured for each setting."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+
+from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.assignment.layer_facts import layer_facts
+from lpcompile.assignment.mac_energy import PositShare, overhead_against_all_fixp4
+from lpcompile.assignment.scored import Picks, Scored, ScoredLayer
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.passes.assign_formats import AssignFormats
+from lpcompile.passes.quantize_activations import QuantizeActivations
+from lpcompile.passes.quantize_weights import QuantizeWeights
+from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.pipeline import Pass, PassContext, Pipeline, no_progress
+from lpcompile.plan import LayerPlan, WeightPlan
+from lpcompile.prepared import Preparation
+from lpcompile.recipe_passes import split_at_assignment
+from lpcompile.records import PassReport
+from lpcompile.report.document import held_format
+from lpcompile.target import Options
+from tests.bench.bench_table import Bench
+from tests.support import Array
+from tests.zoo.entries import session
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A network with one assignment.
+
+    Attributes:
+        proto: what ONNX Runtime runs.
+        graph: with its plan.
+        report: of assign-formats; of given formats an empty one.
+        share: of posits, in parameters, MACs and MAC energy.
+        bits: stored bits a weight, scales and all.
+    """
+
+    proto: onnx.ModelProto
+    graph: LpGraph
+    report: PassReport
+    share: PositShare
+    bits: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an assignment does on the evaluation set.
+
+    Attributes:
+        score: the entry's own metric.
+        sqnr_db: of the first output against float.
+        right: of each sample, where the metric is top-1; else None.
+    """
+
+    score: float
+    sqnr_db: float
+    right: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFormats(Pass):
+    """Formats of layers as they were given, in place of `assign-formats`."""
+
+    name: ClassVar[str] = "given-formats"
+    exact: ClassVar[bool] = False
+    requires: ClassVar[Any] = AssignFormats.requires
+    establishes: ClassVar[Any] = AssignFormats.establishes
+
+    weights: Mapping[str, WeightPlan]
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Plan them."""
+        for name, weight in self.weights.items():
+            graph.plan = graph.plan.with_layer(name, replace(graph.plan.layers[name], weight=weight))
+        return PassReport(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRounding(QuantizeWeights):
+    """`quantize-weights` that rounds a layer to a format once."""
+
+    held: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
+
+    def _rounded(self, graph: LpGraph, node: Node, statistics: Mapping[str, TensorStatistics]) -> LayerPlan:
+        weight = graph.plan.layers[node.name].weight
+        decided = weight if weight.format != "float32" else self.planned_weights()
+        if (node.name, decided) not in self.held:
+            found = rounded_layer(graph, node, decided, statistics, rho=self.rho)
+            self.held[node.name, decided] = found
+        return self.held[node.name, decided]
+
+
+class Network:
+    """A zoo entry at a width of its activations, with the passes of a recipe.
+
+    Args:
+        bench: with a zoo.
+        entry: of the zoo.
+        activation_format: "uint8" or "uint4" (the first and last layer stay at 8 bits); None: the recipe's.
+        recipe: with `assign-formats`.
+        timed: layers that the recorded table finds faster as floats stay float; else all that can run on integers do.
+        seed: of every random choice.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        entry: str,
+        activation_format: str | None = None,
+        *,
+        recipe: str = "mixed-posit",
+        timed: bool = False,
+        seed: int = 0,
+    ) -> None:
+        assert bench.zoo is not None
+        self.zoo, self.entry = bench.zoo, entry
+        self.options = Options(recipe=recipe, activation_format=activation_format, seed=seed)
+        prepared = Preparation("ort", self.options, no_progress).of(
+            self.zoo.model(entry), self.zoo.samples(entry)
+        )
+        passes = tuple(
+            replace(p, cost="none") if isinstance(p, QuantizeActivations) and not timed else p
+            for p in prepared.passes
+        )
+        head, tail = split_at_assignment(passes)
+        self.assign = tail[0]
+        self.tail = tuple(HeldRounding(*astuple(p)) if type(p) is QuantizeWeights else p for p in tail[1:])
+        self.graph, self.context, self.target = prepared.graph, prepared.context, prepared.target
+        Pipeline(head).run(self.graph, self.context)
+
+    # assignments
+
+    def assigned(self, options: Mapping[str, Any] | None = None) -> Assigned:
+        """Formats chosen by `assign-formats` with these options over the recipe's."""
+        assert isinstance(self.assign, AssignFormats)
+        own = {k: getattr(self.assign, k.replace("-", "_")) for k in AssignFormats.options()}
+        return self._made(AssignFormats.configured({**own, **(options or {})}))
+
+    def given(self, weights: Mapping[str, WeightPlan]) -> Assigned:
+        """Formats of layers by name; others take those of `quantize-weights`."""
+        return self._made(GivenFormats(weights))
+
+    def picked(self, layers: Sequence[ScoredLayer], picks: Picks) -> Assigned:
+        """The candidates that an assignment picks."""
+        return self.given({layer.name: layer.candidates[picks[layer.name]].weight for layer in layers})
+
+    def scored(self, options: Mapping[str, Any] | None = None) -> Scored:
+        """Candidates of all layers, as `assigned` with these options scores them; nothing is measured."""
+        before = set(self.context.scored)
+        self.assigned({**(options or {}), "joint": 0})
+        made = [v for k, v in self.context.scored.items() if k not in before and isinstance(v, Scored)]
+        found = made or [v for v in self.context.scored.values() if isinstance(v, Scored)]
+        return found[-1]
+
+    def _made(self, first: Pass) -> Assigned:
+        graph = self.graph.copy()
+        quiet = replace(self.context, warnings=[])
+        report, *_ = Pipeline((first, *self.tail), frozenset(graph.facts)).run(graph, quiet)
+        emitted = self.target.emit(graph, self.options)
+        layers = [(layer_facts(n), held_format(graph, n)) for n in graph.layers()]
+        weights = sum(facts.weights for facts, _ in layers)
+        bits = 8 * sum(emitted.weight_bytes.values()) / max(1, weights)
+        return Assigned(emitted.model, graph, report, overhead_against_all_fixp4(layers), bits)
+
+    # figures
+
+    @cached_property
+    def top1(self) -> bool:
+        """Whether the metric is top-1, so that samples can be paired."""
+        return bool(self.zoo.entries[self.entry]["metric"] == "top1")
+
+    def figures(self, proto: onnx.ModelProto, limit: int | None = None) -> Figures:
+        """Score and SQNR on the first samples of the evaluation set; of top-1 entries in one sweep."""
+        if not self.top1:
+            return Figures(self.score(proto, limit), self.sqnr_db(proto, limit or 64), None)
+        data, reference = self._reference(limit)
+        found = self._outputs(_bytes(proto), data)
+        signal, noise = np.square(reference).sum(), np.square(reference - found).sum()
+        classes = found.reshape(len(found), -1).argmax(1) - self.zoo.entries[self.entry].get(
+            "class_offset", 0
+        )
+        right = classes == data["y"]
+        ratio = 10 * math.log10(signal / noise) if noise > 0 else math.inf
+        return Figures(float(right.mean()), ratio, right)
+
+    def score(self, proto: onnx.ModelProto, limit: int | None = None) -> float:
+        """The entry's own metric."""
+        return self.zoo.score(self.entry, _bytes(proto), limit)
+
+    def sqnr_db(self, proto: onnx.ModelProto, samples: int = 64) -> float:
+        """Of the first output over evaluation samples, as the zoo defines it."""
+        return self.zoo.sqnr_db(self.entry, _bytes(proto), samples)
+
+    def _reference(self, limit: int | None) -> tuple[Any, Array]:
+        if limit not in self._held:
+            data = self.zoo.data(self.entry, limit)
+            self._held[limit] = (data, self._outputs(self.zoo.model(self.entry), data))
+        return self._held[limit]
+
+    @cached_property
+    def _held(self) -> dict[int | None, tuple[Any, Array]]:
+        return {}
+
+    def _outputs(self, model: Any, data: Any) -> Array:
+        entry = self.zoo.entries[self.entry]
+        parts = [o[0] for o in self.zoo.evaluate.batches(session(model), entry, data["x"])]
+        return np.concatenate(parts).astype(np.float64)
+
+
+def float_figures(network: Network, limit: int | None = None) -> Figures:
+    """Of the float model on the same samples."""
+    return network.figures(onnx.load(network.zoo.model(network.entry)), limit)
+
+
+def _bytes(proto: onnx.ModelProto) -> bytes:
+    return bytes(proto.SerializeToString(deterministic=True))
