@@ -1,7 +1,10 @@
-"""The loss of a whole assignment, measured: its rounded weights patched into one float session."""
+"""The loss of a whole assignment, measured: its rounded weights patched into one float session.
+
+Activations stay float where formats of weights are compared; `with_activations` measures with theirs rounded, too.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched
+from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.assignment.scored import Picks, ScoredLayer
 from lpcompile.autodiff.losses import float_outputs
@@ -20,6 +24,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.plan import ActivationPlan
 from lpcompile.quant.rows import to_rows
 
 MOST_MACS = 6e11  # of all measurements of one assignment; about half a minute on two cores
@@ -30,7 +35,7 @@ HELD_BYTES = 1 << 28  # of rounded weights that are kept for the next assignment
 
 @dataclass
 class AssignmentLoss:
-    """Output noise power over signal power of an assignment, call by call; activations stay float.
+    """Output noise power over signal power of an assignment, call by call.
 
     Attributes:
         graph: float graph and plan.
@@ -38,6 +43,7 @@ class AssignmentLoss:
         statistics: of activations.
         judge: of the float model.
         open_patched: opens the graph.
+        opened: what is opened in its place; None: the graph itself, activations staying float.
     """
 
     graph: LpGraph
@@ -45,6 +51,7 @@ class AssignmentLoss:
     statistics: Mapping[str, TensorStatistics]
     judge: Judge
     open_patched: OpenPatched
+    opened: LpGraph | None = None
     _held: dict[tuple[str, int], dict[str, NDArray[np.float32]]] = field(default_factory=dict)
     _bytes: int = 0
     _now: dict[str, int] = field(default_factory=dict)
@@ -53,7 +60,13 @@ class AssignmentLoss:
         self._nodes = {layer.name: self.graph.node(layer.name) for layer in self.layers}
         self._candidates = {layer.name: layer.candidates for layer in self.layers}
         names = [name for node in self._nodes.values() for name in self._patched(node)]
-        self._model = self.open_patched(self.graph, list(dict.fromkeys(names)), self.judge.outputs)
+        self._model = self.open_patched(
+            self.opened or self.graph, list(dict.fromkeys(names)), self.judge.outputs
+        )
+
+    def with_activations(self, plans: Mapping[str, ActivationPlan]) -> "AssignmentLoss":
+        """The same measure with tensors rounded as planned."""
+        return replace(self, opened=with_rounded_activations(self.graph, plans), _now={})
 
     def of(self, picks: Picks) -> NDArray[np.float64]:
         """One figure a call (a sample where samples can be told apart)."""
