@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 
+from lpcompile.analysis.activation_ranges import ActivationRanges
 from lpcompile.analysis.calibration import Calibration, RunFeeds
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.measured import OpenPatched
@@ -48,6 +49,7 @@ class PassContext:
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
+        ranges: how planned activations got theirs, so that other widths can be weighed; None where none is planned.
         layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
         checkpoint: folder for the state of long passes after each round, or None.
@@ -55,6 +57,7 @@ class PassContext:
         open_patched: opens a float graph so that named weights can be exchanged between runs.
         machine: name or path of the machine (targets with machines).
         emit: form of the model to come.
+        resident: whether the weights are taken to fit the machine together (targets with machines).
     """
 
     run: RunModel | None = None
@@ -67,6 +70,7 @@ class PassContext:
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    ranges: ActivationRanges | None = None
     layer_formats: tuple[str, ...] = ()
     scored: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -75,6 +79,7 @@ class PassContext:
     open_patched: OpenPatched | None = None
     machine: str | None = None
     emit: str = "functions"
+    resident: bool = True
 
     @property
     def rng(self) -> np.random.Generator:

@@ -10,7 +10,6 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.decisions import Decisions, read_decisions
 from lpcompile.errors import InputError, UnsupportedOpError
 from lpcompile.ir import io
@@ -18,7 +17,7 @@ from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
 from lpcompile.provenance import located, model_bytes, sha256_of
-from lpcompile.recipe_passes import labels_of, recipe_passes
+from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.patched import PatchedModel
@@ -89,7 +88,7 @@ class Preparation:
         """
         target = registry.target(self.target_name)
         check_options(target, self.options)
-        recipe = load_recipe(self.options.recipe or target.default_recipe())
+        recipe = load_recipe(self.options.recipe or default_recipe(target, self.options))
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
         passes = recipe_passes(target, self.options, recipe, decisions, strict=strict)
         with located(source):
@@ -163,9 +162,7 @@ class Preparation:
             checkpoint=self.options.checkpoint,
             resume=self.options.resume,
             layer_formats=tuple(self.options.layer_formats),
-            open_patched=lambda g, names: PatchedModel(
-                g, names, [v.name for v in float_outputs(g)], threads=threads
-            ),
+            open_patched=lambda g, names, outputs: PatchedModel(g, names, outputs, threads=threads),
             machine=self.options.machine,
             emit=self.options.emit,
         )

@@ -6,21 +6,22 @@ member. Without samples nothing can be static: MatMul and Gemm measure their inp
 layers keep float activations. [architecture 3.3, 4]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 
+from lpcompile.analysis.activation_ranges import LEVELS, ActivationRanges
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import moment_axes
 from lpcompile.analysis.layer_kernels import KernelChoice, choose_kernels
 from lpcompile.analysis.partition import float_layers
-from lpcompile.analysis.ranges import RULES, Range, affine, find_range
+from lpcompile.analysis.ranges import RULES
 from lpcompile.analysis.regions import Regions, find_regions
-from lpcompile.analysis.ties import tie_groups, union
+from lpcompile.analysis.ties import tie_groups
 from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -28,7 +29,6 @@ from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
 
-LEVELS = {"uint8": 256, "uint4": 16}
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
@@ -108,7 +108,7 @@ class QuantizeActivations(Pass):
         )
         statistics = self._statistics(graph, ctx, regions.tensors)
         if statistics:
-            activations = self._activations(graph, regions, statistics, [n.name for n in static], report)
+            activations = self._activations(graph, ctx, regions, [n.name for n in static], report)
             graph.plan = replace(graph.plan, activations=MappingProxyType(activations))
             if LEVELS[self.format] < LEVELS["uint8"]:
                 self._warn_of_width(activations, ctx)
@@ -146,37 +146,29 @@ class QuantizeActivations(Pass):
         return ctx.statistics
 
     def _activations(
-        self,
-        graph: LpGraph,
-        regions: Regions,
-        statistics: Mapping[str, TensorStatistics],
-        static: list[str],
-        report: PassReport,
+        self, graph: LpGraph, ctx: PassContext, regions: Regions, static: list[str], report: PassReport
     ) -> dict[str, ActivationPlan]:
-        formats = self._formats(graph, regions, static)
-        groups = regions.groups
+        groups, read = regions.groups, self._read_by_layers(graph, static)
+        narrow = frozenset(t for t, end in read.items() if not end)
+        ctx.ranges = ranges = ActivationRanges(ctx.statistics, groups, self.rule, self.percentile, narrow)
+        formats = dict.fromkeys(regions.tensors, "uint8")
+        formats |= {t: self.ends if end else self.format for t, end in read.items()}
         levels = [min(LEVELS[formats[t]] for t in g.members) for g in groups]
-        rules = [self._rule(graph, g.members, n) for g, n in zip(groups, levels, strict=True)]
         alone = [
-            self._range(g.members, statistics, r, n) for g, r, n in zip(groups, rules, levels, strict=True)
+            ranges.range_of(g.members, ranges.rule_of(graph, g.members, n), n)
+            for g, n in zip(groups, levels, strict=True)
         ]
         found: dict[str, ActivationPlan] = {}
         for together in tie_groups(groups, regions.joins, alone, levels):
             fewest = min(levels[i] for i in together)
-            held = [
-                alone[i]
-                if levels[i] == fewest
-                else self._range(groups[i].members, statistics, rules[i], fewest)
-                for i in together
-            ]
-            members = [t for i in together for t in groups[i].members]
-            fmt, rule = f"uint{fewest.bit_length() - 1}", rules[together[0]]
-            scale, zero = affine(union(held), fewest)
-            shared = f"shared by {len(members)} tensors" if len(members) > 1 else ""
-            plan = ActivationPlan(fmt, scale, zero, members[0], rule, shared)
-            for t in members:
+            plan = ranges.planned(graph, together, f"uint{fewest.bit_length() - 1}")
+            for t in (t for i in together for t in groups[i].members):
                 found[t] = plan
-                report.change(t, f"{fmt}, {rule}", after=f"scale {scale:.6g}, zero point {zero}")
+                report.change(
+                    t,
+                    f"{plan.format}, {plan.rule}",
+                    after=f"scale {plan.scale:.6g}, zero point {plan.zero_point}",
+                )
         return {t: found[t] for t in regions.tensors}
 
     def _warn_of_width(self, activations: Mapping[str, ActivationPlan], ctx: PassContext) -> None:
@@ -186,25 +178,15 @@ class QuantizeActivations(Pass):
                 "at run time, or faster as floats"
             )
 
-    def _range(
-        self, members: Sequence[str], statistics: Mapping[str, TensorStatistics], rule: str, levels: int
-    ) -> Range:
-        found = (find_range(statistics[t], rule, levels=levels, percentile=self.percentile) for t in members)
-        return union(list(found))
+    def _read_by_layers(self, graph: LpGraph, static: list[str]) -> dict[str, bool]:
+        """Inputs of layers, which take `format`; whether one is an end (first or last layer), which takes `ends`.
 
-    def _rule(self, graph: LpGraph, members: Sequence[str], levels: int) -> str:
-        """`auto`: outliers of tensors that MatMul reads carry meaning, so nothing is cut; 4 bits need least error."""
-        if self.rule != "auto":
-            return self.rule
-        readers = (n.op for t in members for n in graph.value(t).consumers)
-        return "minmax" if "MatMul" in readers else "middle" if levels > LEVELS["uint4"] else "mse"
-
-    def _formats(self, graph: LpGraph, regions: Regions, static: list[str]) -> dict[str, str]:
-        """Layer inputs take `format`, those of the first and last layer `ends`; what no layer reads keeps 8 bits."""
-        formats = dict.fromkeys(regions.tensors, "uint8")
+        What no layer reads keeps 8 bits.
+        """
+        found = {}
         for i, name in enumerate(static):
             x = graph.node(name).inputs[0]
             assert x is not None
-            wanted = self.ends if i in (0, len(static) - 1) or x.is_input else self.format
-            formats[x.name] = wanted if np.dtype(np.float32) == (x.dtype or np.float32) else "uint8"
-        return formats
+            if np.dtype(np.float32) == (x.dtype or np.float32):
+                found[x.name] = i in (0, len(static) - 1) or x.is_input
+        return found

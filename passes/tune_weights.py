@@ -29,6 +29,7 @@ from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.provenance import data_sha256
+from lpcompile.quant.fit import LIMITED_RULES
 from lpcompile.quant.granularity import PerGroup
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
@@ -185,7 +186,7 @@ class TuneWeights(Pass):
                     node,
                     plan.tensor,
                     estimator,
-                    self.scales == "learned" or (self.scales == "auto" and estimator.learns_scales),
+                    self._learns_scales(plan, estimator),
                     None if bias_obstacle(node, plan.kernel) else _bias(node, plan),
                     _spread(node, ctx),
                     least_scale(graph, node, plan.kernel),
@@ -199,6 +200,11 @@ class TuneWeights(Pass):
         if name == "auto":
             name = "lsq" if uniform else "tanh" if fmt.name.startswith("posit") else "ste"
         return Estimator(name, self.steepness, self.outside)
+
+    def _learns_scales(self, plan: LayerPlan, estimator: Estimator) -> bool:
+        if plan.weight.scale_rule in LIMITED_RULES:
+            return False  # they would not keep to their rule
+        return self.scales == "learned" or (self.scales == "auto" and estimator.learns_scales)
 
     def _norms(self, graph: LpGraph) -> list[TunedNorm]:
         if self.batchnorm == "off":

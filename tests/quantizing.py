@@ -67,7 +67,7 @@ def context(model: ModelProto, calls: int = 40) -> PassContext:
         observe=lambda graph, tensors: observer(graph, tensors, threads=1),
         target=target("ort"),
         calibration=samples,
-        open_patched=lambda graph, names: PatchedModel(graph, names, threads=1),
+        open_patched=lambda graph, names, outputs: PatchedModel(graph, names, outputs, threads=1),
     )
 
 

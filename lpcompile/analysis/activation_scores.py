@@ -3,7 +3,7 @@
 `propagated` forgets that the errors of one sample add up: 1/2 sum over elements of E[(Q(a) - a)^2 delta^2].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,11 +32,30 @@ def score_activations(
     propagated: bool = False,
     step: Step | None = None,
 ) -> dict[str, Score]:
-    """Score the rounding of each tensor alone.
+    """Score the rounding of each tensor alone, in one way: `score_activation_choices`."""
+    choices = {n: (plan,) for n, plan in plans.items()}
+    return score_activation_choices(
+        graph, choices, observe, samples, head, draws=draws, seed=seed, propagated=propagated, step=step
+    )
+
+
+def score_activation_choices(
+    graph: LpGraph,
+    plans: Mapping[str, Sequence[ActivationPlan]],
+    observe: ObserveGraph,
+    samples: Samples,
+    head: Head,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    propagated: bool = False,
+    step: Step | None = None,
+) -> dict[str, Score]:
+    """Score M ways to round each tensor alone, along the same gradients.
 
     Args:
         graph: the float graph, shapes inferred.
-        plans: how each tensor would be rounded, by its name.
+        plans: how each tensor might be rounded, by its name.
         observe: opens a graph.
         samples: what it runs on.
         head: of the loss.
@@ -44,6 +63,9 @@ def score_activations(
         seed: of these.
         propagated: the sum over elements instead of the exact form.
         step: called with the number of calls done.
+
+    Returns:
+        By tensor, (M,) alternatives in the order given.
 
     Raises:
         GradientError: an operator without a rule, named; a gradient that is not finite.
@@ -60,7 +82,7 @@ def score_activations(
 
 def _sweep(
     graph: LpGraph,
-    plans: Mapping[str, ActivationPlan],
+    plans: Mapping[str, Sequence[ActivationPlan]],
     observe: ObserveGraph,
     p: InnerProducts,
     seed: int,
@@ -68,13 +90,15 @@ def _sweep(
     step: Step | None,
 ) -> dict[str, Score]:
     b = p.builder
-    changes: dict[str, Value] = {}
+    changes: dict[str, list[Value]] = {}
 
     def use(name: str, delta: Value) -> Value:
         if name not in changes:
-            change = rounding_error(b, p.made.value(name), plans[name])
-            changes[name] = b.mul(change, change) if propagated else change
-        product = p.dot(changes[name], b.mul(delta, delta) if propagated else delta)
+            made = [rounding_error(b, p.made.value(name), plan) for plan in plans[name]]
+            changes[name] = [b.mul(e, e) for e in made] if propagated else made
+        flow = b.mul(delta, delta) if propagated else delta
+        columns = [p.dot(change, flow) for change in changes[name]]
+        product = columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=1)
         p.keep(name, product)
         return product
 
@@ -84,7 +108,7 @@ def _sweep(
     for i, values in p.runs(observe, seed, step):
         for name, draws in values.items():
             terms[name][i] += [_term(x, propagated) for (x,) in draws]
-    return {n: _score(t) for n, t in terms.items()}
+    return {n: _score(t, len(plans[n])) for n, t in terms.items()}
 
 
 def _term(product: np.ndarray, propagated: bool) -> F64:
@@ -92,9 +116,9 @@ def _term(product: np.ndarray, propagated: bool) -> F64:
     return found if propagated else np.square(found)
 
 
-def _score(terms: list[list[F64]]) -> Score:
+def _score(terms: list[list[F64]], alternatives: int) -> Score:
     if not all(terms):
-        return Score(np.zeros(1), np.zeros(1), 0)
+        return Score(np.zeros(alternatives), np.zeros(alternatives), 0)
     return Score.of_terms(np.concatenate([np.mean(t, axis=0) for t in terms]), factor=0.5)
 
 

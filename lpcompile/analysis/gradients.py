@@ -22,13 +22,22 @@ from lpcompile.analysis.batches import (
 )
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.measured import check_labels
-from lpcompile.autodiff.losses import Fed, Loss, LossInput, class_tensors, float_outputs, logits_of
+from lpcompile.autodiff.losses import (
+    Fed,
+    Loss,
+    LossInput,
+    class_tensors,
+    ends_in_softmax,
+    float_outputs,
+    logits_of,
+)
 from lpcompile.errors import CalibrationError, GradientError
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.value import Value
 
 DRAWS_AT_ONCE = 4  # more make the graph large
-RANDOM = ("sampled", "softmax", "probe")
-LOSSES = ("auto", "labels", "sampled", "kl", "probe", "mse")
+RANDOM = ("sampled", "softmax", "probe", "contrast")
+LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
 Progress = Callable[[int, int], None]
 Labels = Sequence[NDArray[np.int64]]
 
@@ -55,6 +64,8 @@ class Samples:
         observe: ObserveGraph,
         calls: Sequence[Feeds],
         labels: NDArray[np.int64] | None = None,
+        *,
+        further: Sequence[str] = (),
     ) -> "Samples":
         """Merge calls where that is sound for the inputs and outputs of `layers` and the outputs of the graph.
 
@@ -64,11 +75,13 @@ class Samples:
             observe: opens a graph.
             calls: of the model.
             labels: one a sample, first axis samples in the order of the calls; None where there are none.
+            further: names of other tensors for which it must be sound.
 
         Raises:
             CalibrationError: another number of labels than samples.
         """
         tensors = [v.name for v in float_outputs(graph)]
+        tensors += [t for t in further if not graph.value(t).is_input]
         for name in layers:
             node = graph.node(name)
             tensors += [v.name for v in (node.inputs[0], node.outputs[0]) if v is not None and not v.is_input]
@@ -122,6 +135,8 @@ def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Sampl
     `sampled`   cross-entropy on labels drawn from the model's own softmax; its Fisher matrix is the Hessian of KL
     `kl`        the same matrix by random signs, which need far fewer draws; bare outputs count as logits
     `probe`     noise power of the outputs over their signal power (1/SQNR), the mean over outputs
+    `logits`    the same of what the last softmax reads, less the mean over classes, where all float outputs end in one:
+                a saturated softmax hides errors of one sample that are large for another
     `mse`       squared error of the outputs
     ==========  ===============================================================================================
 
@@ -136,7 +151,14 @@ def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Sampl
             "the model has no float output, so no loss", hint="analyse the model before ArgMax"
         )
     if loss == "auto":
-        loss = "kl" if all(logits_of(v) is not None for v in outputs) else "probe"
+        loss = "kl" if ends_in_softmax(graph) else "probe"
+    if loss == "logits":
+        logits = read_logits(outputs)
+        if logits is None:
+            loss = "probe"
+        else:
+            scales = _scales(logits, observe(graph, logits), samples, loss, contrast=True)
+            return Head("contrast", tuple(logits), scales, loss)
     if loss in ("probe", "mse"):
         names = tuple(v.name for v in outputs)
         return Head("probe", names, _scales(names, observe(graph, names), samples, loss), loss)
@@ -154,7 +176,22 @@ def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Sampl
     return Head(kind, tuple(v.name for v in tensors), {}, loss)
 
 
-def _scales(names: Sequence[str], run: RunFeeds, samples: Samples, loss: str) -> dict[str, float]:
+def read_logits(outputs: Sequence[Value]) -> list[str] | None:
+    """What the softmax of each output reads; None unless every one of them has one."""
+    found = [logits_of(v) for v in outputs]
+    names = [v.name for v in found if v is not None]
+    return names if outputs and len(names) == len(outputs) else None
+
+
+def centred(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Logits in float64 less their mean over the classes, which no softmax sees."""
+    wide = x.astype(np.float64)
+    return np.asarray(wide - wide.mean(axis=-1, keepdims=True))
+
+
+def _scales(
+    names: Sequence[str], run: RunFeeds, samples: Samples, loss: str, *, contrast: bool = False
+) -> dict[str, float]:
     if loss == "mse":
         return {}
     power, count = dict.fromkeys(names, 0.0), 0
@@ -162,7 +199,8 @@ def _scales(names: Sequence[str], run: RunFeeds, samples: Samples, loss: str) ->
         values = run(call)
         count += len(values[names[0]]) if samples.per_sample else 1
         for name in names:
-            power[name] += float(np.square(values[name].astype(np.float64)).sum())
+            x = centred(values[name]) if contrast else values[name].astype(np.float64)
+            power[name] += float(np.square(x).sum())
     alive = [n for n in names if power[n] > 0]
     return {n: float(np.sqrt(count / (power[n] * len(names)))) if n in alive else 1.0 for n in names}
 

@@ -38,7 +38,9 @@ class Patched(Protocol):
         """The outputs of one call."""
 
 
-OpenPatched = Callable[[LpGraph, Sequence[str]], Patched]  # (graph, weights to be patched)
+OpenPatched = Callable[
+    [LpGraph, Sequence[str], Sequence[str]], Patched
+]  # (graph, weights to be patched, outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Judge:
         outputs: names of the float outputs.
         labels: of each call, of the shape of the first classifying output without its class axis.
         per_sample: the first axis of outputs counts samples; else a call is one.
+        logits: outputs are logits, whose mean over the classes is no noise.
 
     Attributes:
         outputs: names of the float outputs.
@@ -81,13 +84,15 @@ class Judge:
         *,
         labels: Sequence[NDArray[np.int64]] | None = None,
         per_sample: bool = True,
+        logits: bool = False,
     ) -> None:
-        self.calls, self.per_sample = calls, per_sample
+        self.calls, self.per_sample, self._logits = calls, per_sample, logits
         self.outputs = list(outputs)
         self._float = [run(call) for call in calls]
         self._labels = labels
         self._power = {
-            o: float(np.mean(concatenated([self._rows(_square(y[o])) for y in self._float]))) for o in outputs
+            o: float(np.mean(concatenated([self._rows(self._power_of(y[o])) for y in self._float])))
+            for o in outputs
         }
         self._classes = [o for o in outputs if class_axis(self._float[0][o]) is not None]
         if labels is not None:
@@ -118,9 +123,13 @@ class Judge:
     def _noise(self, base: Feeds, found: Feeds) -> F64:
         parts = []
         for o in self.outputs:
-            gap = self._rows(_square(found[o].astype(np.float64) - base[o]))
+            gap = self._rows(self._power_of(found[o].astype(np.float64) - base[o]))
             parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
         return np.asarray(np.mean(parts, axis=0))
+
+    def _power_of(self, x: NDArray[Any]) -> F64:
+        wide = x.astype(np.float64)
+        return np.square(wide - wide.mean(axis=-1, keepdims=True) if self._logits else wide)
 
     def _rows(self, x: F64) -> F64:
         """Sums of the samples of a call, (N,)."""
@@ -144,7 +153,7 @@ def measure_weights(
         progress: called with (done, total).
     """
     names = {layer: _weight_name(graph, layer) for layer in weights}
-    model = open_patched(graph, list(names.values()))
+    model = open_patched(graph, list(names.values()), judge.outputs)
     found = {}
     for done, (layer, array) in enumerate(weights.items()):
         model.patch(names[layer], array)

@@ -1,15 +1,18 @@
 """Assignments by rule: the exact knapsack, the greedy rules, and each single format with int8 where it pays."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lpcompile.assignment.greedy import Rule, assign
+from lpcompile.assignment.interactions import refine
 from lpcompile.assignment.knapsack import solve
 from lpcompile.assignment.problem import Choice, Item
-from lpcompile.assignment.scored import Assignment, ScoredCandidate, ScoredLayer, with_picks
+from lpcompile.assignment.scored import Assignment, Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.errors import BudgetError
 from lpcompile.formats.planned import short_name
 
 WIDE = "int8"
+REFINED = 3  # single formats whose cross terms are looked at
 
 
 def exact(layers: Sequence[ScoredLayer], bounds: Mapping[str, float], name: str = "exact") -> Assignment:
@@ -55,22 +58,36 @@ def _cheapest(layer: ScoredLayer, fmt: str) -> ScoredCandidate | None:
     return min(own, key=lambda c: (c.costs.get("bits", 0.0), c.loss), default=None)
 
 
-def single(layers: Sequence[ScoredLayer], bounds: Mapping[str, float], fmt: str) -> Assignment | None:
-    """The least predicted loss with one format beside int8; None where that keeps no bound or changes no layer."""
-    narrowed = [layer.only(frozenset({fmt, WIDE})) for layer in layers]
+def single(
+    scored: Scored, bounds: Mapping[str, float], fmt: str, *, together: bool = False
+) -> Assignment | None:
+    """One format beside int8: the least predicted loss; None where that keeps no bound.
+
+    Args:
+        scored: all layers.
+        bounds: upper bounds of sums of costs.
+        fmt: the format; layers that it is no candidate of keep all of theirs.
+        together: refined by what its candidates lose together.
+    """
+    kept = {layer.name: layer.indices(frozenset({fmt, WIDE})) for layer in scored.layers}
+    narrowed = [
+        replace(layer, candidates=[layer.candidates[i] for i in kept[layer.name]]) for layer in scored.layers
+    ]
     try:
-        found = exact(narrowed, bounds)
+        picks = exact(narrowed, bounds).picks
     except BudgetError:
         return None
-    picks = {
-        layer.name: layer.index(some.candidates[found.picks[layer.name]].label)
-        for layer, some in zip(layers, narrowed, strict=True)
-    }
-    return with_picks(layers, picks, f"{fmt} with {WIDE}")
+    if together:
+        projections = {n: p[:, :, kept[n]] for n, p in scored.projections.items()}
+        picks = refine(narrowed, projections, picks, bounds).picks
+    name = f"{fmt} with {WIDE}{', together' if together else ''}"
+    return with_picks(scored.layers, {n: kept[n][i] for n, i in picks.items()}, name)
 
 
-def singles(layers: Sequence[ScoredLayer], bounds: Mapping[str, float]) -> list[Assignment]:
-    """Each format that is a candidate somewhere, by itself with int8; the best predicted first."""
-    formats = dict.fromkeys(short_name(c.weight.format) for layer in layers for c in layer.candidates)
-    found = [single(layers, bounds, f) for f in formats if f != WIDE]
-    return sorted((a for a in found if a is not None), key=lambda a: (a.loss, a.name))
+def singles(scored: Scored, bounds: Mapping[str, float]) -> list[Assignment]:
+    """Each format that is a candidate somewhere, by itself with int8; the best predicted first, these refined, too."""
+    formats = dict.fromkeys(short_name(c.weight.format) for layer in scored.layers for c in layer.candidates)
+    found = [(a, f) for f in formats if f != WIDE and (a := single(scored, bounds, f)) is not None]
+    found.sort(key=lambda pair: (pair[0].loss, pair[1]))
+    refined = [single(scored, bounds, f, together=True) for _, f in found[:REFINED] if scored.projections]
+    return [a for a, _ in found] + [a for a in refined if a is not None]

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from lpcompile.assignment.scored import Picks, ScoredLayer
 
 F64 = NDArray[np.float64]
-SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the cross terms
+SHRINKAGES = (0.0, 0.25, 0.5)  # of the cross terms; more than half of them never held on other samples
 MOST_PAIRED = 1500  # candidates in all, up to which two layers change at once
 MOST_STEPS = 1000
 LEAST_GAIN = 1e-6  # of the loss
+LEAST_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -54,30 +55,51 @@ def refine(
     start: Picks,
     bounds: Mapping[str, float],
 ) -> Refined:
-    """Improve a selection by what its candidates lose together.
+    """Improve a selection by what its candidates lose together; see `Interactions`."""
+    return Interactions(layers, projections, bounds).refined(start)
+
+
+class Interactions:
+    """Cross terms of all candidates within bounds.
 
     Args:
         layers: with candidates.
         projections: layer -> (samples, draws, M); layers that nothing flows back to may have no samples.
-        start: within the bounds.
         bounds: upper bounds of sums of costs.
     """
-    problem = _Problem(layers, bounds)
-    alive = {n: p for n, p in projections.items() if len(p)}
-    samples = len(next(iter(alive.values()))) if alive else 0
-    if samples < 4:
-        return Refined(dict(start), joint_loss(projections, start) if alive else 0.0, 0.0)
-    halves = [np.arange(samples) % 2 == side for side in (0, 1)]
-    grams = [problem.gram(alive, half) for half in halves]
-    first = problem.state(start)
-    gained = {
-        a: sum(problem.loss(problem.improved(first, grams[i], a), grams[1 - i], 1.0) for i in (0, 1))
-        for a in SHRINKAGES
-    }
-    shrinkage = min(SHRINKAGES, key=lambda a: (gained[a], a))
-    whole = problem.gram(alive, np.ones(samples, bool))
-    found = problem.improved(first, whole, shrinkage)
-    return Refined(problem.picks(found), problem.loss(found, whole, 1.0), shrinkage)
+
+    def __init__(
+        self, layers: Sequence[ScoredLayer], projections: Mapping[str, F64], bounds: Mapping[str, float]
+    ) -> None:
+        self._problem = _Problem(layers, bounds)
+        alive = {n: p for n, p in projections.items() if len(p)}
+        samples = len(next(iter(alive.values()))) if alive else 0
+        self.known = samples >= LEAST_SAMPLES
+        self.shrinkage = 0.0
+        if self.known:
+            self._halves = [self._problem.gram(alive, np.arange(samples) % 2 == side) for side in (0, 1)]
+            self._gram = self._problem.gram(alive, np.ones(samples, bool))
+
+    def refined(self, start: Picks) -> Refined:
+        """A better selection from one within the bounds; the same where too few samples are known."""
+        if not self.known:
+            return Refined(dict(start), 0.0, 0.0)
+        p = self._problem
+        first = p.state(start)
+        held_out = {
+            a: sum(p.loss(p.improved(first, self._halves[i], a), self._halves[1 - i], 1.0) for i in (0, 1))
+            for a in SHRINKAGES
+        }
+        self.shrinkage = min(SHRINKAGES, key=lambda a: (held_out[a], a))
+        found = p.improved(first, self._gram, self.shrinkage)
+        return Refined(p.picks(found), p.loss(found, self._gram, 1.0), self.shrinkage)
+
+    def moves(self, picks: Picks, most: int) -> list[dict[str, int]]:
+        """Changes of one or two layers that are predicted to gain most, or to lose least, from a selection."""
+        if not self.known:
+            return []
+        p = self._problem
+        return p.moves(p.state(picks), self._gram, self.shrinkage, most)
 
 
 class _Problem:
@@ -137,6 +159,29 @@ class _Problem:
                 state[self.owner[int(candidate)]] = int(candidate)
         return state
 
+    def moves(self, state: NDArray[np.intp], gram: F64, shrinkage: float, most: int) -> list[dict[str, int]]:
+        """The changes within the bounds that are predicted best, as layer -> candidate."""
+        change, cost = self._changes(state, gram, shrinkage)
+        room = self.limits - self.costs[state].sum(axis=0)
+        single = np.where((cost <= room).all(axis=1), change, np.inf)
+        single[state] = np.inf  # no change
+        found: list[tuple[float, tuple[int, ...]]] = [
+            (float(single[i]), (int(i),)) for i in np.argsort(single, kind="stable")[:most]
+        ]
+        if len(gram) <= MOST_PAIRED:
+            total = np.triu(self._pairs(state, gram, shrinkage, change, cost, room), 1)
+            total[np.tril_indices(len(total))] = np.inf
+            total[state, :] = np.inf
+            total[:, state] = np.inf
+            flat = np.argsort(total, axis=None, kind="stable")[:most]
+            pairs = zip(*np.unravel_index(flat, total.shape), strict=True)
+            found += [(float(total[i, j]), (int(i), int(j))) for i, j in pairs]
+        found = sorted(f for f in found if np.isfinite(f[0]))[:most]
+        return [
+            {self.layers[self.owner[i]].name: i - int(self.first[self.owner[i]]) for i in chosen}
+            for _, chosen in found
+        ]
+
     def _changes(self, state: NDArray[np.intp], gram: F64, shrinkage: float) -> tuple[F64, F64]:
         """Of each candidate in place of what its layer takes: change of the loss, (n,), and of the costs, (n, D)."""
         own = state[self.owner]
@@ -145,6 +190,24 @@ class _Problem:
         beside_own = (gram[state][:, state].sum(axis=1) - squares[state])[self.owner]
         change = (squares - squares[own]) / 2 + shrinkage * (beside - beside_own)
         return np.asarray(change), self.costs - self.costs[own]
+
+    def _pairs(
+        self,
+        state: NDArray[np.intp],
+        gram: F64,
+        shrinkage: float,
+        change: F64,
+        cost: F64,
+        room: F64,
+    ) -> F64:
+        """(n, n) changes of the loss by two candidates of different layers; inf outside the bounds."""
+        own = state[self.owner]
+        cross = gram - gram[:, own] - gram[own, :] + gram[np.ix_(own, own)]
+        total = change[:, None] + change[None, :] + shrinkage * cross
+        total[self.owner[:, None] == self.owner[None, :]] = np.inf
+        for d in range(cost.shape[1]):
+            total[cost[:, d][:, None] + cost[:, d][None, :] > room[d]] = np.inf
+        return np.asarray(total)
 
     def _best_pair(
         self,
@@ -155,12 +218,7 @@ class _Problem:
         cost: F64,
         room: F64,
     ) -> tuple[float, int, int] | None:
-        own = state[self.owner]
-        cross = gram - gram[:, own] - gram[own, :] + gram[np.ix_(own, own)]
-        total = change[:, None] + change[None, :] + shrinkage * cross
-        total[self.owner[:, None] == self.owner[None, :]] = np.inf
-        for d in range(cost.shape[1]):
-            total[cost[:, d][:, None] + cost[:, d][None, :] > room[d]] = np.inf
+        total = self._pairs(state, gram, shrinkage, change, cost, room)
         at = int(np.argmin(total))
         i, j = divmod(at, len(total))
         return None if not np.isfinite(total[i, j]) else (float(total[i, j]), i, j)

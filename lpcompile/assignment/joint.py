@@ -1,8 +1,8 @@
 """Assignments measured as a whole, because predicted losses of single layers do not add up exactly.
 
-Rivals are measured on the deciding calls and the best goes on; then the most doubtful choices, those whose predicted
-gain is small beside its standard error, are tried one after the other with all others in place. A swap stays where it
-lowers the measured loss by more than its paired standard error. [architecture 6]
+Rivals are measured on the deciding calls and the best goes on; then changes of one or two layers that are predicted to
+gain most are tried one after the other with all others in place. One stays where it lowers the measured loss by more
+than its paired standard error. [architecture 6]
 """
 
 import math
@@ -43,16 +43,18 @@ def best_measured(
     *,
     bounds: Mapping[str, float],
     swaps: int,
+    moves: Callable[[Picks, int], list[dict[str, int]]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Joint:
-    """The rival with the least measured loss, with its doubtful choices tried anew.
+    """The rival with the least measured loss, with doubtful choices tried anew.
 
     Args:
         layers: with candidates.
         rivals: all within the bounds; the first is taken where several are equally good.
         measure: of a whole assignment.
         bounds: upper bounds of sums of costs.
-        swaps: how many doubtful choices are tried.
+        swaps: how many changes are tried.
+        moves: changes worth trying from a selection; None: by the standard errors of the predicted losses.
         progress: called with (done, total).
     """
     total = len(rivals) + swaps
@@ -65,34 +67,46 @@ def best_measured(
             best, best_losses = rival, losses
         if progress is not None:
             progress(i + 1, total)
-    swapped: dict[str, tuple[str, str]] = {}
-    picks = dict(best.picks)
-    done = len(rivals)
-    for layer, other in _doubtful(layers, best, bounds)[:swaps]:
-        trial = {**picks, layer.name: other}
-        if not _within(with_picks(layers, trial, ""), bounds):
-            continue
+    picks, tried = dict(best.picks), {tuple(sorted(best.picks.items()))}
+
+    def proposals() -> list[dict[str, int]]:
+        found = (
+            _doubtful(layers, with_picks(layers, picks, ""), bounds)
+            if moves is None
+            else moves(picks, 2 * swaps)
+        )
+        return [m for m in found if tuple(sorted({**picks, **m}.items())) not in tried]
+
+    queue = proposals()
+    for done in range(swaps):
+        if not queue:
+            break
+        trial = {**picks, **queue.pop(0)}
+        tried.add(tuple(sorted(trial.items())))
         losses = measure(trial)
-        done += 1
         if progress is not None:
-            progress(done, total)
+            progress(len(rivals) + done + 1, total)
         difference = losses - best_losses
         error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
         if difference.mean() < -CLEARLY * error and difference.mean() < 0:
-            before = layer.candidates[picks[layer.name]].label
-            swapped[layer.name] = (before, layer.candidates[other].label)
             picks, best_losses = trial, losses
+            queue = proposals()
     if progress is not None:
         progress(total, total)
     found = with_picks(layers, picks, best.name)
-    kept = Assignment(best.name, picks, found.loss, found.costs, best.lower_bound, best.notes)
+    swapped = {
+        layer.name: (layer.candidates[before].label, layer.candidates[picks[layer.name]].label)
+        for layer in layers
+        if (before := best.picks[layer.name]) != picks[layer.name]
+    }
     measured["chosen"] = float(best_losses.mean())
-    return Joint(kept, measured, swapped, done)
+    kept = Assignment(best.name, picks, found.loss, found.costs, best.lower_bound, best.notes)
+    return Joint(kept, measured, swapped, len(rivals) + len(tried) - 1)
 
 
 def _doubtful(
     layers: Sequence[ScoredLayer], assignment: Assignment, bounds: Mapping[str, float]
-) -> list[tuple[ScoredLayer, int]]:
+) -> list[dict[str, int]]:
     """Swaps of one layer that stay within the bounds, most doubtful first.
 
     Doubt is the chance, in units of the loss, that the other choice is better: its standard error less the predicted
@@ -113,11 +127,7 @@ def _doubtful(
             if doubt > 0:
                 found.append((-doubt, layer.name, layer, j))
     found.sort(key=lambda f: (f[0], f[1], f[3]))
-    best: dict[str, tuple[ScoredLayer, int]] = {}
-    for _, name, layer, j in found:
-        best.setdefault(name, (layer, j))  # one swap a layer
-    return list(best.values())
-
-
-def _within(assignment: Assignment, bounds: Mapping[str, float]) -> bool:
-    return all(assignment.costs.get(k, 0.0) <= bound * (1 + 1e-12) for k, bound in bounds.items())
+    best: dict[str, int] = {}
+    for _, name, _, j in found:
+        best.setdefault(name, j)  # one swap a layer
+    return [{name: j} for name, j in best.items()]

@@ -15,8 +15,8 @@ import numpy as np
 from lpcompile.assignment.blocks import flatten
 from lpcompile.assignment.choice_table import ChoiceTable, Picks, read
 from lpcompile.assignment.infeasible import check_bounds, combined_bounds_missed, one_bound_missed
-from lpcompile.assignment.list_search import ROUNDING, search
-from lpcompile.assignment.pareto import F64, within
+from lpcompile.assignment.list_search import search
+from lpcompile.assignment.pareto import F64, ROUNDING, within
 from lpcompile.assignment.problem import Item, Solution, check_items, every_item, sums
 from lpcompile.assignment.relaxation import Relaxation, relax
 from lpcompile.assignment.swaps import descend
@@ -154,7 +154,7 @@ class _Knapsack:
                 table.cost[:, k], table.cost[:, j], self.left[k], self.left[j]
             )
         self.room, self.slack = self.room[~idle], self.slack[~idle]
-        self.table = table.without(idle).undominated()
+        self.table = table.undominated().without(idle).undominated()
         return True
 
     def start(self, relaxed: Relaxation) -> None:
@@ -192,7 +192,8 @@ class _Knapsack:
             self.table = made.undominated()
             again = relax(self.table, self.left)
             if again.excess == 0:
-                self.lower = max(self.lower, self.table.base_loss + again.lower_bound)
+                # what went before loses at least the target: only up to there does this bound hold for all
+                self.lower = max(self.lower, min(self.target, self.table.base_loss + again.lower_bound))
                 for picks in again.seen:
                     self.offer(picks)
                 return again if self.open else None
@@ -255,11 +256,16 @@ def _implied(cost: F64, other: F64, room: float, other_room: float) -> bool:
 
 
 def _weights(prices: F64, room: F64) -> F64:
-    """Ways to weigh the costs to one, (M, D): at the prices, with a bound dearer or cheaper, and each bound alone."""
+    """Ways to weigh the costs to one, (M, D); the more there are, the closer the bound, at the price of time.
+
+    At the prices; one bound without its price, at half of it, at double; one dearer and another cheaper; each alone.
+    """
     dims = len(room)
+    alone = np.diag(1.0 / room)
     if dims == 1:
-        return 1.0 / room[None]
-    dearer = np.diag(prices + 0.1 * float(prices @ room) / room)
-    return np.concatenate(
-        [prices[None], prices - 0.5 * np.diag(prices), prices + dearer, np.diag(1.0 / room)]
-    )
+        return alone
+    one = np.diag(prices)
+    dearer = one + 0.1 * float(prices @ room) * alone
+    opposed = [prices + dearer[k] - 0.6 * one[j] for k, j in permutations(range(dims), 2)]
+    made = np.concatenate([prices[None], prices - one, prices - 0.5 * one, prices + dearer, opposed, alone])
+    return made[made.any(1)]

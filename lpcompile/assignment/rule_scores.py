@@ -101,7 +101,7 @@ class RuleScores:
         )
         nodes = {n: self.graph.node(n) for n in self.fitted}
         model = self.open_patched(
-            self.graph, list(dict.fromkeys(t for n in nodes.values() for t in self._patched(n)))
+            self.graph, list(dict.fromkeys(t for n in nodes.values() for t in self._patched(n))), outputs
         )
         found: dict[str, Score] = {}
         for name, f in self.fitted.items():

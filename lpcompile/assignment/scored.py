@@ -58,10 +58,10 @@ class ScoredLayer:
         """As the knapsack takes it."""
         return Item(self.name, tuple(Choice(c.label, c.loss, c.costs) for c in self.candidates))
 
-    def only(self, formats: frozenset[str]) -> "ScoredLayer":
-        """The layer with candidates of these formats; with all where none is."""
-        kept = tuple(c for c in self.candidates if short_name(c.weight.format) in formats)
-        return ScoredLayer(self.name, self.weights, kept or self.candidates, self.reason, self.sensitivity)
+    def indices(self, formats: frozenset[str]) -> list[int]:
+        """Positions of the candidates of these formats; of all where none is."""
+        kept = [i for i, c in enumerate(self.candidates) if short_name(c.weight.format) in formats]
+        return kept or list(range(len(self.candidates)))
 
     def index(self, label: str) -> int:
         """Position of a candidate."""

@@ -35,8 +35,8 @@ from lpcompile.quant.rows import to_rows
 
 Progress = Callable[[str, int, int], None]
 THREADS = 2
-SAMPLE_PAIRS = 512  # of samples and draws that are wanted
-MOST_DRAWS = 8
+SAMPLE_PAIRS = 4096  # of samples and draws that are wanted: cross terms are noisier than squares
+MOST_DRAWS = 16
 MOST_THOROUGH = 4_000_000  # weights of a network in which every format is fitted in every layer
 MOST_BY_FORMAT = 5
 MOST_MACS = 1.5e11  # of all gradient runs; a draw costs three forward runs
@@ -127,7 +127,7 @@ class Scorer:
             self.warnings.append("no samples: formats are chosen by the relative error of the weights alone")
             return Projected({n: self._relative(n, f) for n, f in fitted.items()}, {})
         try:
-            samples = Samples.of(self.graph, list(fitted), self.observe, self._calls())
+            samples = Samples.of(self.graph, list(fitted), self.observe, self.taken())
             centre = {
                 n: mean
                 for n in fitted
@@ -142,7 +142,7 @@ class Scorer:
                 self.observe,
                 samples,
                 loss=self.loss,
-                draws=self._draws(samples),
+                draws=self.draws(samples),
                 seed=self.seed,
                 centre=centre,
                 progress=lambda done, total: self.progress("scoring formats", done, total),
@@ -191,14 +191,15 @@ class Scorer:
         )
         return Score(power / 2, np.zeros_like(power), 0)
 
-    def _calls(self) -> list[Feeds]:
+    def taken(self) -> list[Feeds]:
         """Deciding calls, evenly spread, that hold about as many samples as are wanted."""
         sizes = [max((len(v) for v in c.values() if v.ndim), default=1) for c in self.calls]
         per_call = max(1.0, float(np.mean(sizes)))
         wanted = max(1, min(len(self.calls), round(self.samples / per_call)))
         return [self.calls[int(i)] for i in np.linspace(0, len(self.calls) - 1, wanted).astype(int)]
 
-    def _draws(self, samples: Samples) -> int:
+    def draws(self, samples: Samples) -> int:
+        """How many random functionals of the loss each sample gets."""
         from lpcompile.analysis.macs import macs_of_call
 
         count = (
@@ -215,7 +216,7 @@ class Scorer:
         if self.open_patched is None or self.observe is None:
             return {n: self._relative(n, f) for n, f in fitted.items()}
         outputs = [v.name for v in float_outputs(self.graph)]
-        calls = self._calls()
+        calls = self.taken()
         judge = Judge(self.observe(self.graph, outputs), calls, outputs, per_sample=False)
         changed = {}
         for name, f in fitted.items():

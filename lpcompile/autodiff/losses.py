@@ -12,6 +12,7 @@ kind        gradient at its tensor t, p = softmax(t) over the last axis   what E
 `kl`        p - softmax(reference)                                        (zero at the float weights)
 `mse`       2 (t - reference)                                             (zero at the float weights)
 `probe`     v, v = +-scale                                                scale^2 I: Gauss-Newton of |t - t0|^2
+`contrast`  v - mean(v) over the last axis, v = +-scale                   the same of differences of logits
 `output`    1, or the weights fed                                         (of one linear functional)
 ==========  ============================================================  ====================================
 
@@ -32,7 +33,7 @@ from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.value import Value
 
-KINDS = ("labels", "sampled", "softmax", "kl", "mse", "probe", "output")
+KINDS = ("labels", "sampled", "softmax", "kl", "mse", "probe", "contrast", "output")
 ON_LOGITS = ("labels", "sampled", "softmax", "kl")
 
 
@@ -91,6 +92,12 @@ def logits_of(output: Value) -> Value | None:
     axis, rank = int(node.attrs.get("axis", -1)), rank_of(output) or rank_of(node.inputs[0])
     last = axis == -1 or (rank is not None and axis == rank - 1)
     return node.inputs[0] if last else None
+
+
+def ends_in_softmax(graph: LpGraph) -> bool:
+    """Whether every float output comes from a Softmax over its last axis."""
+    outputs = float_outputs(graph)
+    return bool(outputs) and all(logits_of(v) is not None for v in outputs)
 
 
 def class_tensors(graph: LpGraph, *, bare: bool) -> list[Value]:
@@ -194,6 +201,9 @@ class _Heads:
         b = self.builder
         if kind == "probe":
             return b.scale(self.input(Fed.SIGNS, t), scale), None
+        if kind == "contrast":
+            v = b.with_shape(b.scale(self.input(Fed.SIGNS, t), scale), t)
+            return b.sub(v, b.op("ReduceMean", v, axes=[-1], keepdims=1)), None
         gap = b.sub(t, self.input(Fed.REFERENCE, t))
         return b.scale(gap, 2 * scale), b.scale(self._total(b.mul(gap, gap)), scale)
 

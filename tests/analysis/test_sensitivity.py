@@ -45,7 +45,7 @@ def study_of(text: str, **options: object) -> Study:
         WeightRounding("int3"),
         samples,
         observe,  # type: ignore[arg-type]
-        lambda g, names: PatchedModel(g, names, threads=1),
+        lambda g, names, outputs: PatchedModel(g, names, outputs, threads=1),
         **options,  # type: ignore[arg-type]
     )
 

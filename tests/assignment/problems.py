@@ -19,7 +19,7 @@ def layers(seed: int, count: int, choices: int, bounds: int = 1, kind: str = "se
         choices: formats a layer.
         bounds: how many of NAMES a format costs.
         kind: "sensitivity" (loss falls as 4**-bits), "integer" (the same, whole bits), "correlated" (loss is a
-            straight line in the cost, with noise), "uncorrelated".
+            straight line in the cost, with noise), "straight" (without: nearly a sum of subsets), "uncorrelated".
     """
     rng = np.random.default_rng(seed)
     made = []
@@ -27,8 +27,9 @@ def layers(seed: int, count: int, choices: int, bounds: int = 1, kind: str = "se
         size = int(10 ** rng.uniform(3, 6.5))
         macs = size * int(rng.integers(1, 200))
         bits = rng.integers(2, 9, choices) if kind == "integer" else rng.uniform(2, 8, choices)
-        if kind == "correlated":
-            loss = size * np.maximum(0.0, (8 - bits) * (1 + 0.05 * rng.normal(size=choices)))
+        if kind in ("correlated", "straight"):
+            noise = 0.05 * rng.normal(size=choices) if kind == "correlated" else 0.0
+            loss = size * np.maximum(0.0, (8 - bits) * (1 + noise))
         elif kind == "uncorrelated":
             loss = rng.uniform(0, 1, choices)
         else:

@@ -31,6 +31,7 @@ TABLES = (
     "determinism",
     "encode",
     "autodiff",
+    "knapsack",
     "cim_simulator",
     "cim_exact",
     "cim_accuracy",

@@ -56,7 +56,7 @@ def test_the_budget_is_kept_and_used(bound: float) -> None:
 
 def test_more_bits_lose_less() -> None:
     losses = [
-        assigned(f"{SMALL},avg-bits={b}").reports["assign-formats"].metrics["predicted_loss"]
+        assigned(f"{SMALL},avg-bits={b},joint=0").reports["assign-formats"].metrics["predicted_loss"]
         for b in (4.4, 5.0, 6.5)
     ]
     assert losses[0] > losses[1] > losses[2]
@@ -78,8 +78,8 @@ def test_the_choice_is_the_best_of_all_within_the_budget() -> None:
 
 def test_it_is_never_worse_than_one_format_on_the_measured_loss() -> None:
     metrics = assigned(f"{SMALL},avg-bits=4.6").reports["assign-formats"].metrics
-    singles = [v for k, v in metrics.items() if "with int8]" in k]
-    assert len(singles) == 3
+    singles = [v for k, v in metrics.items() if "with int8" in k]
+    assert len(singles) >= 3
     assert metrics["measured_loss[chosen]"] <= min(singles) + 1e-12
 
 

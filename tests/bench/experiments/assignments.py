@@ -13,6 +13,7 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.mac_energy import PositShare, overhead_against_all_fixp4
 from lpcompile.assignment.scored import Picks, Scored, ScoredLayer
+from lpcompile.assignment.scoring import MOST_THOROUGH
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.assign_formats import AssignFormats
@@ -163,6 +164,18 @@ class Network:
         made = [v for k, v in self.context.scored.items() if k not in before and isinstance(v, Scored)]
         found = made or [v for v in self.context.scored.values() if isinstance(v, Scored)]
         return found[-1]
+
+    def narrow(self, fmt: str) -> None:
+        """Let one format with int8 use the scores of all formats, where every format was fitted in every layer."""
+        assert isinstance(self.assign, AssignFormats)
+        if sum(facts.weights for facts in map(layer_facts, self.graph.layers())) > MOST_THOROUGH:
+            return
+        scored: Scored = self.context.scored[self.assign._key]
+        kept = {layer.name: layer.indices(frozenset({fmt, "int8"})) for layer in scored.layers}
+        layers = [replace(x, candidates=[x.candidates[i] for i in kept[x.name]]) for x in scored.layers]
+        projections = {n: p[:, :, kept[n]] for n, p in scored.projections.items()}
+        key = replace(self.assign, formats=f"{fmt}+int8")._key
+        self.context.scored[key] = Scored(layers, projections)
 
     def _made(self, first: Pass) -> Assigned:
         graph = self.graph.copy()
