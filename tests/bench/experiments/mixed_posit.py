@@ -33,7 +33,7 @@ ENTRIES = (
     "silero_vad_op18",
 )
 QUICK = ("tiny_dscnn_kws",)
-SAMPLES = {"squeezenet_imagenet": 200, "mobilenetv2_imagenet": 200}  # of the evaluation set; of others all
+SAMPLES = {"squeezenet_imagenet": 100, "mobilenetv2_imagenet": 100}  # of the evaluation set; of others all
 ACTIVATIONS = {"uint8": 8, "uint4": 4}
 NONE = 1e-9  # of the weights: a bound that no layer fits in, and that binds
 HEADER = (
