@@ -70,8 +70,10 @@ def finished(rows: list[Row], seeds: int) -> Results:
     """Rows with their summary and charts."""
     title = "Share of posit weights, 0 to 30 %: score, SQNR and MAC energy; random layers as control"
     made = Results("eta_sweep", title, HEADER, rows, tuple(range(seeds)))
+    fewer = [f"{k} {v}" for k, v in SAMPLES.items() if any(r[0] == k for r in rows)]
     made.notes += [
-        f"first {MOST} evaluation samples at the most; " + ", ".join(f"{k} {v}" for k, v in SAMPLES.items()),
+        f"first {MOST} evaluation samples at the most; "
+        + ", ".join(f"{k} {v}" for k, v in SAMPLES.items() if any(r[0] == k for r in rows)),
         "score: the entry's own metric (char_gpt_shakespeare: perplexity, lower is better)",
         "seeds are those of the controls; mixed and predicted are one assignment each",
         *_summary(made),
