@@ -221,6 +221,19 @@ class Network:
         entry = self.zoo.entries[self.entry]
         return float(self.zoo.evaluate.sqnr(ours, theirs, entry, self.zoo.root, samples))
 
+    def logits_db(self, proto: onnx.ModelProto, samples: int = 64) -> float | None:
+        """SQNR of what the last softmax reads, less the mean over classes; None where the output has none."""
+        models = [_logits_first(p) for p in (onnx.load(self.zoo.model(self.entry)), proto)]
+        if models[0] is None or models[1] is None:
+            return None
+        data = self.zoo.data(self.entry, samples)
+        a, b = (
+            x.reshape(-1, x.shape[-1]) - x.reshape(-1, x.shape[-1]).mean(-1, keepdims=True)
+            for x in (self._outputs(_bytes(m), data) for m in models)
+        )
+        noise = np.square(a - b).sum()
+        return 10 * math.log10(np.square(a).sum() / noise) if noise > 0 else math.inf
+
     def _reference(self, limit: int | None) -> tuple[Any, Array]:
         if limit not in self._held:
             data = self.zoo.data(self.entry, limit)
@@ -240,6 +253,21 @@ class Network:
 def float_figures(network: Network, limit: int | None = None) -> Figures:
     """Of the float model on the same samples."""
     return network.figures(onnx.load(network.zoo.model(network.entry)), limit)
+
+
+def _logits_first(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with the input of the Softmax behind its first output as its first output."""
+    last = proto.graph.output[0].name
+    node = next((n for n in proto.graph.node if last in n.output), None)
+    if node is None or node.op_type != "Softmax":
+        return None
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    rest = list(made.graph.output)
+    del made.graph.output[:]
+    made.graph.output.append(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
+    made.graph.output.extend(rest)
+    return made
 
 
 def _bytes(proto: onnx.ModelProto) -> bytes:
