@@ -15,6 +15,7 @@ from lpcompile.analysis.generated_inputs import (
 from lpcompile.assignment.budget import Budget, margin
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
+from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pipeline, Progress
@@ -91,6 +92,14 @@ class Compilation:
         if tail and budget.measured and prepared.decisions is None:
             found = search(prepared, tail, yardstick, budget.measured)
             tail = found.passes
+        products: Products | None = None
+        if tail and ENERGY in budget.additive and prepared.decisions is None:
+            earlier = {} if found is None else found.document
+            found, products = keep_energy(
+                prepared, tail, self.options, lambda e: self._build(target, e, prepared.calls)
+            )
+            found.document.update({**earlier, **found.document})
+            tail = found.passes
         if found is not None and not watch.compares:
             for i, (done, said) in enumerate(zip(tail, found.reports, strict=True), len(head)):
                 watch.observe(i, done, found.graph, said)
@@ -117,7 +126,9 @@ class Compilation:
         self.warnings += emission.warnings
         self._warn_of_codes(prepared.decisions, graph.plan)
         reports += emission.reports
-        products = self._build(target, emission, prepared.calls)
+        if products is None:
+            products = self._build(target, emission, prepared.calls)
+        self.warnings += products.warnings
         report = self._report(_Facts(prepared, emission, reports, products))
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
@@ -160,9 +171,7 @@ class Compilation:
         trial = None
         if calls and emission.verdict.outputs:
             trial = Trial(calls[0], emission.verdict.outputs, HostSessions(self.options.threads))
-        products = target.build(emitted.reference, emitted.numbers, self.options, trial)
-        self.warnings += products.warnings
-        return products
+        return target.build(emitted.reference, emitted.numbers, self.options, trial)
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         prepared, verdict = facts.prepared, facts.emission.verdict

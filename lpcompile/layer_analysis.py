@@ -41,6 +41,7 @@ from lpcompile.target import Options
 
 METRIC_DROP = "metric drop"
 FLOAT_PASSES = "widen-float16,fold-constants,canonicalize,fold-batchnorm"
+GRADIENTS = 256  # for each layer: more draws where there are few samples
 ACTIVATION_FORMATS = ("uint8", "uint4")
 
 
@@ -57,7 +58,7 @@ class Question:
         activations: "uint8" or "uint4" asks about activations as well; "" does not.
         samples: most samples to use; None: all.
         labels: name of an array of labels in the data.
-        draws: of the loss's random numbers for each sample.
+        draws: of the loss's random numbers for each sample; None: 2 to 4, so that there are GRADIENTS of them.
         seed: of these.
         threads: of the runtime; 0: its own choice.
         input_shapes: concrete shapes of inputs.
@@ -74,7 +75,7 @@ class Question:
     activations: str = ""
     samples: int | None = None
     labels: str | None = None
-    draws: int = 4
+    draws: int | None = None
     seed: int = 0
     threads: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -96,7 +97,7 @@ class Question:
                 raise InputError(
                     f"there is no {what} '{value}'", hint=f"choose from {', '.join(filter(None, known))}"
                 )
-        if self.draws < 1 or (self.samples is not None and self.samples < 1):
+        if min(self.draws or 1, self.samples or 1) < 1 or 0 in (self.draws, self.samples):
             raise InputError("draws and samples are at least 1", hint="4 draws and 64 samples are usual")
         if self.metric_layers is not None and (self.metric is None or self.metric_layers < 1):
             raise InputError("metric layers are counted from 1", hint="name a metric, and how many layers")
@@ -168,7 +169,7 @@ def analyze_model(
         "rule": asked.rule,
         "activation_format": asked.activations or None,
         "loss": found.loss or None,
-        "draws": asked.draws,
+        "draws": study.draws,
         "seed": asked.seed,
         "methods": list(asked.methods),
         "metric": measured,
@@ -282,7 +283,7 @@ def _study(
         open_patched=lambda g, names, wanted: PatchedModel(g, names, wanted, threads=asked.threads),
         activations=activations,
         loss=asked.loss,
-        draws=asked.draws,
+        draws=asked.draws or min(4, max(2, GRADIENTS // max(1, _count(graph, calibration)))),
         seed=asked.seed,
         progress=progress,
     )

@@ -63,7 +63,10 @@ class Trials:
 
     def passes(self, budget: float) -> tuple[Pass, ...]:
         """The tail at another average width."""
-        return tuple(replace(p, avg_bits=budget) if isinstance(p, AssignFormats) else p for p in self.tail)
+        return tuple(
+            replace(p, avg_bits=budget, nearest=False) if isinstance(p, AssignFormats) else p
+            for p in self.tail
+        )
 
     def at(self, budget: float) -> Trial:
         """Compile and measure on the deciding calls.

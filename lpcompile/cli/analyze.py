@@ -50,7 +50,10 @@ RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
 )
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use the first N samples.")
 @click.option(
-    "--draws", type=click.IntRange(min=1), metavar="N", default=4, help="Random draws for each sample."
+    "--draws",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Random draws for each sample; 2 to 4 by their number if not given.",
 )
 @click.option(
     "--metric", metavar="MODULE:FUNCTION", help="Your own measure: what it drops by, one layer at a time."

@@ -110,7 +110,7 @@ def _quality(report: Mapping[str, Any]) -> str:
 def _search(report: Mapping[str, Any]) -> str:
     """What the outer loop found: the fewest bits that meet the measured bounds."""
     search = report.get("search")
-    if not search:
+    if not search or "evaluated" not in search:  # a bound on energy alone needs few trials
         return ""
     quality = report.get("quality") or {}
     values = {
