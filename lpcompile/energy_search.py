@@ -2,7 +2,7 @@
 
 Estimates are of single layers before anything is lowered [cim-machine 3]. Where the program misses the bound although
 the estimate kept it, the estimate's bound is tightened: first by the ratio, then along the line through the last two
-points. Candidates are scored once. [architecture 6]
+points, and last of all to the least estimate there is. Candidates are scored once. [architecture 6]
 """
 
 import math
@@ -20,6 +20,7 @@ from lpcompile.target import Options, Products
 
 TIGHTENINGS = 3
 ENERGY = "energy-pj"
+LEAST = 1e-6  # of the bound: less than any assignment takes
 SAFE = 1e-9  # relative, above the least estimate there is
 Build = Callable[[Emission], Products]
 Point = tuple[float, float]  # estimated, simulated
@@ -54,12 +55,12 @@ class _Loop:
 
     def run(self) -> tuple[Searched, Products]:
         asked = self.bound
-        while len(self.tried) <= TIGHTENINGS:
+        while len(self.tried) <= TIGHTENINGS + 1:
             try:
                 searched, products, estimate = self.at(asked)
             except BudgetError as error:
                 least = error.nearest.get(ENERGY)
-                if not self.tried or least is None:  # the estimate itself says that it is too little
+                if least is None:
                     raise
                 least *= 1 + SAFE
                 if asked == least or any(known <= least for known, _ in self.tried):
@@ -77,8 +78,10 @@ class _Loop:
                 self.resident = False
                 self.tried[-1] = (math.inf, energy)
                 asked = self.bound
-            else:
+            elif len(self.tried) <= TIGHTENINGS:
                 asked = tightened(self.tried, self.bound)
+            else:
+                asked = LEAST * self.bound
         best = min(energy for _, energy in self.tried)
         raise BudgetError(
             f"{ENERGY} cannot be brought to {self.bound:g}: the least that was simulated is {best:.6g}",
@@ -120,7 +123,7 @@ def tightened(tried: Sequence[Point], bound: float) -> float:
     if math.isfinite(before) and estimate != before:
         slope = (energy - energy_before) / (estimate - before)
         if slope > 0:
-            return max(1e-6 * bound, min(estimate - (energy - bound) / slope, estimate * (1 - 1e-6)))
+            return max(LEAST * bound, min(estimate - (energy - bound) / slope, estimate * (1 - 1e-6)))
     return estimate * bound / energy
 
 
