@@ -77,16 +77,18 @@ def test_the_simulated_program_keeps_the_bound(found: lpcompile.Artefacts, wide:
     assert found.report["verification"]["bit_exact_sim"]
 
 
-def test_every_trial_is_reported_and_all_but_the_last_missed_the_bound(
-    found: lpcompile.Artefacts, wide: float
-) -> None:
+def test_every_trial_is_reported(found: lpcompile.Artefacts, wide: float) -> None:
     energy = found.report["search"]["energy_pj"]
     assert energy["bound"] == pytest.approx(0.95 * wide)
-    *missed, last = energy["tried"]
+    missed = [t for t in energy["tried"] if t["simulated"] > energy["bound"]]
     assert missed  # the estimate is lower than the truth, which has work at the edges too
-    assert all(t["simulated"] > energy["bound"] >= t["estimated"] for t in missed)
-    assert last["simulated"] == found.report["totals"]["energy_pj"] <= energy["bound"]
-    assert last["estimated"] <= energy["bound_on_estimate"] < energy["bound"]
+    assert missed[0] == energy["tried"][0]
+    assert missed[0]["estimated"] <= energy["bound"]
+    kept = max(
+        (t for t in energy["tried"] if t["simulated"] <= energy["bound"]), key=lambda t: t["estimated"]
+    )
+    assert kept["simulated"] == found.report["totals"]["energy_pj"]
+    assert kept["estimated"] <= energy["bound_on_estimate"] < energy["bound"]
     assert len(energy["tried"]) <= 5
 
 
