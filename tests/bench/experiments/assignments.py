@@ -198,15 +198,20 @@ class Network:
         """Score and SQNR on the first samples of the evaluation set; of top-1 entries in one sweep."""
         if not self.top1:
             return Figures(self.score(proto, limit), self.sqnr_db(proto, limit or 64), None)
+        return self._of_classes(self._outputs(_bytes(proto), self._reference(limit)[0]), limit)
+
+    def float_figures(self, limit: int | None = None) -> Figures:
+        """Of the float model on the same samples."""
+        if not self.top1:
+            return self.figures(onnx.load(self.zoo.model(self.entry)), limit)
+        return self._of_classes(self._reference(limit)[1], limit)
+
+    def _of_classes(self, found: Array, limit: int | None) -> Figures:
         data, reference = self._reference(limit)
-        found = self._outputs(_bytes(proto), data)
         signal, noise = np.square(reference).sum(), np.square(reference - found).sum()
-        classes = found.reshape(len(found), -1).argmax(1) - self.zoo.entries[self.entry].get(
-            "class_offset", 0
-        )
-        right = classes == data["y"]
-        ratio = 10 * math.log10(signal / noise) if noise > 0 else math.inf
-        return Figures(float(right.mean()), ratio, right)
+        offset = self.zoo.entries[self.entry].get("class_offset", 0)
+        right = found.reshape(len(found), -1).argmax(1) - offset == data["y"]
+        return Figures(float(right.mean()), 10 * math.log10(signal / noise) if noise > 0 else math.inf, right)
 
     def score(self, proto: onnx.ModelProto, limit: int | None = None) -> float:
         """The entry's own metric."""
@@ -248,11 +253,6 @@ class Network:
         entry = self.zoo.entries[self.entry]
         parts = [o[0] for o in self.zoo.evaluate.batches(session(model, THREADS), entry, data["x"])]
         return np.concatenate(parts).astype(np.float64)
-
-
-def float_figures(network: Network, limit: int | None = None) -> Figures:
-    """Of the float model on the same samples."""
-    return network.figures(onnx.load(network.zoo.model(network.entry)), limit)
 
 
 def _logits_first(proto: onnx.ModelProto) -> onnx.ModelProto | None:
