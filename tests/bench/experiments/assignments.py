@@ -145,9 +145,7 @@ class Network:
 
     def assigned(self, options: Mapping[str, Any] | None = None) -> Assigned:
         """Formats chosen by `assign-formats` with these options over the recipe's."""
-        assert isinstance(self.assign, AssignFormats)
-        own = {k: getattr(self.assign, k.replace("-", "_")) for k in AssignFormats.options()}
-        return self._made(AssignFormats.configured({**own, **(options or {})}))
+        return self._made(self._configured(options))
 
     def given(self, weights: Mapping[str, WeightPlan]) -> Assigned:
         """Formats of layers by name; others take those of `quantize-weights`."""
@@ -159,11 +157,20 @@ class Network:
 
     def scored(self, options: Mapping[str, Any] | None = None) -> Scored:
         """Candidates of all layers, as `assigned` with these options scores them; nothing is measured."""
-        before = set(self.context.scored)
         self.assigned({**(options or {}), "joint": 0})
-        made = [v for k, v in self.context.scored.items() if k not in before and isinstance(v, Scored)]
-        found = made or [v for v in self.context.scored.values() if isinstance(v, Scored)]
-        return found[-1]
+        scored: Scored = self.context.scored[self.key(options)]
+        return scored
+
+    def key(self, options: Mapping[str, Any] | None = None) -> str:
+        """Under which the context holds the scores of `assigned` with these options."""
+        return self._configured(options)._key
+
+    def _configured(self, options: Mapping[str, Any] | None) -> AssignFormats:
+        assert isinstance(self.assign, AssignFormats)
+        own = {k: getattr(self.assign, k.replace("-", "_")) for k in AssignFormats.options()}
+        made = AssignFormats.configured({**own, **(options or {})})
+        assert isinstance(made, AssignFormats)
+        return made
 
     def narrow(self, fmt: str) -> None:
         """Let one format with int8 use the scores of all formats, where every format was fitted in every layer."""
