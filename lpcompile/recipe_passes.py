@@ -18,6 +18,13 @@ ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
 
 
+def default_recipe(target: Target, options: Options) -> str:
+    """The recipe of a user who names none; a weight format alone means all layers in it, where nothing is expanded."""
+    if options.weight_format and not target.rules.expands_weights:
+        return WIDE
+    return target.default_recipe()
+
+
 def recipe_passes(
     target: Target, options: Options, recipe: Recipe, decisions: Decisions | None, *, strict: bool
 ) -> tuple[Pass, ...]:

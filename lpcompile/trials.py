@@ -14,6 +14,7 @@ from lpcompile.records import PassReport
 from lpcompile.yardstick import Yardstick
 
 HELD_BYTES = 1 << 28  # of codes of graphs that are kept
+FLOAT_BITS = 32.0
 Values = dict[str, float | None]
 
 
@@ -115,7 +116,7 @@ class Trials:
 
     def _used(self, reports: Sequence[PassReport]) -> float:
         metrics: dict[str, Any] = next(r.metrics for r in reports if r.name == AssignFormats.name)
-        return float(metrics.get("avg_bits", 0.0))
+        return float(metrics.get("avg_bits", FLOAT_BITS))
 
     def _let_go(self) -> None:
         held = 0

@@ -37,7 +37,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
-from lpcompile.passes.measured_assignment import AssignmentLoss, assignment_loss
+from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import Pass, PassContext
@@ -350,6 +350,7 @@ class AssignFormats(Pass):
             return Joint(first, {})
         if ctx.calibration.generated:
             return Joint(first, {})
+        effort = affordable(graph, ctx.calibration.deciding, len(rivals), self.joint)
         losses = f"assignment loss of {key}"
         if losses not in ctx.scored:
             ctx.scored[losses] = assignment_loss(
@@ -357,18 +358,19 @@ class AssignFormats(Pass):
                 layers,
                 ctx.statistics,
                 ctx.observe,
-                ctx.calibration.deciding,
+                effort.calls,
                 ctx.open_patched,
                 loss=self.loss,
                 per_sample=False,
+                rounded=ctx.rounded,
             )
         measure = ctx.scored[losses]
         return best_measured(
             layers,
-            rivals,
+            rivals[: effort.rivals],
             measure.of,
             bounds=bounds,
-            swaps=self.joint,
+            swaps=effort.moves,
             moves=interactions.moves if interactions.known else None,
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )

@@ -100,6 +100,11 @@ class Study:
         nodes = {n: self.graph.node(n) for n in self.layers}
         return {n: rounded_rows(node, self.rounding) - weight_rows(node) for n, node in nodes.items()}
 
+    def rounded_weight(self, layer: str) -> F32:
+        """W^ in the shape of W."""
+        node = self.graph.node(layer)
+        return as_weight(node, weight_rows(node) + self.errors[layer])
+
     @cached_property
     def judge(self) -> Judge:
         """The float outputs."""
@@ -260,8 +265,7 @@ WEIGHT_METHODS: Mapping[str, Callable[[Study], dict[str, Score]]] = {
 
 
 def _measured(study: Study) -> tuple[Columns, Columns]:
-    nodes = {n: study.graph.node(n) for n in study.layers}
-    weights = {n: as_weight(node, weight_rows(node) + study.errors[n]) for n, node in nodes.items()}
+    weights = {n: study.rounded_weight(n) for n in study.layers}
     on_weights = measure_weights(
         study.judge,
         study.graph,

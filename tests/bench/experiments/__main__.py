@@ -20,6 +20,7 @@ NAMES: tuple[str, ...] = (
     "eta_sweep",
     "assignment_regret",
     "mixed_posit",
+    "fewest_bits",
 )
 
 

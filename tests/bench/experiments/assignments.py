@@ -13,6 +13,7 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.mac_energy import PositShare, overhead_against_all_fixp4
 from lpcompile.assignment.scored import Picks, Scored, ScoredLayer
+from lpcompile.assignment.scoring import MOST_THOROUGH
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.assign_formats import AssignFormats
@@ -29,6 +30,8 @@ from lpcompile.target import Options
 from tests.bench.bench_table import Bench
 from tests.support import Array
 from tests.zoo.entries import session
+
+THREADS = 1  # several experiments share a machine
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Network:
         recipe: with `assign-formats`.
         timed: layers that the recorded table finds faster as floats stay float; else all that can run on integers do.
         seed: of every random choice.
+        samples: of the calibration set; None: all.
     """
 
     def __init__(
@@ -119,12 +123,13 @@ class Network:
         recipe: str = "mixed-posit",
         timed: bool = False,
         seed: int = 0,
+        samples: int | None = None,
     ) -> None:
         assert bench.zoo is not None
         self.zoo, self.entry = bench.zoo, entry
-        self.options = Options(recipe=recipe, activation_format=activation_format, seed=seed)
+        self.options = Options(recipe=recipe, activation_format=activation_format, seed=seed, threads=THREADS)
         prepared = Preparation("ort", self.options, no_progress).of(
-            self.zoo.model(entry), self.zoo.samples(entry)
+            self.zoo.model(entry), self.zoo.samples(entry, limit=samples)
         )
         passes = tuple(
             replace(p, cost="none") if isinstance(p, QuantizeActivations) and not timed else p
@@ -160,6 +165,18 @@ class Network:
         found = made or [v for v in self.context.scored.values() if isinstance(v, Scored)]
         return found[-1]
 
+    def narrow(self, fmt: str) -> None:
+        """Let one format with int8 use the scores of all formats, where every format was fitted in every layer."""
+        assert isinstance(self.assign, AssignFormats)
+        if sum(facts.weights for facts in map(layer_facts, self.graph.layers())) > MOST_THOROUGH:
+            return
+        scored: Scored = self.context.scored[self.assign._key]
+        kept = {layer.name: layer.indices(frozenset({fmt, "int8"})) for layer in scored.layers}
+        layers = [replace(x, candidates=[x.candidates[i] for i in kept[x.name]]) for x in scored.layers]
+        projections = {n: p[:, :, kept[n]] for n, p in scored.projections.items()}
+        key = replace(self.assign, formats=f"{fmt}+int8")._key
+        self.context.scored[key] = Scored(layers, projections)
+
     def _made(self, first: Pass) -> Assigned:
         graph = self.graph.copy()
         quiet = replace(self.context, warnings=[])
@@ -181,23 +198,46 @@ class Network:
         """Score and SQNR on the first samples of the evaluation set; of top-1 entries in one sweep."""
         if not self.top1:
             return Figures(self.score(proto, limit), self.sqnr_db(proto, limit or 64), None)
+        return self._of_classes(self._outputs(_bytes(proto), self._reference(limit)[0]), limit)
+
+    def float_figures(self, limit: int | None = None) -> Figures:
+        """Of the float model on the same samples."""
+        if not self.top1:
+            return self.figures(onnx.load(self.zoo.model(self.entry)), limit)
+        return self._of_classes(self._reference(limit)[1], limit)
+
+    def _of_classes(self, found: Array, limit: int | None) -> Figures:
         data, reference = self._reference(limit)
-        found = self._outputs(_bytes(proto), data)
         signal, noise = np.square(reference).sum(), np.square(reference - found).sum()
-        classes = found.reshape(len(found), -1).argmax(1) - self.zoo.entries[self.entry].get(
-            "class_offset", 0
-        )
-        right = classes == data["y"]
-        ratio = 10 * math.log10(signal / noise) if noise > 0 else math.inf
-        return Figures(float(right.mean()), ratio, right)
+        offset = self.zoo.entries[self.entry].get("class_offset", 0)
+        right = found.reshape(len(found), -1).argmax(1) - offset == data["y"]
+        return Figures(float(right.mean()), 10 * math.log10(signal / noise) if noise > 0 else math.inf, right)
 
     def score(self, proto: onnx.ModelProto, limit: int | None = None) -> float:
         """The entry's own metric."""
-        return self.zoo.score(self.entry, _bytes(proto), limit)
+        entry = self.zoo.entries[self.entry]
+        rule = self.zoo.evaluate.METRICS[entry["metric"]]
+        return float(rule(session(_bytes(proto), THREADS), entry, self.zoo.data(self.entry, limit)))
 
     def sqnr_db(self, proto: onnx.ModelProto, samples: int = 64) -> float:
         """Of the first output over evaluation samples, as the zoo defines it."""
-        return self.zoo.sqnr_db(self.entry, _bytes(proto), samples)
+        assert self.zoo.prepare, "evaluate imports it when it is called"
+        ours, theirs = (session(m, THREADS) for m in (_bytes(proto), self.zoo.model(self.entry)))
+        entry = self.zoo.entries[self.entry]
+        return float(self.zoo.evaluate.sqnr(ours, theirs, entry, self.zoo.root, samples))
+
+    def logits_db(self, proto: onnx.ModelProto, samples: int = 64) -> float | None:
+        """SQNR of what the last softmax reads, less the mean over classes; None where the output has none."""
+        models = [_logits_first(p) for p in (onnx.load(self.zoo.model(self.entry)), proto)]
+        if models[0] is None or models[1] is None:
+            return None
+        data = self.zoo.data(self.entry, samples)
+        a, b = (
+            x.reshape(-1, x.shape[-1]) - x.reshape(-1, x.shape[-1]).mean(-1, keepdims=True)
+            for x in (self._outputs(_bytes(m), data) for m in models)
+        )
+        noise = np.square(a - b).sum()
+        return 10 * math.log10(np.square(a).sum() / noise) if noise > 0 else math.inf
 
     def _reference(self, limit: int | None) -> tuple[Any, Array]:
         if limit not in self._held:
@@ -211,13 +251,23 @@ class Network:
 
     def _outputs(self, model: Any, data: Any) -> Array:
         entry = self.zoo.entries[self.entry]
-        parts = [o[0] for o in self.zoo.evaluate.batches(session(model), entry, data["x"])]
+        parts = [o[0] for o in self.zoo.evaluate.batches(session(model, THREADS), entry, data["x"])]
         return np.concatenate(parts).astype(np.float64)
 
 
-def float_figures(network: Network, limit: int | None = None) -> Figures:
-    """Of the float model on the same samples."""
-    return network.figures(onnx.load(network.zoo.model(network.entry)), limit)
+def _logits_first(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with the input of the Softmax behind its first output as its first output."""
+    last = proto.graph.output[0].name
+    node = next((n for n in proto.graph.node if last in n.output), None)
+    if node is None or node.op_type != "Softmax":
+        return None
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    rest = list(made.graph.output)
+    del made.graph.output[:]
+    made.graph.output.append(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
+    made.graph.output.extend(rest)
+    return made
 
 
 def _bytes(proto: onnx.ModelProto) -> bytes:
