@@ -295,10 +295,10 @@ class AssignFormats(Pass):
     ) -> list[WeightPlan]:
         """What a layer may take."""
         formats = self.formats.split("+") if rule is None else [rule.format]
-        granularities = self.granularities.split("+")
+        assert ctx.target is not None, "plan passes run with a target"
+        granularities = None if self.granularities == AUTO_GRANULARITIES else self.granularities.split("+")
         if rule is not None and rule.granularity:
             granularities = [rule.granularity]
-        assert ctx.target is not None, "plan passes run with a target"
         plans = candidates_of(
             node, ctx.target, formats=formats, granularities=granularities, rounding=self.rounding
         )
