@@ -115,7 +115,8 @@ class _Loop:
 
     def at(self, budget: float) -> Trial:
         if budget not in self.known:
-            self.prepared.context.progress(WHAT, len(self.known), MOST_EVALUATIONS)
+            done = min(len(self.known), MOST_EVALUATIONS - 1)  # confirmations may ask for more
+            self.prepared.context.progress(WHAT, done, MOST_EVALUATIONS)
             trial = self.trials.at(budget)
             for name in self.bounds:
                 if trial.values.get(name) is None:
