@@ -60,6 +60,10 @@ def search(
     Raises:
         BudgetError: the widest assignment misses a bound too; names the nearest point.
     """
+    if prepared.context.checkpoint is not None:
+        prepared.context.warnings.append(
+            "no checkpoints are kept: each width that is tried is retrained from the start"
+        )
     return _Loop(prepared, Trials(prepared, tuple(tail), yardstick), bounds).run()
 
 

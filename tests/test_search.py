@@ -288,3 +288,10 @@ def test_float_layers_count_among_the_bits(recipe: str) -> None:
         found.report["search"]["avg_bits"], abs=0.02
     )
     assert found.report["search"]["avg_bits"] > 4.1 + 27 * 432 / (432 + 2304 + 80), "float weights are many"
+
+
+def test_checkpoints_of_retraining_are_not_mixed_between_widths(recipe: str, tmp_path: Path) -> None:
+    found = compiled(recipe, budget={"sqnr-db": 30.0}, tuning={"epochs": "1"}, checkpoint=tmp_path / "states")
+    assert any("no checkpoints are kept" in w for w in found.report["warnings"])
+    assert not (tmp_path / "states").exists()
+    assert found.report["quality"]["sqnr_db_output"] >= 30
