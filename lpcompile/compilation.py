@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lpcompile.analysis.generated_inputs import (
 from lpcompile.assignment.budget import Budget, margin
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
+from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pipeline, Progress
@@ -28,7 +29,7 @@ from lpcompile.report import document
 from lpcompile.report.command import command_line
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import load_metric
-from lpcompile.search import search
+from lpcompile.search import Searched, search
 from lpcompile.target import Options, Products, Target, Trial
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
@@ -75,36 +76,64 @@ class Compilation:
 
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         budget = Budget.of(self.options.budget)
-        scale = None if self.options.metric is None else load_metric(self.options.metric)
+        metric = None if self.options.metric is None else load_metric(self.options.metric)
+        if metric is not None:
+            self.options = replace(
+                self.options, metric=metric.reference
+            )  # a function of the Python API has a name
         preparation = Preparation(self.target_name, self.options, self.progress, self.warnings)
         prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
         graph, target, context = prepared.graph, prepared.target, prepared.context
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries)
         head, tail = split_at_assignment(prepared.passes)
         reports = Pipeline(head).run(graph, context, watch.after)
-        yardstick = Yardstick.of(scale, graph, self.options)
-        searched: dict[str, Any] = {}
+        yardstick = Yardstick.of(metric, graph, self.options)
+        found: Searched | None = None
         if tail and budget.measured and prepared.decisions is None:
             found = search(prepared, tail, yardstick, budget.measured)
-            tail, searched = found.passes, found.document
-        reports += Pipeline(tail, frozenset(graph.facts)).run(graph, context, watch.after, first=len(head))
+            tail = found.passes
+        products: Products | None = None
+        if tail and ENERGY in budget.additive and prepared.decisions is None:
+            earlier = {} if found is None else found.document
+            found, products = keep_energy(
+                prepared, tail, self.options, lambda e: self._build(target, e, prepared.calls)
+            )
+            found.document.update({**earlier, **found.document})
+            tail = found.passes
+        if found is not None and not watch.compares:
+            for i, (done, said) in enumerate(zip(tail, found.reports, strict=True), len(head)):
+                watch.observe(i, done, found.graph, said)
+            reports += found.reports
+        else:
+            reports += Pipeline(tail, frozenset(graph.facts)).run(
+                graph, context, watch.after, first=len(head)
+            )
         self.warnings += graph.notes
-        if prepared.original is None:  # it reads the same weights when it is timed
+        emission: Emission | None = None
+        if found is not None:
+            prepared = replace(prepared, graph=found.graph)
+            graph, emission = found.graph, found.emission
+        elif prepared.original is None:  # it reads the same weights when it is timed
             release_rounded(graph, lambda: preparation.remade(prepared))
         packed = [n for n, layer in graph.plan.layers.items() if layer.kernel is Kernel.NBITS]
         if packed and self.options.emit == "qdq":
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
-        gate = Gate(prepared.calls, prepared.expected, prepared.allowed, prepared.original, prepared.recipe)
-        emission = emit(graph, target, self.options, gate)
+        if emission is None:
+            gate = Gate(
+                prepared.calls, prepared.expected, prepared.allowed, prepared.original, prepared.recipe
+            )
+            emission = emit(graph, target, self.options, gate)
         self.warnings += emission.warnings
         self._warn_of_codes(prepared.decisions, graph.plan)
         reports += emission.reports
-        products = self._build(target, emission, prepared.calls)
+        if products is None:
+            products = self._build(target, emission, prepared.calls)
+        self.warnings += products.warnings
         report = self._report(_Facts(prepared, emission, reports, products))
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
-        if searched:
-            report["search"] = searched
+        if found is not None:
+            report["search"] = found.document
         self._check_budget(report)
         header = {
             "model_sha256": prepared.sha256,
@@ -142,9 +171,7 @@ class Compilation:
         trial = None
         if calls and emission.verdict.outputs:
             trial = Trial(calls[0], emission.verdict.outputs, HostSessions(self.options.threads))
-        products = target.build(emitted.reference, emitted.numbers, self.options, trial)
-        self.warnings += products.warnings
-        return products
+        return target.build(emitted.reference, emitted.numbers, self.options, trial)
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         prepared, verdict = facts.prepared, facts.emission.verdict

@@ -5,7 +5,7 @@ The model goes through the float passes first, so that layers have the names of 
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,10 +34,14 @@ from lpcompile.provenance import located, sha256_of
 from lpcompile.quant.fit import GRANULARITIES
 from lpcompile.report.document import versions
 from lpcompile.runtime.execution import observer, run_once
+from lpcompile.runtime.layer_metric import metric_drops
+from lpcompile.runtime.metric import Metric, load_metric
 from lpcompile.runtime.patched import PatchedModel
 from lpcompile.target import Options
 
+METRIC_DROP = "metric drop"
 FLOAT_PASSES = "widen-float16,fold-constants,canonicalize,fold-batchnorm"
+GRADIENTS = 256  # for each layer: more draws where there are few samples
 ACTIVATION_FORMATS = ("uint8", "uint4")
 
 
@@ -54,10 +58,13 @@ class Question:
         activations: "uint8" or "uint4" asks about activations as well; "" does not.
         samples: most samples to use; None: all.
         labels: name of an array of labels in the data.
-        draws: of the loss's random numbers for each sample.
+        draws: of the loss's random numbers for each sample; None: 2 to 4, so that there are GRADIENTS of them.
         seed: of these.
         threads: of the runtime; 0: its own choice.
         input_shapes: concrete shapes of inputs.
+        metric: the user's measure of a model, a function of an `onnxruntime.InferenceSession` or its name
+            "package.module:function"; every layer is measured by it, with its weights quantised alone.
+        metric_layers: only so many layers, those that score most by the first method; None: all.
     """
 
     methods: Sequence[str] = ("fisher",)
@@ -68,10 +75,12 @@ class Question:
     activations: str = ""
     samples: int | None = None
     labels: str | None = None
-    draws: int = 4
+    draws: int | None = None
     seed: int = 0
     threads: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    metric: str | Callable[[Any], Any] | None = None
+    metric_layers: int | None = None
 
     def checked(self) -> "Question":
         """The same with canonical names.
@@ -88,8 +97,10 @@ class Question:
                 raise InputError(
                     f"there is no {what} '{value}'", hint=f"choose from {', '.join(filter(None, known))}"
                 )
-        if self.draws < 1 or (self.samples is not None and self.samples < 1):
+        if min(self.draws or 1, self.samples or 1) < 1 or 0 in (self.draws, self.samples):
             raise InputError("draws and samples are at least 1", hint="4 draws and 64 samples are usual")
+        if self.metric_layers is not None and (self.metric is None or self.metric_layers < 1):
+            raise InputError("metric layers are counted from 1", hint="name a metric, and how many layers")
         fmt = resolve(self.format)
         if self.granularity == "group" and not has_group_table(fmt):
             raise InputError(f"{fmt.name} takes no group scales", hint="use --granularity channel")
@@ -118,6 +129,7 @@ def analyze_model(
     """
     start = time.perf_counter()
     asked, shown = question.checked(), progress or no_progress
+    metric = None if asked.metric is None else load_metric(asked.metric)
     with located(source):
         graph = io.load(source)
         check_finite(graph)
@@ -141,6 +153,8 @@ def analyze_model(
         activations = _activations(graph, context, asked) if asked.activations else {}
         study = _study(graph, calibration, activations, asked, shown)
         found = analyse(study, asked.methods)
+        rows = _layer_rows(graph, study, found.weights)
+        measured = None if metric is None else _by_metric(metric, study, rows, found, asked)
     return {
         "schema": 1,
         "model": {
@@ -155,10 +169,11 @@ def analyze_model(
         "rule": asked.rule,
         "activation_format": asked.activations or None,
         "loss": found.loss or None,
-        "draws": asked.draws,
+        "draws": study.draws,
         "seed": asked.seed,
         "methods": list(asked.methods),
-        "layers": _layer_rows(graph, study, found.weights),
+        "metric": measured,
+        "layers": rows,
         "activations": _rows(found.activations),
         "correlation": _correlation(found, found.weights),
         "activation_correlation": _correlation(found, found.activations),
@@ -166,6 +181,30 @@ def analyze_model(
         "total_seconds": round(time.perf_counter() - start, 4),
         "versions": versions(),
         "warnings": [*dict.fromkeys([*warnings, *graph.notes, *found.warnings])],
+    }
+
+
+def _by_metric(
+    metric: Metric, study: Study, rows: list[dict[str, Any]], found: Sensitivities, asked: Question
+) -> dict[str, Any]:
+    """Add the drop of the metric to the rows of the layers that score most; the score of the float model."""
+    start = time.perf_counter()
+    chosen = [r["name"] for r in rows][: asked.metric_layers]
+    reference, drops = metric_drops(
+        metric,
+        study.graph,
+        {n: study.rounded_weight(n) for n in chosen},
+        threads=asked.threads,
+        progress=lambda done, total: study.progress("measuring the metric", done, total),
+    )
+    for row in rows:
+        row["scores"][METRIC_DROP] = drops.get(row["name"])
+    found.seconds["metric"] = time.perf_counter() - start
+    return {
+        "function": metric.reference,
+        "smaller_is_better": metric.smaller_is_better,
+        "float": reference,
+        "layers": len(drops),
     }
 
 
@@ -244,7 +283,7 @@ def _study(
         open_patched=lambda g, names, wanted: PatchedModel(g, names, wanted, threads=asked.threads),
         activations=activations,
         loss=asked.loss,
-        draws=asked.draws,
+        draws=asked.draws or min(4, max(2, GRADIENTS // max(1, _count(graph, calibration)))),
         seed=asked.seed,
         progress=progress,
     )

@@ -17,7 +17,7 @@ from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
 from lpcompile.provenance import located, model_bytes, sha256_of
-from lpcompile.recipe_passes import labels_of, recipe_passes
+from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.patched import PatchedModel
@@ -88,7 +88,7 @@ class Preparation:
         """
         target = registry.target(self.target_name)
         check_options(target, self.options)
-        recipe = load_recipe(self.options.recipe or target.default_recipe())
+        recipe = load_recipe(self.options.recipe or default_recipe(target, self.options))
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
         passes = recipe_passes(target, self.options, recipe, decisions, strict=strict)
         with located(source):

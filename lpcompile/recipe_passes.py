@@ -7,6 +7,7 @@ from lpcompile import registry
 from lpcompile.acceptance import check_weight_formats
 from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
 from lpcompile.decisions import Decisions
+from lpcompile.errors import TargetError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.pipeline import Pass, Pipeline
@@ -16,6 +17,13 @@ from lpcompile.target import Options, Target
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 POSITS = "posit-fraction"  # a bound under which int8 would always win
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
+
+
+def default_recipe(target: Target, options: Options) -> str:
+    """The recipe of a user who names none; a weight format alone means all layers in it, where nothing is expanded."""
+    if options.weight_format and not target.rules.expands_weights:
+        return WIDE
+    return target.default_recipe()
 
 
 def recipe_passes(
@@ -78,9 +86,15 @@ def _with_assignment(
 
 
 def _assignment_options(given: Mapping[str, str], options: Options, target: Target) -> dict[str, Any]:
-    extra: dict[str, Any] = {k: v for k, v in options.budget.items() if k in ADDITIVE}
-    if not extra and not any(k in given for k in ADDITIVE):
-        extra["avg-bits"] = DEFAULT_AVG_BITS
+    if "energy-pj" in options.budget and not target.rules.has_machines:
+        raise TargetError(
+            f"the energy of layers is not known for '{target.name}'",
+            hint="energies belong to targets with machines: use --target cim",
+        )
+    budget = Budget.of(options.budget)
+    extra: dict[str, Any] = dict(budget.additive)
+    if not options.budget and not any(k in given for k in ADDITIVE):
+        extra |= {"avg-bits": DEFAULT_AVG_BITS, "nearest": True}  # nobody asked for just that
     if options.weight_format:
         fmt = options.weight_format
         bounded = bool(extra) or any(k in given for k in ADDITIVE if k != POSITS)
@@ -92,6 +106,8 @@ def _assignment_options(given: Mapping[str, str], options: Options, target: Targ
         extra["granularities"] = "channel"
     elif options.group_size:
         extra["granularities"] = f"channel+group{options.group_size}"
+    if options.activation_format:
+        extra["activations"] = "uint8"  # all as the user said
     if options.effort == 0:
         extra["joint"] = 0
     return extra

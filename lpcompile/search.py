@@ -5,30 +5,26 @@ are scored once. What was found is confirmed on the judging calls: where it miss
 with that much to spare. [architecture 6]
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from lpcompile.analysis.calibration import Feeds
-from lpcompile.assignment.bisection import Bisection, fewest
-from lpcompile.assignment.budget import AT_LEAST, margin
+from lpcompile.assignment.bisection import Bisection, Evaluation, fewest
+from lpcompile.assignment.budget import AT_LEAST, DEFAULT_AVG_BITS, excess, margin
+from lpcompile.emission import Emission
 from lpcompile.errors import BudgetError
-from lpcompile.passes.assign_formats import AssignFormats
-from lpcompile.pipeline import Pass, Pipeline
+from lpcompile.ir.graph import LpGraph
+from lpcompile.pipeline import Pass
 from lpcompile.prepared import Prepared
+from lpcompile.records import PassReport
+from lpcompile.trials import Trial, Trials, Values
 from lpcompile.yardstick import Yardstick
 
 LOW, HIGH = 2.0, 33.0  # bits a weight: below every 4-bit format, above floats
-RESOLUTION = 0.02
-MOST_EVALUATIONS = 12
+RESOLUTION = 0.05  # a hundredth of the file
+MOST_EVALUATIONS = 10
 CONFIRMATIONS = 3
-UNITS = {
-    "sqnr-db": 1.0,
-    "agreement": 0.01,
-}  # margins are compared in these; of metric-drop in the bound itself
-
-Values = Mapping[str, float | None]
+WHAT = "searching the fewest bits"
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,17 @@ class Searched:
 
     Attributes:
         passes: the tail of the pipeline at the budget that was found.
+        graph: after them, as emitted.
+        reports: of them.
+        emission: of that graph, judged on the judging calls.
         document: for the report: bounds, every evaluation, notes.
     """
 
     passes: tuple[Pass, ...]
-    document: dict[str, Any] = field(default_factory=dict)
+    graph: LpGraph
+    reports: list[PassReport]
+    emission: Emission
+    document: dict[str, Any]
 
 
 def search(
@@ -53,87 +55,137 @@ def search(
         prepared: a compilation after the passes before `assign-formats`.
         tail: the passes from there on.
         yardstick: what is measured.
-        bounds: by the names of `budget.MEASURED`.
+        bounds: by the names of `budget.MEASURED`; a bound on avg-bits in the pass is the largest width tried.
 
     Raises:
         BudgetError: the widest assignment misses a bound too; names the nearest point.
     """
-    loop = _Loop(prepared, tuple(tail), yardstick)
-    asked = dict(bounds)
-    calibrated = prepared.calibration is not None and prepared.deciding
-    for _ in range(CONFIRMATIONS):
-        found = loop.fewest(asked)
-        if not calibrated:
-            break
-        judged = loop.measure(found.result, prepared.calls, prepared.expected)
-        missed = {k: m for k, b in bounds.items() if (m := margin(k, _known(k, judged), b)) < 0}
-        if not missed:
-            break
-        for name, by in missed.items():
-            asked[name] += -by if name in AT_LEAST else by
-    document = {
-        "bounds": dict(bounds),
-        "avg_bits": found.result,
-        "evaluations": [{"avg_bits": b, **v} for b, v in sorted(loop.values.items())],
-        "notes": list(found.notes),
-    }
-    return Searched(loop.passes(found.result), document)
+    return _Loop(prepared, Trials(prepared, tuple(tail), yardstick), bounds).run()
 
 
 class _Loop:
-    def __init__(self, prepared: Prepared, tail: tuple[Pass, ...], yardstick: Yardstick) -> None:
-        self.prepared, self.tail, self.yardstick = prepared, tail, yardstick
-        self.at = next(i for i, p in enumerate(tail) if isinstance(p, AssignFormats))
-        self.values: dict[float, Values] = {}
+    def __init__(self, prepared: Prepared, trials: Trials, bounds: Mapping[str, float]) -> None:
+        self.prepared, self.trials, self.bounds = prepared, trials, bounds
+        self.known: dict[float, Trial] = {}
+        self.notes: list[str] = []
 
-    def passes(self, bits: float) -> tuple[Pass, ...]:
-        assign = self.tail[self.at]
-        assert isinstance(assign, AssignFormats)
-        return (*self.tail[: self.at], replace(assign, avg_bits=round(bits, 6)), *self.tail[self.at + 1 :])
+    def run(self) -> Searched:
+        asked = dict(self.bounds)
+        for _ in range(CONFIRMATIONS):
+            found = self.fewest(asked)
+            if found.result is None:
+                break
+            done = self.confirmed(self.known[found.result.budget], found)
+            if isinstance(done, Searched):
+                return done
+            for name, by in done.items():
+                asked[name] += by if name in AT_LEAST else -by
+        widest = self.known[max(self.known)]
+        if self.missed(widest.values):
+            raise self.nearest(widest, widest.values)
+        done = self.confirmed(widest, None)
+        if isinstance(done, Searched):
+            return done
+        raise self.nearest(widest, self.judged)
 
-    def fewest(self, bounds: Mapping[str, float]) -> Bisection:
-        assign = self.tail[self.at]
-        assert isinstance(assign, AssignFormats)
+    def fewest(self, asked: Mapping[str, float]) -> Bisection:
+        """The least width by the deciding calls, under bounds that may be tighter than the user's."""
 
-        def evaluate(bits: float) -> float:
-            try:
-                values = self._deciding(bits)
-            except BudgetError:
-                return math.inf  # no assignment has so few bits
-            return max(
-                -margin(k, _known(k, values), b) / UNITS.get(k, max(abs(b), 1e-9)) for k, b in bounds.items()
-            )
+        def evaluate(budget: float) -> Evaluation:
+            trial = self.at(budget)
+            values = {k: excess(k, trial.values.get(k), bound) for k, bound in asked.items()}
+            return Evaluation(budget, min(trial.used, budget), values)
 
+        assignment = self.trials.assignment
+        high = assignment.avg_bits or HIGH
+        slopes = {}
+        if assignment.loss in ("logits", "probe") and "sqnr-db" in asked:  # half the noise over the signal
+            slopes["sqnr-db"] = 2 * 10 ** (asked["sqnr-db"] / 10)
         return fewest(
             evaluate,
-            LOW,
-            assign.avg_bits or HIGH,
+            min(LOW, high),
+            high,
+            self.trials.prediction,
+            first=DEFAULT_AVG_BITS,
+            slopes=slopes,
             resolution=RESOLUTION,
             most_evaluations=MOST_EVALUATIONS,
             name="avg-bits",
         )
 
-    def _deciding(self, bits: float) -> Values:
-        if bits not in self.values:
-            p = self.prepared
-            calibrated = p.calibration is not None and p.deciding
-            calls = p.calibration.deciding if calibrated and p.calibration is not None else p.calls
-            self.values[bits] = self.measure(bits, calls, p.deciding if calibrated else p.expected)
-            p.context.progress("searching the fewest bits", len(self.values), MOST_EVALUATIONS)
-        return self.values[bits]
+    def at(self, budget: float) -> Trial:
+        if budget not in self.known:
+            self.prepared.context.progress(WHAT, len(self.known), MOST_EVALUATIONS)
+            trial = self.trials.at(budget)
+            for name in self.bounds:
+                if trial.values.get(name) is None:
+                    raise _not_measurable(name)
+            self.known[budget] = trial
+        return self.known[budget]
 
-    def measure(self, bits: float, calls: Sequence[Feeds], expected: Sequence[Feeds]) -> Values:
-        trial = self.prepared.graph.copy()
-        quiet = replace(self.prepared.context, warnings=[])
-        Pipeline(self.passes(bits), frozenset(trial.facts)).run(trial, quiet)
-        return self.yardstick.values(self.prepared, trial, calls, expected)
+    def confirmed(self, trial: Trial, found: Bisection | None) -> Searched | dict[str, float]:
+        """The end of the compilation, or by how much it misses bounds on the judging calls."""
+        graph, emission, self.judged = self.trials.judged(trial)
+        if missed := self.missed(self.judged):
+            words = ", ".join(f"{k} {self.judged[k]:.4g}" for k in missed)
+            self.notes.append(f"{trial.used:.3f} bits kept the bounds, but not on the judging calls: {words}")
+            return missed
+        self.prepared.context.progress(WHAT, MOST_EVALUATIONS, MOST_EVALUATIONS)
+        first = next(iter(self.known.values()))  # candidates were scored in it
+        self.prepared.context.warnings.extend(dict.fromkeys([*first.warnings, *trial.warnings]))
+        notes = [*self.notes, *(() if found is None else found.notes)]
+        return Searched(trial.passes, graph, trial.reports, emission, self.document(trial, notes))
+
+    def missed(self, values: Values) -> dict[str, float]:
+        """By how much the user's bounds are missed."""
+        margins = {k: margin(k, _known(k, values), bound) for k, bound in self.bounds.items()}
+        return {k: -m for k, m in margins.items() if m < 0}
+
+    def document(self, trial: Trial, notes: Sequence[str]) -> dict[str, Any]:
+        tried = sorted(self.known.values(), key=lambda t: t.budget)
+        return {
+            "bounds": dict(self.bounds),
+            "avg_bits": trial.used,
+            "evaluations": [
+                {
+                    "avg_bits": t.used,
+                    "budget": t.budget,
+                    "values": dict(t.values),
+                    "ok": not self.missed(t.values),
+                }
+                for t in tried
+            ],
+            "evaluated": len(tried),
+            "notes": list(notes),
+        }
+
+    def nearest(self, trial: Trial, values: Values) -> BudgetError:
+        missed = list(self.missed(values))
+        words = " and ".join(
+            f"{k} {self.bounds[k]:g} is not met: it is {_known(k, values):.4g} at {trial.used:.4g} bits a weight"
+            for k in missed
+        )
+        cap = self.trials.assignment.avg_bits
+        more = f"allow more than avg-bits={cap:g}, or " if cap else ""
+        near = ",".join(f"{k}={_known(k, values):.4g}" for k in missed)
+        return BudgetError(
+            f"{words}, the nearest point",
+            hint=f"{more}loosen the bound to {near}, or use more precise activations or --keep-float",
+            nearest={"avg-bits": trial.used, **{k: _known(k, values) for k in self.bounds}},
+        )
 
 
 def _known(name: str, values: Values) -> float:
     value = values.get(name)
     if value is None:
-        raise BudgetError(
-            f"{name} cannot be measured on this model",
-            hint="its outputs have no classes; use sqnr-db or metric-drop",
-        )
+        raise _not_measurable(name)
     return value
+
+
+def _not_measurable(name: str) -> BudgetError:
+    return BudgetError(
+        f"{name} cannot be measured on this model",
+        hint="its outputs have no classes; use sqnr-db or metric-drop"
+        if name == "agreement"
+        else "no call could be compared; use metric-drop",
+    )

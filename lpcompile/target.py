@@ -30,7 +30,8 @@ class Options:
         weight_format, activation_format: override the recipe's formats.
         group_size: inputs that share an integer group scale; 0 turns group scales off; None leaves the recipe's.
         budget: bounds by name ("avg-bits", "sqnr-db", "agreement", ...).
-        metric: the user's measure of a model, "package.module:function", for the bound "metric-drop".
+        metric: the user's measure of a model, a function of an `onnxruntime.InferenceSession` or its name
+            "package.module:function", for the bound "metric-drop".
         layer_formats: formats of layers whose names match, "REGEX=FORMAT" or "REGEX=FORMAT/GRANULARITY"; first wins.
         decisions: path of a decisions.toml to replay.
         keep_float: names of nodes that stay float.
@@ -60,7 +61,7 @@ class Options:
     activation_format: str | None = None
     group_size: int | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
-    metric: str | None = None
+    metric: str | Callable[[Any], Any] | None = None
     layer_formats: Sequence[str] = ()
     decisions: Path | None = None
     keep_float: Sequence[str] = ()

@@ -27,6 +27,11 @@ class Watch:
     observe: Observer
     temporaries: dict[str, ModelProto]
 
+    @property
+    def compares(self) -> bool:
+        """Whether the graph is wanted as each pass left it."""
+        return bool(self.options.save_temps or self.options.verify or self.options.print_after)
+
     def after(self, index: int, done: Pass, graph: LpGraph, report: PassReport) -> None:
         """Called by the pipeline."""
         options = self.options

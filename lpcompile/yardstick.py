@@ -1,15 +1,13 @@
 """What a compiled model is measured by: its outputs against the float model's, and the user's own metric."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
 
-from lpcompile.analysis.calibration import Feeds
-from lpcompile.emission import Gate, emit
+from lpcompile.emission import Emission
 from lpcompile.ir.graph import LpGraph
-from lpcompile.prepared import Prepared
 from lpcompile.runtime.metric import Metric
 from lpcompile.target import Options
 
@@ -27,6 +25,9 @@ class Yardstick:
     options: Options
     metric: Metric | None = None
     reference: float = 0.0
+    _drops: dict[bytes, float] = field(
+        default_factory=dict, repr=False
+    )  # by model: a metric may take minutes
 
     @classmethod
     def of(cls, metric: Metric | None, graph: LpGraph, options: Options) -> "Yardstick":
@@ -35,19 +36,8 @@ class Yardstick:
             return cls(options)
         return cls(options, metric, metric.of_model(graph, threads=options.threads))
 
-    def values(
-        self, prepared: Prepared, graph: LpGraph, calls: Sequence[Feeds], expected: Sequence[Feeds]
-    ) -> dict[str, float | None]:
-        """By the names of `budget.MEASURED`, for a graph and its finished plan; it is emitted for that.
-
-        Args:
-            prepared: the compilation.
-            graph: its plan may fall back where the gate asks for it.
-            calls: to run.
-            expected: outputs of the float model on them.
-        """
-        gate = Gate(calls, expected, prepared.allowed, None, prepared.recipe)
-        emission = emit(graph, prepared.target, self.options, gate)
+    def values(self, emission: Emission) -> dict[str, float | None]:
+        """Of a compiled model, by the names of `budget.MEASURED`, on the calls it was judged on."""
         comparison = emission.verdict.comparison
         values: dict[str, float | None] = {"sqnr-db": comparison.sqnr_db, "agreement": comparison.agreement}
         if self.metric is not None:
@@ -57,7 +47,11 @@ class Yardstick:
     def drop(self, model: onnx.ModelProto) -> float:
         """How much worse a model is than the float one by the user's metric."""
         assert self.metric is not None
-        return self.metric.drop(self.reference, self.metric.of_model(model, threads=self.options.threads))
+        key = hashlib.sha256(model.SerializeToString(deterministic=True)).digest()
+        if key not in self._drops:
+            score = self.metric.of_model(model, threads=self.options.threads)
+            self._drops[key] = self.metric.drop(self.reference, score)
+        return self._drops[key]
 
     def document(self, model: onnx.ModelProto) -> dict[str, Any]:
         """For the report."""

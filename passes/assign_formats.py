@@ -6,7 +6,6 @@ it is never worse than those on the calibration loss. A greedy rule by name is f
 the formats to the second. [architecture 6; papers/mixed-posit 2.7, 2.8]
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
@@ -17,7 +16,8 @@ from lpcompile.assignment.activation_scoring import score_narrow
 from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
-from lpcompile.assignment.costs import Setting, additive_bounds, costs_of
+from lpcompile.assignment.costs import Setting, additive_bounds, costs_of, missed_as_asked
+from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.greedy import RULES as GREEDY
 from lpcompile.assignment.greedy import Rule
 from lpcompile.assignment.interactions import Interactions
@@ -29,22 +29,23 @@ from lpcompile.assignment.rule_scores import RULES
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
-from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths
-from lpcompile.errors import PipelineError
+from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths, fixed
+from lpcompile.errors import BudgetError, PipelineError
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.assigned_widths import write_widths
 from lpcompile.passes.correct_bias import bias_obstacle
-from lpcompile.passes.measured_assignment import assignment_loss
+from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
+from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
+ROUNDING = 1e-9  # of sums of costs
 METHODS = ("exact", *GREEDY)
 SENSITIVITIES = ("fisher", *RULES)
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
@@ -71,6 +72,7 @@ class AssignFormats(Pass):
     rounding: str = "kernel-sums"
     activations: str = "auto"  # both widths where a bound counts them
     joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
+    nearest: bool = False  # take the nearest point where bounds cannot be kept, with a warning
     avg_bits: float = 0.0
     bytes: float = 0.0
     ace: float = 0.0
@@ -129,18 +131,83 @@ class AssignFormats(Pass):
         pricing = Pricing(
             self._costs(), graph, facts, Setting(ctx.target, ctx.machine, ctx.emit, ctx.resident)
         )
-        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
-        key = " ".join(map(str, kept))
+        key = self._key
         if key not in ctx.scored:
             ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
         scored: Scored = ctx.scored[key]
         scored = replace(scored, layers=[pricing.priced(layer) for layer in scored.layers])
         ctx.scored[key] = scored
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
-        widths = choose_widths(scored.layers, self._groups(graph, ctx, pricing, scored.layers), bounds)
-        chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
-        self._write(graph, widths, chosen, report)
+        groups = self._groups(graph, ctx, pricing, scored.layers)
+        try:
+            widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
+        except BudgetError as error:
+            missed = missed_as_asked(error, self.budget, bounds, list(facts.values()))
+            if not self.nearest or not error.nearest:
+                raise missed from error
+            ctx.warnings.append(f"{missed.message}, which was taken")
+            bounds |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
+            widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
+        in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
+        write_assignment(graph, widths, chosen, report, in_db=in_db)
+        bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
+        report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report
+
+    def _decided(
+        self,
+        graph: LpGraph,
+        ctx: PassContext,
+        key: str,
+        scored: Scored,
+        groups: Sequence[ScoredGroup],
+        bounds: Mapping[str, float],
+    ) -> tuple[Widths, Joint]:
+        """Widths of activations first, exactly, then formats at these widths with all that can be measured.
+
+        Formats are measured with float activations. The whole is measured once with activations rounded, beside 8 bits
+        for all of them at the same bounds; the better one is taken.
+        """
+        widths = choose_widths(scored.layers, groups, bounds)
+        chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
+        measure: AssignmentLoss | None = ctx.scored.get(f"assignment loss of {key}")
+        if not widths.narrow or not self.joint or measure is None:
+            return widths, chosen
+        planned = graph.plan.activations
+        try:
+            wide = exact(scored.layers, bounds)
+        except BudgetError:
+            return widths, chosen  # the bounds need narrow activations
+        losses = {
+            "narrow activations": measure.with_activations(widths.plans(planned)).of(chosen.assignment.picks),
+            "8-bit activations": measure.with_activations(planned).of(wide.picks),
+        }
+        measured = {name: float(loss.mean()) for name, loss in losses.items()}
+        if measured["8-bit activations"] < measured["narrow activations"]:
+            widths = fixed(scored.layers, {})
+            chosen = self._chosen(graph, ctx, key, scored, bounds)
+        return replace(widths, measured=measured), chosen
+
+    def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
+        """Average widths and the least predicted losses within them, once candidates are scored.
+
+        Returns:
+            Bits a weight over all layers, ascending, and losses, falling; both empty where nothing is assigned.
+        """
+        scored: Scored | None = ctx.scored.get(self._key)
+        if scored is None:
+            return [], []
+        facts = {n.name: layer_facts(n) for n in graph.layers()}
+        weights = sum(f.weights for f in facts.values())
+        fixed = _float_bits(facts, scored.layers)
+        points = curve([layer.item for layer in scored.layers], "bits")
+        return [(p.cost + fixed) / weights for p in points], [p.loss for p in points]
+
+    @property
+    def _key(self) -> str:
+        """Of the scores: what they depend on."""
+        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
+        return " ".join(map(str, kept))
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():
@@ -209,7 +276,7 @@ class AssignFormats(Pass):
     ) -> list[ScoredGroup]:
         """Tie groups that may take 4 bits, with what that loses and saves."""
         counted = any(name in self.budget for name in COUNTS_ACTIVATIONS)
-        if self.activations == WIDE or (self.activations == "auto" and not counted):
+        if self.activations == WIDE or (self.activations == "auto" and not counted) or self.method in GREEDY:
             return []
         groups = narrowable_groups(graph, ctx.ranges)
         key = f"activations {self.loss} {self.samples}"
@@ -283,6 +350,7 @@ class AssignFormats(Pass):
             return Joint(first, {})
         if ctx.calibration.generated:
             return Joint(first, {})
+        effort = affordable(graph, ctx.calibration.deciding, len(rivals), self.joint)
         losses = f"assignment loss of {key}"
         if losses not in ctx.scored:
             ctx.scored[losses] = assignment_loss(
@@ -290,7 +358,7 @@ class AssignFormats(Pass):
                 layers,
                 ctx.statistics,
                 ctx.observe,
-                ctx.calibration.deciding,
+                effort.calls,
                 ctx.open_patched,
                 loss=self.loss,
                 per_sample=False,
@@ -298,60 +366,19 @@ class AssignFormats(Pass):
         measure = ctx.scored[losses]
         return best_measured(
             layers,
-            rivals,
+            rivals[: effort.rivals],
             measure.of,
             bounds=bounds,
-            swaps=self.joint,
+            swaps=effort.moves,
             moves=interactions.moves if interactions.known else None,
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
 
-    def _write(self, graph: LpGraph, widths: Widths, chosen: Joint, report: PassReport) -> None:
-        total = chosen.assignment.loss + widths.loss
-        for layer in widths.layers:
-            candidate = layer.candidates[chosen.assignment.picks[layer.name]]
-            share = candidate.loss / total if total > 0 else 0.0
-            reason = f"{share:.1%} of the predicted loss" + (f"; {layer.reason}" if layer.reason else "")
-            if layer.name in chosen.swapped:
-                reason += f"; measured better than {chosen.swapped[layer.name][0]}"
-            before = graph.plan.layers[layer.name]
-            known = (
-                self.loss in ("logits", "probe") and self._sensitivity != "gradient" and candidate.loss > 0
-            )
-            end = -10 * math.log10(2 * candidate.loss) if known else None
-            graph.plan = graph.plan.with_layer(
-                layer.name,
-                replace(
-                    before,
-                    weight=candidate.weight,
-                    reason=reason,
-                    sensitivity=layer.sensitivity,
-                    end_sqnr_db=end,
-                ),
-            )
-            report.change(
-                layer.name, candidate.label, before=before.weight.format, after=f"loss {candidate.loss:.3g}"
-            )
-        report.metrics |= _metrics(widths.layers, chosen)
-        write_widths(graph, widths, total, report)
 
-
-def _metrics(layers: Sequence[ScoredLayer], chosen: Joint) -> dict[str, float]:
-    found = chosen.assignment
-    metrics = {
-        "candidates": float(sum(len(layer.candidates) for layer in layers)),
-        "predicted_loss": found.loss,
-        "measurements": float(chosen.measurements),
-        "swaps": float(len(chosen.swapped)),
-    }
-    if found.gap is not None:
-        metrics["gap"] = found.gap
-    weights = sum(layer.weights for layer in layers)
-    metrics |= {name: value for name, value in found.costs.items() if name in COUNTS_ACTIVATIONS}
-    metrics["avg_bits"] = found.costs.get("bits", 0.0) / max(1, weights)
-    for name, loss in chosen.measured.items():
-        metrics[f"measured_loss[{name}]"] = loss
-    return metrics
+def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) -> float:
+    """Of the layers that are not assigned."""
+    assigned = {layer.name for layer in layers}
+    return sum(costs_of(["bits"], f, LayerFormat())["bits"] for n, f in facts.items() if n not in assigned)
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

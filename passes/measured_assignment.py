@@ -1,7 +1,10 @@
-"""The loss of a whole assignment, measured: its rounded weights patched into one float session."""
+"""The loss of a whole assignment, measured: its rounded weights patched into one float session.
+
+Activations stay float where formats of weights are compared; `with_activations` measures with theirs rounded, too.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +14,9 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means
+from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched
+from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.assignment.scored import Picks, ScoredLayer
 from lpcompile.autodiff.losses import float_outputs
@@ -19,14 +24,18 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.plan import ActivationPlan
 from lpcompile.quant.rows import to_rows
 
+MOST_MACS = 6e11  # of all measurements of one assignment; about half a minute on two cores
+LEAST_SAMPLES = 32
+LEAST_RIVALS = 3
 HELD_BYTES = 1 << 28  # of rounded weights that are kept for the next assignment
 
 
 @dataclass
 class AssignmentLoss:
-    """Output noise power over signal power of an assignment, call by call; activations stay float.
+    """Output noise power over signal power of an assignment, call by call.
 
     Attributes:
         graph: float graph and plan.
@@ -34,6 +43,7 @@ class AssignmentLoss:
         statistics: of activations.
         judge: of the float model.
         open_patched: opens the graph.
+        opened: what is opened in its place; None: the graph itself, activations staying float.
     """
 
     graph: LpGraph
@@ -41,6 +51,7 @@ class AssignmentLoss:
     statistics: Mapping[str, TensorStatistics]
     judge: Judge
     open_patched: OpenPatched
+    opened: LpGraph | None = None
     _held: dict[tuple[str, int], dict[str, NDArray[np.float32]]] = field(default_factory=dict)
     _bytes: int = 0
     _now: dict[str, int] = field(default_factory=dict)
@@ -49,7 +60,13 @@ class AssignmentLoss:
         self._nodes = {layer.name: self.graph.node(layer.name) for layer in self.layers}
         self._candidates = {layer.name: layer.candidates for layer in self.layers}
         names = [name for node in self._nodes.values() for name in self._patched(node)]
-        self._model = self.open_patched(self.graph, list(dict.fromkeys(names)), self.judge.outputs)
+        self._model = self.open_patched(
+            self.opened or self.graph, list(dict.fromkeys(names)), self.judge.outputs
+        )
+
+    def with_activations(self, plans: Mapping[str, ActivationPlan]) -> "AssignmentLoss":
+        """The same measure with tensors rounded as planned."""
+        return replace(self, opened=with_rounded_activations(self.graph, plans), _now={})
 
     def of(self, picks: Picks) -> NDArray[np.float64]:
         """One figure a call (a sample where samples can be told apart)."""
@@ -124,3 +141,37 @@ def assignment_loss(
     names = logits or [v.name for v in outputs]
     judge = Judge(observe(graph, names), calls, names, per_sample=per_sample, logits=logits is not None)
     return AssignmentLoss(graph, layers, statistics, judge, open_patched)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        calls: that assignments are measured on.
+        rivals: assignments that are measured first.
+        moves: changes that are tried after them.
+    """
+
+    calls: list[Feeds]
+    rivals: int
+    moves: int
+
+
+def affordable(graph: LpGraph, calls: Sequence[Feeds], rivals: int, moves: int) -> Effort:
+    """What can be measured within MOST_MACS: fewer samples first, then fewer moves, then fewer rivals.
+
+    Args:
+        graph: float graph.
+        calls: deciding ones.
+        rivals: that are there.
+        moves: that are wanted.
+    """
+    macs = max(1, sum(macs_of_call(n) or 0 for n in graph.layers()))
+    sizes = [max((len(v) for v in c.values() if v.ndim), default=1) for c in calls]
+    samples = MOST_MACS / macs / max(1, rivals + moves)
+    per_call = sum(sizes) / max(1, len(sizes))
+    kept = int(np.clip(round(max(samples, LEAST_SAMPLES) / per_call), 1, len(calls)))
+    chosen = [calls[int(i)] for i in np.linspace(0, len(calls) - 1, kept).astype(int)]
+    most = int(MOST_MACS / macs / max(1.0, kept * per_call))
+    return Effort(chosen, max(LEAST_RIVALS, min(rivals, most)), int(np.clip(most - rivals, 0, moves)))

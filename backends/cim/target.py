@@ -101,8 +101,8 @@ class CimTarget(Target):
         return form_of(node) is Form.CLAMP
 
     def default_recipe(self) -> str:
-        """`int8` until `auto` exists."""
-        return "int8"
+        """`auto`: a format for every layer."""
+        return "auto"
 
     def emit(self, graph: LpGraph, options: Options) -> Emitted:
         """The integer reference graph, and its integers."""

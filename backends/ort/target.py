@@ -53,8 +53,8 @@ class OrtTarget(Target):
         return Support(True)
 
     def default_recipe(self) -> str:
-        """`int8` until `auto` exists."""
-        return "int8"
+        """`auto`: a format for every layer."""
+        return "auto"
 
     def emit(self, graph: LpGraph, options: Options) -> Emitted:
         """The model that ONNX Runtime loads, in the asked form."""

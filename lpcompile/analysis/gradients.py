@@ -22,7 +22,15 @@ from lpcompile.analysis.batches import (
 )
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.measured import check_labels
-from lpcompile.autodiff.losses import Fed, Loss, LossInput, class_tensors, float_outputs, logits_of
+from lpcompile.autodiff.losses import (
+    Fed,
+    Loss,
+    LossInput,
+    class_tensors,
+    ends_in_softmax,
+    float_outputs,
+    logits_of,
+)
 from lpcompile.errors import CalibrationError, GradientError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.value import Value
@@ -143,7 +151,7 @@ def choose_head(graph: LpGraph, loss: str, observe: ObserveGraph, samples: Sampl
             "the model has no float output, so no loss", hint="analyse the model before ArgMax"
         )
     if loss == "auto":
-        loss = "kl" if all(logits_of(v) is not None for v in outputs) else "probe"
+        loss = "kl" if ends_in_softmax(graph) else "probe"
     if loss == "logits":
         logits = read_logits(outputs)
         if logits is None:

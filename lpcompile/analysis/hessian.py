@@ -46,8 +46,8 @@ def hessian_traces(
         layers: names.
         observe: opens a graph.
         samples: what it runs on.
-        head: of the loss; `kl` and `sampled` differentiate KL to the float model, `probe` and `mse` half the squared
-            error to it, `labels` the cross-entropy.
+        head: of the loss; `kl` and `sampled` differentiate KL to the float model, `probe`, `mse` and `logits` half the
+            squared error to it (of logits with their common shift), `labels` the cross-entropy.
         probes: number of draws of z.
         seed: of these.
         step: called with the number of gradient sweeps done.
@@ -78,7 +78,7 @@ def hessian_traces(
 
 def _loss_of(head: Head) -> Head:
     """A loss with a value, of which the head's random functionals are the second order."""
-    if head.kind == "probe":
+    if head.kind in ("probe", "contrast"):
         return replace(head, kind="mse", scales={t: head.scales.get(t, 1.0) ** 2 / 2 for t in head.tensors})
     return replace(head, kind="kl") if head.kind in ("softmax", "sampled") else head
 

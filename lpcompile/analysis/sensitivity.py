@@ -33,7 +33,7 @@ from lpcompile.analysis.rounded_weights import WeightRounding, as_weight, rounde
 from lpcompile.analysis.scores import Score
 from lpcompile.analysis.weight_moments import per_weight_scores, propagated_scores
 from lpcompile.analysis.weight_scores import LayerErrors, score_weight_errors
-from lpcompile.autodiff.losses import float_outputs
+from lpcompile.autodiff.losses import ends_in_softmax, float_outputs
 from lpcompile.errors import GradientError, InputError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
@@ -100,6 +100,11 @@ class Study:
         nodes = {n: self.graph.node(n) for n in self.layers}
         return {n: rounded_rows(node, self.rounding) - weight_rows(node) for n, node in nodes.items()}
 
+    def rounded_weight(self, layer: str) -> F32:
+        """W^ in the shape of W."""
+        node = self.graph.node(layer)
+        return as_weight(node, weight_rows(node) + self.errors[layer])
+
     @cached_property
     def judge(self) -> Judge:
         """The float outputs."""
@@ -153,7 +158,11 @@ def analyse(study: Study, methods: Sequence[str]) -> Sensitivities:
         InputError: there is no layer to ask about.
     """
     if not study.layers:
-        raise InputError("the model has no layer with constant weights", hint="there is nothing to analyse")
+        inside = any(node.subgraphs for node in study.graph.nodes())
+        raise InputError(
+            "the model has no layer with constant weights" + (" outside its control flow" if inside else ""),
+            hint="export it without If or Loop" if inside else "there is nothing to analyse",
+        )
     found = Sensitivities()
     wanted = list(dict.fromkeys(methods))
     done: set[str] = set()
@@ -256,8 +265,7 @@ WEIGHT_METHODS: Mapping[str, Callable[[Study], dict[str, Score]]] = {
 
 
 def _measured(study: Study) -> tuple[Columns, Columns]:
-    nodes = {n: study.graph.node(n) for n in study.layers}
-    weights = {n: as_weight(node, weight_rows(node) + study.errors[n]) for n, node in nodes.items()}
+    weights = {n: study.rounded_weight(n) for n in study.layers}
     on_weights = measure_weights(
         study.judge,
         study.graph,
@@ -281,7 +289,10 @@ def _measured(study: Study) -> tuple[Columns, Columns]:
 def _columns(study: Study, found: Mapping[str, Measured]) -> Columns:
     """Measured columns, the quantity that the loss predicts first."""
     columns: Columns = {}
-    for key in ("kl", "noise", "loss"):
+    noise_first = study.loss in ("probe", "logits", "mse") or (
+        study.loss == "auto" and not ends_in_softmax(study.graph)
+    )
+    for key in ("noise", "kl", "loss") if noise_first else ("kl", "noise", "loss"):
         scores = {n: s for n, m in found.items() if (s := getattr(m, key)) is not None}
         if scores:
             columns[f"measured {key}"] = scores

@@ -1,19 +1,40 @@
-"""The least budget whose measured result still keeps a bound, in few measurements.
+"""The least budget whose measured result keeps all bounds, in few measurements.
 
-Regula falsi on the logarithm of the result (losses fall about exponentially with the bits), kept inside the bracket
-and replaced by halving when it stalls (the Illinois rule, Dowell and Jarratt 1971).
+What is measured is about linear in the predicted loss: noise power adds, and a metric that flips either way loses with
+the power of the noise. So the predicted loss of each budget is the axis on which two measurements are joined by a line
+(regula falsi); where that stalls, the bracket is halved. An end that has not been measured is reached for only when the
+line leads there.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from lpcompile.errors import BudgetError
+DIGITS = 4  # of budgets that are tried
+STALLED = 2  # steps in which the bracket should have halved
 
-_EDGE = 0.1  # share of the bracket that a guess keeps away from its ends
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a budget is predicted to lose, linear between points.
+
+    Attributes:
+        budgets: ascending.
+        losses: of them, falling.
+    """
+
+    budgets: Sequence[float]
+    losses: Sequence[float]
+
+    def loss(self, budget: float) -> float:
+        """Of a budget; outside the points that of the nearest."""
+        return float(np.interp(budget, self.budgets, self.losses))
+
+    def budget(self, loss: float) -> float:
+        """The least budget that is predicted to lose no more; the nearest point where none is."""
+        return float(np.interp(-loss, [-x for x in self.losses], self.budgets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +42,24 @@ class Evaluation:
     """One measurement.
 
     Attributes:
-        budget: what was tried.
-        value: what was measured; 0 or 1 where the measurement only says yes (0) or no (1).
-        ok: does it keep the bound?
+        budget: what was allowed.
+        used: what was taken of it, at most `budget`.
+        excess: by bound, what was measured over what is allowed, in a measure linear in the loss; at most 1 keeps it.
     """
 
     budget: float
-    value: float
-    ok: bool
+    used: float
+    excess: Mapping[str, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all bounds are kept; not a number keeps none."""
+        return all(x <= 1.0 for x in self.excess.values())
+
+    @property
+    def worst(self) -> float:
+        """The largest excess."""
+        return max((math.inf if math.isnan(x) else x for x in self.excess.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,121 +67,132 @@ class Bisection:
     """What was found.
 
     Attributes:
-        result: the least budget that was measured to keep the bound.
+        result: the measurement of the least budget that keeps the bounds; None where even the largest misses one.
         evaluations: every measurement, in order.
-        bracket: the largest budget below it that was measured to miss the bound, and the result.
-        notes: that measurements ran out, or that a larger budget did worse than a smaller one.
+        bracket: a budget below which nothing keeps the bounds as far as is known, and what the result uses.
+        notes: that measurements ran out.
     """
 
-    result: float
+    result: Evaluation | None
     evaluations: tuple[Evaluation, ...]
     bracket: tuple[float, float]
     notes: tuple[str, ...] = ()
 
 
 def fewest(
-    evaluate: Callable[[float], bool | float],
+    evaluate: Callable[[float], Evaluation],
     low: float,
     high: float,
+    prediction: Callable[[], Prediction],
     *,
+    first: float,
+    slopes: Mapping[str, float] | None = None,
     resolution: float,
-    most_evaluations: int = 12,
-    bound: float = 0.0,
+    most_evaluations: int,
     name: str = "budget",
 ) -> Bisection:
-    """The least budget that keeps a bound, to a resolution.
+    """The least budget that keeps all bounds, to a resolution.
 
     Args:
-        evaluate: budget -> does it keep the bound (bool), or a measured loss (float) that must be at most `bound`; a
-            loss that is not a number keeps none. Called once a budget.
-        low: the least budget to try.
-        high: the largest.
+        evaluate: measures a budget. Budgets between what it used and what it was allowed count as measured by it.
+        low: no budget below this is tried.
+        high: the largest, tried first: if it misses a bound, the search ends.
+        prediction: of the losses; asked for after the first measurement.
+        first: what to try second, where no slope is known.
+        slopes: excess over predicted loss, of bounds of which it is known beforehand.
         resolution: budgets closer than this are not told apart.
         most_evaluations: at least 2.
-        bound: the most the measured loss may be.
-        name: of the budget, for messages.
+        name: of the budget, for notes.
 
     Raises:
-        BudgetError: `high` does not keep the bound; `nearest` holds the budget and the measured value of the best try.
         ValueError: the range, the resolution or the number of evaluations makes no sense.
     """
     if not (low <= high and resolution > 0 and most_evaluations >= 2):
         raise ValueError(f"from {low} to {high} by {resolution} in {most_evaluations} evaluations")
-    return _Bracket(evaluate, bound, name, most_evaluations).run(low, high, resolution)
-
-
-class _Bracket:
-    def __init__(self, evaluate: Callable[[float], bool | float], bound: float, name: str, most: int) -> None:
-        self.evaluate, self.bound, self.name, self.most = evaluate, bound, name, most
-        self.seen: dict[float, Evaluation] = {}
-        self.binary = False
-
-    def at(self, budget: float) -> Evaluation:
-        if budget not in self.seen:
-            value = self.evaluate(budget)
-            if isinstance(value, bool | np.bool_):
-                self.binary = True
-                made = Evaluation(budget, 0.0 if value else 1.0, bool(value))
-            else:
-                made = Evaluation(budget, float(value), float(value) <= self.bound)  # NaN keeps nothing
-            self.seen[budget] = made
-        return self.seen[budget]
-
-    def run(self, low: float, high: float, resolution: float) -> Bisection:
-        top, bottom = self.at(high), self.at(low)
-        if bottom.ok:
-            return self.found(bottom, bottom, resolution)
-        if not top.ok:
-            raise self.missed(top, bottom)
-        weights, last = [1.0, 1.0], 0  # of the bottom and the top end, by the Illinois rule
-        while top.budget - bottom.budget > resolution and len(self.seen) < self.most:
-            tried = self.at(self.guess(bottom, top, weights, resolution))
-            if tried.ok:
-                top, side = tried, 1
-                weights = [weights[0] / 2 if last == 1 else 1.0, 1.0]
-            else:
-                bottom, side = tried, -1
-                weights = [1.0, weights[1] / 2 if last == -1 else 1.0]
-            last = side
-        return self.found(bottom, top, resolution)
-
-    def guess(self, bottom: Evaluation, top: Evaluation, weights: list[float], resolution: float) -> float:
-        """Where the logarithm of the loss should cross the bound's."""
-        width = top.budget - bottom.budget
-        share = 0.5
-        above, below = self.height(bottom.value), self.height(top.value)
-        if not self.binary and above > 0 >= below and math.isfinite(above) and math.isfinite(below):
-            a, b = above * weights[0], -below * weights[1]
-            share = a / (a + b) if a + b > 0 else 0.5
-        edge = min(0.5, max(_EDGE, 0.5 * resolution / width))
-        share = min(max(share, edge), 1 - edge)
-        return bottom.budget + share * width
-
-    def height(self, value: float) -> float:
-        """How far a loss is from the bound; in logarithms where both are above 0."""
-        if self.bound > 0:
-            return math.log(max(value, 1e-3 * self.bound) / self.bound)
-        return value - self.bound
-
-    def found(self, bottom: Evaluation, top: Evaluation, resolution: float) -> Bisection:
-        notes = []
-        if top.budget - bottom.budget > resolution:
-            notes.append(
-                f"stopped after {self.most} measurements: "
-                f"the least {self.name} lies between {bottom.budget:g} and {top.budget:g}"
-            )
-        for a, b in pairwise(self.seen[budget] for budget in sorted(self.seen)):
-            if b.value > a.value or (a.ok and not b.ok):
-                less, more = f"{self.name}={a.budget:g}", f"{self.name}={b.budget:g}"
-                notes.append(f"not monotonic: {less} gave {a.value:.6g}, {more} gave {b.value:.6g}")
-        return Bisection(top.budget, tuple(self.seen.values()), (bottom.budget, top.budget), tuple(notes))
-
-    def missed(self, top: Evaluation, bottom: Evaluation) -> BudgetError:
-        best = min((top, bottom), key=lambda e: (math.isnan(e.value), e.value, e.budget))
-        got = "does not" if self.binary else f"gives {best.value:.6g} and does not"
-        return BudgetError(
-            f"even {self.name}={best.budget:g} {got} keep the bound"
-            + ("" if self.binary else f" of {self.bound:g}"),
-            hint=f"loosen the bound, or allow a larger {self.name}",
-            nearest={self.name: best.budget, "value": best.value},
+    seen = [evaluate(high)]
+    if not seen[0].ok:
+        return Bisection(None, tuple(seen), (high, high))
+    predicted = prediction()
+    search = _Search(max(low, predicted.budgets[0]), predicted, first, slopes or {}, resolution, seen[0])
+    while search.width > resolution and len(seen) < most_evaluations:
+        tried = evaluate(search.guess())
+        seen.append(tried)
+        search.take(tried)
+    notes = []
+    if search.width > resolution:
+        notes.append(
+            f"stopped after {len(seen)} evaluations: the least {name} lies between {search.edge:g} and "
+            f"{search.top.used:g}"
         )
+    return Bisection(search.top, tuple(seen), (search.edge, search.top.used), tuple(notes))
+
+
+class _Search:
+    def __init__(
+        self,
+        low: float,
+        predicted: Prediction,
+        first: float,
+        slopes: Mapping[str, float],
+        resolution: float,
+        top: Evaluation,
+    ) -> None:
+        self.low, self.predicted, self.first = low, predicted, first
+        self.slopes, self.resolution = slopes, resolution
+        self.top, self.above = top, None  # type: Evaluation, Evaluation | None
+        self.bottom: Evaluation | None = None
+        self.widths = [self.width]
+
+    @property
+    def edge(self) -> float:
+        """Nothing at or below it is known to keep the bounds."""
+        return self.low if self.bottom is None else self.bottom.budget
+
+    @property
+    def width(self) -> float:
+        """Of what is not known."""
+        at_low = self.bottom is None and self.top.used <= self.low * (1 + 1e-9)
+        return 0.0 if at_low else max(0.0, self.top.used - self.edge)
+
+    def take(self, tried: Evaluation) -> None:
+        if tried.ok:
+            self.top, self.above = tried, self.top
+        else:
+            self.bottom = tried
+        self.widths.append(self.width)
+
+    def guess(self) -> float:
+        """Where the lines cross 1, away from what is known."""
+        stalled = len(self.widths) > STALLED and self.widths[-1] > self.widths[-1 - STALLED] / 2
+        wanted = (self.edge + self.top.used) / 2 if stalled else self.crossing()
+        low, high, step = self.edge, self.top.used, self.resolution
+        up = step if self.bottom is None else max(step, self.bottom.budget - self.bottom.used)  # over a gap
+        if high - low <= step + up:
+            wanted = low if self.bottom is None else (low + high) / 2
+        elif wanted >= high - step:
+            wanted = high - step
+        elif wanted <= low + up:
+            wanted = low if self.bottom is None else low + up
+        if self.bottom is None and wanted <= low + step / 2:
+            wanted = low
+        return float(math.ceil(wanted * 10**DIGITS) / 10**DIGITS)  # the least budget itself must be allowed
+
+    def crossing(self) -> float:
+        """The least budget at which all lines are below 1."""
+        return max((self.crossing_of(name) for name in self.top.excess), default=self.edge)
+
+    def crossing_of(self, name: str) -> float:
+        y, x = self.top.excess[name], self.predicted.loss(self.top.used)
+        other = self.above if self.bottom is None else self.bottom
+        if other is None:
+            slope = self.slopes.get(name)
+            if slope is None:
+                return self.first
+        else:
+            rise, run = other.excess[name] - y, self.predicted.loss(other.budget) - x
+            if not math.isfinite(rise) or run == 0:
+                return (self.edge + self.top.used) / 2
+            slope = rise / run
+        if slope <= 0:
+            return self.edge
+        return self.predicted.budget(x + (1 - y) / slope)

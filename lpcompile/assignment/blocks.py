@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpcompile.assignment.choice_table import ChoiceTable
-from lpcompile.assignment.pareto import F64, I64, undominated
+from lpcompile.assignment.pareto import F64, I64, ROUNDING, undominated
+
+_PAIRS = 1 << 21  # the most that are looked at when two lists are joined
+_HALVINGS = 60
 
 
 @dataclass(frozen=True)
@@ -71,22 +74,22 @@ class _Flattening:
         dims = self.table.cost.shape[1]
         base = np.zeros(dims + 1)
         for i in range(self.table.roots):
-            block = self.ways(i, self.limit)
+            block = self.ways(i, 0.0)
             shift, least = float(block.loss.min()), block.cost.min(0)
             base += np.append(shift, least)
             blocks.append(Block(block.loss - shift, block.cost - least, block.origin))
         return Blocks(tuple(blocks), float(base[0]), base[1:], self.dropped, self.made)
 
-    def ways(self, item: int, limit: float) -> Block:
-        """What an item can become within a regret."""
+    def ways(self, item: int, spent: float) -> Block:
+        """What an item can become when the choices that bring it have spent some of the regret."""
         t = self.table
         rows = np.arange(t.start[item], t.start[item + 1])
         plain = np.array([r for r in rows.tolist() if not self.children[r]], np.int64)
         parts = [Block(t.loss[plain], t.cost[plain], t.origin[plain, None])] if len(plain) else []
         for row in rows.tolist():
-            left = limit - (self.values[row] - self.least[item])
-            if self.children[row] and left >= 0:
-                parts.append(self.together(row, left))
+            more = spent + float(self.values[row] - self.least[item])
+            if self.children[row] and more <= max(self.limit, spent):
+                parts.append(self.together(row, more))
         if len(parts) == 1:
             return parts[0]
         longest = max(p.origin.shape[1] for p in parts)
@@ -97,31 +100,49 @@ class _Flattening:
         )
         return _taken(made, undominated(made.loss, made.cost))
 
-    def together(self, row: int, limit: float) -> Block:
+    def together(self, row: int, spent: float) -> Block:
         """A choice joined with all ways of its members."""
         t = self.table
         made = Block(t.loss[row : row + 1], t.cost[row : row + 1], t.origin[row : row + 1, None])
         rest = sum(float(self.least[m]) for m in self.children[row])
         for member in self.children[row]:
-            ways = self.ways(member, limit)
+            ways = self.ways(member, spent)
             rest -= float(self.least[member])
-            size = (len(made), len(ways))
-            self.made += size[0] * size[1]
-            value = (made.loss + made.cost @ self.prices)[:, None] + (ways.loss + ways.cost @ self.prices)
-            regret = (value + (rest - self.values[row])).ravel()
-            good = np.flatnonzero(regret <= limit + 1e-12 * abs(self.values[row]))
-            a, b = np.divmod(good, size[1])
+            one = made.loss + made.cost @ self.prices + (rest - self.values[row])
+            other = ways.loss + ways.cost @ self.prices
+            bound = max(self.limit - spent, 0.0) + ROUNDING * abs(self.values[row])
+            a, b, lost = _pairs(one, other, bound)
+            self.dropped = min(self.dropped, spent + lost)
+            self.made += len(a)
+            regret = one[a] + other[b]
             loss, cost = made.loss[a] + ways.loss[b], made.cost[a] + ways.cost[b]
             front = undominated(loss, cost)
             if len(front) > self.width:
-                order = np.argsort(regret[good[front]], kind="stable")
-                # regrets add up along the way to the top: what this item's own choice costs is in `limit`
-                lost = float(regret[good[front[order[self.width]]]])
-                self.dropped = min(self.dropped, self.limit - limit + lost)
+                order = np.argsort(regret[front], kind="stable")
+                lost = float(regret[front[order[self.width]]])
+                self.dropped = min(self.dropped, spent + lost)
                 front = front[np.sort(order[: self.width])]
             a, b = a[front], b[front]
             made = Block(loss[front], cost[front], np.concatenate([made.origin[a], ways.origin[b]], axis=1))
         return made
+
+
+def _pairs(one: F64, other: F64, bound: float) -> tuple[I64, I64, float]:
+    """Which pairs sum up to no more than a bound; when there are too many the least, and where they were cut."""
+    order = np.argsort(other, kind="stable")
+    ascending = other[order]
+    counts = np.searchsorted(ascending, bound - one, side="right")
+    low, high, cut = float(one.min() + ascending[0]), min(bound, float(one.max() + ascending[-1])), np.inf
+    if counts.sum() > _PAIRS:
+        for _ in range(_HALVINGS):
+            cut = (low + high) / 2
+            counts = np.searchsorted(ascending, cut - one, side="right")
+            low, high = (low, cut) if counts.sum() > _PAIRS else (cut, high)
+        cut = low
+        counts = np.searchsorted(ascending, cut - one, side="right")
+    a = np.repeat(np.arange(len(one)), counts)
+    b = order[np.arange(len(a)) - np.repeat(np.cumsum(counts) - counts, counts)]
+    return a, b, cut
 
 
 def _filled(origin: I64, width: int) -> I64:

@@ -1,5 +1,6 @@
 """Bounds of `--budget`: which the knapsack holds, and which only the compiled model can tell. [architecture 2]."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ MEASURED = {
 }
 AT_LEAST = ("sqnr-db", "agreement")
 DEFAULT_AVG_BITS = 4.5
+LEAST_DROP = 1e-6  # what a bound of 0 is measured by
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,21 @@ class Budget:
 def margin(name: str, value: float, bound: float) -> float:
     """How far a measured value is on the right side of its bound; negative where it is missed."""
     return value - bound if name in AT_LEAST else bound - value
+
+
+def excess(name: str, value: float | None, bound: float) -> float:
+    """A measured value over its bound, in a measure that is about linear in the noise power; at most 1 keeps it.
+
+    Of an SQNR its noise; of a rate of agreement the square of what disagrees, for a class flips where the noise
+    exceeds a margin; of a metric, whose gains and losses cancel in the first order, its drop itself.
+    """
+    if value is None or math.isnan(value):
+        return math.inf
+    if name == "sqnr-db":
+        return float(10 ** ((bound - value) / 10))
+    if name == "agreement":
+        slack = 1 - bound
+        if slack <= 0:
+            return 0.0 if value >= bound else 1 + (1 - value)
+        return ((1 - value) / slack) ** 2
+    return 1 + (value - bound) / max(abs(bound), LEAST_DROP)

@@ -16,9 +16,11 @@ Counts are those of a call, a symbolic batch being 1; without a static shape a l
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lpcompile.assignment.infeasible import bounds_missed, one_bound_missed
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat
 from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
 from lpcompile.assignment.stored_size import stored_bits
@@ -187,3 +189,38 @@ def additive_bounds(budget: Mapping[str, float], layers: Sequence[LayerFacts]) -
             value = bound * weights if key in _PER_WEIGHT else bound
             found[name] = min(value, found.get(name, value))
     return found
+
+
+def missed_as_asked(
+    error: BudgetError, budget: Mapping[str, float], bounds: Mapping[str, float], layers: Sequence[LayerFacts]
+) -> BudgetError:
+    """An error about bounds on sums, in the units in which the budget was given, rounded up so that it can be kept.
+
+    Args:
+        error: with its nearest point, by names of `COSTS`.
+        budget: as the user gave it.
+        bounds: on sums, as `additive_bounds` has them, less what layers take that are not assigned.
+        layers: all layers with weights.
+    """
+    weights, whole = sum(layer.weights for layer in layers), additive_bounds(budget, layers)
+    found = {}
+    for key in budget:
+        name = _PER_WEIGHT.get(key, key)
+        if name in error.nearest:
+            value = error.nearest[name] + whole[name] - bounds[name]
+            found[key] = _rounded_up(value / weights if key in _PER_WEIGHT else value)
+    if not found:
+        return error
+    if len(found) > 1:
+        return bounds_missed(found, {key: budget[key] for key in found})
+    ((key, value),) = found.items()
+    return one_bound_missed(key, budget[key], value)
+
+
+def _rounded_up(value: float) -> float:
+    """To six digits."""
+    if value <= 0:
+        return 0.0
+    digits = 5 - math.floor(math.log10(value))
+    shown = float(f"{value:.6g}")
+    return shown if shown >= value else round(shown + 10.0**-digits, max(0, digits))

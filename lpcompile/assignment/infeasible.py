@@ -57,7 +57,13 @@ def combined_bounds_missed(
         find: a selection within other bounds, None without any.
         proven: False when a search ended without a selection.
     """
-    values = nearest(items, bounds, find)
+    return bounds_missed(nearest(items, bounds, find), bounds, proven=proven)
+
+
+def bounds_missed(
+    values: Mapping[str, float], bounds: Mapping[str, float], *, proven: bool = True
+) -> BudgetError:
+    """The error for several bounds and the values of the nearest selection, in any units."""
     excess = {n: values[n] / b - 1 if b > 0 else math.inf for n, b in bounds.items() if values[n] > b}
     worst = max(excess, key=lambda n: excess[n], default=next(iter(bounds)))
     words = ", ".join(f"{n}={values[n]:.6g} (asked {b:g})" for n, b in bounds.items())

@@ -15,8 +15,8 @@ import numpy as np
 from lpcompile.assignment.blocks import flatten
 from lpcompile.assignment.choice_table import ChoiceTable, Picks, read
 from lpcompile.assignment.infeasible import check_bounds, combined_bounds_missed, one_bound_missed
-from lpcompile.assignment.list_search import ROUNDING, search
-from lpcompile.assignment.pareto import F64, within
+from lpcompile.assignment.list_search import search
+from lpcompile.assignment.pareto import F64, ROUNDING, within
 from lpcompile.assignment.problem import Item, Solution, check_items, every_item, sums
 from lpcompile.assignment.relaxation import Relaxation, relax
 from lpcompile.assignment.swaps import descend

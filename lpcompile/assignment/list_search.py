@@ -14,9 +14,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from lpcompile.assignment.blocks import Block
-from lpcompile.assignment.pareto import F64, I64, Mask, lower_hull, undominated, within
+from lpcompile.assignment.pareto import F64, I64, ROUNDING, Mask, lower_hull, undominated, within
 
-ROUNDING = 1e-12  # relative difference of losses that is not told apart
 _BACK = 4  # corners tried when several bounds have room for different ones
 
 

@@ -7,6 +7,7 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+ROUNDING = 1e-12  # relative difference of losses that is not told apart
 _PAIRS = 1 << 22  # comparisons made at once
 _FULL = 1024  # above it points of two and more costs are only compared with the best ones
 _BEST = 64

@@ -13,6 +13,7 @@ from lpcompile.assignment.knapsack import solve
 from lpcompile.assignment.problem import Choice, Costs, Item
 from lpcompile.assignment.scored import ScoredLayer
 from lpcompile.assignment.tie_groups import NARROW, TieGroup
+from lpcompile.plan import ActivationPlan
 
 COUNTS_ACTIVATIONS = ("ace", "acev2", "energy-pj")  # bounds that do
 PREFIX = "activations of "  # tie groups and layers must not share names
@@ -58,6 +59,7 @@ class Widths:
         lower_bound: no choice of widths and formats within the bounds has less predicted loss; None where none was
             weighed.
         notes: of the knapsack.
+        measured: loss on the deciding calls with activations rounded, by what it is of; empty where not measured.
     """
 
     narrow: Mapping[str, ScoredGroup]
@@ -65,6 +67,11 @@ class Widths:
     loss: float = 0.0
     lower_bound: float | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    def plans(self, planned: Mapping[str, ActivationPlan]) -> dict[str, ActivationPlan]:
+        """All activations, the narrow groups in 4 bits."""
+        return {**planned, **{t: g.group.narrow for g in self.narrow.values() for t in g.group.members}}
 
 
 def choose_widths(

@@ -94,6 +94,12 @@ def logits_of(output: Value) -> Value | None:
     return node.inputs[0] if last else None
 
 
+def ends_in_softmax(graph: LpGraph) -> bool:
+    """Whether every float output comes from a Softmax over its last axis."""
+    outputs = float_outputs(graph)
+    return bool(outputs) and all(logits_of(v) is not None for v in outputs)
+
+
 def class_tensors(graph: LpGraph, *, bare: bool) -> list[Value]:
     """Logits of the classifying outputs: of those with a Softmax, or with `bare` the outputs themselves.
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lpcompile.cli._options import (
+    OptionError,
     common_options,
     input_shape_option,
     model_file,
@@ -14,7 +15,7 @@ from lpcompile.cli._options import (
 from lpcompile.cli._output import Output
 
 # of the analysis, without its imports
-LOSSES = ("auto", "labels", "sampled", "kl", "probe", "mse")
+LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
 GRANULARITIES = ("tensor", "channel", "group")
 RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
 
@@ -49,7 +50,19 @@ RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
 )
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use the first N samples.")
 @click.option(
-    "--draws", type=click.IntRange(min=1), metavar="N", default=4, help="Random draws for each sample."
+    "--draws",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Random draws for each sample; 2 to 4 by their number if not given.",
+)
+@click.option(
+    "--metric", metavar="MODULE:FUNCTION", help="Your own measure: what it drops by, one layer at a time."
+)
+@click.option(
+    "--metric-layers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Measure it of the N layers that score most; default all.",
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all scores.")
 @click.option(
@@ -83,6 +96,8 @@ def analyze(
     Everything but 'measured' comes from gradients; a model without them is measured, with a warning.
     """
     path = model_file(model, folder=False)
+    if given["metric_layers"] is not None and given["metric"] is None:
+        raise OptionError("--metric-layers needs a metric", "name one with --metric MODULE:FUNCTION")
     for file in (csv_file, svg_file, html_file):
         _refuse_existing(file, force=force)
 

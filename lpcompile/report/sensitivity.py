@@ -15,6 +15,7 @@ UNITS = {
     "sampled": "KL to the float model, nats a sample",
     "labels": "empirical Fisher of the cross-entropy, a sample",
     "probe": "half the output noise over signal power",
+    "logits": "half the noise of logit differences over their signal power",
     "mse": "half the squared error of the outputs, a sample",
 }
 
@@ -40,11 +41,13 @@ def text_of(document: Mapping[str, Any]) -> str:
 def _headline(document: Mapping[str, Any]) -> str:
     loss = document["loss"]
     said = "" if loss is None else f"; loss {loss} ({UNITS[loss]})"
+    metric = document.get("metric")
+    measured = "" if metric is None else f"; {metric['function']} of the float model {metric['float']:.4g}"
     activations = document["activation_format"]
     both = "" if activations is None else f", activations {activations}"
     return (
         f"{document['samples']} samples, weights {document['format']} per {document['granularity']}{both}, "
-        f"one at a time{said}"
+        f"one at a time{said}{measured}"
     )
 
 
@@ -58,7 +61,7 @@ def _section(rows: Sequence[Mapping[str, Any]], what: str, facts: Sequence[str])
         [
             shortened(r["name"]),
             *(r[f] for f in facts),
-            *(float(r["scores"][c]) for c in columns),
+            *(r["scores"][c] for c in columns),
             "#" * n,
         ]
         for r, n in zip(rows, lengths, strict=True)

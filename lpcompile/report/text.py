@@ -15,14 +15,22 @@ GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
-    """At most 15 lines: what became of the layers, what it cost and gained, what to do next.
+    """At most 17 lines: what became of the layers, what it cost and gained, what to do next.
 
     Args:
         report: schema 1.
         written: files of the output folder; empty after a dry run.
     """
     lines = [_title(report), _layers(report), _weights(report)]
-    found = (_posits(report), _quality(report), _checked(report), _program(report), _energy(report))
+    found = (
+        _posits(report),
+        _search(report),
+        _quality(report),
+        _metric(report),
+        _checked(report),
+        _program(report),
+        _energy(report),
+    )
     lines += [line for line in found if line]
     warnings = [str(w) for w in report.get("warnings", [])]
     lines += [f"warning   {w}" for w in warnings[:WARNINGS_SHOWN]]
@@ -97,6 +105,33 @@ def _quality(report: Mapping[str, Any]) -> str:
     if quality.get("top1_agreement") is not None:
         parts.append(f"agreement {quality['top1_agreement']:.3f}")
     return f"quality   {', '.join(parts) or 'no float output'} against float on {_samples(quality)}"
+
+
+def _search(report: Mapping[str, Any]) -> str:
+    """What the outer loop found: the fewest bits that meet the measured bounds."""
+    search = report.get("search")
+    if not search or "evaluated" not in search:  # a bound on energy alone needs few trials
+        return ""
+    quality = report.get("quality") or {}
+    values = {
+        "sqnr-db": quality.get("sqnr_db_output"),
+        "agreement": quality.get("top1_agreement"),
+        "metric-drop": (report.get("metric") or {}).get("drop"),
+    }
+    bounds = search["bounds"].items()
+    shown = ", ".join(f"{k} {_figure(values.get(k))} (bound {b:g})" for k, b in bounds)
+    return f"search    {search['avg_bits']:.2f} bits after {search['evaluated']} evaluations: {shown}"
+
+
+def _metric(report: Mapping[str, Any]) -> str:
+    metric = report.get("metric")
+    if not metric:
+        return ""
+    return f"metric    {metric['float']:.4g} -> {metric['compiled']:.4g} by {metric['function']}"
+
+
+def _figure(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}"
 
 
 def _samples(quality: Mapping[str, Any]) -> str:

@@ -40,10 +40,16 @@ class Metric:
             MetricError: the function fails or gives no finite number.
         """
         try:
-            value = float(self.function(session.raw))
+            given = self.function(session.raw)
         except Exception as failure:  # user code: whatever it raises
             raise MetricError(
                 f"failed: {type(failure).__name__}: {failure}", where=self.reference, hint=_FORM
+            ) from failure
+        try:
+            value = float(given)
+        except (TypeError, ValueError) as failure:
+            raise MetricError(
+                f"gave a {type(given).__name__}, no number", where=self.reference, hint=_FORM
             ) from failure
         if not math.isfinite(value):
             raise MetricError(f"gave {value}", where=self.reference, hint=_FORM)
@@ -58,15 +64,29 @@ class Metric:
         return value - reference if self.smaller_is_better else reference - value
 
 
-def load_metric(reference: str) -> Metric:
-    """A metric by its name.
+def load_metric(given: str | Callable[[Any], Any]) -> Metric:
+    """A metric by its name, or of a function.
+
+    Args:
+        given: package.module:function, or the function.
 
     Raises:
         MetricError: it is not of that form, cannot be imported or is no function.
     """
-    if not is_reference(reference):
-        raise MetricError(f"'{reference}' names no function", hint=_FORM)
-    function = imported(reference, MetricError)
-    if not callable(function):
-        raise MetricError(f"is a {type(function).__name__}, no function", where=reference, hint=_FORM)
-    return Metric(reference, function)
+    if not isinstance(given, str):
+        return Metric(_name_of(given), _function(given, _name_of(given)))
+    if not is_reference(given):
+        raise MetricError(f"'{given}' names no function", hint=_FORM)
+    return Metric(given, _function(imported(given, MetricError), given))
+
+
+def _name_of(function: Any) -> str:
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _function(found: Any, reference: str) -> Callable[[Any], Any]:
+    if not callable(found):
+        raise MetricError(f"is a {type(found).__name__}, no function", where=reference, hint=_FORM)
+    function: Callable[[Any], Any] = found
+    return function

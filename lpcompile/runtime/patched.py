@@ -63,6 +63,11 @@ class PatchedModel:
                     hint="name weights of layers of the float graph",
                 )
 
+    @property
+    def session(self) -> Session:
+        """The loaded model; it computes with the weights as they are now."""
+        return self._session
+
     def patch(self, name: str, array: NDArray[Any]) -> None:
         """Give a weight other values, of its own shape, until it is restored."""
         held = self._session.patchable[name]

@@ -22,6 +22,7 @@ NAMES: tuple[str, ...] = (
     "mixed_posit",
     "mixed_posit_tuned",
     "estimators",
+    "fewest_bits",
 )
 
 

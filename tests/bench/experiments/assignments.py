@@ -13,6 +13,7 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.mac_energy import PositShare, overhead_against_all_fixp4
 from lpcompile.assignment.scored import Picks, Scored, ScoredLayer
+from lpcompile.assignment.scoring import MOST_THOROUGH
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.assign_formats import AssignFormats
@@ -31,6 +32,7 @@ from tests.support import Array
 from tests.zoo.entries import session
 
 _LEAST = 1e-7  # probability; a softmax in float32 may give 0
+THREADS = 1  # several experiments share a machine
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Network:
         recipe: with `assign-formats`.
         timed: layers that the recorded table finds faster as floats stay float; else all that can run on integers do.
         seed: of every random choice.
-        threads: of ONNX Runtime while compiling; 0 leaves it to the runtime.
+        samples: of the calibration set; None: all.
     """
 
     def __init__(
@@ -126,13 +128,13 @@ class Network:
         recipe: str = "mixed-posit",
         timed: bool = False,
         seed: int = 0,
-        threads: int = 0,
+        samples: int | None = None,
     ) -> None:
         assert bench.zoo is not None
         self.zoo, self.entry = bench.zoo, entry
-        self.options = Options(recipe=recipe, activation_format=activation_format, seed=seed, threads=threads)
+        self.options = Options(recipe=recipe, activation_format=activation_format, seed=seed, threads=THREADS)
         prepared = Preparation("ort", self.options, no_progress).of(
-            self.zoo.model(entry), self.zoo.samples(entry)
+            self.zoo.model(entry), self.zoo.samples(entry, limit=samples)
         )
         passes = tuple(
             replace(p, cost="none") if isinstance(p, QuantizeActivations) and not timed else p
@@ -168,6 +170,18 @@ class Network:
         found = made or [v for v in self.context.scored.values() if isinstance(v, Scored)]
         return found[-1]
 
+    def narrow(self, fmt: str) -> None:
+        """Let one format with int8 use the scores of all formats, where every format was fitted in every layer."""
+        assert isinstance(self.assign, AssignFormats)
+        if sum(facts.weights for facts in map(layer_facts, self.graph.layers())) > MOST_THOROUGH:
+            return
+        scored: Scored = self.context.scored[self.assign._key]
+        kept = {layer.name: layer.indices(frozenset({fmt, "int8"})) for layer in scored.layers}
+        layers = [replace(x, candidates=[x.candidates[i] for i in kept[x.name]]) for x in scored.layers]
+        projections = {n: p[:, :, kept[n]] for n, p in scored.projections.items()}
+        key = replace(self.assign, formats=f"{fmt}+int8")._key
+        self.context.scored[key] = Scored(layers, projections)
+
     def _made(self, first: Pass) -> Assigned:
         graph = self.graph.copy()
         quiet = replace(self.context, warnings=[])
@@ -201,11 +215,16 @@ class Network:
 
     def score(self, proto: onnx.ModelProto, limit: int | None = None) -> float:
         """The entry's own metric."""
-        return self.zoo.score(self.entry, _bytes(proto), limit)
+        entry = self.zoo.entries[self.entry]
+        rule = self.zoo.evaluate.METRICS[entry["metric"]]
+        return float(rule(session(_bytes(proto), THREADS), entry, self.zoo.data(self.entry, limit)))
 
     def sqnr_db(self, proto: onnx.ModelProto, samples: int = 64) -> float:
         """Of the first output over evaluation samples, as the zoo defines it."""
-        return self.zoo.sqnr_db(self.entry, _bytes(proto), samples)
+        assert self.zoo.prepare, "evaluate imports it when it is called"
+        ours, theirs = (session(m, THREADS) for m in (_bytes(proto), self.zoo.model(self.entry)))
+        entry = self.zoo.entries[self.entry]
+        return float(self.zoo.evaluate.sqnr(ours, theirs, entry, self.zoo.root, samples))
 
     def _reference(self, limit: int | None) -> tuple[Any, Array]:
         if limit not in self._held:
@@ -219,7 +238,7 @@ class Network:
 
     def _outputs(self, model: Any, data: Any) -> Array:
         entry = self.zoo.entries[self.entry]
-        parts = [o[0] for o in self.zoo.evaluate.batches(session(model), entry, data["x"])]
+        parts = [o[0] for o in self.zoo.evaluate.batches(session(model, THREADS), entry, data["x"])]
         return np.concatenate(parts).astype(np.float64)
 
 

@@ -59,7 +59,7 @@ def rows(bench: Bench, entry: str, fmt: str, seeds: int, *, limit: int | None = 
         seeds: how many.
         limit: evaluation samples; None: all.
     """
-    network = Network(bench, entry, "uint8", threads=1)
+    network = Network(bench, entry, "uint8")
     planned = formats_of(network.given({}))
     weights = {name: replace(w, format=fmt) for name, w in planned.items() if w.format != "float32"}
     whole = network.zoo.entries[entry]["fp32"]

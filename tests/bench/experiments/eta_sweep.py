@@ -55,16 +55,21 @@ Point = tuple[float, float, float, float, float, float]  # from "posit layers" o
 def run(bench: Bench, seeds: int | None) -> Results:
     """Every entry at both widths."""
     count = seeds or (2 if bench.quick else SEEDS)
-    made = Results(
-        "eta_sweep",
-        "Share of posit weights, 0 to 30 %: score, SQNR and MAC energy; random layers as control",
-        HEADER,
-        seeds=tuple(range(count)),
-    )
-    for entry in bench.names(ENTRIES, ENTRIES[2:3]):
-        for activation, bits in ACTIVATIONS.items():
-            limit = 64 if bench.quick else SAMPLES.get(entry, MOST)
-            made.rows += list(_rows(Network(bench, entry, activation), bits, limit, count))
+    entries = bench.names(ENTRIES, ENTRIES[2:3])
+    return finished([r for e in entries for r in entry_rows(bench, e, count)], count)
+
+
+def entry_rows(bench: Bench, entry: str, seeds: int) -> Iterator[Row]:
+    """One entry at both widths."""
+    limit = 64 if bench.quick else SAMPLES.get(entry, MOST)
+    for activation, bits in ACTIVATIONS.items():
+        yield from _rows(Network(bench, entry, activation), bits, limit, seeds)
+
+
+def finished(rows: list[Row], seeds: int) -> Results:
+    """Rows with their summary and charts."""
+    title = "Share of posit weights, 0 to 30 %: score, SQNR and MAC energy; random layers as control"
+    made = Results("eta_sweep", title, HEADER, rows, tuple(range(seeds)))
     made.notes += [
         f"first {MOST} evaluation samples at the most; " + ", ".join(f"{k} {v}" for k, v in SAMPLES.items()),
         "score: the entry's own metric (char_gpt_shakespeare: perplexity, lower is better)",

@@ -62,10 +62,13 @@ HEADER = (
 
 def run(bench: Bench, seeds: int | None) -> Results:
     """Every zoo entry at both widths."""
-    made = Results(
-        "mixed_posit", "Mixed posit4/fixp4 (at most 10 % of the weights posit) against all-fixp4", HEADER
-    )
-    made.rows += list(ptq_rows(bench, bench.names(ENTRIES, QUICK)))
+    return finished(list(ptq_rows(bench, bench.names(ENTRIES, QUICK))))
+
+
+def finished(rows: list[tuple[Cell, ...]]) -> Results:
+    """Rows with their summary and chart."""
+    title = "Mixed posit4/fixp4 (at most 10 % of the weights posit) against all-fixp4"
+    made = Results("mixed_posit", title, HEADER, rows)
     made.notes += [
         "activation bits: inputs of the first and the last layer have 8; all layers that can run on integers do",
         "gain: of the score, positive where mixed is better; its standard error is that of paired samples (top-1 only)",

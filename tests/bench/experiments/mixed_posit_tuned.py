@@ -73,7 +73,7 @@ def rows(bench: Bench, entry: str, seeds: int, *, limit: int | None = None) -> I
         limit: evaluation samples; None: all.
     """
     for activation, bits in ACTIVATIONS.items():
-        network = Network(bench, entry, activation, threads=1)
+        network = Network(bench, entry, activation)
         fixed, mixed = network.assigned({"posit-fraction": NONE}), network.assigned()
         reference = float_figures(network, limit)
         was = network.figures(fixed.proto, limit)
