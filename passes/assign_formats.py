@@ -362,6 +362,7 @@ class AssignFormats(Pass):
                 ctx.open_patched,
                 loss=self.loss,
                 per_sample=False,
+                rounded=ctx.rounded,
             )
         measure = ctx.scored[losses]
         return best_measured(

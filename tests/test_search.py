@@ -13,7 +13,9 @@ import pytest
 import lpcompile
 from lpcompile import trials
 from lpcompile.analysis.calibration import Calibration
+from lpcompile.emission import TooLargeError
 from lpcompile.errors import BudgetError, MetricError
+from lpcompile.prepared import Preparation
 from lpcompile.report.text import summary
 from tests.support import Array, parse_model, run_model
 
@@ -251,6 +253,22 @@ def test_agreement_needs_classes(recipe: str) -> None:
     )
     with pytest.raises(BudgetError, match="agreement cannot be measured"):
         lpcompile.compile(model, calibration=samples(), recipe=recipe, budget={"agreement": 0.9})
+
+
+def test_a_function_is_still_known_where_the_model_is_compiled_again(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = Preparation.of
+
+    def of(self: Preparation, *args: Any, strict: bool = False, **rest: Any) -> Any:
+        if not strict:
+            raise TooLargeError("too large")
+        return once(self, *args, strict=strict, **rest)
+
+    monkeypatch.setattr(Preparation, "of", of)
+    found = compiled(recipe, budget={"avg-bits": 5.0}, metric=lambda session: error(session))
+    assert found.report["metric"]["compiled"] > 0
+    assert any("compiled again" in w for w in found.report["warnings"])
 
 
 def test_a_failing_metric_ends_the_compilation(recipe: str) -> None:

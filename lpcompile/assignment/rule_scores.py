@@ -29,7 +29,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 
 RULES = ("gradient", "hessian", "measured")
-PROBES = 4
+PROBES = 8
 Step = Callable[[int, int], None]
 
 

@@ -203,13 +203,19 @@ class Network:
         """Score and SQNR on the first samples of the evaluation set; of top-1 entries in one sweep."""
         if not self.top1:
             return Figures(self.score(proto, limit), self.sqnr_db(proto, limit or 64), None)
+        return self._of_classes(self._outputs(_bytes(proto), self._reference(limit)[0]), limit)
+
+    def float_figures(self, limit: int | None = None) -> Figures:
+        """Of the float model on the same samples."""
+        if not self.top1:
+            return self.figures(onnx.load(self.zoo.model(self.entry)), limit)
+        return self._of_classes(self._reference(limit)[1], limit)
+
+    def _of_classes(self, found: Array, limit: int | None) -> Figures:
         data, reference = self._reference(limit)
-        found = self._outputs(_bytes(proto), data)
         signal, noise = np.square(reference).sum(), np.square(reference - found).sum()
-        classes = found.reshape(len(found), -1).argmax(1) - self.zoo.entries[self.entry].get(
-            "class_offset", 0
-        )
-        right = classes == data["y"]
+        offset = self.zoo.entries[self.entry].get("class_offset", 0)
+        right = found.reshape(len(found), -1).argmax(1) - offset == data["y"]
         ratio = 10 * math.log10(signal / noise) if noise > 0 else math.inf
         return Figures(float(right.mean()), ratio, right, _divergence(reference, found))
 
@@ -225,6 +231,19 @@ class Network:
         ours, theirs = (session(m, THREADS) for m in (_bytes(proto), self.zoo.model(self.entry)))
         entry = self.zoo.entries[self.entry]
         return float(self.zoo.evaluate.sqnr(ours, theirs, entry, self.zoo.root, samples))
+
+    def logits_db(self, proto: onnx.ModelProto, samples: int = 64) -> float | None:
+        """SQNR of what the last softmax reads, less the mean over classes; None where the output has none."""
+        models = [_logits_first(p) for p in (onnx.load(self.zoo.model(self.entry)), proto)]
+        if models[0] is None or models[1] is None:
+            return None
+        data = self.zoo.data(self.entry, samples)
+        a, b = (
+            x.reshape(-1, x.shape[-1]) - x.reshape(-1, x.shape[-1]).mean(-1, keepdims=True)
+            for x in (self._outputs(_bytes(m), data) for m in models)
+        )
+        noise = np.square(a - b).sum()
+        return 10 * math.log10(np.square(a).sum() / noise) if noise > 0 else math.inf
 
     def _reference(self, limit: int | None) -> tuple[Any, Array]:
         if limit not in self._held:
@@ -242,9 +261,19 @@ class Network:
         return np.concatenate(parts).astype(np.float64)
 
 
-def float_figures(network: Network, limit: int | None = None) -> Figures:
-    """Of the float model on the same samples."""
-    return network.figures(onnx.load(network.zoo.model(network.entry)), limit)
+def _logits_first(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with the input of the Softmax behind its first output as its first output."""
+    last = proto.graph.output[0].name
+    node = next((n for n in proto.graph.node if last in n.output), None)
+    if node is None or node.op_type != "Softmax":
+        return None
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    rest = list(made.graph.output)
+    del made.graph.output[:]
+    made.graph.output.append(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
+    made.graph.output.extend(rest)
+    return made
 
 
 def _divergence(reference: Array, found: Array) -> float:

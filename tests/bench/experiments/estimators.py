@@ -1,7 +1,8 @@
 """Slopes that stand for the gradient of a rounding: tanh, straight-through, linear and learned step sizes.
 
-All weights in one 4-bit format with channel scales, 8-bit activations; the held-out samples are those of the
-calibration samples that `tune-weights` does not train on, the score is of the evaluation set. [azizi2023; notes 2.9]
+All weights in one 4-bit format, or mixed (at most 10 % posits), with channel scales; 8-bit activations. Held-out
+samples are those of the calibration samples that `tune-weights` does not train on, the score is of the evaluation set.
+[azizi2023; notes 2.9]
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lpcompile.plan import WeightPlan
 from tests.bench.bench_table import Bench
 from tests.bench.experiments.assignments import Network
 from tests.bench.experiments.chart import Series
@@ -17,7 +19,8 @@ from tests.bench.experiments.results import Cell, Results
 from tests.bench.experiments.retrained import formats_of, retrained
 
 ENTRIES = ("tiny_dscnn_kws", "tiny_resnet8_cifar10")
-ESTIMATORS = {"posit4": ("tanh", "ste", "linear"), "fixp4": ("lsq", "tanh", "linear")}
+MIXED = "mixed"  # as assign-formats chooses; the estimator is that of its posit layers, the others have lsq
+ESTIMATORS = {"posit4": ("tanh", "ste", "linear"), MIXED: ("tanh", "ste"), "fixp4": ("lsq", "tanh", "linear")}
 SEEDS = 5
 EPOCHS = 15
 BEFORE = "none"  # not retrained
@@ -60,8 +63,7 @@ def rows(bench: Bench, entry: str, fmt: str, seeds: int, *, limit: int | None = 
         limit: evaluation samples; None: all.
     """
     network = Network(bench, entry, "uint8")
-    planned = formats_of(network.given({}))
-    weights = {name: replace(w, format=fmt) for name, w in planned.items() if w.format != "float32"}
+    weights = _weights(network, fmt)
     whole = network.zoo.entries[entry]["fp32"]
 
     def row(estimator: str, seed: int | None, proto: object, best: int | None, held: Sequence[float]) -> Row:
@@ -85,16 +87,27 @@ def rows(bench: Bench, entry: str, fmt: str, seeds: int, *, limit: int | None = 
     yield row(BEFORE, None, network.given(weights).proto, None, ())
     for seed in range(seeds):
         for estimator in ESTIMATORS[fmt]:
-            options = {"estimator": estimator, "epochs": str(EPOCHS)}
+            chosen = {"estimator": "lsq", "table-estimator": estimator}
+            options = {
+                **(chosen if fmt == MIXED else {"estimator": estimator}),
+                "epochs": str(EPOCHS),
+            }
             got = retrained(network, weights, options, seed)
             yield row(estimator, seed, got.made.proto, int(got.metrics["best_epoch"]), got.held)
+
+
+def _weights(network: Network, fmt: str) -> dict[str, WeightPlan]:
+    if fmt == MIXED:
+        return formats_of(network.assigned())
+    planned = formats_of(network.given({}))
+    return {name: replace(w, format=fmt) for name, w in planned.items() if w.format != "float32"}
 
 
 def results(found: Iterable[Row], seeds: int) -> Results:
     """Table, notes and charts of rows."""
     made = Results(
         "estimators",
-        "Retraining of all-posit4 and all-fixp4 networks (W4A8, channel scales) by the gradient's estimator",
+        "Retraining of 4-bit networks (W4A8, channel scales) by the gradient's estimator",
         HEADER,
         list(found),
         tuple(range(seeds)),
@@ -168,5 +181,5 @@ def _charts(made: Results) -> None:
                 x="epoch",
                 y="held-out loss, of that before; bars: standard error over seeds",
                 suffix="" if fmt == "posit4" else fmt,
-                title=f"Held-out loss while retraining all-{fmt} networks, W4A8",
+                title=f"Held-out loss while retraining, W4A8, weights {fmt}",
             )

@@ -28,7 +28,7 @@ ENTRIES = (
     "mobilenetv2_imagenet",
 )
 ETAS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3)
-SAMPLES = {"squeezenet_imagenet": 100, "mobilenetv2_imagenet": 100, "char_gpt_shakespeare": 50}
+SAMPLES = {"squeezenet_imagenet": 24, "mobilenetv2_imagenet": 24, "char_gpt_shakespeare": 24}
 MOST = 400  # evaluation samples of the others
 SEEDS = 5
 HEADER = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
 from tests.bench.bench_table import Bench
-from tests.bench.experiments.assignments import Assigned, Figures, Network, float_figures
+from tests.bench.experiments.assignments import Assigned, Figures, Network
 from tests.bench.experiments.chart import Series
 from tests.bench.experiments.results import Cell, Results
 from tests.support import Array
@@ -33,6 +33,7 @@ ENTRIES = (
     "silero_vad_op18",
 )
 QUICK = ("tiny_dscnn_kws",)
+SAMPLES = {"squeezenet_imagenet": 200, "mobilenetv2_imagenet": 200}  # of the evaluation set; of others all
 ACTIVATIONS = {"uint8": 8, "uint4": 4}
 NONE = 1e-9  # of the weights: a bound that no layer fits in, and that binds
 HEADER = (
@@ -70,6 +71,7 @@ def finished(rows: list[tuple[Cell, ...]]) -> Results:
     title = "Mixed posit4/fixp4 (at most 10 % of the weights posit) against all-fixp4"
     made = Results("mixed_posit", title, HEADER, rows)
     made.notes += [
+        "evaluation samples are all but for " + ", ".join(f"{k}: {v}" for k, v in SAMPLES.items()),
         "activation bits: inputs of the first and the last layer have 8; all layers that can run on integers do",
         "gain: of the score, positive where mixed is better; its standard error is that of paired samples (top-1 only)",
         "MAC energy: of posit4 and fixp4 MACs by `assignment.mac_energy`, against the same network in fixp4 alone",
@@ -87,17 +89,18 @@ def ptq_rows(
     Args:
         bench: with a zoo.
         entries: of the zoo.
-        limit: evaluation samples; None: all (SQNR of entries without classes on 64).
+        limit: evaluation samples; None: `SAMPLES`, or all (SQNR of entries without classes on 64).
         seed: of the probes that score layers.
     """
     for entry in entries:
+        most = SAMPLES.get(entry) if limit is None else limit
         for activation, bits in ACTIVATIONS.items():
             network = Network(bench, entry, activation, seed=seed)
             fixed, mixed = network.assigned({"posit-fraction": NONE}), network.assigned()
-            reference = float_figures(network, limit)
-            was = network.figures(fixed.proto, limit)
-            now = was if same_formats(fixed, mixed) else network.figures(mixed.proto, limit)
-            yield row(network, "ptq", bits, reference, was, now, mixed, limit=limit)
+            reference = network.float_figures(most)
+            was = network.figures(fixed.proto, most)
+            now = was if same_formats(fixed, mixed) else network.figures(mixed.proto, most)
+            yield row(network, "ptq", bits, reference, was, now, mixed, limit=most)
 
 
 def row(

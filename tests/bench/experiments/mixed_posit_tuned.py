@@ -12,7 +12,7 @@ import numpy as np
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
 from tests.bench.bench_table import Bench
-from tests.bench.experiments.assignments import Assigned, Figures, Network, float_figures
+from tests.bench.experiments.assignments import Assigned, Figures, Network
 from tests.bench.experiments.chart import Series
 from tests.bench.experiments.mixed_posit import ACTIVATIONS, NONE, posit_layers, same_formats, standard_error
 from tests.bench.experiments.results import Cell, Results
@@ -75,7 +75,7 @@ def rows(bench: Bench, entry: str, seeds: int, *, limit: int | None = None) -> I
     for activation, bits in ACTIVATIONS.items():
         network = Network(bench, entry, activation)
         fixed, mixed = network.assigned({"posit-fraction": NONE}), network.assigned()
-        reference = float_figures(network, limit)
+        reference = network.float_figures(limit)
         was = network.figures(fixed.proto, limit)
         before = was, was if same_formats(fixed, mixed) else network.figures(mixed.proto, limit)
         yield _row(network, bits, "ptq", None, reference, [before], mixed, limit)

@@ -70,6 +70,7 @@ def run(bench: Bench, seeds: int | None) -> Results:
     for figure in ("weights", "output"):
         for form in ("trained", "folded"):
             made.notes += _summary(made, form, figure)
+    made.notes += list(_verdict(made))
     made.notes += [
         "weights: 'trained' as the file has them, 'folded' with batch norms folded, only where that changes them",
         "scales are per tensor; dB of a network's layers say nothing about its accuracy",
@@ -166,7 +167,7 @@ def gains(made: Results, form: str, figure: str) -> dict[str, list[float]]:
                 found.setdefault(f"{r}: posit - {f}", []).append(max(raw, *scaled) - value[f"{r} {f}"])
             found.setdefault(f"{r}: scaled - raw", []).append(max(scaled) - raw)
         for r in LIMITED:
-            found.setdefault(f"{r}: posit - fixp4", []).append(value[f"{r} posit4"] - value[f"{r} fixp4"])
+            found.setdefault(f"{r}: posit - fixp4f", []).append(value[f"{r} posit4"] - value[f"{r} fixp4"])
     return found
 
 
@@ -176,9 +177,22 @@ def _summary(made: Results, form: str, figure: str) -> Iterator[str]:
         yield f"{figure}, {form}, {what}: better on {better} of {len(values)} layers, median {median(values):+.2f} dB"
 
 
+def _verdict(made: Results) -> Iterator[str]:
+    """Regimes in which the claims hold for most layers, by output SQNR of the weights as trained."""
+    found = gains(made, "trained", "output")
+    for what, claim in (
+        ("scaled - raw", "scaled posits beat raw ones"),
+        ("posit - fixp4", "posits beat fixp4 of three fraction bits"),
+        ("posit - fixp4f", "posits beat fixed point of any fraction bits"),
+    ):
+        for least in (0, 1):
+            held = [k.split(":")[0] for k, v in found.items() if k.endswith(what) and median(v) > least]
+            yield f"{claim} by more than {least} dB in the median: regimes {', '.join(held) or 'none'}"
+
+
 def _charts(made: Results) -> None:
     found = gains(made, "trained", "output")
-    posit = [f"{r}: posit - fixp4f" for r in GIVEN] + [f"{r}: posit - fixp4" for r in LIMITED]
+    posit = [f"{r}: posit - fixp4f" for r in (*GIVEN, *LIMITED)]
     for suffix, wanted, title in (
         ("", posit, "Best posit4 less fixed point: SQNR of a layer's output by regime of the scale"),
         ("scaled", [f"{r}: scaled - raw" for r in GIVEN], "Best of sc,4 and sc,8 less raw posit4"),
