@@ -28,7 +28,7 @@ from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.report.command import command_line
 from lpcompile.runtime.host_sessions import HostSessions
-from lpcompile.runtime.metric import load_metric
+from lpcompile.runtime.metric import Metric, load_metric
 from lpcompile.search import Searched, search
 from lpcompile.target import Options, Products, Target, Trial
 from lpcompile.watch import Watch
@@ -61,10 +61,14 @@ class Compilation:
     observe: Observer
     warnings: list[str] = field(default_factory=list)
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    _metric: Metric | None = None
 
     def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
         """Compile one model; once more without folds that enlarge, where the first result came out too large."""
         keep_large_blocks_apart()
+        if self.options.metric is not None:
+            self._metric = load_metric(self.options.metric)
+            self.options = replace(self.options, metric=self._metric.reference)  # a function has a name
         try:
             return self._run(source, data)
         except TooLargeError as error:
@@ -76,18 +80,13 @@ class Compilation:
 
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         budget = Budget.of(self.options.budget)
-        metric = None if self.options.metric is None else load_metric(self.options.metric)
-        if metric is not None:
-            self.options = replace(
-                self.options, metric=metric.reference
-            )  # a function of the Python API has a name
         preparation = Preparation(self.target_name, self.options, self.progress, self.warnings)
         prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
         graph, target, context = prepared.graph, prepared.target, prepared.context
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries)
         head, tail = split_at_assignment(prepared.passes)
         reports = Pipeline(head).run(graph, context, watch.after)
-        yardstick = Yardstick.of(metric, graph, self.options)
+        yardstick = Yardstick.of(self._metric, graph, self.options)
         found: Searched | None = None
         if tail and budget.measured and prepared.decisions is None:
             found = search(prepared, tail, yardstick, budget.measured)

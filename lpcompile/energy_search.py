@@ -2,15 +2,17 @@
 
 Estimates are of single layers before anything is lowered [cim-machine 3]. Where the program misses the bound although
 the estimate kept it, the estimate's bound is tightened: first by the ratio, then along the line through the last two
-points. Candidates are scored once. [architecture 6]
+points, and last of all to the least estimate there is; where that leaves the bound far off, a looser one is tried.
+Candidates are scored once. [architecture 6]
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lpcompile.emission import Emission, Gate, emit
 from lpcompile.errors import BudgetError
+from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.prepared import Prepared
@@ -18,8 +20,11 @@ from lpcompile.records import PassReport
 from lpcompile.search import Searched
 from lpcompile.target import Options, Products
 
-TIGHTENINGS = 3
+MOST_TRIALS = 5
+SLACK = 0.02  # of the bound: less is not worth another trial
+EDGE = 0.1  # of the gap between a trial that kept the bound and one that missed it
 ENERGY = "energy-pj"
+LEAST = 1e-6  # of the bound: less than any assignment takes
 SAFE = 1e-9  # relative, above the least estimate there is
 Build = Callable[[Emission], Products]
 Point = tuple[float, float]  # estimated, simulated
@@ -51,34 +56,44 @@ class _Loop:
         self.bound = options.budget[ENERGY]
         self.resident = True
         self.tried: list[Point] = []
+        self.kept: tuple[Searched, Products, float] | None = None
 
     def run(self) -> tuple[Searched, Products]:
-        asked = self.bound
-        while len(self.tried) <= TIGHTENINGS:
+        asked: float | None = self.bound
+        while asked is not None and len(self.tried) < MOST_TRIALS:
             try:
-                searched, products, estimate = self.at(asked)
+                made = self.assigned(asked)
             except BudgetError as error:
-                least = error.nearest.get(ENERGY)
-                if not self.tried or least is None:  # the estimate itself says that it is too little
+                if ENERGY not in error.nearest:
                     raise
-                least *= 1 + SAFE
-                if asked == least or any(known <= least for known, _ in self.tried):
-                    break
-                asked = least
+                least = error.nearest[ENERGY] * (1 + SAFE)
+                asked = None if self.known(least) else least
                 continue
+            if self.known(made.estimate):
+                break
+            searched, products = self.finished(made)
             energy = products.report.get("totals", {}).get("energy_pj")
-            self.tried.append((estimate, math.inf if energy is None else energy))
+            self.tried.append((made.estimate, math.inf if energy is None else energy))
             if energy is None or energy <= self.bound:
+                self.kept = searched, products, asked
                 self.prepared.context.resident = self.resident
-                searched.document["energy_pj"] = self.document(asked)
-                return searched, products
-            stays = products.report.get("program", {}).get("weights_stay", True)
-            if self.resident and not stays:  # estimates without loading weights mean nothing here
-                self.resident = False
+                asked = None if energy is None else self.looser()
+            elif self.kept is not None:
+                asked = self.looser()
+            elif self.resident and not products.report.get("program", {}).get("weights_stay", True):
+                self.resident, asked = (
+                    False,
+                    self.bound,
+                )  # estimates without loading weights mean nothing here
                 self.tried[-1] = (math.inf, energy)
-                asked = self.bound
-            else:
+            elif len(self.tried) < MOST_TRIALS - 1:
                 asked = tightened(self.tried, self.bound)
+            else:
+                asked = LEAST * self.bound
+        if self.kept is not None:
+            searched, products, asked = self.kept
+            searched.document["energy_pj"] = self.document(asked)
+            return searched, products
         best = min(energy for _, energy in self.tried)
         raise BudgetError(
             f"{ENERGY} cannot be brought to {self.bound:g}: the least that was simulated is {best:.6g}",
@@ -86,19 +101,37 @@ class _Loop:
             nearest={ENERGY: best},
         )
 
-    def at(self, asked: float) -> tuple[Searched, Products, float]:
-        """Everything to the end, under a bound on the estimate; and the estimate."""
+    def known(self, estimate: float) -> bool:
+        """Whether an assignment of that estimate was simulated."""
+        return any(math.isclose(estimate, tried, rel_tol=2 * SAFE) for tried, _ in self.tried)
+
+    def looser(self) -> float | None:
+        """A bound on the estimate between what was kept and what was missed; None where little is to be gained."""
+        low = max((t for t in self.tried if t[1] <= self.bound), default=None)
+        above = [t for t in self.tried if t[1] > self.bound and math.isfinite(t[0])]
+        above = [t for t in above if low is not None and t[0] > low[0]]
+        if low is None or not above or low[1] >= (1 - SLACK) * self.bound:
+            return None
+        high = min(above)
+        share = (self.bound - low[1]) / (high[1] - low[1])
+        return low[0] + min(max(share, EDGE), 1 - EDGE) * (high[0] - low[0])
+
+    def assigned(self, asked: float) -> "_Assigned":
+        """The graph with its finished plan, under a bound on the estimate."""
         p, warnings = self.prepared, list[str]()
         passes = tuple(replace(x, energy_pj=asked) if isinstance(x, AssignFormats) else x for x in self.tail)
         graph = p.graph.copy()
         context = replace(p.context, warnings=warnings, resident=self.resident, checkpoint=None, resume=False)
         reports = Pipeline(passes, frozenset(graph.facts)).run(graph, context)
-        emission = emit(
-            graph, p.target, self.options, Gate(p.calls, p.expected, p.allowed, p.original, p.recipe)
-        )
-        products = self.build(emission)
         p.context.warnings.extend(w for w in warnings if w not in p.context.warnings)
-        return Searched(passes, graph, reports, emission, {}), products, _estimate(reports)
+        return _Assigned(passes, graph, reports)
+
+    def finished(self, made: "_Assigned") -> tuple[Searched, Products]:
+        """What becomes of it."""
+        p = self.prepared
+        gate = Gate(p.calls, p.expected, p.allowed, p.original, p.recipe)
+        emission = emit(made.graph, p.target, self.options, gate)
+        return Searched(made.passes, made.graph, made.reports, emission, {}), self.build(emission)
 
     def document(self, asked: float) -> dict[str, object]:
         shown = [
@@ -120,10 +153,17 @@ def tightened(tried: Sequence[Point], bound: float) -> float:
     if math.isfinite(before) and estimate != before:
         slope = (energy - energy_before) / (estimate - before)
         if slope > 0:
-            return max(1e-6 * bound, min(estimate - (energy - bound) / slope, estimate * (1 - 1e-6)))
+            return max(LEAST * bound, min(estimate - (energy - bound) / slope, estimate * (1 - 1e-6)))
     return estimate * bound / energy
 
 
-def _estimate(reports: Sequence[PassReport]) -> float:
-    """What the assignment's layers add up to; 0 where none was assigned."""
-    return next((r.metrics[ENERGY] for r in reports if ENERGY in r.metrics), 0.0)
+@dataclass(frozen=True)
+class _Assigned:
+    passes: tuple[Pass, ...]
+    graph: LpGraph
+    reports: list[PassReport]
+
+    @property
+    def estimate(self) -> float:
+        """What the assigned layers add up to; 0 where there is none."""
+        return next((r.metrics[ENERGY] for r in self.reports if ENERGY in r.metrics), 0.0)

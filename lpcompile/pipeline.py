@@ -19,7 +19,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced
-from lpcompile.plan import QuantPlan, WeightPlan
+from lpcompile.plan import LayerPlan, QuantPlan, WeightPlan
 from lpcompile.records import PassReport
 from lpcompile.target import Target
 
@@ -52,6 +52,7 @@ class PassContext:
         ranges: how planned activations got theirs, so that other widths can be weighed; None where none is planned.
         layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
+        rounded: layers as they were rounded to formats that were tried, by name and weight plan.
         checkpoint: folder for the state of long passes after each round, or None.
         resume: go on from what is in that folder.
         open_patched: opens a float graph so that named weights can be exchanged between runs.
@@ -73,6 +74,7 @@ class PassContext:
     ranges: ActivationRanges | None = None
     layer_formats: tuple[str, ...] = ()
     scored: dict[str, Any] = field(default_factory=dict)
+    rounded: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
     resume: bool = False

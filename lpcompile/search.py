@@ -22,7 +22,7 @@ from lpcompile.yardstick import Yardstick
 
 LOW, HIGH = 2.0, 33.0  # bits a weight: below every 4-bit format, above floats
 RESOLUTION = 0.05  # a hundredth of the file
-MOST_EVALUATIONS = 10
+MOST_EVALUATIONS = 10  # before the first confirmation
 CONFIRMATIONS = 3
 WHAT = "searching the fewest bits"
 
@@ -60,6 +60,10 @@ def search(
     Raises:
         BudgetError: the widest assignment misses a bound too; names the nearest point.
     """
+    if prepared.context.checkpoint is not None:
+        prepared.context.warnings.append(
+            "no checkpoints are kept: each width that is tried is retrained from the start"
+        )
     return _Loop(prepared, Trials(prepared, tuple(tail), yardstick), bounds).run()
 
 
@@ -91,10 +95,9 @@ class _Loop:
     def fewest(self, asked: Mapping[str, float]) -> Bisection:
         """The least width by the deciding calls, under bounds that may be tighter than the user's."""
 
-        def evaluate(budget: float) -> Evaluation:
-            trial = self.at(budget)
+        def evaluated(trial: Trial) -> Evaluation:
             values = {k: excess(k, trial.values.get(k), bound) for k, bound in asked.items()}
-            return Evaluation(budget, min(trial.used, budget), values)
+            return Evaluation(trial.budget, min(trial.used, trial.budget), values)
 
         assignment = self.trials.assignment
         high = assignment.avg_bits or HIGH
@@ -102,20 +105,22 @@ class _Loop:
         if assignment.loss in ("logits", "probe") and "sqnr-db" in asked:  # half the noise over the signal
             slopes["sqnr-db"] = 2 * 10 ** (asked["sqnr-db"] / 10)
         return fewest(
-            evaluate,
+            lambda budget: evaluated(self.at(budget)),
             min(LOW, high),
             high,
             self.trials.prediction,
             first=DEFAULT_AVG_BITS,
             slopes=slopes,
+            known=[evaluated(t) for t in self.known.values()],
             resolution=RESOLUTION,
-            most_evaluations=MOST_EVALUATIONS,
+            most_evaluations=max(2, MOST_EVALUATIONS - len(self.known)),
             name="avg-bits",
         )
 
     def at(self, budget: float) -> Trial:
         if budget not in self.known:
-            self.prepared.context.progress(WHAT, len(self.known), MOST_EVALUATIONS)
+            done = min(len(self.known), MOST_EVALUATIONS - 1)  # confirmations may ask for more
+            self.prepared.context.progress(WHAT, done, MOST_EVALUATIONS)
             trial = self.trials.at(budget)
             for name in self.bounds:
                 if trial.values.get(name) is None:

@@ -4,6 +4,7 @@ Activations stay float where formats of weights are compared; `with_activations`
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,13 +25,14 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.rounded_layer import rounded_layer
-from lpcompile.plan import ActivationPlan
+from lpcompile.plan import ActivationPlan, LayerPlan, WeightPlan
 from lpcompile.quant.rows import to_rows
 
-MOST_MACS = 6e11  # of all measurements of one assignment; about half a minute on two cores
+MOST_MACS = 2e11  # of all measurements of one assignment; some ten seconds on two cores
 LEAST_SAMPLES = 32
 LEAST_RIVALS = 3
-HELD_BYTES = 1 << 28  # of rounded weights that are kept for the next assignment
+HELD_BYTES = 1 << 28  # of codes that are kept
+THREADS = 2
 
 
 @dataclass
@@ -44,6 +46,7 @@ class AssignmentLoss:
         judge: of the float model.
         open_patched: opens the graph.
         opened: what is opened in its place; None: the graph itself, activations staying float.
+        rounded: layers as they were rounded, kept for the next assignment and for the final one.
     """
 
     graph: LpGraph
@@ -52,8 +55,7 @@ class AssignmentLoss:
     judge: Judge
     open_patched: OpenPatched
     opened: LpGraph | None = None
-    _held: dict[tuple[str, int], dict[str, NDArray[np.float32]]] = field(default_factory=dict)
-    _bytes: int = 0
+    rounded: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
     _now: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,9 +72,13 @@ class AssignmentLoss:
 
     def of(self, picks: Picks) -> NDArray[np.float64]:
         """One figure a call (a sample where samples can be told apart)."""
-        for name, pick in picks.items():
-            if self._now.get(name) != pick:
-                for constant, values in self._rounded(name, pick).items():
+        changed = [(name, pick) for name, pick in picks.items() if self._now.get(name) != pick]
+        # Layers are independent and numpy releases the interpreter lock: two at a time.
+        with ThreadPoolExecutor(THREADS) as pool:
+            for (name, pick), plan in zip(
+                changed, pool.map(lambda c: self._rounded(*c), changed), strict=True
+            ):
+                for constant, values in self._values(name, plan).items():
                     self._model.patch(constant, values)
                 self._now[name] = pick
         return self.judge.noise_terms(self._model.run)
@@ -91,25 +97,30 @@ class AssignmentLoss:
             return None
         return bias.name if row_means(node, self.statistics) is not None else None
 
-    def _rounded(self, name: str, pick: int) -> dict[str, NDArray[np.float32]]:
-        if (name, pick) in self._held:
-            return self._held[name, pick]
+    def _rounded(self, name: str, pick: int) -> LayerPlan:
+        weight = self._candidates[name][pick].weight
+        if (name, weight) in self.rounded:
+            return self.rounded[name, weight]
+        return rounded_layer(self.graph, self._nodes[name], weight, self.statistics)
+
+    def _keep(self, name: str, pick: int, plan: LayerPlan) -> None:
+        held = sum(p.tensor.codes.nbytes for p in self.rounded.values() if p.tensor is not None)
+        if plan.tensor is not None and held + plan.tensor.codes.nbytes <= HELD_BYTES:
+            self.rounded[name, self._candidates[name][pick].weight] = plan
+
+    def _values(self, name: str, plan: LayerPlan) -> dict[str, NDArray[np.float32]]:
+        """Constants of the float graph with a layer's rounded weights, its bias corrected for them."""
         node = self._nodes[name]
         weight = node.inputs[1]
         assert weight is not None
-        found = rounded_layer(self.graph, node, self._candidates[name][pick].weight, self.statistics)
-        assert found.tensor is not None
-        rows = found.tensor.dequantize()
+        assert plan.tensor is not None
+        rows = plan.tensor.dequantize()
         values = {weight.name: as_weight(node, rows)}
         if (bias := self._bias(node)) is not None:
             mean = row_means(node, self.statistics)
             assert mean is not None
             shift = np.einsum("ok,ok->o", rows - to_rows(node.op, weight.values), mean)
             values[bias] = np.asarray(self.graph.value(bias).values - shift, np.float32)
-        size = sum(v.nbytes for v in values.values())
-        if self._bytes + size <= HELD_BYTES:
-            self._held[name, pick] = values
-            self._bytes += size
         return values
 
 
@@ -123,6 +134,7 @@ def assignment_loss(
     *,
     loss: str,
     per_sample: bool,
+    rounded: dict[tuple[str, WeightPlan], LayerPlan] | None = None,
 ) -> AssignmentLoss:
     """The loss of assignments on these calls.
 
@@ -135,12 +147,15 @@ def assignment_loss(
         open_patched: opens a graph for patching, to give named tensors.
         loss: "logits" measures what the last softmax reads, where every output has one; else outputs are measured.
         per_sample: the first axis of outputs counts samples.
+        rounded: where rounded layers are kept.
     """
     outputs = float_outputs(graph)
     logits = read_logits(outputs) if loss == "logits" else None
     names = logits or [v.name for v in outputs]
     judge = Judge(observe(graph, names), calls, names, per_sample=per_sample, logits=logits is not None)
-    return AssignmentLoss(graph, layers, statistics, judge, open_patched)
+    return AssignmentLoss(
+        graph, layers, statistics, judge, open_patched, rounded={} if rounded is None else rounded
+    )
 
 
 @dataclass(frozen=True)

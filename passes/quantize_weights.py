@@ -6,7 +6,7 @@ quantised first and the codes chosen with the quantised scales. [architecture 3.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lpcompile.analysis.histogram import TensorStatistics
@@ -74,7 +74,7 @@ class QuantizeWeights(Pass):
         # Layers are independent and numpy releases the interpreter lock: two at a time.
         with ThreadPoolExecutor(THREADS) as pool:
             for done, (node, layer) in enumerate(
-                zip(todo, pool.map(lambda n: self._rounded(graph, n, ctx.statistics), todo), strict=True)
+                zip(todo, pool.map(lambda n: self._held(graph, n, ctx), todo), strict=True)
             ):
                 ctx.progress("rounding weights", done + 1, len(todo))
                 graph.plan = graph.plan.with_layer(node.name, layer)
@@ -89,6 +89,21 @@ class QuantizeWeights(Pass):
             if layer.kernel is Kernel.FLOAT:
                 report.skip(node, layer.reason)
         return report
+
+    def _held(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+        """As it was rounded when its format was tried, or rounded now."""
+        layer = graph.plan.layers[node.name]
+        found = ctx.rounded.get((node.name, layer.weight))
+        if found is None or found.kernel is not layer.kernel or self.rho >= 0:
+            return self._rounded(graph, node, ctx.statistics)
+        return replace(
+            layer,
+            weight=found.weight,
+            tensor=found.tensor,
+            codes_sha256=found.codes_sha256,
+            weight_sqnr_db=found.weight_sqnr_db,
+            local_sqnr_db=found.local_sqnr_db,
+        )
 
     def _rounded(self, graph: LpGraph, node: Node, statistics: Mapping[str, TensorStatistics]) -> LayerPlan:
         weight = graph.plan.layers[node.name].weight

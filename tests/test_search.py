@@ -13,7 +13,9 @@ import pytest
 import lpcompile
 from lpcompile import trials
 from lpcompile.analysis.calibration import Calibration
+from lpcompile.emission import TooLargeError
 from lpcompile.errors import BudgetError, MetricError
+from lpcompile.prepared import Preparation
 from lpcompile.report.text import summary
 from tests.support import Array, parse_model, run_model
 
@@ -253,9 +255,43 @@ def test_agreement_needs_classes(recipe: str) -> None:
         lpcompile.compile(model, calibration=samples(), recipe=recipe, budget={"agreement": 0.9})
 
 
+def test_a_function_is_still_known_where_the_model_is_compiled_again(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = Preparation.of
+
+    def of(self: Preparation, *args: Any, strict: bool = False, **rest: Any) -> Any:
+        if not strict:
+            raise TooLargeError("too large")
+        return once(self, *args, strict=strict, **rest)
+
+    monkeypatch.setattr(Preparation, "of", of)
+    found = compiled(recipe, budget={"avg-bits": 5.0}, metric=lambda session: error(session))
+    assert found.report["metric"]["compiled"] > 0
+    assert any("compiled again" in w for w in found.report["warnings"])
+
+
 def test_a_failing_metric_ends_the_compilation(recipe: str) -> None:
     def broken(session: ort.InferenceSession) -> float:
         raise KeyError("labels")
 
     with pytest.raises(MetricError, match="KeyError: 'labels'"):
         compiled(recipe, budget={"metric-drop": 0.1}, metric=broken)
+
+
+def test_float_layers_count_among_the_bits(recipe: str) -> None:
+    first = "Conv_0"
+    found = compiled(recipe, budget={"sqnr-db": 38.0}, keep_float=(first,))
+    rows = {row["name"]: row for row in found.report["layers"]}
+    assert rows[first]["weight_format"] == "float32"
+    assert found.report["totals"]["bits_per_weight"] == pytest.approx(
+        found.report["search"]["avg_bits"], abs=0.02
+    )
+    assert found.report["search"]["avg_bits"] > 4.1 + 27 * 432 / (432 + 2304 + 80), "float weights are many"
+
+
+def test_checkpoints_of_retraining_are_not_mixed_between_widths(recipe: str, tmp_path: Path) -> None:
+    found = compiled(recipe, budget={"sqnr-db": 30.0}, tuning={"epochs": "1"}, checkpoint=tmp_path / "states")
+    assert any("no checkpoints are kept" in w for w in found.report["warnings"])
+    assert not (tmp_path / "states").exists()
+    assert found.report["quality"]["sqnr_db_output"] >= 30

@@ -68,7 +68,7 @@ class Bisection:
 
     Attributes:
         result: the measurement of the least budget that keeps the bounds; None where even the largest misses one.
-        evaluations: every measurement, in order.
+        evaluations: every new measurement, in order.
         bracket: a budget below which nothing keeps the bounds as far as is known, and what the result uses.
         notes: that measurements ran out.
     """
@@ -87,6 +87,7 @@ def fewest(
     *,
     first: float,
     slopes: Mapping[str, float] | None = None,
+    known: Sequence[Evaluation] = (),
     resolution: float,
     most_evaluations: int,
     name: str = "budget",
@@ -100,8 +101,9 @@ def fewest(
         prediction: of the losses; asked for after the first measurement.
         first: what to try second, where no slope is known.
         slopes: excess over predicted loss, of bounds of which it is known beforehand.
+        known: what was measured before, and is not measured again.
         resolution: budgets closer than this are not told apart.
-        most_evaluations: at least 2.
+        most_evaluations: at least 2; those known do not count.
         name: of the budget, for notes.
 
     Raises:
@@ -109,19 +111,22 @@ def fewest(
     """
     if not (low <= high and resolution > 0 and most_evaluations >= 2):
         raise ValueError(f"from {low} to {high} by {resolution} in {most_evaluations} evaluations")
-    seen = [evaluate(high)]
-    if not seen[0].ok:
+    held = {e.budget: e for e in known}
+    seen = [] if high in held else [evaluate(high)]
+    held |= {e.budget: e for e in seen}
+    if not held[high].ok:
         return Bisection(None, tuple(seen), (high, high))
     predicted = prediction()
-    search = _Search(max(low, predicted.budgets[0]), predicted, first, slopes or {}, resolution, seen[0])
+    search = _Search(max(low, predicted.budgets[0]), predicted, first, slopes or {}, resolution, held[high])
+    search.start(list(held.values()))
     while search.width > resolution and len(seen) < most_evaluations:
-        tried = evaluate(search.guess())
-        seen.append(tried)
-        search.take(tried)
+        seen.append(evaluate(search.guess()))
+        search.take(seen[-1])
     notes = []
     if search.width > resolution:
+        tried = len(known) + len(seen)
         notes.append(
-            f"stopped after {len(seen)} evaluations: the least {name} lies between {search.edge:g} and "
+            f"stopped after {tried} evaluations: the least {name} lies between {search.edge:g} and "
             f"{search.top.used:g}"
         )
     return Bisection(search.top, tuple(seen), (search.edge, search.top.used), tuple(notes))
@@ -153,6 +158,15 @@ class _Search:
         """Of what is not known."""
         at_low = self.bottom is None and self.top.used <= self.low * (1 + 1e-9)
         return 0.0 if at_low else max(0.0, self.top.used - self.edge)
+
+    def start(self, known: Sequence[Evaluation]) -> None:
+        """Between the largest budget that is known to miss a bound, and the least above it that keeps them."""
+        missed = [e for e in known if not e.ok]
+        self.bottom = max(missed, key=lambda e: e.budget, default=None)
+        kept = sorted((e for e in known if e.ok and e.used > self.edge - 1e-9), key=lambda e: e.used)
+        if kept:
+            self.top, self.above = kept[0], kept[1] if len(kept) > 1 else None
+        self.widths = [self.width]
 
     def take(self, tried: Evaluation) -> None:
         if tried.ok:

@@ -1,7 +1,7 @@
 """The least budget by few measurements: against crossings that are known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -112,6 +112,40 @@ def test_running_out_of_measurements_is_noted() -> None:
     assert any("stopped after 3 evaluations" in n for n in short.notes)
     low, high = short.bracket
     assert low < 6.3 < high
+
+
+def test_what_is_known_is_not_measured_again() -> None:
+    """As when a bound is asked for once more with something to spare."""
+    tried = list[float]()
+
+    def evaluate(budget: float, crossing: float) -> Evaluation:
+        tried.append(budget)
+        used = min(budget, 8.1)
+        return Evaluation(budget, used, {"it": linear(crossing, 0.1)(used)})
+
+    def search(crossing: float, known: Sequence[Evaluation]) -> Bisection:
+        return fewest(
+            lambda b: evaluate(b, crossing),
+            2.0,
+            33.0,
+            lambda: CURVE,
+            first=4.5,
+            known=known,
+            resolution=RESOLUTION,
+            most_evaluations=10,
+        )
+
+    first = search(5.0, ())
+    measured = len(tried)
+    again = [evaluate(e.budget, 5.1) for e in first.evaluations]
+    del tried[measured:]
+    second = search(5.1, again)
+    assert second.result is not None
+    assert 5.1 - 1e-9 <= second.result.used <= 5.1 + RESOLUTION + 1e-3
+    assert len(tried) - measured <= 3
+    assert len(set(tried)) == len(tried)
+    kept = [e.used for e in (*again, *second.evaluations) if e.ok]
+    assert second.result.used == min(kept)
 
 
 def test_several_bounds_are_all_kept() -> None:

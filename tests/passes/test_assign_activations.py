@@ -12,9 +12,11 @@ from lpcompile.assignment.layer_facts import LayerFormat, layer_facts
 from lpcompile.assignment.scored import Scored
 from lpcompile.assignment.tie_groups import TieGroup, narrowable_groups
 from lpcompile.errors import BudgetError, PassOptionError
+from lpcompile.passes import assign_formats
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.report.document import layer_records, totals
 from tests.quantizing import NO_COSTS, Quantized, quantized
+from tests.support import run_model
 
 NET = """m (float[N,3,8,8] x) => (float[N,5] y)
 <float[8,3,1,1] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] w3, float[8] b3,
@@ -233,3 +235,37 @@ def test_the_emitted_model_has_codes_of_4_bits(eight_bits: Quantized) -> None:
 def test_a_width_that_does_not_exist_is_named() -> None:
     with pytest.raises(PassOptionError, match=r"'activations' is one of auto, uint8, uint8\+uint4"):
         AssignFormats.configured({"activations": "uint2"})
+
+
+def measured(share: float, eight_bits: Quantized) -> Quantized:
+    options = SMALL.replace("joint=0", "joint=1")
+    bound = share * ace_of(eight_bits)
+    return quantized(NET, f"{NO_COSTS},assign-formats{{{options},ace={bound!r}}},{ROUND}")
+
+
+def test_the_whole_is_measured_with_activations_rounded(eight_bits: Quantized) -> None:
+    """Against what the compiled model gives in ONNX Runtime on the deciding calls."""
+    found = measured(0.52, eight_bits)
+    metrics = found.reports["assign-formats"].metrics
+    narrow = "uint4" in {a.format for a in found.graph.plan.activations.values()}
+    losses = [metrics[f"measured_loss[{k} activations]"] for k in ("8-bit", "narrow")]
+    assert narrow == (losses[1] <= losses[0])
+    assert found.context.calibration is not None
+    noise = signal = 0.0
+    for call in found.context.calibration.deciding:
+        wanted, got = run_model(found.original, call)["y"], run_model(found.emitted(), call)["y"]
+        noise += float(np.square(got - wanted).sum())
+        signal += float(np.square(wanted).sum())
+    assert losses[narrow] == pytest.approx(noise / signal, rel=0.15)
+
+
+def test_8_bits_stay_where_they_measure_better_within_the_same_bound(
+    eight_bits: Quantized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here 4 bits of activations are said to lose nothing."""
+    monkeypatch.setattr(assign_formats, "score_narrow", lambda _, groups: {g.name: 0.0 for g in groups})
+    found = measured(0.97, eight_bits)
+    metrics = found.reports["assign-formats"].metrics
+    assert metrics["measured_loss[8-bit activations]"] < metrics["measured_loss[narrow activations]"]
+    assert {a.format for a in found.graph.plan.activations.values()} == {"uint8"}
+    assert ace_of(found) <= 0.97 * ace_of(eight_bits)

@@ -31,6 +31,7 @@ from tests.bench.bench_table import Bench
 from tests.support import Array
 from tests.zoo.entries import session
 
+_LEAST = 1e-7  # probability; a softmax in float32 may give 0
 THREADS = 1  # several experiments share a machine
 
 
@@ -42,6 +43,7 @@ class Assigned:
         proto: what ONNX Runtime runs.
         graph: with its plan.
         report: of assign-formats; of given formats an empty one.
+        later: reports of the passes after it.
         share: of posits, in parameters, MACs and MAC energy.
         bits: stored bits a weight, scales and all.
     """
@@ -51,6 +53,7 @@ class Assigned:
     report: PassReport
     share: PositShare
     bits: float
+    later: tuple[PassReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Figures:
         score: the entry's own metric.
         sqnr_db: of the first output against float.
         right: of each sample, where the metric is top-1; else None.
+        divergence: of the classes from the float model's, nats a sample, where the metric is top-1; else None.
     """
 
     score: float
     sqnr_db: float
     right: Array | None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +192,12 @@ class Network:
     def _made(self, first: Pass) -> Assigned:
         graph = self.graph.copy()
         quiet = replace(self.context, warnings=[])
-        report, *_ = Pipeline((first, *self.tail), frozenset(graph.facts)).run(graph, quiet)
+        report, *later = Pipeline((first, *self.tail), frozenset(graph.facts)).run(graph, quiet)
         emitted = self.target.emit(graph, self.options)
         layers = [(layer_facts(n), held_format(graph, n)) for n in graph.layers()]
         weights = sum(facts.weights for facts, _ in layers)
         bits = 8 * sum(emitted.weight_bytes.values()) / max(1, weights)
-        return Assigned(emitted.model, graph, report, overhead_against_all_fixp4(layers), bits)
+        return Assigned(emitted.model, graph, report, overhead_against_all_fixp4(layers), bits, tuple(later))
 
     # figures
 
@@ -218,7 +223,8 @@ class Network:
         signal, noise = np.square(reference).sum(), np.square(reference - found).sum()
         offset = self.zoo.entries[self.entry].get("class_offset", 0)
         right = found.reshape(len(found), -1).argmax(1) - offset == data["y"]
-        return Figures(float(right.mean()), 10 * math.log10(signal / noise) if noise > 0 else math.inf, right)
+        ratio = 10 * math.log10(signal / noise) if noise > 0 else math.inf
+        return Figures(float(right.mean()), ratio, right, _divergence(reference, found))
 
     def score(self, proto: onnx.ModelProto, limit: int | None = None) -> float:
         """The entry's own metric."""
@@ -232,6 +238,19 @@ class Network:
         ours, theirs = (session(m, THREADS) for m in (_bytes(proto), self.zoo.model(self.entry)))
         entry = self.zoo.entries[self.entry]
         return float(self.zoo.evaluate.sqnr(ours, theirs, entry, self.zoo.root, samples))
+
+    def logits_db(self, proto: onnx.ModelProto, samples: int = 64) -> float | None:
+        """SQNR of what the last softmax reads, less the mean over classes; None where the output has none."""
+        models = [_logits_first(p) for p in (onnx.load(self.zoo.model(self.entry)), proto)]
+        if models[0] is None or models[1] is None:
+            return None
+        data = self.zoo.data(self.entry, samples)
+        a, b = (
+            x.reshape(-1, x.shape[-1]) - x.reshape(-1, x.shape[-1]).mean(-1, keepdims=True)
+            for x in (self._outputs(_bytes(m), data) for m in models)
+        )
+        noise = np.square(a - b).sum()
+        return 10 * math.log10(np.square(a).sum() / noise) if noise > 0 else math.inf
 
     def _reference(self, limit: int | None) -> tuple[Any, Array]:
         if limit not in self._held:
@@ -247,6 +266,35 @@ class Network:
         entry = self.zoo.entries[self.entry]
         parts = [o[0] for o in self.zoo.evaluate.batches(session(model, THREADS), entry, data["x"])]
         return np.concatenate(parts).astype(np.float64)
+
+
+def _logits_first(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with the input of the Softmax behind its first output as its first output."""
+    last = proto.graph.output[0].name
+    node = next((n for n in proto.graph.node if last in n.output), None)
+    if node is None or node.op_type != "Softmax":
+        return None
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    rest = list(made.graph.output)
+    del made.graph.output[:]
+    made.graph.output.append(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
+    made.graph.output.extend(rest)
+    return made
+
+
+def _divergence(reference: Array, found: Array) -> float:
+    """KL of the classes, mean over samples."""
+    p, q = (_log_classes(y.reshape(len(y), -1)) for y in (reference, found))
+    return float((np.exp(p) * (p - q)).sum(1).mean())
+
+
+def _log_classes(y: Array) -> Array:
+    """Log-probabilities of logits, or of what a softmax made of them."""
+    if (y >= 0).all() and np.allclose(y.sum(1), 1, atol=1e-2):
+        y = np.log(np.maximum(y, _LEAST))
+    y = y - y.max(1, keepdims=True)
+    return np.asarray(y - np.log(np.exp(y).sum(1, keepdims=True)))
 
 
 def _bytes(proto: onnx.ModelProto) -> bytes:
