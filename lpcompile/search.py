@@ -60,6 +60,10 @@ def search(
     Raises:
         BudgetError: the widest assignment misses a bound too; names the nearest point.
     """
+    if prepared.context.checkpoint is not None:
+        prepared.context.warnings.append(
+            "no checkpoints are kept: each width that is tried is retrained from the start"
+        )
     return _Loop(prepared, Trials(prepared, tuple(tail), yardstick), bounds).run()
 
 
@@ -115,7 +119,8 @@ class _Loop:
 
     def at(self, budget: float) -> Trial:
         if budget not in self.known:
-            self.prepared.context.progress(WHAT, len(self.known), MOST_EVALUATIONS)
+            done = min(len(self.known), MOST_EVALUATIONS - 1)  # confirmations may ask for more
+            self.prepared.context.progress(WHAT, done, MOST_EVALUATIONS)
             trial = self.trials.at(budget)
             for name in self.bounds:
                 if trial.values.get(name) is None:

@@ -277,3 +277,21 @@ def test_a_failing_metric_ends_the_compilation(recipe: str) -> None:
 
     with pytest.raises(MetricError, match="KeyError: 'labels'"):
         compiled(recipe, budget={"metric-drop": 0.1}, metric=broken)
+
+
+def test_float_layers_count_among_the_bits(recipe: str) -> None:
+    first = "Conv_0"
+    found = compiled(recipe, budget={"sqnr-db": 38.0}, keep_float=(first,))
+    rows = {row["name"]: row for row in found.report["layers"]}
+    assert rows[first]["weight_format"] == "float32"
+    assert found.report["totals"]["bits_per_weight"] == pytest.approx(
+        found.report["search"]["avg_bits"], abs=0.02
+    )
+    assert found.report["search"]["avg_bits"] > 4.1 + 27 * 432 / (432 + 2304 + 80), "float weights are many"
+
+
+def test_checkpoints_of_retraining_are_not_mixed_between_widths(recipe: str, tmp_path: Path) -> None:
+    found = compiled(recipe, budget={"sqnr-db": 30.0}, tuning={"epochs": "1"}, checkpoint=tmp_path / "states")
+    assert any("no checkpoints are kept" in w for w in found.report["warnings"])
+    assert not (tmp_path / "states").exists()
+    assert found.report["quality"]["sqnr_db_output"] >= 30

@@ -154,3 +154,9 @@ def test_analyze_counts_layers_of_a_metric_only_with_one(words: list[str]) -> No
     )
     assert "--metric-layers needs a metric" in error
     assert "--metric MODULE:FUNCTION" in hint
+
+
+def test_a_width_below_the_least_is_named_as_such(words: list[str]) -> None:
+    error, hint = error_lines(*words, "--budget", "sqnr-db=10,avg-bits=3", code=4)
+    assert "avg-bits" in error
+    assert hint.startswith("hint: ")
