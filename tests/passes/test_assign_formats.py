@@ -201,3 +201,17 @@ def test_generated_samples_are_no_basis_for_gradients() -> None:
     context.calibration = Calibration(context.calibration.calls, generated=True)
     found.rerun(f"assign-formats{{{SMALL},avg-bits=5}}")
     assert any("no samples" in w for w in context.warnings)
+
+
+def test_the_nearest_point_is_named_as_the_budget_was_asked_and_can_be_had() -> None:
+    with pytest.raises(BudgetError, match="avg-bits cannot be brought to 3: the least is 4") as caught:
+        assigned(f"{SMALL},joint=0,avg-bits=3")
+    least = caught.value.nearest["avg-bits"]
+    found = assigned(f"{SMALL},joint=0,avg-bits={least!r}")
+    assert least - 1e-5 < found.reports["assign-formats"].metrics["avg_bits"] <= least
+
+
+def test_a_bound_that_nobody_asked_for_gives_way_with_a_warning() -> None:
+    found = assigned(f"{SMALL},joint=0,avg-bits=3,nearest=true")
+    assert any("avg-bits cannot be brought to 3" in w for w in found.context.warnings)
+    assert found.reports["assign-formats"].metrics["avg_bits"] < 5
