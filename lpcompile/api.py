@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 MODEL, REPORT, DECISIONS = "model.onnx", "report.json", "decisions.toml"
-TUNED_RECIPE = "w4a8"  # of retraining, where none is named
+TUNED_RECIPE = "mixed-posit-tuned"  # of retraining, where none is named
 
 
 @dataclass

@@ -15,6 +15,7 @@ from lpcompile.recipes import Recipe
 from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
+POSITS = "posit-fraction"  # a bound under which int8 would always win
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
 
 
@@ -96,7 +97,10 @@ def _assignment_options(given: Mapping[str, str], options: Options, target: Targ
         extra |= {"avg-bits": DEFAULT_AVG_BITS, "nearest": True}  # nobody asked for just that
     if options.weight_format:
         fmt = options.weight_format
-        extra["formats"] = fmt if fmt == WIDE else f"{fmt}+{WIDE}"
+        bounded = bool(extra) or any(k in given for k in ADDITIVE if k != POSITS)
+        extra["formats"] = f"{fmt}+{WIDE}" if bounded and fmt != WIDE else fmt
+        if POSITS in given:
+            extra.setdefault(POSITS, 0)  # the recipe's share is one of its own formats
     grouped = options.group_size or (options.group_size is None and target.rules.group_scales)
     if not grouped:
         extra["granularities"] = "channel"

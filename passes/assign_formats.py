@@ -148,6 +148,8 @@ class AssignFormats(Pass):
             ctx.warnings.append(f"{missed.message}, which was taken")
             bounds |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
             widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
+        for held in [k for k in ctx.rounded if k[0] in widths.readers]:
+            del ctx.rounded[held]  # rounded for another step of its input
         in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
         write_assignment(graph, widths, chosen, report, in_db=in_db)
         bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
@@ -295,10 +297,10 @@ class AssignFormats(Pass):
     ) -> list[WeightPlan]:
         """What a layer may take."""
         formats = self.formats.split("+") if rule is None else [rule.format]
-        granularities = self.granularities.split("+")
+        assert ctx.target is not None, "plan passes run with a target"
+        granularities = None if self.granularities == AUTO_GRANULARITIES else self.granularities.split("+")
         if rule is not None and rule.granularity:
             granularities = [rule.granularity]
-        assert ctx.target is not None, "plan passes run with a target"
         plans = candidates_of(
             node, ctx.target, formats=formats, granularities=granularities, rounding=self.rounding
         )

@@ -101,11 +101,12 @@ class AssignmentLoss:
         weight = self._candidates[name][pick].weight
         if (name, weight) in self.rounded:
             return self.rounded[name, weight]
-        found = rounded_layer(self.graph, self._nodes[name], weight, self.statistics)
+        return rounded_layer(self.graph, self._nodes[name], weight, self.statistics)
+
+    def _keep(self, name: str, pick: int, plan: LayerPlan) -> None:
         held = sum(p.tensor.codes.nbytes for p in self.rounded.values() if p.tensor is not None)
-        if found.tensor is not None and held + found.tensor.codes.nbytes <= HELD_BYTES:
-            self.rounded[name, weight] = found
-        return found
+        if plan.tensor is not None and held + plan.tensor.codes.nbytes <= HELD_BYTES:
+            self.rounded[name, self._candidates[name][pick].weight] = plan
 
     def _values(self, name: str, plan: LayerPlan) -> dict[str, NDArray[np.float32]]:
         """Constants of the float graph with a layer's rounded weights, its bias corrected for them."""

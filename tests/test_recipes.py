@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from lpcompile.api import TUNED_RECIPE
+from lpcompile.backends.ort.target import OrtTarget
 from lpcompile.errors import RecipeError
 from lpcompile.ir.facts import Fact
+from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.pipeline import Pipeline
+from lpcompile.recipe_passes import recipe_passes
 from lpcompile.recipes import MOST_BYTES, load_recipe, recipe_names
 from lpcompile.registry import pass_class, split_pipeline
+from lpcompile.target import Options
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -23,7 +28,34 @@ def test_built_in_recipes_are_pipelines_in_a_possible_order(name: str) -> None:
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {"fp32", "int8", "w4a8", "w4a4"} <= set(recipe_names())
+    assert {"fp32", "int8", "w4a8", "w4a4", "mixed-posit", "mixed-posit-tuned"} <= set(recipe_names())
+
+
+def assignment(recipe: str, **options: object) -> AssignFormats:
+    """How `assign-formats` is configured."""
+    chosen = Options(recipe=recipe, **options)  # type: ignore[arg-type]
+    passes = recipe_passes(OrtTarget(), chosen, load_recipe(recipe), None, strict=False)
+    (found,) = (p for p in passes if isinstance(p, AssignFormats))
+    return found
+
+
+@pytest.mark.parametrize("recipe", ["mixed-posit", "mixed-posit-tuned"])
+def test_a_weight_format_takes_the_place_of_the_formats_that_a_recipe_mixes(recipe: str) -> None:
+    own = assignment(recipe)
+    assert (own.formats, own.posit_fraction) == ("fixp4+posit4", 0.1)
+    named = assignment(recipe, weight_format="nf4")
+    assert (named.formats, named.budget) == ("nf4", {})
+    bounded = assignment(recipe, weight_format="posit4", budget={"avg-bits": 6.0})
+    assert (bounded.formats, bounded.budget) == ("posit4+int8", {"avg-bits": 6.0})
+    shared = assignment(recipe, weight_format="posit4", budget={"posit-fraction": 0.5})
+    assert (shared.formats, shared.budget) == ("posit4+int8", {"posit-fraction": 0.5})
+    assert assignment("auto", weight_format="nf4").formats == "nf4+int8"
+
+
+def test_the_tuned_recipe_is_the_mixed_one_and_retraining() -> None:
+    mixed, tuned = (split_pipeline(load_recipe(n).pipeline) for n in ("mixed-posit", TUNED_RECIPE))
+    assert tuned[:-1] == mixed
+    assert tuned[-1][0] == "tune-weights"
 
 
 def test_a_copy_of_a_built_in_recipe_is_a_recipe(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lpcompile
+from lpcompile.api import TUNED_RECIPE
 from lpcompile.errors import CalibrationError, PassOptionError
 from tests.cli.cli_runner import error_lines
 from tests.cli.cli_runner import lpcompile as command
@@ -59,7 +60,7 @@ def test_twice_the_same_and_the_same_from_its_decisions(
     decisions = tmp_path / "decisions.toml"
     decisions.write_text(once.decisions, "utf-8")
     replayed = lpcompile.compile(
-        shipped("digits_resnet"), calibration=data, recipe="w4a8", decisions=decisions
+        shipped("digits_resnet"), calibration=data, recipe=TUNED_RECIPE, decisions=decisions
     )
     assert replayed.model.SerializeToString(deterministic=True) == wanted
     assert replayed.decisions == once.decisions

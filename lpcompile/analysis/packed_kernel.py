@@ -8,7 +8,7 @@ that is the same in every call, a format that the kernel holds exactly, and a ta
 from dataclasses import dataclass
 
 from lpcompile.analysis.macs import fixed_rows, layer_shape
-from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.plan import WeightPlan
 from lpcompile.target import LayerShape, Target
@@ -36,7 +36,7 @@ def packed_choice(node: Node, target: Target, weights: WeightPlan, *, static: bo
         weights: how they will be stored.
         static: whether the layer would otherwise take integers with calibrated ranges, not measured ones.
     """
-    fmt, shape = resolve(weights.format), layer_shape(node)
+    fmt, shape = format_of(weights.format), layer_shape(node)
     if fmt.bits > 4:
         return PackedChoice(False)
     obstacle = target.packed_obstacle(fmt, weights.granularity, shape.inputs)

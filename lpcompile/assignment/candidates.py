@@ -88,7 +88,7 @@ def candidates_of(
     target: Target,
     *,
     formats: Sequence[str] = FORMATS,
-    granularities: Sequence[str] = GRANULARITIES,
+    granularities: Sequence[str] | None = None,
     rule: str = "output-mse",
     scale_format: str = SHORT_SCALES,
     rounding: str = "nearest",
@@ -100,6 +100,7 @@ def candidates_of(
         target: formats that it has no integer arithmetic for are left out.
         formats: names; "lut4" is a table learned for the layer.
         granularities: "channel" or "group<N>"; groups go with formats of at most 4 bits and layers of more inputs.
+            None: GRANULARITIES, or "channel" alone where the target takes groups only when they are asked for.
         rule: of the scales.
         scale_format: of the channel scales of 4-bit formats; wider formats are tried with float32, too.
         rounding: of the plans.
@@ -111,6 +112,8 @@ def candidates_of(
     assert weight is not None
     dims = weight.dims
     inputs = dims[-2] if node.op in ("Gemm", "MatMul") else int(np.prod(dims[1:]))
+    if granularities is None:
+        granularities = GRANULARITIES if target.rules.group_scales else ("channel",)
     plans = []
     for name in formats:
         fmt = format_of(name)
@@ -118,7 +121,7 @@ def candidates_of(
             continue
         for granularity in granularities:
             size = group_size(granularity)
-            if size and not (has_group_table(fmt) and 1 < size < inputs and target.rules.group_scales):
+            if size and not (has_group_table(fmt) and 1 < size < inputs):
                 continue
             scales = [scale_format] if fmt.bits <= 4 else dict.fromkeys(("float32", scale_format))
             plans += [WeightPlan(name, granularity, rule, s, rounding) for s in scales]

@@ -16,7 +16,7 @@ from lpcompile.assignment.scored import Assignment, Picks, ScoredLayer, with_pic
 
 F64 = NDArray[np.float64]
 Measure = Callable[[Picks], F64]  # loss of each call, with the weights of these picks in the float model
-CLEARLY = 1.0  # paired standard errors
+CLEARLY = 2.0  # paired standard errors: many changes are tried on the same calls
 
 
 @dataclass(frozen=True)

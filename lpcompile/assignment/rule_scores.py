@@ -110,7 +110,7 @@ class RuleScores:
                 for tensor, values in self._values(nodes[name], f, candidate).items():
                     model.patch(tensor, values)
                 measured = judge.measure(model.run)
-                with_classes = self.loss not in ("probe", "mse") and measured.kl is not None
+                with_classes = self.loss not in ("logits", "probe", "mse") and measured.kl is not None
                 kept = measured.kl if with_classes else None
                 scores.append(
                     (measured.noise.value / 2, measured.noise.error / 2)

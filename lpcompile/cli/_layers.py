@@ -8,6 +8,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from lpcompile.formats.planned import short_name
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.io import load
@@ -88,7 +89,13 @@ def _compiled(graph: LpGraph, node: Node) -> LayerRow | None:
         shape = _known(max(weights, key=lambda v: v.nbytes))
     granularity = node.metadata.get("lpcompile.granularity", "-")
     return LayerRow(
-        node.name, op, shape, told, granularity, _macs(node, op, shape), sum(v.nbytes for v in weights)
+        node.name,
+        op,
+        shape,
+        short_name(told),
+        granularity,
+        _macs(node, op, shape),
+        sum(v.nbytes for v in weights),
     )
 
 
@@ -107,7 +114,9 @@ def _other(node: Node) -> LayerRow | None:
         found, shape = f"int{node.attrs.get('bits', 4)}", (int(node.attrs["K"]), int(node.attrs["N"]))
     granularity = node.metadata.get("lpcompile.granularity", "-")
     macs = _macs(node, node.op, shape)
-    return LayerRow(node.name, node.op, shape, found, granularity, macs, sum(v.nbytes for v in leaves))
+    return LayerRow(
+        node.name, node.op, shape, short_name(found), granularity, macs, sum(v.nbytes for v in leaves)
+    )
 
 
 def _constant_leaves(value: Value) -> list[Value] | None:

@@ -19,6 +19,7 @@ from onnx import FunctionProto
 
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import is_exact
+from lpcompile.formats.planned import short_name
 from lpcompile.ir.decode import Storage, channel_scale, unpack
 from lpcompile.ir.function import FunctionBuilder, integer
 
@@ -61,7 +62,7 @@ def obstacle(fmt: NumberFormat, granularity: str, inputs: int, *, codebooks: boo
         or image.max() > _GREATEST
         or not is_exact(fmt)
     ):
-        return f"{fmt.name} is no 4-bit integer times a scale"
+        return f"{short_name(fmt.name)} is no 4-bit integer times a scale"
     if inputs % BLOCK:
         return f"its {inputs} inputs are no multiple of {BLOCK}"
     group = int(granularity.removeprefix("group")) if granularity.startswith("group") else inputs

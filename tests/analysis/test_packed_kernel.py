@@ -67,6 +67,7 @@ def test_against_static_ranges_the_edges_are_counted() -> None:
     ("rows", "size", "weights", "reason"),
     [
         (1, (1024, 1024), WeightPlan("posit4", "group32"), "posit4 is no 4-bit integer times a scale"),
+        (1, (1024, 1024), WeightPlan("lut4", "group32"), "lut4 is no 4-bit integer times a scale"),
         (1, (1024, 1024), WeightPlan("int4", "group16"), "groups of 16 inputs are no multiple of 32"),
         (1, (1030, 1024), GROUPS, "its 1030 inputs are no multiple of 32"),
         ("B", (1024, 1024), GROUPS, "the number of rows is not fixed"),

@@ -20,6 +20,8 @@ NAMES: tuple[str, ...] = (
     "eta_sweep",
     "assignment_regret",
     "mixed_posit",
+    "mixed_posit_tuned",
+    "estimators",
     "fewest_bits",
 )
 

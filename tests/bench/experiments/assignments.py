@@ -31,6 +31,7 @@ from tests.bench.bench_table import Bench
 from tests.support import Array
 from tests.zoo.entries import session
 
+_LEAST = 1e-7  # probability; a softmax in float32 may give 0
 THREADS = 1  # several experiments share a machine
 
 
@@ -42,6 +43,7 @@ class Assigned:
         proto: what ONNX Runtime runs.
         graph: with its plan.
         report: of assign-formats; of given formats an empty one.
+        later: reports of the passes after it.
         share: of posits, in parameters, MACs and MAC energy.
         bits: stored bits a weight, scales and all.
     """
@@ -51,6 +53,7 @@ class Assigned:
     report: PassReport
     share: PositShare
     bits: float
+    later: tuple[PassReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Figures:
         score: the entry's own metric.
         sqnr_db: of the first output against float.
         right: of each sample, where the metric is top-1; else None.
+        divergence: of the classes from the float model's, nats a sample, where the metric is top-1; else None.
     """
 
     score: float
     sqnr_db: float
     right: Array | None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +150,7 @@ class Network:
 
     def assigned(self, options: Mapping[str, Any] | None = None) -> Assigned:
         """Formats chosen by `assign-formats` with these options over the recipe's."""
-        assert isinstance(self.assign, AssignFormats)
-        own = {k: getattr(self.assign, k.replace("-", "_")) for k in AssignFormats.options()}
-        return self._made(AssignFormats.configured({**own, **(options or {})}))
+        return self._made(self._configured(options))
 
     def given(self, weights: Mapping[str, WeightPlan]) -> Assigned:
         """Formats of layers by name; others take those of `quantize-weights`."""
@@ -159,11 +162,20 @@ class Network:
 
     def scored(self, options: Mapping[str, Any] | None = None) -> Scored:
         """Candidates of all layers, as `assigned` with these options scores them; nothing is measured."""
-        before = set(self.context.scored)
         self.assigned({**(options or {}), "joint": 0})
-        made = [v for k, v in self.context.scored.items() if k not in before and isinstance(v, Scored)]
-        found = made or [v for v in self.context.scored.values() if isinstance(v, Scored)]
-        return found[-1]
+        scored: Scored = self.context.scored[self.key(options)]
+        return scored
+
+    def key(self, options: Mapping[str, Any] | None = None) -> str:
+        """Under which the context holds the scores of `assigned` with these options."""
+        return self._configured(options)._key
+
+    def _configured(self, options: Mapping[str, Any] | None) -> AssignFormats:
+        assert isinstance(self.assign, AssignFormats)
+        own = {k: getattr(self.assign, k.replace("-", "_")) for k in AssignFormats.options()}
+        made = AssignFormats.configured({**own, **(options or {})})
+        assert isinstance(made, AssignFormats)
+        return made
 
     def narrow(self, fmt: str) -> None:
         """Let one format with int8 use the scores of all formats, where every format was fitted in every layer."""
@@ -180,12 +192,12 @@ class Network:
     def _made(self, first: Pass) -> Assigned:
         graph = self.graph.copy()
         quiet = replace(self.context, warnings=[])
-        report, *_ = Pipeline((first, *self.tail), frozenset(graph.facts)).run(graph, quiet)
+        report, *later = Pipeline((first, *self.tail), frozenset(graph.facts)).run(graph, quiet)
         emitted = self.target.emit(graph, self.options)
         layers = [(layer_facts(n), held_format(graph, n)) for n in graph.layers()]
         weights = sum(facts.weights for facts, _ in layers)
         bits = 8 * sum(emitted.weight_bytes.values()) / max(1, weights)
-        return Assigned(emitted.model, graph, report, overhead_against_all_fixp4(layers), bits)
+        return Assigned(emitted.model, graph, report, overhead_against_all_fixp4(layers), bits, tuple(later))
 
     # figures
 
@@ -211,7 +223,8 @@ class Network:
         signal, noise = np.square(reference).sum(), np.square(reference - found).sum()
         offset = self.zoo.entries[self.entry].get("class_offset", 0)
         right = found.reshape(len(found), -1).argmax(1) - offset == data["y"]
-        return Figures(float(right.mean()), 10 * math.log10(signal / noise) if noise > 0 else math.inf, right)
+        ratio = 10 * math.log10(signal / noise) if noise > 0 else math.inf
+        return Figures(float(right.mean()), ratio, right, _divergence(reference, found))
 
     def score(self, proto: onnx.ModelProto, limit: int | None = None) -> float:
         """The entry's own metric."""
@@ -268,6 +281,20 @@ def _logits_first(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     made.graph.output.append(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
     made.graph.output.extend(rest)
     return made
+
+
+def _divergence(reference: Array, found: Array) -> float:
+    """KL of the classes, mean over samples."""
+    p, q = (_log_classes(y.reshape(len(y), -1)) for y in (reference, found))
+    return float((np.exp(p) * (p - q)).sum(1).mean())
+
+
+def _log_classes(y: Array) -> Array:
+    """Log-probabilities of logits, or of what a softmax made of them."""
+    if (y >= 0).all() and np.allclose(y.sum(1), 1, atol=1e-2):
+        y = np.log(np.maximum(y, _LEAST))
+    y = y - y.max(1, keepdims=True)
+    return np.asarray(y - np.log(np.exp(y).sum(1, keepdims=True)))
 
 
 def _bytes(proto: onnx.ModelProto) -> bytes:

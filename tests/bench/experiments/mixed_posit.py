@@ -33,7 +33,7 @@ ENTRIES = (
     "silero_vad_op18",
 )
 QUICK = ("tiny_dscnn_kws",)
-SAMPLES = {"squeezenet_imagenet": 200, "mobilenetv2_imagenet": 200}  # of the evaluation set; of others all
+SAMPLES = {"squeezenet_imagenet": 100, "mobilenetv2_imagenet": 100}  # of the evaluation set; of others all
 ACTIVATIONS = {"uint8": 8, "uint4": 4}
 NONE = 1e-9  # of the weights: a bound that no layer fits in, and that binds
 HEADER = (
@@ -77,6 +77,8 @@ def finished(rows: list[tuple[Cell, ...]]) -> Results:
         "MAC energy: of posit4 and fixp4 MACs by `assignment.mac_energy`, against the same network in fixp4 alone",
         *summary(made),
     ]
+    for name in dict.fromkeys(r[0] for r in rows if not r[HEADER.index("bits a weight")]):
+        made.notes.append(f"{name}: no layer is quantised, its weights lie in the branches of an If")
     _chart(made)
     return made
 
@@ -138,7 +140,7 @@ def row(
         error,
         was.sqnr_db,
         now.sqnr_db,
-        now.sqnr_db - was.sqnr_db,
+        now.sqnr_db - was.sqnr_db if math.isfinite(was.sqnr_db) else 0.0,
         mixed.bits,
         posit_layers(mixed),
         share.of_parameters,
@@ -170,6 +172,7 @@ def summary(made: Results) -> Iterator[str]:
     for stage in dict.fromkeys(r[at["stage"]] for r in made.rows):
         for bits in ACTIVATIONS.values():
             rows = [r for r in made.rows if r[at["stage"]] == stage and r[at["activation bits"]] == bits]
+            rows = [r for r in rows if r[at["bits a weight"]]]  # some layer is quantised
             if not rows:
                 continue
             db = [float(r[at["SQNR gain dB"]] or 0) for r in rows]
@@ -191,10 +194,12 @@ def summary(made: Results) -> Iterator[str]:
 
 def _chart(made: Results) -> None:
     at, order = HEADER.index("SQNR gain dB"), HEADER.index("activation bits")
-    stage = HEADER.index("stage")
+    stage, bits_at = HEADER.index("stage"), HEADER.index("bits a weight")
     series = []
     for s in dict.fromkeys(r[stage] for r in made.rows):
         for bits in ACTIVATIONS.values():
-            db = sorted(float(r[at] or 0) for r in made.rows if r[order] == bits and r[stage] == s)
+            db = sorted(
+                float(r[at] or 0) for r in made.rows if r[order] == bits and r[stage] == s and r[bits_at]
+            )
             series.append(Series(f"{s}, W4A{bits}", list(range(1, len(db) + 1)), db))
     made.chart(series, x="zoo entries, sorted by gain", y="output SQNR, mixed less all-fixp4, dB")
