@@ -120,7 +120,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["{d}/ok.onnx", "--keep-float", "nonesuch"], {3}),
         (["{d}/ok.onnx", "-p", "nonesuch"], {2}),
         (["{d}/ok.onnx", "-p", "quantize-weights"], {2}),
-        (["{d}/ok.onnx", "-o", "/proc/nonesuch/out"], {6}),
+        (["{d}/ok.onnx", "--recipe", "int8", "-o", "/proc/nonesuch/out"], {6}),
     ],
 )  # fmt: skip
 def test_bad_input_ends_in_two_lines(tmp_path: Path, words: list[str], codes: set[int]) -> None:
