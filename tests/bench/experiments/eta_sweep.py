@@ -72,11 +72,13 @@ def finished(rows: list[Row], seeds: int) -> Results:
     made = Results("eta_sweep", title, HEADER, rows, tuple(range(seeds)))
     fewer = [f"{k} {v}" for k, v in SAMPLES.items() if any(r[0] == k for r in rows)]
     made.notes += [
-        f"first {MOST} evaluation samples at the most; {', '.join(fewer)}",
+        "; ".join([f"first {MOST} evaluation samples at the most", *fewer]),
         "score: the entry's own metric (char_gpt_shakespeare: perplexity, lower is better)",
         "seeds are those of the controls; mixed and predicted are one assignment each",
         *_summary(made),
     ]
+    if missing := [e for e in ENTRIES if all(r[0] != e for r in rows)]:
+        made.notes.append(f"not measured here: {', '.join(missing)}")
     _charts(made)
     return made
 

@@ -77,6 +77,8 @@ def finished(rows: list[tuple[Cell, ...]]) -> Results:
         "MAC energy: of posit4 and fixp4 MACs by `assignment.mac_energy`, against the same network in fixp4 alone",
         *summary(made),
     ]
+    if missing := [e for e in ENTRIES if all(r[0] != e for r in rows)]:
+        made.notes.append(f"not measured here: {', '.join(missing)}")
     for name in dict.fromkeys(r[0] for r in rows if not r[HEADER.index("bits a weight")]):
         made.notes.append(f"{name}: no layer is quantised, its weights lie in the branches of an If")
     _chart(made)
