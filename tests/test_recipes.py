@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 
 from lpcompile.api import TUNED_RECIPE
+from lpcompile.backends.cim.target import CimTarget
 from lpcompile.backends.ort.target import OrtTarget
 from lpcompile.errors import RecipeError
 from lpcompile.ir.facts import Fact
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.pipeline import Pipeline
-from lpcompile.recipe_passes import recipe_passes
+from lpcompile.recipe_passes import default_recipe, recipe_passes
 from lpcompile.recipes import MOST_BYTES, load_recipe, recipe_names
 from lpcompile.registry import pass_class, split_pipeline
-from lpcompile.target import Options
+from lpcompile.target import Options, Target
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -28,7 +29,22 @@ def test_built_in_recipes_are_pipelines_in_a_possible_order(name: str) -> None:
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {"fp32", "int8", "w4a8", "w4a4", "mixed-posit", "mixed-posit-tuned"} <= set(recipe_names())
+    assert {"auto", "fp32", "int8", "w4a8", "w4a4", "mixed-posit", "mixed-posit-tuned"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize(
+    ("target", "weight_format", "wanted"),
+    [
+        (OrtTarget, None, "auto"),
+        (OrtTarget, "nf4", "auto"),
+        (CimTarget, None, "auto"),
+        (CimTarget, "nf4", "int8"),
+    ],
+)
+def test_formats_are_chosen_by_default_but_for_a_machine_with_one_format_given(
+    target: type[Target], weight_format: str | None, wanted: str
+) -> None:
+    assert default_recipe(target(), Options(weight_format=weight_format)) == wanted
 
 
 def assignment(recipe: str, **options: object) -> AssignFormats:

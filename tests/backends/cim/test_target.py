@@ -12,6 +12,7 @@ from lpcompile import registry
 from lpcompile.backends.cim.target import CimTarget
 from lpcompile.errors import InputError, PassError, PipelineError, TargetError
 from lpcompile.formats.base import resolve
+from lpcompile.formats.planned import format_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.runtime.gate import Verdict
@@ -253,6 +254,21 @@ def test_without_samples_ranges_are_generated_and_it_is_said() -> None:
     assert any("generated inputs" in w for w in made.report["warnings"])
     assert "assumed" in made.report["assumptions"][0]["source"]
     assert made.report["quality"]["source"] == "generated inputs"
+
+
+def test_without_a_recipe_formats_are_chosen_within_the_bits_or_as_near_as_can_be() -> None:
+    """Scales of so few weights take more than the half bit that 4.5 leaves them."""
+    calls = [random_feeds(network(), seed=i) for i in range(6)]
+    made = lpcompile.compile(network(), target="cim", calibration=calls)
+    assert made.report["recipe"] == "auto"
+    assert {format_of(r["weight_format"]).bits for r in made.report["layers"]} == {4}
+    bits = made.report["totals"]["bits_per_weight"]
+    (said,) = (
+        w for w in made.report["warnings"] if w.startswith("avg-bits cannot be brought to 4.5: the least is ")
+    )
+    assert bits > 4.5
+    assert bits <= float(said.split()[9].rstrip(",")) <= bits * (1 + 1e-5)  # rounded up: it can be asked for
+    assert made.report["verification"]["bit_exact_sim"]
 
 
 def test_a_low_sqnr_is_a_warning_and_nothing_falls_back(tmp_path: Path) -> None:
