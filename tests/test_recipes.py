@@ -10,7 +10,7 @@ from lpcompile.errors import RecipeError
 from lpcompile.ir.facts import Fact
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.pipeline import Pipeline
-from lpcompile.recipe_passes import recipe_passes
+from lpcompile.recipe_passes import default_recipe, recipe_passes
 from lpcompile.recipes import MOST_BYTES, load_recipe, recipe_names
 from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.target import Options
@@ -105,3 +105,9 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         load_recipe(str(binary))
+
+
+def test_a_wide_weight_format_alone_leaves_nothing_to_choose() -> None:
+    options = Options(weight_format="float8_e4m3fn")
+    assert default_recipe(OrtTarget(), options) == "int8"
+    assert default_recipe(OrtTarget(), Options(weight_format="posit4")) == "auto"
