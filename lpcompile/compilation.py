@@ -12,7 +12,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
 )
-from lpcompile.assignment.budget import Budget, margin
+from lpcompile.assignment.budget import Budget, keeps
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
@@ -33,8 +33,6 @@ from lpcompile.search import Searched, search
 from lpcompile.target import Options, Products, Target, Trial
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
-
-ROUNDING = 1e-9  # of bounds that sums of floats meet exactly
 
 GENERATED_CALLS = 2
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
@@ -247,7 +245,7 @@ class Compilation:
         }
         for key, bound in self.options.budget.items():
             value = found[key]
-            if value is None or margin(key, value, bound) < -ROUNDING * abs(bound):
+            if value is None or not keeps(key, value, bound):
                 shown = "not measurable" if value is None else f"{value:.4g}"
                 raise BudgetError(
                     f"{key} is {shown}, the bound is {bound:g}",

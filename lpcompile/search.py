@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcompile.assignment.bisection import Bisection, Evaluation, fewest
-from lpcompile.assignment.budget import DEFAULT_AVG_BITS, excess, margin
+from lpcompile.assignment.budget import DEFAULT_AVG_BITS, excess, keeps, margin
 from lpcompile.emission import Emission
 from lpcompile.errors import BudgetError
 from lpcompile.ir.graph import LpGraph
@@ -154,8 +154,8 @@ class _Loop:
 
     def missed(self, values: Values) -> dict[str, float]:
         """By how much the user's bounds are missed."""
-        margins = {k: margin(k, _known(k, values), bound) for k, bound in self.bounds.items()}
-        return {k: -m for k, m in margins.items() if m < 0}
+        known = {k: _known(k, values) for k in self.bounds}
+        return {k: -margin(k, v, self.bounds[k]) for k, v in known.items() if not keeps(k, v, self.bounds[k])}
 
     def document(self, trial: Trial, notes: Sequence[str]) -> dict[str, Any]:
         tried = sorted(self.known.values(), key=lambda t: t.budget)

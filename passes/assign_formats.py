@@ -152,6 +152,8 @@ class AssignFormats(Pass):
             ctx.warnings.append(f"{missed.message}, which was taken")
             left |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
             widths, chosen = self._decided(graph, ctx, key, scored, groups, left)
+        for held in [k for k in ctx.rounded if k[0] in widths.readers]:
+            del ctx.rounded[held]  # rounded for another step of its input
         in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
         write_assignment(graph, widths, chosen, report, in_db=in_db)
         bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)

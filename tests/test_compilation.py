@@ -34,8 +34,8 @@ def integers_wherever_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     without_costs(monkeypatch)
 
 
-def compiled(name: str = TOY, **options: Any) -> lpcompile.Artefacts:
-    return lpcompile.compile(toy(name), calibration=toy_calls(name), **options)
+def compiled(name: str = TOY, recipe: str = "int8", **options: Any) -> lpcompile.Artefacts:
+    return lpcompile.compile(toy(name), calibration=toy_calls(name), recipe=recipe, **options)
 
 
 def model_bytes(made: lpcompile.Artefacts) -> bytes:
@@ -103,7 +103,7 @@ def test_a_replay_of_every_format(options: dict[str, Any], tmp_path: Path) -> No
     first = compiled(**options)
     file = tmp_path / "decisions.toml"
     file.write_text(first.decisions)
-    again = compiled(decisions=file)
+    again = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file)
     assert model_bytes(again) == model_bytes(first)
 
 
@@ -317,7 +317,7 @@ def test_everything_there_is_to_watch_from_the_command_line(tmp_path: Path) -> N
     assert report["verification"]["latency_ms"]["float"] > 0
     passes = [p["name"] for p in report["passes"] if p["name"] not in ("emit", "fall-back")]
     assert len(list((tmp_path / "out" / "passes").glob("*.onnx"))) == len(passes)
-    assert not run_lpcompile(*words[:4], tmp_path / "dry", "--dry-run").exit_code
+    assert not run_lpcompile(*words[:3], "--recipe", "int8", "-o", tmp_path / "dry", "--dry-run").exit_code
     assert not (tmp_path / "dry").exists()
 
 

@@ -26,10 +26,15 @@ def normal_calls(shapes: dict[str, tuple[int, ...]], count: int = 8) -> list[dic
 
 
 def agrees(
-    model: ModelProto, calls: list[dict[str, Array]], least_db: float = 20.0, **options: Any
+    model: ModelProto,
+    calls: list[dict[str, Array]],
+    least_db: float = 20.0,
+    *,
+    recipe: str = "int8",
+    **options: Any,
 ) -> lpcompile.Artefacts:
-    """Compile to int8 and compare on one more sample than were given."""
-    made = lpcompile.compile(model, calibration=calls[:-1], **options)
+    """Compile and compare on one more sample than were given."""
+    made = lpcompile.compile(model, calibration=calls[:-1], recipe=recipe, **options)
     found = compare([(run_model(model, calls[-1]), run_model(made.model, calls[-1]))]).sqnr_db
     assert found is not None
     assert found >= least_db
@@ -171,15 +176,12 @@ def test_external_data_in_and_out(tmp_path: Path) -> None:
         t.data_location == TensorProto.EXTERNAL
         for t in onnx.load(path, load_external_data=False).graph.initializer
     )
-    made = lpcompile.compile(path, calibration=shipped_data("digits_resnet"), output=tmp_path / "out")
+    data = shipped_data("digits_resnet")
+    made = lpcompile.compile(path, calibration=data, recipe="int8", output=tmp_path / "out")
     same = compiled_network("digits_resnet", "int8")
-    with np.load(shipped_data("digits_resnet")) as data:
-        feeds = {"image": data["image"][:8]}
-    found = made.run(feeds)["logits"]
-    wanted = lpcompile.compile(shipped("digits_resnet"), calibration=shipped_data("digits_resnet")).run(
-        feeds
-    )["logits"]
-    np.testing.assert_array_equal(found, wanted)
+    with np.load(data) as samples:
+        feeds = {"image": samples["image"][:8]}
+    np.testing.assert_array_equal(made.run(feeds)["logits"], same.run(feeds)["logits"])
     assert len(same.report["layers"]) == len(made.report["layers"])
     size = made.report["verification"]["bytes"]["float"]
     assert size == sum(file.stat().st_size for file in path.parent.iterdir())
@@ -188,7 +190,7 @@ def test_external_data_in_and_out(tmp_path: Path) -> None:
 
 def test_a_large_result_goes_to_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protobuf ends at 2 GiB; here the limit is lowered instead of the model being large."""
-    made = lpcompile.compile(toy("matmul_bias"), calibration=toy_calls("matmul_bias"))
+    made = lpcompile.compile(toy("matmul_bias"), calibration=toy_calls("matmul_bias"), recipe="int8")
     save = io.save
     monkeypatch.setattr(io, "save", lambda proto, path: save(proto, path, threshold_bytes=10))
     monkeypatch.setattr(io, "_KEPT_INLINE_BYTES", 16)

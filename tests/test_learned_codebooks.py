@@ -47,5 +47,7 @@ def test_a_decision_can_ask_for_a_table(tmp_path: Path) -> None:
 
 
 def test_a_machine_takes_learned_tables() -> None:
-    made = lpcompile.compile(toy(TOY), target="cim", calibration=toy_calls(TOY), weight_format="lut4")
+    made = lpcompile.compile(
+        toy(TOY), target="cim", calibration=toy_calls(TOY), recipe="int8", weight_format="lut4"
+    )
     assert {r["weight_format"][:5] for r in made.report["layers"]} == {"lut4:"}

@@ -68,7 +68,7 @@ def test_a_killed_compilation_leaves_no_new_folder(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(io, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        lpcompile.compile(toy("shared_weights"), output=tmp_path / "new" / "out")
+        lpcompile.compile(toy("shared_weights"), recipe="int8", output=tmp_path / "new" / "out")
     assert not list(tmp_path.rglob("model.onnx"))
     assert not list(tmp_path.rglob(".lpcompile-*"))
     assert not (tmp_path / "new").exists()
@@ -80,13 +80,15 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         refuse_existing(tmp_path / "file", force=True)
     for out in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "b"):
         with pytest.raises(OutputError, match="cannot write: Not a directory") as caught:
-            lpcompile.compile(toy("shared_weights"), output=out)
+            lpcompile.compile(toy("shared_weights"), recipe="int8", output=out)
         assert caught.value.hint == "choose a folder with room that you may write to, with --output"
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody may write to")
 def test_a_folder_that_cannot_be_written() -> None:
-    lines = error_lines(shipped("digits_mobilenet"), "-t", "ort", "-o", "/proc/self/out", code=6)
+    lines = error_lines(
+        shipped("digits_mobilenet"), "-t", "ort", "--recipe", "int8", "-o", "/proc/self/out", code=6
+    )
     assert lines[0].startswith("error: /proc/self/out: cannot write: ")
     assert lines[1].startswith("hint: choose a folder")
 
@@ -118,7 +120,9 @@ def test_a_full_disk(full_disk: Path) -> None:
 
 
 def test_a_full_disk_from_the_command_line(full_disk: Path) -> None:
-    lines = error_lines(shipped("digits_resnet"), "-t", "ort", "-o", full_disk / "out", code=6)
+    lines = error_lines(
+        shipped("digits_resnet"), "-t", "ort", "--recipe", "int8", "-o", full_disk / "out", code=6
+    )
     assert "No space left on device" in lines[0]
     assert lines[1].startswith("hint: ")
     assert not list(full_disk.iterdir())

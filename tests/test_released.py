@@ -103,4 +103,4 @@ def test_a_compilation_that_keeps_its_layers_never_makes_the_float_graph_again(
 
 def test_nothing_is_released_that_the_float_model_is_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "release_rounded", lambda *_: never())
-    lpcompile.compile(toy(TOY), target="cim", calibration=toy_calls(TOY), benchmark=True)
+    lpcompile.compile(toy(TOY), target="cim", calibration=toy_calls(TOY), recipe="int8", benchmark=True)

@@ -23,7 +23,7 @@ TEXT = """
 def test_a_run_is_priced_by_counts_and_by_densities_of_other_samples() -> None:
     model = parse_model(TEXT)
     samples = [random_feeds(model, seed=i) for i in range(6)]
-    made = lpcompile.compile(model, target="cim", calibration=samples)
+    made = lpcompile.compile(model, target="cim", calibration=samples, recipe="int8")
     program = from_bytes(made.files[PROGRAM])
     known, held_back = (price_run(program, random_feeds(model, seed=seed)) for seed in (10, 11))
     exact = held_back.energy

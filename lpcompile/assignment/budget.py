@@ -22,6 +22,7 @@ MEASURED = {
 AT_LEAST = ("sqnr-db", "agreement")
 RATES = ("agreement", "posit-fraction")
 DEFAULT_AVG_BITS = 4.5
+ROUNDING = 1e-9  # of bounds that sums and differences of floats meet exactly
 LEAST_DROP = 1e-6  # what a bound of 0 is measured by
 
 
@@ -73,6 +74,11 @@ def margin(name: str, value: float, bound: float) -> float:
     return value - bound if name in AT_LEAST else bound - value
 
 
+def keeps(name: str, value: float, bound: float) -> bool:
+    """Whether a measured value keeps its bound; a drop of 0.9 - 0.895 keeps 0.005."""
+    return margin(name, value, bound) >= -ROUNDING * abs(bound)
+
+
 def excess(name: str, value: float | None, bound: float) -> float:
     """A measured value over its bound, in a measure that is about linear in the noise power; at most 1 keeps it.
 
@@ -81,6 +87,11 @@ def excess(name: str, value: float | None, bound: float) -> float:
     """
     if value is None or math.isnan(value):
         return math.inf
+    found = _over(name, value, bound)
+    return min(found, 1.0) if keeps(name, value, bound) else found
+
+
+def _over(name: str, value: float, bound: float) -> float:
     if name == "sqnr-db":
         return float(10 ** ((bound - value) / 10))
     if name == "agreement":

@@ -69,6 +69,11 @@ class Widths:
     notes: Sequence[str] = field(default_factory=tuple)
     measured: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def readers(self) -> set[str]:
+        """Layers that read narrow activations."""
+        return {n for g in self.narrow.values() for n in g.group.readers}
+
     def plans(self, planned: Mapping[str, ActivationPlan]) -> dict[str, ActivationPlan]:
         """All activations, the narrow groups in 4 bits."""
         return {**planned, **{t: g.group.narrow for g in self.narrow.values() for t in g.group.members}}

@@ -198,6 +198,14 @@ def test_the_excess_is_at_most_one_exactly_where_the_bound_is_kept(
     assert worse == sorted(worse, reverse=name != "metric-drop")
 
 
+def test_a_difference_of_floats_meets_its_bound() -> None:
+    """One of 200 samples lost: 0.9 - 0.895 is a little more than 0.005."""
+    drop = 0.885 - 0.88
+    assert drop > 0.005
+    assert excess("metric-drop", drop, 0.005) <= 1
+    assert excess("metric-drop", 0.00501, 0.005) > 1
+
+
 def test_what_cannot_be_measured_keeps_no_bound() -> None:
     assert excess("agreement", None, 0.9) == math.inf
     assert excess("sqnr-db", math.nan, 30.0) == math.inf

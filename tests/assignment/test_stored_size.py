@@ -93,6 +93,7 @@ def test_reports_of_whole_compilations_agree(
         network(),
         target=target,
         calibration=[random_feeds(network(), seed=i) for i in range(4)],
+        recipe="int8",
         passes="fold-constants, canonicalize, fold-batchnorm, quantize-activations, "
         f"quantize-weights{{format={fmt}, granularity={kind}}}",
         emit=emit,

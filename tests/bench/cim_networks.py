@@ -19,11 +19,11 @@ SEEDED_SAMPLES = 8
 SEEDS = {"calib": 0, "eval": 1}  # of samples
 
 
-def seeded(name: str, **options: Any) -> Network:
+def seeded(name: str, *, recipe: str = "int8", **options: Any) -> Network:
     """A network of `SEEDED` with seeded weights, on seeded samples."""
     build, side = SEEDED[name]
     calibration = {"image": images(SEEDED_SAMPLES, side, SEEDS["calib"])}
-    made = lpcompile.compile(build(), target="cim", calibration=calibration, **options)
+    made = lpcompile.compile(build(), target="cim", calibration=calibration, recipe=recipe, **options)
     return Network(name, made, options.get("machine"))
 
 

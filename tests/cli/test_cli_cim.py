@@ -43,7 +43,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network compiled for the machine `reference`, which is too small for it."""
     folder = tmp_path_factory.mktemp("cim")
     words = ("--calibration-data", samples(folder), "--machine", "reference")
-    result = lpcompile(model_file(folder), "-t", "cim", "-o", folder / "out", *words)
+    result = lpcompile(model_file(folder), "-t", "cim", "--recipe", "int8", "-o", folder / "out", *words)
     assert result.exit_code == 0, result.output
     return folder / "out"
 
@@ -91,7 +91,9 @@ def test_a_machine_of_ones_own_and_its_hash(tmp_path: Path) -> None:
     machine.write_text(with_values(machine_text("reference"), core__macros=16))
     words = ("--calibration-data", samples(tmp_path), "--machine", machine)
     folder = tmp_path / "out"
-    assert lpcompile(model_file(tmp_path), "-t", "cim", "-o", folder, *words).exit_code == 0
+    assert (
+        lpcompile(model_file(tmp_path), "-t", "cim", "--recipe", "int8", "-o", folder, *words).exit_code == 0
+    )
     again = ("sim", folder, "--input", samples(tmp_path, 1), "--machine", machine)
     assert lpcompile(*again).exit_code == 0
     machine.write_text(with_values(machine_text("reference"), core__macros=15))
@@ -100,12 +102,14 @@ def test_a_machine_of_ones_own_and_its_hash(tmp_path: Path) -> None:
     machine.write_text(with_values(machine_text("reference"), macro__rows=0))
     assert (
         "macro.rows"
-        in error_lines(model_file(tmp_path), "-t", "cim", "-o", tmp_path / "no", *words, code=5)[0]
+        in error_lines(
+            model_file(tmp_path), "-t", "cim", "--recipe", "int8", "-o", tmp_path / "no", *words, code=5
+        )[0]
     )
 
 
 def test_axes_that_are_not_known(tmp_path: Path) -> None:
-    words = ("-t", "cim", "-o", tmp_path / "out", "--machine", "reference")
+    words = ("-t", "cim", "--recipe", "int8", "-o", tmp_path / "out", "--machine", "reference")
     model, data = model_file(tmp_path, h="H"), samples(tmp_path)
     lines = error_lines(model, *words, "--calibration-data", data, code=5)
     assert "axis 2 of input 'x' is not fixed ('H')" in lines[0]
@@ -115,7 +119,16 @@ def test_axes_that_are_not_known(tmp_path: Path) -> None:
 
 
 def test_strict_and_host(tmp_path: Path) -> None:
-    words = ("-t", "cim", "--machine", "reference", "--calibration-data", samples(tmp_path))
+    words = (
+        "-t",
+        "cim",
+        "--recipe",
+        "int8",
+        "--machine",
+        "reference",
+        "--calibration-data",
+        samples(tmp_path),
+    )
     model = model_file(tmp_path)
     kept = ("--host", "second")
     assert lpcompile(model, *words, *kept, "-o", tmp_path / "out").exit_code == 0
@@ -135,7 +148,7 @@ def test_a_local_buffer_that_holds_no_position(tmp_path: Path) -> None:
         [fc] y = MatMul (b, w) }}"""
     machine = tmp_path / "mine.toml"
     machine.write_text(with_values(machine_text("reference"), buffers__local_kib=1))
-    words = ("-t", "cim", "--calibration-data", samples(tmp_path), "--machine", machine)
+    words = ("-t", "cim", "--recipe", "int8", "--calibration-data", samples(tmp_path), "--machine", machine)
     model = model_file(tmp_path, text=text)
     assert lpcompile(model, *words, "-o", tmp_path / "out").exit_code == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())

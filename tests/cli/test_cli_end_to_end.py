@@ -18,7 +18,7 @@ MODEL, DATA = MODELS / "digits_resnet.onnx", MODELS / "digits_resnet.calib.npz"
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network compiled to int8."""
     folder = tmp_path_factory.mktemp("compiled") / "out"
-    result = lpcompile(MODEL, "--target", "ort", "-o", folder, "--calibration-data", DATA)
+    result = lpcompile(MODEL, "--target", "ort", "--recipe", "int8", "-o", folder, "--calibration-data", DATA)
     assert result.exit_code == 0, result.stderr
     assert len(result.stdout.splitlines()) <= 12
     return folder
@@ -88,13 +88,14 @@ def test_run_gives_the_classes_of_the_float_model(out: Path, tmp_path: Path) -> 
 
 
 def test_a_bound_that_is_not_met_writes_nothing(tmp_path: Path) -> None:
-    words = (MODEL, "-t", "ort", "-o", tmp_path / "out", "--calibration-data", DATA, "--budget", "avg-bits=2")
-    assert error_lines(*words, code=4)[0].startswith("error: avg-bits is 8.")
+    words = (MODEL, "-t", "ort", "--recipe", "int8", "-o", tmp_path / "out", "--calibration-data", DATA)
+    assert error_lines(*words, "--budget", "avg-bits=2", code=4)[0].startswith("error: avg-bits is 8.")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    result = lpcompile(small_model(tmp_path), "-t", "ort", "-o", tmp_path / "out", "--dry-run")
+    model = small_model(tmp_path)
+    result = lpcompile(model, "-t", "ort", "--recipe", "int8", "-o", tmp_path / "out", "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert "nothing (dry run)" in result.stdout
     assert {p.name for p in tmp_path.iterdir()} == {"small.onnx"}
@@ -119,7 +120,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["{d}/ok.onnx", "--keep-float", "nonesuch"], {3}),
         (["{d}/ok.onnx", "-p", "nonesuch"], {2}),
         (["{d}/ok.onnx", "-p", "quantize-weights"], {2}),
-        (["{d}/ok.onnx", "-o", "/proc/nonesuch/out"], {6}),
+        (["{d}/ok.onnx", "--recipe", "int8", "-o", "/proc/nonesuch/out"], {6}),
     ],
 )  # fmt: skip
 def test_bad_input_ends_in_two_lines(tmp_path: Path, words: list[str], codes: set[int]) -> None:
@@ -151,4 +152,4 @@ def test_bad_input_ends_in_two_lines(tmp_path: Path, words: list[str], codes: se
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
-    error_lines(small_model(tmp_path), "-t", "ort", "-o", tmp_path / "out", code=6)
+    error_lines(small_model(tmp_path), "-t", "ort", "--recipe", "int8", "-o", tmp_path / "out", code=6)

@@ -203,6 +203,20 @@ def test_generated_samples_are_no_basis_for_gradients() -> None:
     assert any("no samples" in w for w in context.warnings)
 
 
+def test_the_nearest_point_is_named_as_the_budget_was_asked_and_can_be_had() -> None:
+    with pytest.raises(BudgetError, match="avg-bits cannot be brought to 3: the least is 4") as caught:
+        assigned(f"{SMALL},joint=0,avg-bits=3")
+    least = caught.value.nearest["avg-bits"]
+    found = assigned(f"{SMALL},joint=0,avg-bits={least!r}")
+    assert least - 1e-5 < found.reports["assign-formats"].metrics["avg_bits"] <= least
+
+
+def test_a_bound_that_nobody_asked_for_gives_way_with_a_warning() -> None:
+    found = assigned(f"{SMALL},joint=0,avg-bits=3,nearest=true")
+    assert any("avg-bits cannot be brought to 3" in w for w in found.context.warnings)
+    assert found.reports["assign-formats"].metrics["avg_bits"] < 5
+
+
 MATRICES = """m (float[2,N,16] x) => (float[2,N,8] y) <float[2,16,16] w, float[16,8] v> {
     [stack] t = MatMul (x, w)  r = Relu (t)  [head] y = MatMul (r, v)
 }"""

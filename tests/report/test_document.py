@@ -181,7 +181,7 @@ def test_no_layer_is_float_without_a_reason(name: str) -> None:
 
 
 def test_layers_in_bodies_are_listed_as_left_alone() -> None:
-    rows = lpcompile.compile(toy("if_body"), calibration=toy_calls("if_body")).report["layers"]
+    rows = lpcompile.compile(toy("if_body"), calibration=toy_calls("if_body"), recipe="int8").report["layers"]
     inner = [r for r in rows if "control-flow body" in r["reason"]]
     assert [r["op"] for r in inner] == ["MatMul", "MatMul"]
     assert {r["weight_format"] for r in inner} == {"float32"}
@@ -195,7 +195,7 @@ def test_quality_is_that_of_the_held_back_samples() -> None:
     assert quality["held_back"] is True
     with np.load(shipped_data("digits_resnet")) as data:
         assert 0 < quality["samples"] < len(data["image"])
-    few = lpcompile.compile(toy("depthwise"), calibration=toy_calls("depthwise", 3)).report
+    few = lpcompile.compile(toy("depthwise"), calibration=toy_calls("depthwise", 3), recipe="int8").report
     assert few["quality"]["held_back"] is False
     assert any("fewer than 4 calls" in w for w in few["warnings"])
 

@@ -74,12 +74,14 @@ class Network:
         return worst
 
 
-def from_zoo(zoo: Zoo, name: str, samples: int | None = None, **options: Any) -> Network:
+def from_zoo(
+    zoo: Zoo, name: str, samples: int | None = None, *, recipe: str = "int8", **options: Any
+) -> Network:
     """A zoo entry for `--target cim`, with at most so many calibration samples."""
     if name in FIXED:
         options["input_shapes"] = {zoo.entries[name]["input"]["name"]: FIXED[name]}
     calibration = cut(name, zoo.samples(name, limit=samples))
-    made = lpcompile.compile(zoo.model(name), target="cim", calibration=calibration, **options)
+    made = lpcompile.compile(zoo.model(name), target="cim", calibration=calibration, recipe=recipe, **options)
     return Network(name, made, options.get("machine"))
 
 

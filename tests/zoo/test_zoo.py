@@ -77,7 +77,7 @@ def test_groups_are_closer_to_the_weights_than_channels(zoo: Zoo) -> None:
 
 
 def test_without_data(zoo: Zoo) -> None:
-    made = lpcompile.compile(zoo.model("resnet20_cifar10"))
+    made = lpcompile.compile(zoo.model("resnet20_cifar10"), recipe="int8")
     assert {r["activation_format"] for r in made.report["layers"]} <= {"float32", "uint8 (dynamic)"}
     assert zoo.sqnr_db("resnet20_cifar10", data(made), 32) >= 28
 

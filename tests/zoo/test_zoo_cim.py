@@ -26,11 +26,11 @@ def zoo() -> Zoo:
     return ZOO
 
 
-def compiled(zoo: Zoo, name: str, target: str, **options: Any) -> lpcompile.Artefacts:
+def compiled(zoo: Zoo, name: str, target: str, recipe: str = "int8", **options: Any) -> lpcompile.Artefacts:
     samples = zoo.samples(name, limit=48)
     shapes = {k: (1, *v.shape[1:]) for k, v in samples.items()} if name == "superres_x3" else {}
     return lpcompile.compile(
-        zoo.model(name), target=target, calibration=samples, input_shapes=shapes, **options
+        zoo.model(name), target=target, calibration=samples, recipe=recipe, input_shapes=shapes, **options
     )
 
 
@@ -73,7 +73,7 @@ def test_as_accurate_as_the_int8_graph(zoo: Zoo, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny_autoencoder_toycar", "resnet20_cifar10"])
 def test_generated_ranges_serve_where_there_are_batch_norms(zoo: Zoo, name: str) -> None:
-    made = lpcompile.compile(zoo.model(name), target="cim")
+    made = lpcompile.compile(zoo.model(name), target="cim", recipe="int8")
     assert zoo.sqnr_db(name, bytes(made.model.SerializeToString()), 32) >= 15
 
 

@@ -25,7 +25,12 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def compiled(
-    model: ModelProto, calls: list[dict[str, np.ndarray]], machine: str, folder: Path, **options: Any
+    model: ModelProto,
+    calls: list[dict[str, np.ndarray]],
+    machine: str,
+    folder: Path,
+    recipe: str = "int8",
+    **options: Any,
 ) -> lpcompile.Artefacts:
     """A network compiled for a built-in machine, or for TOML text."""
     if machine not in PRESETS:
@@ -34,7 +39,7 @@ def compiled(
         options["machine"] = str(path)
     else:
         options["machine"] = machine
-    return lpcompile.compile(model, target="cim", calibration=calls, threads=1, **options)
+    return lpcompile.compile(model, target="cim", calibration=calls, recipe=recipe, threads=1, **options)
 
 
 def program_of(made: lpcompile.Artefacts) -> Program:

@@ -40,9 +40,9 @@ def network(middle: str = "e = MaxPool <kernel_shape = [2, 2]> (b)", c: int = 4)
     return model
 
 
-def compiled(model: ModelProto, **options: Any) -> lpcompile.Artefacts:
+def compiled(model: ModelProto, recipe: str = "int8", **options: Any) -> lpcompile.Artefacts:
     calls = [random_feeds(model, seed=i) for i in range(6)]
-    return lpcompile.compile(model, target="cim", calibration=calls, **options)
+    return lpcompile.compile(model, target="cim", calibration=calls, recipe=recipe, **options)
 
 
 def ops(made: lpcompile.Artefacts) -> list[str]:
@@ -237,7 +237,7 @@ def test_symbolic_axes() -> None:
     with pytest.raises(TargetError, match=r"axis 2 of input 'x' is not fixed \('h'\)") as caught:
         lpcompile.compile(model, target="cim")
     assert "--input-shape x=1x4xhx8" in str(caught.value.hint)
-    made = lpcompile.compile(model, target="cim", input_shapes={"x": (1, 4, 8, 8)})
+    made = lpcompile.compile(model, target="cim", recipe="int8", input_shapes={"x": (1, 4, 8, 8)})
     assert "AccumulateConv_int8" in ops(made)
 
 
@@ -248,7 +248,7 @@ def test_an_old_opset_that_cannot_be_raised_is_refused(monkeypatch: pytest.Monke
 
 
 def test_without_samples_ranges_are_generated_and_it_is_said() -> None:
-    made = lpcompile.compile(network(), target="cim")
+    made = lpcompile.compile(network(), target="cim", recipe="int8")
     assert "DyadicConv_int8" in ops(made)
     assert any("generated inputs" in w for w in made.report["warnings"])
     assert "assumed" in made.report["assumptions"][0]["source"]
@@ -304,7 +304,9 @@ def test_products_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.M
     # a later run for another target leaves no program of this one behind
     monkeypatch.undo()
     calls = [random_feeds(network(), seed=i) for i in range(6)]
-    lpcompile.compile(network(), target="ort", calibration=calls, output=tmp_path / "out", force=True)
+    lpcompile.compile(
+        network(), target="ort", calibration=calls, recipe="int8", output=tmp_path / "out", force=True
+    )
     assert not (tmp_path / "out" / "program.lpcim").exists()
 
 

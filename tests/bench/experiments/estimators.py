@@ -1,6 +1,6 @@
-"""Slopes that stand for the gradient of a rounding: tanh, straight-through, linear and learned step sizes.
+"""Slopes that stand for the gradient of a rounding: tanh, straight-through and linear.
 
-All weights in one 4-bit format, or mixed (at most 10 % posits), with channel scales; 8-bit activations. Held-out
+All weights are posit4, or mixed with fixp4 (at most 10 % posits), with channel scales; 8-bit activations. Held-out
 samples are those of the calibration samples that `tune-weights` does not train on, the score is of the evaluation set.
 [azizi2023; notes 2.9]
 """
@@ -20,7 +20,7 @@ from tests.bench.experiments.retrained import formats_of, retrained
 
 ENTRIES = ("tiny_dscnn_kws", "tiny_resnet8_cifar10")
 MIXED = "mixed"  # as assign-formats chooses; the estimator is that of its posit layers, the others have lsq
-ESTIMATORS = {"posit4": ("tanh", "ste", "linear"), MIXED: ("tanh", "ste"), "fixp4": ("lsq", "tanh", "linear")}
+ESTIMATORS = {"posit4": ("tanh", "ste", "linear"), MIXED: ("tanh", "ste")}
 SEEDS = 5
 EPOCHS = 15
 BEFORE = "none"  # not retrained
@@ -113,7 +113,7 @@ def results(found: Iterable[Row], seeds: int) -> Results:
         tuple(range(seeds)),
     )
     made.notes += [
-        f"tune-weights{{epochs={EPOCHS}}} on the calibration samples; the seed orders them; lsq learns the scales, too",
+        f"tune-weights{{epochs={EPOCHS}}} on the calibration samples; the seed orders them; fixp4 layers have lsq",
         "held loss i: noise over signal of the logits on held-out calibration samples after epoch i, 0: before",
         *_summary(made.rows),
     ]

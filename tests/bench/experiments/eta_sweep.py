@@ -72,8 +72,7 @@ def finished(rows: list[Row], seeds: int) -> Results:
     made = Results("eta_sweep", title, HEADER, rows, tuple(range(seeds)))
     fewer = [f"{k} {v}" for k, v in SAMPLES.items() if any(r[0] == k for r in rows)]
     made.notes += [
-        f"first {MOST} evaluation samples at the most; "
-        + ", ".join(f"{k} {v}" for k, v in SAMPLES.items() if any(r[0] == k for r in rows)),
+        f"first {MOST} evaluation samples at the most; {', '.join(fewer)}",
         "score: the entry's own metric (char_gpt_shakespeare: perplexity, lower is better)",
         "seeds are those of the controls; mixed and predicted are one assignment each",
         *_summary(made),
