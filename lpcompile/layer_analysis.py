@@ -17,6 +17,7 @@ from lpcompile.analysis.batches import ObserveGraph, batch_inputs
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.gradients import LOSSES, Samples
 from lpcompile.analysis.inputs import InputSpec
+from lpcompile.analysis.layer_kernels import MATRICES
 from lpcompile.analysis.macs import macs
 from lpcompile.analysis.rounded_weights import WeightRounding
 from lpcompile.analysis.samples import load_samples
@@ -27,6 +28,7 @@ from lpcompile.formats.group import has_group_table
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.pipeline import PassContext, Pipeline, Progress, no_progress
 from lpcompile.plan import ActivationPlan
 from lpcompile.prepared import Preparation
@@ -152,6 +154,8 @@ def analyze_model(
         graph.infer_shapes()
         activations = _activations(graph, context, asked) if asked.activations else {}
         study = _study(graph, calibration, activations, asked, shown)
+        if others := [n.name for n in graph.layers() if not _has_rows(n)]:
+            warnings.append(f"left out, because weights are no float32 matrix: {', '.join(others)}")
         found = analyse(study, asked.methods)
         rows = _layer_rows(graph, study, found.weights)
         measured = None if metric is None else _by_metric(metric, study, rows, found, asked)
@@ -270,7 +274,7 @@ def _study(
     asked: Question,
     progress: Progress,
 ) -> Study:
-    layers = [n.name for n in graph.layers() if n.inputs[1] is not None and n.inputs[1].dtype == np.float32]
+    layers = [n.name for n in graph.layers() if _has_rows(n)]
     labels = np.concatenate([np.atleast_1d(a) for a in calibration.labels]) if calibration.labels else None
     samples = Samples.of(graph, layers, _observe(asked, 1), calibration.calls, labels)
     return Study(
@@ -287,6 +291,12 @@ def _study(
         seed=asked.seed,
         progress=progress,
     )
+
+
+def _has_rows(node: Node) -> bool:
+    weight = node.inputs[1]
+    matrix = node.op not in MATRICES or (weight is not None and len(weight.dims) == 2)
+    return weight is not None and weight.dtype == np.float32 and matrix
 
 
 def _layer_rows(graph: LpGraph, study: Study, columns: Columns) -> list[dict[str, Any]]:

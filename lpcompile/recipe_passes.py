@@ -23,6 +23,8 @@ def default_recipe(target: Target, options: Options) -> str:
     """The recipe of a user who names none; a weight format alone means all layers in it, where nothing is expanded."""
     if options.weight_format and not target.rules.expands_weights:
         return WIDE
+    if options.weight_format and not options.budget and format_of(options.weight_format).bits > 4:
+        return WIDE  # nothing to be chosen
     return target.default_recipe()
 
 

@@ -2,7 +2,7 @@
 
 Each evaluation assigns formats at another average width, rounds, emits and measures on the deciding calls; candidates
 are scored once. What was found is confirmed on the judging calls: where it misses a bound there, the bound is asked for
-with that much to spare. [architecture 6]
+with the difference between the two to spare. [architecture 6]
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcompile.assignment.bisection import Bisection, Evaluation, fewest
-from lpcompile.assignment.budget import AT_LEAST, DEFAULT_AVG_BITS, excess, keeps, margin
+from lpcompile.assignment.budget import DEFAULT_AVG_BITS, excess, keeps, margin
 from lpcompile.emission import Emission
 from lpcompile.errors import BudgetError
 from lpcompile.ir.graph import LpGraph
@@ -71,6 +71,7 @@ class _Loop:
     def __init__(self, prepared: Prepared, trials: Trials, bounds: Mapping[str, float]) -> None:
         self.prepared, self.trials, self.bounds = prepared, trials, bounds
         self.known: dict[float, Trial] = {}
+        self.refused: dict[float, dict[str, float]] = {}  # by budget: bounds missed on the judging calls
         self.notes: list[str] = []
 
     def run(self) -> Searched:
@@ -79,11 +80,17 @@ class _Loop:
             found = self.fewest(asked)
             if found.result is None:
                 break
-            done = self.confirmed(self.known[found.result.budget], found)
+            trial = self.known[found.result.budget]
+            done = self.confirmed(trial, found)
             if isinstance(done, Searched):
                 return done
-            for name, by in done.items():
-                asked[name] += by if name in AT_LEAST else -by
+            self.refused[trial.budget] = {k: _known(k, self.judged) for k in done}
+            for name, judged in self.refused[
+                trial.budget
+            ].items():  # as much better as they were on deciding calls
+                asked[name] = self.bounds[name] + _known(name, trial.values) - judged
+            if "agreement" in asked:
+                asked["agreement"] = min(asked["agreement"], 1.0)
         widest = self.known[max(self.known)]
         if self.missed(widest.values):
             raise self.nearest(widest, widest.values)
@@ -97,6 +104,10 @@ class _Loop:
 
         def evaluated(trial: Trial) -> Evaluation:
             values = {k: excess(k, trial.values.get(k), bound) for k, bound in asked.items()}
+            refused = self.refused.get(trial.budget, {})
+            values |= {
+                k: max(v, excess(k, refused[k], self.bounds[k])) for k, v in values.items() if k in refused
+            }
             return Evaluation(trial.budget, min(trial.used, trial.budget), values)
 
         assignment = self.trials.assignment
@@ -188,9 +199,11 @@ def _known(name: str, values: Values) -> float:
 
 
 def _not_measurable(name: str) -> BudgetError:
+    hints = {
+        "agreement": "its outputs have no classes; use sqnr-db or metric-drop",
+        "metric-drop": "say what is measured with --metric MODULE:FUNCTION",
+    }
     return BudgetError(
         f"{name} cannot be measured on this model",
-        hint="its outputs have no classes; use sqnr-db or metric-drop"
-        if name == "agreement"
-        else "no call could be compared; use metric-drop",
+        hint=hints.get(name, "no call could be compared; use metric-drop"),
     )

@@ -22,7 +22,7 @@ from lpcompile.assignment.greedy import RULES as GREEDY
 from lpcompile.assignment.greedy import Rule
 from lpcompile.assignment.interactions import Interactions
 from lpcompile.assignment.joint import Joint, best_measured
-from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
+from lpcompile.assignment.layer_facts import LayerFacts, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
 from lpcompile.assignment.pricing import Pricing
 from lpcompile.assignment.rule_scores import RULES
@@ -30,6 +30,7 @@ from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, wi
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
 from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths, fixed
+from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import BudgetError, PipelineError
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir import block_matmul
@@ -140,14 +141,17 @@ class AssignFormats(Pass):
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         groups = self._groups(graph, ctx, pricing, scored.layers)
         try:
-            widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
+            left = {
+                name: max(0.0, bound) for name, bound in bounds.items()
+            }  # float layers may take all of it
+            widths, chosen = self._decided(graph, ctx, key, scored, groups, left)
         except BudgetError as error:
             missed = missed_as_asked(error, self.budget, bounds, list(facts.values()))
             if not self.nearest or not error.nearest:
                 raise missed from error
             ctx.warnings.append(f"{missed.message}, which was taken")
-            bounds |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
-            widths, chosen = self._decided(graph, ctx, key, scored, groups, bounds)
+            left |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
+            widths, chosen = self._decided(graph, ctx, key, scored, groups, left)
         for held in [k for k in ctx.rounded if k[0] in widths.readers]:
             del ctx.rounded[held]  # rounded for another step of its input
         in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
@@ -301,10 +305,16 @@ class AssignFormats(Pass):
         granularities = None if self.granularities == AUTO_GRANULARITIES else self.granularities.split("+")
         if rule is not None and rule.granularity:
             granularities = [rule.granularity]
+        kernel = _kernel(graph, node)
         plans = candidates_of(
-            node, ctx.target, formats=formats, granularities=granularities, rounding=self.rounding
+            node,
+            ctx.target,
+            formats=formats,
+            granularities=granularities,
+            rounding=self.rounding,
+            expanded=kernel is Kernel.WEIGHT_ONLY,
         )
-        packed = _kernel(graph, node) is Kernel.NBITS
+        packed = kernel is Kernel.NBITS
         kept = [
             p
             for p in plans
@@ -314,9 +324,10 @@ class AssignFormats(Pass):
             )
         ]
         if not kept:
+            scales = "" if granularities is None else f" with scales per {' or '.join(granularities)}"
             raise PipelineError(
-                f"layer '{node.name}' can be stored in none of {', '.join(formats)}",
-                hint="give more formats, or keep the layer with --keep-float",
+                f"layer '{node.name}' can be stored in none of {', '.join(formats)}{scales}",
+                hint="give more formats, leave the granularity out, or keep the layer with --keep-float",
             )
         return kept
 
@@ -332,7 +343,7 @@ class AssignFormats(Pass):
         fixed = [f for name, f in facts.items() if name not in assigned]
         for name in bounds:
             if name != "energy-pj":  # floats run on no machine
-                bounds[name] -= sum(costs_of([name], f, LayerFormat())[name] for f in fixed)
+                bounds[name] -= sum(costs_of([name], f, f.left_alone)[name] for f in fixed)
         return bounds
 
     def _chosen(
@@ -350,7 +361,7 @@ class AssignFormats(Pass):
             rivals.insert(0, replace(together, lower_bound=first.lower_bound))
         if not self.joint or ctx.calibration is None or ctx.observe is None or ctx.open_patched is None:
             return Joint(first, {})
-        if ctx.calibration.generated:
+        if ctx.calibration.generated or not float_outputs(graph):
             return Joint(first, {})
         effort = affordable(graph, ctx.calibration.deciding, len(rivals), self.joint)
         losses = f"assignment loss of {key}"
@@ -381,7 +392,7 @@ class AssignFormats(Pass):
 def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) -> float:
     """Of the layers that are not assigned."""
     assigned = {layer.name for layer in layers}
-    return sum(costs_of(["bits"], f, LayerFormat())["bits"] for n, f in facts.items() if n not in assigned)
+    return sum(costs_of(["bits"], f, f.left_alone)["bits"] for n, f in facts.items() if n not in assigned)
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

@@ -17,6 +17,7 @@ from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched
+from lpcompile.analysis.own_weights import with_own_weights
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.assignment.scored import Picks, ScoredLayer
@@ -81,6 +82,7 @@ class AssignmentLoss:
                 for constant, values in self._values(name, plan).items():
                     self._model.patch(constant, values)
                 self._now[name] = pick
+                self._keep(name, pick, plan)
         return self.judge.noise_terms(self._model.run)
 
     def _patched(self, node: Node) -> list[str]:
@@ -149,6 +151,7 @@ def assignment_loss(
         per_sample: the first axis of outputs counts samples.
         rounded: where rounded layers are kept.
     """
+    graph = with_own_weights(graph, [layer.name for layer in layers])
     outputs = float_outputs(graph)
     logits = read_logits(outputs) if loss == "logits" else None
     names = logits or [v.name for v in outputs]

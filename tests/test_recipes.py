@@ -121,3 +121,9 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         load_recipe(str(binary))
+
+
+def test_a_wide_weight_format_alone_leaves_nothing_to_choose() -> None:
+    options = Options(weight_format="float8_e4m3fn")
+    assert default_recipe(OrtTarget(), options) == "int8"
+    assert default_recipe(OrtTarget(), Options(weight_format="posit4")) == "auto"

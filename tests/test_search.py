@@ -295,3 +295,34 @@ def test_checkpoints_of_retraining_are_not_mixed_between_widths(recipe: str, tmp
     assert any("no checkpoints are kept" in w for w in found.report["warnings"])
     assert not (tmp_path / "states").exists()
     assert found.report["quality"]["sqnr_db_output"] >= 30
+
+
+def test_what_was_refused_is_not_asked_again() -> None:
+    """Few samples: what the deciding calls promise, the judging calls do not keep, by several dB."""
+    model = parse_model("""m (float[N,16] x) => (float[N,8] y)
+        <float[16,32] w, float[32] b, float[32,32] u, float[32,8] v> {
+            t = MatMul (x, w)  t1 = Add (t, b)  r = Relu (t1)  q = MatMul (r, u)  s = Relu (q)  y = MatMul (s, v) }""")
+    calls = [{"x": np.random.default_rng(i).normal(size=(2, 16)).astype(np.float32)} for i in range(8)]
+    least = lpcompile.compile(model, calibration=calls, budget={"sqnr-db": 3})
+    bound = least.report["quality"]["sqnr_db_output"] + 1
+    found = lpcompile.compile(model, calibration=calls, budget={"sqnr-db": bound}).report
+    notes = [n for n in found["search"]["notes"] if "judging calls" in n]
+    assert notes
+    assert len(set(notes)) == len(notes)
+    assert found["quality"]["sqnr_db_output"] >= bound
+    assert found["search"]["avg_bits"] < 8  # not at once the widest
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"bits": 4}, "no bound 'bits'"),
+        ({"avg-bits": float("nan")}, "bound on avg-bits is nan"),
+        ({"bytes": -1}, "bound on bytes is -1"),
+        ({"posit-fraction": 1.5}, "rate up to 1"),
+        ({"metric-drop": 0.1}, "metric-drop cannot be measured"),
+    ],
+)
+def test_bounds_that_mean_nothing_are_refused(recipe: str, budget: dict[str, float], message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        compiled(recipe, budget=budget)

@@ -55,7 +55,8 @@ def _same(together: np.ndarray, alone: Sequence[np.ndarray]) -> bool:
         if expected.shape != (1, *together.shape[1:]):
             return False
         a, b = together[i].astype(np.float64), expected[0].astype(np.float64)
-        if not np.allclose(a, b, rtol=0, atol=TOLERANCE * float(np.abs(b).max(initial=0.0)), equal_nan=True):
+        largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+        if not np.allclose(a, b, rtol=0, atol=TOLERANCE * largest, equal_nan=True):
             return False
     return True
 

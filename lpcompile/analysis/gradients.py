@@ -56,6 +56,13 @@ class Samples:
     per_sample: bool
     labels: Labels | None = None
 
+    @property
+    def sizes(self) -> list[int]:
+        """Samples in each call."""
+        if not self.per_sample:
+            return [1] * len(self.calls)
+        return [next(len(v) for v in call.values() if v.ndim) for call in self.calls]
+
     @classmethod
     def of(
         cls,
@@ -195,9 +202,9 @@ def _scales(
     if loss == "mse":
         return {}
     power, count = dict.fromkeys(names, 0.0), 0
-    for call in samples.calls:
+    for call, size in zip(samples.calls, samples.sizes, strict=True):
         values = run(call)
-        count += len(values[names[0]]) if samples.per_sample else 1
+        count += size
         for name in names:
             x = centred(values[name]) if contrast else values[name].astype(np.float64)
             power[name] += float(np.square(x).sum())
@@ -231,6 +238,7 @@ class Sweep:
         self._losses, self._samples, self._seed = losses, samples, seed
         read = list(dict.fromkeys(i.of for i in losses[0].inputs if i.fed is not Fed.LABELS))
         self._forward = observe(graph, read) if read else None
+        self._types = {x.name: gradient_graph.value(x.name).dtype for loss in losses for x in loss.inputs}
         self._shapes: dict[object, dict[str, tuple[int, ...]]] = {}
         self._run = observe(gradient_graph, tensors)
 
@@ -249,7 +257,7 @@ class Sweep:
             fed = self._fed(i, call, rounds * count)
             for start in range(0, rounds * count, count):
                 own = {
-                    x.name: draw[k]
+                    x.name: draw[k].astype(self._types[x.name], copy=False)
                     for loss, draw in zip(self._losses, fed[start : start + count], strict=True)
                     for k, x in enumerate(loss.inputs)
                 }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.classes import class_axis, divergence, log_probabilities
+from lpcompile.analysis.own_weights import with_own_weights
 from lpcompile.analysis.scores import F64, Score, concatenated
 from lpcompile.errors import CalibrationError, ModelError
 from lpcompile.ir.graph import LpGraph
@@ -91,10 +92,14 @@ class Judge:
         self._float = [run(call) for call in calls]
         self._labels = labels
         self._power = {
-            o: float(np.mean(concatenated([self._rows(self._power_of(y[o])) for y in self._float])))
+            o: float(np.mean(concatenated([self._rows(self._power_of(_finite(y[o]))) for y in self._float])))
             for o in outputs
         }
-        self._classes = [o for o in outputs if class_axis(self._float[0][o]) is not None]
+        self._classes = [
+            o
+            for o in outputs
+            if class_axis(self._float[0][o]) is not None and all(np.isfinite(y[o]).all() for y in self._float)
+        ]
         if labels is not None:
             if not self._classes:
                 raise CalibrationError("labels, but no output gives classes", hint="leave the labels out")
@@ -123,7 +128,7 @@ class Judge:
     def _noise(self, base: Feeds, found: Feeds) -> F64:
         parts = []
         for o in self.outputs:
-            gap = self._rows(self._power_of(found[o].astype(np.float64) - base[o]))
+            gap = self._rows(self._power_of(_gap(base[o], found[o])))
             parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
         return np.asarray(np.mean(parts, axis=0))
 
@@ -152,6 +157,7 @@ def measure_weights(
         open_patched: opens the graph for patching.
         progress: called with (done, total).
     """
+    graph = with_own_weights(graph, weights)
     names = {layer: _weight_name(graph, layer) for layer in weights}
     model = open_patched(graph, list(names.values()), judge.outputs)
     found = {}
@@ -274,20 +280,26 @@ def check_labels(labels: NDArray[Any], logits_shape: Sequence[int]) -> None:
         )
 
 
+def _finite(x: NDArray[Any]) -> F64:
+    wide = x.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, 0.0)
+
+
+def _gap(base: NDArray[Any], found: NDArray[Any]) -> F64:
+    """How far found is from base; 0 where base is no number, all of base where only found is none."""
+    return np.where(np.isfinite(base), _finite(found) - _finite(base), 0.0)
+
+
 def _weight_name(graph: LpGraph, layer: str) -> str:
     weight = graph.node(layer).inputs[1]
     assert weight is not None
     return weight.name
 
 
-def _square(x: NDArray[Any]) -> F64:
-    return np.square(x.astype(np.float64))
-
-
 def _classes_last(x: NDArray[Any]) -> F64:
     axis = class_axis(x)
     assert axis is not None
-    return np.moveaxis(x.astype(np.float64), axis, -1)
+    return np.moveaxis(_finite(x), axis, -1)
 
 
 def _cross_entropy(before: F64, after: F64, labels: NDArray[np.int64]) -> F64:

@@ -155,13 +155,18 @@ def analyse(study: Study, methods: Sequence[str]) -> Sensitivities:
 
     Raises:
         CalibrationError: labels that are missing or do not fit.
-        InputError: there is no layer to ask about.
+        InputError: there is no layer to ask about, or nothing that it could be asked by.
     """
     if not study.layers:
         inside = any(node.subgraphs for node in study.graph.nodes())
         raise InputError(
             "the model has no layer with constant weights" + (" outside its control flow" if inside else ""),
             hint="export it without If or Loop" if inside else "there is nothing to analyse",
+        )
+    if not float_outputs(study.graph):
+        raise InputError(
+            "no output is made of floats that could be compared",
+            hint="make what counts an output of the model",
         )
     found = Sensitivities()
     wanted = list(dict.fromkeys(methods))

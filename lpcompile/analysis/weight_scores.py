@@ -134,7 +134,7 @@ def _step(progress: Progress, before: int, total: int, done: int) -> None:
 def _chunks(
     graph: LpGraph, errors: Mapping[str, LayerErrors], samples: Samples, memory_bytes: int
 ) -> Iterator[list[str]]:
-    batch = max((len(next(iter(c.values()))) for c in samples.calls), default=1) if samples.per_sample else 1
+    batch = max(samples.sizes, default=1)
     held: list[str] = []
     room = memory_bytes
     for name, e in errors.items():

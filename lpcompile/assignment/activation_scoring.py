@@ -30,7 +30,7 @@ def score_narrow(scorer: Scorer, groups: Sequence[TieGroup]) -> dict[str, float]
     """
     if not groups:
         return {}
-    if scorer.observe is None or not scorer.calls:
+    if scorer.observe is None or not scorer.calls or not float_outputs(scorer.graph):
         return {g.name: _summed(g, {t: _relative(scorer, g, t) for t in g.sources}) for g in groups}
     try:
         found = _by_gradients(scorer, groups)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lpcompile.errors import BudgetError
+
 ADDITIVE = {
     "avg-bits": "bits a weight, over all layers with weights",
     "bytes": "bytes of stored weights",
@@ -18,6 +20,7 @@ MEASURED = {
     "metric-drop": "largest loss of --metric against float",
 }
 AT_LEAST = ("sqnr-db", "agreement")
+RATES = ("agreement", "posit-fraction")
 DEFAULT_AVG_BITS = 4.5
 ROUNDING = 1e-9  # of bounds that sums and differences of floats meet exactly
 LEAST_DROP = 1e-6  # what a bound of 0 is measured by
@@ -37,7 +40,13 @@ class Budget:
 
     @classmethod
     def of(cls, bounds: Mapping[str, float]) -> "Budget":
-        """Bounds as the user gave them."""
+        """Bounds as the user gave them.
+
+        Raises:
+            BudgetError: an unknown name, or no number that can be kept.
+        """
+        for name, bound in bounds.items():
+            _check(name, bound)
         return cls(
             {k: v for k, v in bounds.items() if k in ADDITIVE},
             {k: v for k, v in bounds.items() if k in MEASURED},
@@ -47,6 +56,17 @@ class Budget:
     def text(self) -> str:
         """As `--budget` takes it."""
         return ",".join(f"{k}={v:g}" for k, v in {**self.additive, **self.measured}.items())
+
+
+def _check(name: str, bound: float) -> None:
+    if name not in ADDITIVE and name not in MEASURED:
+        raise BudgetError(
+            f"there is no bound '{name}'", hint=f"bounds are: {', '.join((*ADDITIVE, *MEASURED))}"
+        )
+    if not math.isfinite(bound) or bound < 0 or (bound == 0 and name in ADDITIVE):
+        raise BudgetError(f"the bound on {name} is {bound:g}", hint="a bound is a positive number")
+    if name in RATES and bound > 1:
+        raise BudgetError(f"{name} is a rate up to 1, not {bound:g}", hint=f"for example {name}=0.1")
 
 
 def margin(name: str, value: float, bound: float) -> float:

@@ -92,6 +92,7 @@ def candidates_of(
     rule: str = "output-mse",
     scale_format: str = SHORT_SCALES,
     rounding: str = "nearest",
+    expanded: bool = False,
 ) -> list[WeightPlan]:
     """What a layer may take.
 
@@ -104,6 +105,7 @@ def candidates_of(
         rule: of the scales.
         scale_format: of the channel scales of 4-bit formats; wider formats are tried with float32, too.
         rounding: of the plans.
+        expanded: its weights become floats when the model is loaded, so no arithmetic is needed.
 
     Raises:
         FormatError: there is no such format.
@@ -117,7 +119,7 @@ def candidates_of(
     plans = []
     for name in formats:
         fmt = format_of(name)
-        if not target.supports(node.op, fmt).yes:
+        if not expanded and not target.supports(node.op, fmt).yes:
             continue
         for granularity in granularities:
             size = group_size(granularity)
@@ -160,7 +162,7 @@ def fit_candidates(
     sample = np.ascontiguousarray(rows[channels], np.float32)
     floors = None if min_scale is None else min_scale[channels]
     fitting = _Layer(sample, importance, floors, len(rows))
-    found = [*fitting.coarse(plans, _DOUBT if prune else np.inf), *fitting.exact(plans)]
+    found = [*fitting.coarse(plans, prune=prune), *fitting.exact(plans)]
     kept = _thinned(_undominated(found), most) if prune else sorted(found, key=_cost)
     if rounded is not None:
         kept = [fitting.candidate(c.weight, rounded(sample, c.tensor)) for c in kept]
@@ -187,8 +189,8 @@ class _Layer:
         table = format_of(plan.format).codebook_bits
         return stored_bits(shape, LayerFormat(plan, kernel=Kernel.WEIGHT_ONLY)) + table
 
-    def coarse(self, plans: Sequence[WeightPlan], doubt: float) -> list[Candidate]:
-        """Those that share work (searched scales, a group table) and are estimated near the best of their size."""
+    def coarse(self, plans: Sequence[WeightPlan], *, prune: bool) -> list[Candidate]:
+        """Those that share work (searched scales, a group table); pruned: estimated near the best of their size."""
         found = []
         for scale_format in dict.fromkeys(p.scale_format for p in plans):
             todo = [p for p in plans if p.scale_format == scale_format and _shares(p)]
@@ -208,7 +210,7 @@ class _Layer:
             found += [
                 self.candidate(replace(p, format=e.format.name), shared.fitted(e))
                 for p, e in estimates
-                if e.loss <= best[e.size] * (1 + doubt)
+                if not prune or e.loss <= best[e.size] * (1 + _DOUBT)
             ]
         return found
 

@@ -29,6 +29,7 @@ class LayerFacts:
         output_elements: of a call; 0 where a shape is symbolic.
         images: calls of `shape` that one call of the layer is (a fixed batch of a convolution).
         has_bias: whether a constant is added to its outputs.
+        dtype: name of the float type that its weights have in the model.
     """
 
     name: str
@@ -38,6 +39,12 @@ class LayerFacts:
     output_elements: int
     images: int = 1
     has_bias: bool = False
+    dtype: str = "float32"
+
+    @property
+    def left_alone(self) -> "LayerFormat":
+        """Its weights as they are."""
+        return LayerFormat(WeightPlan(self.dtype))
 
     @property
     def weights(self) -> int:
@@ -120,6 +127,7 @@ def layer_facts(node: Node) -> LayerFacts:
         output_elements=0 if y is None else _elements(y.shape),
         images=batch if isinstance(batch, int) else 1,
         has_bias=len(node.inputs) > 2 and node.inputs[2] is not None,
+        dtype="float32" if weight.dtype is None else weight.dtype.name,
     )
 
 

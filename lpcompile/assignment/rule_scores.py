@@ -20,6 +20,7 @@ from lpcompile.analysis.gradients import Samples, choose_head
 from lpcompile.analysis.hessian import hessian_traces
 from lpcompile.analysis.inner_products import InnerProducts
 from lpcompile.analysis.measured import Judge, OpenPatched
+from lpcompile.analysis.own_weights import with_own_weights
 from lpcompile.analysis.rounded_weights import as_weight, weight_rows
 from lpcompile.analysis.scores import F64, Score
 from lpcompile.analysis.weight_moments import per_weight_scores
@@ -99,9 +100,10 @@ class RuleScores:
             outputs,
             per_sample=self.samples.per_sample,
         )
-        nodes = {n: self.graph.node(n) for n in self.fitted}
+        graph = with_own_weights(self.graph, self.fitted)
+        nodes = {n: graph.node(n) for n in self.fitted}
         model = self.open_patched(
-            self.graph, list(dict.fromkeys(t for n in nodes.values() for t in self._patched(n))), outputs
+            graph, list(dict.fromkeys(t for n in nodes.values() for t in self._patched(n))), outputs
         )
         found: dict[str, Score] = {}
         for name, f in self.fitted.items():

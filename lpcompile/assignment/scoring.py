@@ -19,6 +19,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import Samples
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means, second_moments
+from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched, measure_weights
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.scores import F64, Score
@@ -123,8 +124,10 @@ class Scorer:
 
     def projected(self, fitted: Mapping[str, FittedCandidates]) -> Projected:
         """What each candidate of each layer does to the outputs, alone and together with others."""
-        if self.observe is None or not self.calls:
-            self.warnings.append("no samples: formats are chosen by the relative error of the weights alone")
+        why = "no samples" if self.observe is None or not self.calls else ""
+        why = why or ("" if float_outputs(self.graph) else "no output is made of floats")
+        if why or self.observe is None:
+            self.warnings.append(f"{why}: formats are chosen by the relative error of the weights alone")
             return Projected({n: self._relative(n, f) for n, f in fitted.items()}, {})
         try:
             samples = Samples.of(self.graph, list(fitted), self.observe, self.taken())
@@ -200,13 +203,7 @@ class Scorer:
 
     def draws(self, samples: Samples) -> int:
         """How many random functionals of the loss each sample gets."""
-        from lpcompile.analysis.macs import macs_of_call
-
-        count = (
-            sum(len(next(iter(c.values()))) for c in samples.calls)
-            if samples.per_sample
-            else len(samples.calls)
-        )
+        count = sum(samples.sizes)
         macs = sum(macs_of_call(n) or 0 for n in self.graph.layers())
         affordable = MOST_MACS / max(1.0, 3.0 * macs * count)
         return int(np.clip(min(SAMPLE_PAIRS / max(1, count), affordable), 1, MOST_DRAWS))

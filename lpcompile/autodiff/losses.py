@@ -21,7 +21,7 @@ to second order. A label drawn from a confident p shows its Fisher information o
 then; the random signs show it in every draw. [architecture 5; papers/mixed-posit 2.7]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -80,8 +80,47 @@ class Loss:
 
 
 def float_outputs(graph: LpGraph) -> list[Value]:
-    """Outputs of the graph that hold floats."""
-    return [v for v in graph.outputs if v.dtype is not None and is_float(v.dtype)]
+    """Floats that tell what the outputs are: outputs of floats, and what others are read off, as by an ArgMax.
+
+    Of an output that is converted from one float type to another, what is converted. Floats behind an output of
+    integers count only where no output of floats is made of them.
+    """
+    found = {v.name: v for v in map(_unconverted, filter(_holds_floats, graph.outputs))}
+    known = _made_of(list(found.values()), through=lambda _: True)
+    for output in graph.outputs:
+        if not _holds_floats(output):
+            behind = _made_of([output], through=lambda v: not _holds_floats(v))
+            found |= {n: v for n, v in behind.items() if _holds_floats(v) and n not in known}
+    return list(found.values())
+
+
+def _holds_floats(value: Value) -> bool:
+    return value.dtype is not None and is_float(value.dtype)
+
+
+def _unconverted(value: Value) -> Value:
+    node = value.producer
+    while node is not None and not node.domain and node.op == "Cast":
+        source = node.inputs[0]
+        if source is None or source.producer is None or not _holds_floats(source):
+            break
+        value, node = source, source.producer
+    return value
+
+
+def _made_of(values: Sequence[Value], through: Callable[[Value], bool]) -> dict[str, Value]:
+    """Computed tensors that these are made of, nearest first, looking behind those that `through` lets pass."""
+    found: dict[str, Value] = {}
+    front = list(values)
+    for value in front:
+        node = value.producer if through(value) else None
+        if node is None or node.op in ("Shape", "Size"):  # these read no values
+            continue
+        for source in node.inputs:
+            if source is not None and source.producer is not None and source.name not in found:
+                found[source.name] = source
+                front.append(source)
+    return found
 
 
 def logits_of(output: Value) -> Value | None:

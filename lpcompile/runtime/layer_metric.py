@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.own_weights import with_own_weights
 from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.metric import Metric
 from lpcompile.runtime.patched import PatchedModel
@@ -34,6 +35,7 @@ def metric_drops(
     Raises:
         MetricError: the metric fails or gives no finite number.
     """
+    graph = with_own_weights(graph, weights)
     names = {layer: _weight_name(graph, layer) for layer in weights}
     model = PatchedModel(graph, list(names.values()), threads=threads)
     reference, drops = metric.of_session(model.session), dict[str, float]()

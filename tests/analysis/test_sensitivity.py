@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import lpcompile
 from lpcompile.analysis.gradients import Head, Samples
 from lpcompile.analysis.hessian import hessian_traces
 from lpcompile.analysis.measured import Judge, measure_weights, with_fake_quantisers
@@ -194,3 +195,55 @@ def test_a_layer_that_keeps_its_weights_costs_nothing() -> None:
     own = {n: study.graph.node(n).inputs[1].values for n in study.layers}  # type: ignore[union-attr]
     found = measure_weights(study.judge, study.graph, own, study.open_patched)
     assert all(m.noise.value == 0 for m in found.values())
+
+
+def test_a_layer_with_shared_weights_is_measured_alone() -> None:
+    """Against a rebuilt model in which only one of the two readers has other weights."""
+    study = study_of("""
+        tied (float[N,3] x) => (float[N,3] y) <float[3,3] w> {
+            [one] t = MatMul (x, w)  r = Relu (t)  [two] y = MatMul (r, w) }""")
+    w = study.graph.value("w").values.astype(np.float64)
+    other = study.rounded_weight("two")
+    found = measure_weights(study.judge, study.graph, {"two": other}, study.open_patched)["two"]
+    hidden = np.maximum(X @ w, 0)
+    wanted, changed = hidden @ w, hidden @ other
+    noise = np.square(changed - wanted).sum(1).mean() / np.square(wanted).sum(1).mean()
+    assert found.noise.value == pytest.approx(noise, rel=1e-4)
+
+
+def test_outputs_that_are_no_numbers_are_left_out() -> None:
+    graph = graph_of("log (float[N,1] x) => (float[N,2] y) <float[1,2] w> { t = MatMul (x, w)  y = Log (t) }")
+    x = np.array([[1.0], [0.0], [2.0]], np.float32)  # log 0 is infinite
+    judge = Judge(observer(graph, ["y"], threads=1), [{"x": x}], ["y"], per_sample=False)
+    assert np.isfinite(judge.measure(observer(graph, ["y"], threads=1)).noise.value)
+    base = judge.measure(lambda _: {"y": np.full((3, 2), np.nan, np.float32)})
+    assert base.noise.value == pytest.approx(1)  # as if all were lost
+
+
+def test_what_is_no_matrix_is_named_not_analysed() -> None:
+    text = """m (float[2,N,3] x) => (float[2,N,4] y) <float[2,3,5] w, float[5,4] v> {
+        [a] t = MatMul (x, w)  [b] y = MatMul (t, v) }"""
+    samples = [{"x": np.random.default_rng(i).normal(size=(2, 3, 3)).astype(np.float32)} for i in range(3)]
+    found = lpcompile.analyze(parse_model(text), samples, threads=1)
+    assert [layer["name"] for layer in found["layers"]] == ["b"]
+    assert any("no float32 matrix: a" in w for w in found["warnings"])
+
+
+@pytest.mark.parametrize("kind", ["float16", "double"])
+def test_models_of_other_float_types_are_analysed(kind: str) -> None:
+    text = f"""m ({kind}[N,3] x) => ({kind}[N,4] y) <{kind}[3,4] u> {{
+        xf = Cast <to=1> (x)  w = Cast <to=1> (u)  t = MatMul (xf, w)  r = Relu (t)
+        z = Cast <to={10 if kind == "float16" else 11}> (r)  y = Add (z, z) }}"""
+    dtype = np.float16 if kind == "float16" else np.float64
+    found = lpcompile.analyze(
+        parse_model(text), [{"x": X.astype(dtype)}], threads=1, methods=("fisher", "hessian")
+    )
+    assert len(found["layers"]) == 1
+    assert all(v > 0 for v in found["layers"][0]["scores"].values())
+
+
+def test_the_first_input_may_be_a_scalar() -> None:
+    text = "m (float s, float[N,3] x) => (float[N,4] y) <float[3,4] w> { a = Mul (x, s)  [fc] y = MatMul (a, w) }"
+    found = lpcompile.analyze(parse_model(text), [{"s": np.float32(2), "x": X}], threads=1)
+    assert found["per_sample_gradients"]
+    assert found["layers"][0]["scores"]["fisher"] > 0

@@ -140,3 +140,18 @@ def test_another_rounding_is_applied_to_what_is_kept() -> None:
 
     found = fit_candidates(w, plans(), importance=h, rounded=rounded)
     assert len(seen) == len(found.candidates)
+
+
+def test_formats_without_arithmetic_hold_weights_that_become_floats() -> None:
+    net = "m (float[1,4,6,6] x) => (float[1,3,12,12] y) <float[4,3,2,2] w> { y = ConvTranspose <strides=[2,2]> (x, w) }"
+    (node,) = LpGraph.from_proto(parse_model(net)).layers()
+    assert not candidates_of(node, target("ort"))
+    found = candidates_of(node, target("ort"), formats=("int8", "float8_e4m3fn"), expanded=True)
+    assert {p.format for p in found} == {"int8", "float8_e4m3fn"}
+
+
+def test_zero_weights_may_take_every_format() -> None:
+    """Nothing is lost in any of them, so the fewest bits are as good as others."""
+    found = fit_candidates(np.zeros((8, 32), np.float32), plans(), prune=False).candidates
+    assert {c.weight.format.partition(":")[0] for c in found} == set(FORMATS)
+    assert all(c.loss == 0 for c in found)

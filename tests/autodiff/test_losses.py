@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpcompile.autodiff.losses import Fed, add_loss, class_tensors, logits_of
+from lpcompile.autodiff.losses import Fed, add_loss, class_tensors, float_outputs, logits_of
 from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.errors import GradientError
 from lpcompile.ir.graph import LpGraph
@@ -119,3 +119,21 @@ def test_seeds_go_straight_into_the_chain_rule() -> None:
     assert wanted is not None
     found = observer(graph, [wanted.name], threads=1)({"x": X, loss.inputs[0].name: LABELS})[wanted.name]
     np.testing.assert_allclose(found, X.T @ (probabilities(graph) - np.eye(4)[LABELS]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body", "found"),
+    [
+        ("int64[N] z", "t = MatMul (x, w)  z = ArgMax <axis=1, keepdims=0> (t)", ["t"]),
+        ("float[N,4] y, int64[N] z", "y = MatMul (x, w)  z = ArgMax <axis=1, keepdims=0> (y)", ["y"]),
+        ("float[N,4] y, bool[N,4] z", "y = MatMul (x, w)  u = MatMul (x, v)  z = Greater (u, u)", ["y", "u"]),
+        ("float16[N,4] y", "t = MatMul (x, w)  y = Cast <to=10> (t)", ["t"]),
+        ("float[N,4] y, int64[2] z", "y = MatMul (x, w)  u = MatMul (x, v)  z = Shape (u)", ["y"]),
+        ("int64[2] z", "u = MatMul (x, v)  z = Shape (u)", []),
+    ],
+)
+def test_what_outputs_are_read_off_counts_where_they_hold_no_floats(
+    outputs: str, body: str, found: list[str]
+) -> None:
+    graph = graph_of(f"m (float[N,3] x) => ({outputs}) <float[3,4] w, float[3,4] v> {{ {body} }}")
+    assert [v.name for v in float_outputs(graph)] == found

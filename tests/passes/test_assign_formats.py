@@ -215,3 +215,76 @@ def test_a_bound_that_nobody_asked_for_gives_way_with_a_warning() -> None:
     found = assigned(f"{SMALL},joint=0,avg-bits=3,nearest=true")
     assert any("avg-bits cannot be brought to 3" in w for w in found.context.warnings)
     assert found.reports["assign-formats"].metrics["avg_bits"] < 5
+
+
+MATRICES = """m (float[2,N,16] x) => (float[2,N,8] y) <float[2,16,16] w, float[16,8] v> {
+    [stack] t = MatMul (x, w)  r = Relu (t)  [head] y = MatMul (r, v)
+}"""
+
+
+def test_layers_that_stay_float_may_use_up_the_budget() -> None:
+    """Two of three weights stay 32 bits: the others take the least, or the nearest point is named."""
+    few = "formats=nf4+int8,granularities=channel,joint=0"
+    found = quantized(MATRICES, f"{NO_COSTS},assign-formats{{{few},avg-bits=4.5,nearest=true}},{ROUND}")
+    assert found.graph.plan.layers["head"].weight.format == "nf4"
+    least = found.reports["assign-formats"].metrics["avg_bits"]
+    assert least == pytest.approx((2 * 256 * 32 + bits_of_layer(found, "head")) / (2 * 256 + 128), rel=1e-3)
+    with pytest.raises(BudgetError, match=rf"cannot be brought to 4.5: the least is {least:.6g}"):
+        quantized(MATRICES, f"{NO_COSTS},assign-formats{{{few},avg-bits=4.5}}")
+
+
+def bits_of_layer(found: Quantized, name: str) -> float:
+    tensor = found.graph.plan.layers[name].tensor
+    assert tensor is not None
+    return tensor.bits_per_element * tensor.codes.size
+
+
+def test_layers_without_integer_arithmetic_take_formats_too() -> None:
+    found = quantized(
+        """m (float[N,4,6,6] x) => (float[N,3,12,12] y) <float[4,3,2,2] w> {
+            [up] y = ConvTranspose <strides = [2, 2]> (x, w) }""",
+        f"{NO_COSTS},assign-formats{{{SMALL},avg-bits=6}},{ROUND}",
+    )
+    plan = found.graph.plan.layers["up"]
+    assert plan.kernel is Kernel.WEIGHT_ONLY
+    assert plan.weight.format != "float32"
+
+
+def test_a_model_that_gives_nothing_but_classes_is_scored_by_its_logits() -> None:
+    text = CNN.replace("(float[N,5] y)", "(int64[N] z)").replace(
+        "(f, w3, b3)", "(f, w3, b3)  z = ArgMax <axis=1, keepdims=0> (y)"
+    )
+    options = f"{SMALL},avg-bits=5"
+    found = quantized(text, f"{NO_COSTS},assign-formats{{{options}}},{ROUND}")
+    metrics, wanted = (
+        found.reports["assign-formats"].metrics,
+        assigned(options).reports["assign-formats"].metrics,
+    )
+    assert metrics["measured_loss[chosen]"] == pytest.approx(wanted["measured_loss[chosen]"], rel=1e-4)
+
+
+def test_layers_that_share_weights_are_measured_with_formats_of_their_own() -> None:
+    """The chosen assignment measured once more by a float model in which the weights are two constants."""
+    text = """m (float[N,16] x) => (float[N,16] y) <float[16,16] w> {
+        [one] t = MatMul (x, w)  r = Relu (t)  [two] y = MatMul (r, w) }"""
+    found = quantized(
+        text, f"{NO_COSTS},assign-formats{{formats=nf4+posit4+int8,granularities=channel,avg-bits=7}},{ROUND}"
+    )
+    plans = found.graph.plan.layers
+    assert plans["one"].weight != plans["two"].weight
+    rounded = {n: as_weight(found.graph.node(n), p.tensor.dequantize()) for n, p in plans.items() if p.tensor}
+    w = found.graph.node("one").inputs[1].values  # type: ignore[union-attr]
+    assert found.context.calibration is not None
+    noise = signal = 0.0
+    for call in found.context.calibration.deciding:
+        wanted = np.maximum(call["x"] @ w, 0).astype(np.float64) @ w
+        noise += np.square(np.maximum(call["x"] @ rounded["one"], 0) @ rounded["two"] - wanted).sum()
+        signal += np.square(wanted).sum()
+    measured = found.reports["assign-formats"].metrics["measured_loss[chosen]"]
+    assert measured == pytest.approx(noise / signal, rel=1e-3)
+
+
+def test_what_was_rounded_to_be_measured_is_not_rounded_again() -> None:
+    found = assigned(f"{SMALL},avg-bits=5")
+    plans = found.graph.plan.layers
+    assert all(found.context.rounded[n, p.weight].tensor is p.tensor for n, p in plans.items())
