@@ -95,10 +95,10 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
                 raise PassError(verdict.failure, hint=OUR_BUG)
             slow = verdict.failure and f"the model is {verdict.failure}"
             warnings = [w for w in (excess and f"the model grew: {excess}", slow, low) if w]
-            return Emission(emitted, sizes, verdict, [report], warnings)
+            return Emission(emitted, sizes, verdict, [report], [*warnings, *_uncompared(verdict)])
         reports = [report, *([falling] if falling.changes else [])]
         if not reason:
-            return Emission(emitted, sizes, verdict, reports, warnings)
+            return Emission(emitted, sizes, verdict, reports, [*warnings, *_uncompared(verdict)])
         at_fault = outgrown(graph, emitted.weight_bytes) if verdict.too_large else verdict.layers
         changed = [n for n in at_fault if n in {**graph.plan.layers, **graph.plan.elementwise}]
         if changed and not low:
@@ -134,6 +134,13 @@ def _written(
     for what in smaller:
         report.change("constants", what)
     return emitted, sizes, report
+
+
+def _uncompared(verdict: Verdict) -> list[str]:
+    return [
+        f"output '{name}' is not compared in {count} calls: its length, which depends on the data, is another"
+        for name, count in verdict.comparison.unequal.items()
+    ]
 
 
 def _low(verdict: Verdict, recipe: Recipe) -> str:

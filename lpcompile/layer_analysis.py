@@ -155,7 +155,9 @@ def analyze_model(
         activations = _activations(graph, context, asked) if asked.activations else {}
         study = _study(graph, calibration, activations, asked, shown)
         if others := [n.name for n in graph.layers() if not _has_rows(n)]:
-            warnings.append(f"left out, because weights are no float32 matrix: {', '.join(others)}")
+            warnings.append(
+                f"left out, because their weights are no float32 matrix, or none: {', '.join(others)}"
+            )
         found = analyse(study, asked.methods)
         rows = _layer_rows(graph, study, found.weights)
         measured = None if metric is None else _by_metric(metric, study, rows, found, asked)
@@ -296,7 +298,7 @@ def _study(
 def _has_rows(node: Node) -> bool:
     weight = node.inputs[1]
     matrix = node.op not in MATRICES or (weight is not None and len(weight.dims) == 2)
-    return weight is not None and weight.dtype == np.float32 and matrix
+    return weight is not None and weight.dtype == np.float32 and matrix and 0 not in weight.dims
 
 
 def _layer_rows(graph: LpGraph, study: Study, columns: Columns) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from lpcompile.runtime import gate
 from lpcompile.runtime.layer_check import LayerCheck
 from tests.cli.cli_runner import lpcompile as run_lpcompile
 from tests.networks import FOUR_BIT, toy, toy_calls, without_costs
+from tests.support import parse_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -330,3 +331,15 @@ def test_effort_zero_rounds_to_nearest_and_does_no_more() -> None:
     assert {r["rounding"] for r in full.report["layers"]} == {"kernel-sums"}
     assert "correct-bias" not in [p["name"] for p in plain.report["passes"]]
     assert "correct-bias" in [p["name"] for p in full.report["passes"]]
+
+
+@pytest.mark.parametrize("target", ["ort", "cim"])
+def test_as_many_results_as_are_found_do_not_count_as_another_shape(target: str) -> None:
+    """What is above 0 near the threshold differs after rounding, and no layer falls back for that."""
+    model = parse_model("""m (float[N,16] x) => (int64[K,2] y) <float[16,64] w> {
+        t = MatMul (x, w)  k = Constant <value = float {0.0}> ()  c = Greater (t, k)
+        z = NonZero (c)  y = Transpose (z) }""")
+    calls = [{"x": np.random.default_rng(i).normal(size=(4, 16)).astype(np.float32)} for i in range(6)]
+    report = lpcompile.compile(model, calibration=calls, target=target, recipe="w4a8").report
+    assert report["layers"][0]["weight_format"] != "float32"
+    assert any("output 'y' is not compared in" in w for w in report["warnings"])

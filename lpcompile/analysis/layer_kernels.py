@@ -73,6 +73,8 @@ def _choose(node: Node, target: Target, *, calibrated: bool, matmul: str, timed:
     assert weight is not None
     if weight.dtype != np.dtype(np.float32):
         return KernelChoice(Kernel.FLOAT, f"weights are {weight.dtype}, not float32")
+    if 0 in weight.dims:
+        return KernelChoice(Kernel.FLOAT, "it has no weights")
     if weight.is_output or weight.used_in_subgraph:
         return KernelChoice(Kernel.FLOAT, "its weights are also read from outside")
     if x is not None and x.dtype not in (None, np.dtype(np.float32)):

@@ -7,7 +7,7 @@ proportion of their weighted errors. Without samples every layer passes its rela
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -141,7 +141,7 @@ class Scorer:
                 return Projected(self._by_rule(fitted, samples, centre), {})
             found = project_weight_errors(
                 self.graph,
-                {n: self._errors(n, f) for n, f in fitted.items()},
+                _Errors(self, fitted),
                 self.observe,
                 samples,
                 loss=self.loss,
@@ -181,7 +181,7 @@ class Scorer:
         assert weight is not None
         return to_rows(node.op, weight.values)
 
-    def _errors(self, name: str, f: FittedCandidates) -> LayerErrors:
+    def errors(self, name: str, f: FittedCandidates) -> LayerErrors:
         """Errors of all candidates, on the channels that were tried."""
         whole = len(f.channels) == len(self._rows(name))
         return LayerErrors(None if whole else f.channels, np.stack([f.error(c) for c in f.candidates]))
@@ -228,6 +228,22 @@ class Scorer:
             lambda a, b: self.progress("measuring layers", a, b),
         )
         return {n: _in_proportion(fitted[n], m.noise) for n, m in found.items()}
+
+
+class _Errors(Mapping[str, LayerErrors]):
+    """Errors of all candidates by layer, made when they are asked for: those of all layers would fill the memory."""
+
+    def __init__(self, scorer: Scorer, fitted: Mapping[str, FittedCandidates]) -> None:
+        self._scorer, self._fitted = scorer, fitted
+
+    def __getitem__(self, name: str) -> LayerErrors:
+        return self._scorer.errors(name, self._fitted[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fitted)
+
+    def __len__(self) -> int:
+        return len(self._fitted)
 
 
 def _in_proportion(f: FittedCandidates, noise: Score) -> Score:

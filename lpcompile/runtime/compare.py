@@ -96,24 +96,35 @@ class Comparison:
     Attributes:
         tensors: by output name, in the order of the reference.
         samples: rows of the first output that has rows, else one a call.
+        free: by output name, axes whose length is found in the data, as of what NonZero gives.
+        unequal: by output name, calls that were left out because such an axis has another length.
     """
 
     tensors: dict[str, TensorComparison] = field(default_factory=dict)
     samples: int = 0
+    free: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    unequal: dict[str, int] = field(default_factory=dict)
 
     def update(self, reference: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> None:
         """Take in the outputs of one call.
 
         Raises:
-            ModelError: an output is missing from the other, or has another shape.
+            ModelError: an output is missing from the other, or has another shape on an axis that is not free.
         """
         self.samples += next((len(a) for a in reference.values() if a.ndim >= 2), 1)
         for name, a in reference.items():
             b = other.get(name)
+            if b is not None and b.shape != a.shape and self._may_differ(name, a, b):
+                self.unequal[name] = self.unequal.get(name, 0) + 1
+                continue
             if b is None or b.shape != a.shape:
                 found = "is missing" if b is None else f"has shape {b.shape} instead of {a.shape}"
                 raise ModelError(f"output '{name}' {found}", hint="compare models of the same interface")
             self.tensors.setdefault(name, TensorComparison()).update(a, b)
+
+    def _may_differ(self, name: str, a: NDArray[Any], b: NDArray[Any]) -> bool:
+        axes = {i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=False)) if m != n}
+        return a.ndim == b.ndim and axes <= self.free.get(name, frozenset())
 
     @property
     def sqnr_db(self) -> float | None:

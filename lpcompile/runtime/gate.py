@@ -79,7 +79,7 @@ def judge(
     """
     if excess:
         return Verdict(excess, too_large=True)
-    verdict = Verdict()
+    verdict = Verdict(comparison=Comparison(free=_found_axes(proto)))
     try:
         session = Session(proto, threads=threads)
         for feeds, wanted in zip(calls, expected, strict=True):
@@ -111,6 +111,19 @@ def judge(
         if verdict.timing.slower:
             verdict.failure, verdict.too_slow = SLOWER, True
     return verdict
+
+
+def _found_axes(proto: onnx.ModelProto) -> dict[str, frozenset[int]]:
+    """By output, axes without a length that no input has either: operators such as NonMaxSuppression find it."""
+    known = {d.dim_param for i in proto.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param}
+    return {
+        o.name: frozenset(
+            i
+            for i, d in enumerate(o.type.tensor_type.shape.dim)
+            if not d.HasField("dim_value") and d.dim_param not in known
+        )
+        for o in proto.graph.output
+    }
 
 
 def _wrong(check: LayerCheck) -> bool:

@@ -288,3 +288,10 @@ def test_what_was_rounded_to_be_measured_is_not_rounded_again() -> None:
     found = assigned(f"{SMALL},avg-bits=5")
     plans = found.graph.plan.layers
     assert all(found.context.rounded[n, p.weight].tensor is p.tensor for n, p in plans.items())
+
+
+def test_a_layer_without_weights_stays_float() -> None:
+    text = "m (float[N,6] x) => (float[N,4] y, float[N,0] z) <float[6,4] v, float[6,0] w> {\n"
+    text += "y = MatMul (x, v)  [none] z = MatMul (x, w) }"
+    found = quantized(text, f"{NO_COSTS},assign-formats{{{SMALL},avg-bits=12}},{ROUND}")
+    assert found.skip_reason("assign-formats", "none") == "it has no weights"

@@ -115,3 +115,13 @@ def test_other_interfaces_are_refused() -> None:
         compare([({"y": np.ones(2)}, {"z": np.ones(2)})])
     with pytest.raises(ModelError, match=r"output 'y' has shape \(3,\) instead of \(2,\)"):
         compared(np.ones(2), np.ones(3))
+
+
+def test_lengths_that_depend_on_the_data_may_differ() -> None:
+    found = Comparison(free={"y": frozenset({0})})
+    found.update({"y": np.ones((3, 2))}, {"y": np.ones((4, 2))})
+    found.update({"y": np.ones((3, 2))}, {"y": np.ones((3, 2))})
+    assert found.unequal == {"y": 1}
+    assert found.sqnr_db == EXACT_DB
+    with pytest.raises(ModelError, match="instead of"):
+        found.update({"y": np.ones((3, 2))}, {"y": np.ones((3, 1))})
