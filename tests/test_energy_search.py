@@ -111,6 +111,7 @@ def test_decisions_replay_widths_of_activations(recipe: str, tmp_path: Path, wid
     )
 
 
+@pytest.mark.slow
 def test_the_nearest_point_that_an_error_names_can_be_had(recipe: str, wide: float) -> None:
     with pytest.raises(BudgetError) as caught:
         compiled(recipe, {"energy-pj": 0.5 * wide})
@@ -144,6 +145,7 @@ def test_estimates_are_tightened(tried: list[tuple[float, float]], wanted: float
     assert tightened(tried, 10.0) == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_bounds_on_what_activations_count_in(
     recipe: str, tmp_path: Path, wide: float
 ) -> None:

@@ -60,6 +60,7 @@ def test_two_commands_install_what_they_run() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_first_command_compiles_a_shipped_model(folder: Path) -> None:
     program, *args = shlex.split(FRESH_MACHINE[0].split(" && ")[-1])
     assert program == ".venv/bin/lpcompile"
@@ -77,6 +78,7 @@ def test_first_command_compiles_a_shipped_model(folder: Path) -> None:
     assert record["evaluation_correct"] - correct <= 0.005 * record["evaluation_samples"]
 
 
+@pytest.mark.slow
 def test_examples_run_in_order(folder: Path) -> None:
     assert EXAMPLES
     for line in EXAMPLES:

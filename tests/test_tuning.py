@@ -50,6 +50,7 @@ def test_the_loss_falls_and_the_report_says_so(once: lpcompile.Artefacts) -> Non
     assert "--tune" in once.report["created_with"]["command"]
 
 
+@pytest.mark.slow
 def test_twice_the_same_and_the_same_from_its_decisions(
     once: lpcompile.Artefacts, data: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_the_pass_of_a_recipe_takes_the_options(data: Path) -> None:
         lpcompile.tune(shipped("digits_resnet"), None)
 
 
+@pytest.mark.slow
 def test_the_command_resumes_what_it_left(data: Path, tmp_path: Path) -> None:
     words = [
         "tune",
@@ -116,6 +118,7 @@ def test_the_command_resumes_what_it_left(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "decisions.toml").read_text() == (tmp_path / "b" / "decisions.toml").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_learns_labels(data: Path, tmp_path: Path) -> None:
     words = ["tune", str(shipped("digits_resnet")), "--calibration-data", str(data), "--epochs", "1"]
     out = tmp_path / "out"

@@ -53,6 +53,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [f"{model}.onnx", "-t", "ort", "--calibration-data", f"{model}.calib.npz", "--recipe", "few.toml"]
 
 
+@pytest.mark.slow
 def test_the_fewest_bits_within_a_drop_of_the_metric(words: list[str], tmp_path: Path) -> None:
     asked = ["--metric", "my_metric:accuracy", "--budget", "metric-drop=0.01", "-o", "out"]
     result = lpcompile(*words, *asked, "--json")
@@ -76,6 +77,7 @@ def test_the_fewest_bits_within_a_drop_of_the_metric(words: list[str], tmp_path:
     assert onnx.load("again/model.onnx") == onnx.load("out/model.onnx")
 
 
+@pytest.mark.slow
 def test_the_summary_tells_of_the_search(words: list[str]) -> None:
     result = lpcompile(*words, "--budget", "sqnr-db=30,avg-bits=7", "--dry-run")
     assert result.exit_code == 0, result.output
@@ -156,6 +158,7 @@ def test_analyze_counts_layers_of_a_metric_only_with_one(words: list[str]) -> No
     assert "--metric MODULE:FUNCTION" in hint
 
 
+@pytest.mark.slow
 def test_a_width_below_the_least_is_named_as_such(words: list[str]) -> None:
     error, hint = error_lines(*words, "--budget", "sqnr-db=10,avg-bits=3", code=4)
     assert "avg-bits" in error
