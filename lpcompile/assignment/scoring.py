@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 THREADS = 2
 SAMPLE_PAIRS = 4096  # of samples and draws that are wanted: cross terms are noisier than squares
 MOST_DRAWS = 16
-MOST_THOROUGH = 4_000_000  # weights of a network in which every format is fitted in every layer
+MOST_THOROUGH = 32_000_000  # weights of a network in which every format is fitted in every layer
 MOST_BY_FORMAT = 5
 MOST_MACS = 1.5e11  # of all gradient runs; a draw costs three forward runs
 
