@@ -29,7 +29,7 @@ from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.plan import ActivationPlan, LayerPlan, WeightPlan
 from lpcompile.quant.rows import to_rows
 
-MOST_MACS = 2e11  # of all measurements of one assignment; some ten seconds on two cores
+MOST_MACS = 1e11  # of all measurements of one assignment; some seconds on two cores
 LEAST_SAMPLES = 32
 LEAST_RIVALS = 3
 HELD_BYTES = 1 << 28  # of codes that are kept
