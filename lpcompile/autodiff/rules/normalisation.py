@@ -20,8 +20,6 @@ from lpcompile.errors import GradientError
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
-_LAST = int(np.iinfo(np.int64).max)
-
 
 @rule("BatchNormalization")
 def batch_normalization(
