@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.ir.conv_geometry import ConvGeometry
 from lpcompile.quant.dyadic import Requant, requantised
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_layers import ConvGeometry, accumulate
+from lpcompile.runtime.reference_layers import accumulate
 from lpcompile.runtime.reference_weights import Rows
 
 I64 = NDArray[np.int64]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.ir.conv_geometry import ConvGeometry
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_layers import ConvGeometry
 
 F32 = NDArray[np.float32]
 _ONE, _HALF, _SIXTH = np.float32(1), np.float32(0.5), np.float32(1 / 6)

@@ -8,7 +8,6 @@ Every kernel computes the output positions that it is asked for: all of them, or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.ir import block_matmul
+from lpcompile.ir.conv_geometry import ConvGeometry
 from lpcompile.runtime.reference_block import block_outputs
 from lpcompile.runtime.reference_call import Call
 from lpcompile.runtime.reference_weights import Rows
@@ -51,60 +51,6 @@ def exact_matmul(x: Ints, w: Ints) -> NDArray[np.float64]:
 
 def _magnitude(x: Ints) -> int:
     return max(int(x.max(initial=0)), -int(x.min(initial=0)), 1)
-
-
-@dataclass(frozen=True, slots=True)
-class ConvGeometry:
-    """Where a convolution or a pool reads, for any number of spatial axes.
-
-    Attributes:
-        kernel, strides, dilations: one number an axis.
-        begin: padding before, one number an axis.
-        out: output sizes.
-    """
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begin: tuple[int, ...]
-    out: tuple[int, ...]
-
-    @classmethod
-    def of(cls, attributes: dict[str, Any], kernel: Sequence[int], sizes: Sequence[int]) -> "ConvGeometry":
-        """From the attributes of Conv or a pool and the spatial sizes of the input."""
-        rank = len(kernel)
-        strides = tuple(attributes.get("strides") or [1] * rank)
-        dilations = tuple(attributes.get("dilations") or [1] * rank)
-        pads = list(attributes.get("pads") or [0] * 2 * rank)
-        out = []
-        for i, size in enumerate(sizes):
-            room = size + pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1
-            n = room // strides[i] + 1
-            if attributes.get("ceil_mode", 0) and room % strides[i]:
-                n += (n * strides[i]) < size + pads[i]  # no window starts in the padding after the data
-            out.append(n)
-        return cls(tuple(kernel), strides, dilations, tuple(pads[:rank]), tuple(out))
-
-    def taps(
-        self, positions: Ints, sizes: Sequence[int]
-    ) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.intp]]:
-        """Where the taps of flat output positions lie in the input.
-
-        Returns:
-            (P, T) flat indices, 0 where a tap falls outside; (P, T) whether it falls on data; (axes, P, T)
-            coordinates, negative in the padding before the data.
-        """
-        outs = np.unravel_index(positions, self.out)
-        taps = np.unravel_index(np.arange(prod(self.kernel)), self.kernel)
-        flat = np.zeros((len(positions), prod(self.kernel)), np.intp)
-        valid = np.ones(flat.shape, np.bool_)
-        coordinates = np.empty((len(self.kernel), *flat.shape), np.intp)
-        for i, size in enumerate(sizes):
-            at = outs[i][:, None] * self.strides[i] + taps[i] * self.dilations[i] - self.begin[i]
-            coordinates[i] = at
-            valid &= (at >= 0) & (at < size)
-            flat = flat * size + at
-        return np.where(valid, flat, 0), valid, coordinates
 
 
 def accumulate(

@@ -1,0 +1,72 @@
+"""Sums of outer products of columns, a b^T: float32 products over some hundred columns, summed in float64."""
+
+import numpy as np
+
+from lpcompile.errors import CalibrationError
+from lpcompile.formats.arrays import F32, F64
+
+_LEAST_COLUMNS, _MOST_COLUMNS = 64, 1024  # of one product, so that adding it up is the smaller work
+BYTES_OF_ELEMENT = 20  # of a sum: itself, one product, two times columns that wait
+
+
+class ProductSum:
+    """Sum of a b^T over columns that come in parts.
+
+    Args:
+        groups: G.
+        inputs: K.
+        tensor: whose columns they are, for errors.
+    """
+
+    def __init__(self, groups: int, inputs: int, tensor: str) -> None:
+        self._total = np.zeros((groups, inputs, inputs))
+        self._waiting: list[tuple[F32, F32]] = []
+        self._columns = 0
+        self._enough = min(max(inputs, _LEAST_COLUMNS), _MOST_COLUMNS)
+        self._tensor = tensor
+
+    def add(self, a: F32, b: F32) -> None:
+        """Add columns, (G, K, P) each; `a` and `b` may be one array, which is half the work.
+
+        Raises:
+            CalibrationError: one of them is not finite.
+        """
+        self._waiting.append((a, b))
+        self._columns += a.shape[-1]
+        if self._columns >= self._enough:
+            self._multiply()
+
+    def total(self) -> F64:
+        """The sum so far, (G, K, K).
+
+        Raises:
+            CalibrationError: a column is not finite.
+        """
+        self._multiply()
+        return self._total
+
+    def _multiply(self) -> None:
+        if not self._waiting:
+            return
+        same = all(a is b for a, b in self._waiting)
+        a = _joined([a for a, _ in self._waiting])
+        b = a if same else _joined([b for _, b in self._waiting])
+        self._waiting, self._columns = [], 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = np.matmul(a, b.swapaxes(-1, -2))
+        if not np.isfinite(product).all():
+            self._check(a, b)
+            product = np.matmul(a.astype(np.float64), b.swapaxes(-1, -2).astype(np.float64))
+        self._total += product
+
+    def _check(self, *columns: F32) -> None:
+        if not all(np.isfinite(c).all() for c in columns):
+            raise CalibrationError(
+                "activation is not finite on the calibration samples",
+                where=self._tensor,
+                hint="check the samples' preprocessing, or the model itself with 'lpcompile run'",
+            )
+
+
+def _joined(parts: list[F32]) -> F32:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
