@@ -98,14 +98,8 @@ def regular(gram: Real) -> tuple[F64, NDArray[np.bool_]]:
     Raises:
         CalibrationError: not (G, K, K), not finite, a negative second moment.
     """
-    if gram.ndim != 3 or gram.shape[1] != gram.shape[2] or not gram.size:
-        raise CalibrationError(f"Gram matrices must be (G, K, K), not of shape {gram.shape}")
     h = np.array(gram, np.float64)
-    diagonal = np.diagonal(h, axis1=1, axis2=2)
-    if not (np.isfinite(h.max()) and np.isfinite(h.min())) or diagonal.min() < 0:
-        raise CalibrationError(
-            "a Gram matrix holds NaN, infinity or negative second moments", hint="check the calibration data"
-        )
+    diagonal = _diagonal(h)
     dead = diagonal == 0
     if dead.any():
         alive = np.maximum((~dead).sum(axis=1), 1)
@@ -117,10 +111,35 @@ def regular(gram: Real) -> tuple[F64, NDArray[np.bool_]]:
     return h, dead
 
 
-def damped_cholesky(h: F64, damping: float) -> F64:
-    """(G, K, K) lower factors of matrices with `damping` times their mean diagonal added; overwrites h.
+def scaled_gram(gram: Real, damping: float = 0.0) -> tuple[F32, F64]:
+    """The matrices over the means of their diagonals, float32, damped as in `factor`, and (G,) those means.
 
-    A matrix that has no factor gets ten times as much, again and again.
+    Raises:
+        CalibrationError: not (G, K, K), not finite, a negative second moment.
+    """
+    mean = _diagonal(gram).mean(axis=1, dtype=np.float64)
+    h = (gram / np.where(mean > 0, mean, 1)[:, None, None]).astype(np.float32)
+    at = np.arange(h.shape[1])
+    h[:, at, at] += np.float32(damping)
+    return h, mean
+
+
+def _diagonal(gram: Real) -> Real:
+    """(G, K) checked."""
+    if gram.ndim != 3 or gram.shape[1] != gram.shape[2] or not gram.size:
+        raise CalibrationError(f"Gram matrices must be (G, K, K), not of shape {gram.shape}")
+    diagonal: Real = np.diagonal(gram, axis1=1, axis2=2)
+    if not (np.isfinite(gram.max()) and np.isfinite(gram.min())) or diagonal.min() < 0:
+        raise CalibrationError(
+            "a Gram matrix holds NaN, infinity or negative second moments", hint="check the calibration data"
+        )
+    return diagonal
+
+
+def damped_cholesky(h: F64, damping: float) -> F64:
+    """(G, K, K) lower factors of matrices with `damping` times their mean diagonal added.
+
+    A matrix that has no factor gets ten times as much, again and again. Afterwards h holds what was factored.
     """
     at = np.arange(h.shape[1])
     mean = np.diagonal(h, axis1=1, axis2=2).mean(axis=1)

@@ -96,7 +96,7 @@ def unit_rows(
         FormatError: shapes do not fit; zero points or float group scales; rows are no whole number for each matrix.
     """
     _check(rows, like)
-    used, slots = _slots(len(rows), matrices, groups)
+    used, slots = row_slots(len(rows), matrices, groups)
     ranks = None if order is None else order[used]
     m = None
     if like.has_integer_groups:
@@ -122,7 +122,12 @@ def arranged(rows: NDArray[_T], slots: Index, order: Index | None) -> NDArray[_T
     return np.ascontiguousarray(rows[slots[:, :, None], order[:, None, :]].transpose(0, 2, 1))
 
 
-def _slots(rows: int, matrices: int, groups: Index | None) -> tuple[Index, Index]:
+def row_slots(rows: int, matrices: int, groups: Index | None) -> tuple[Index, Index]:
+    """The Gram matrices that rows use, (G,), and the rows of each, (G, P): its first one again where it has fewer.
+
+    Raises:
+        FormatError: rows are no whole number for each matrix; groups are no indices of matrices.
+    """
     if groups is None:
         if rows % matrices:
             raise FormatError(f"{rows} rows are no whole number for each of {matrices} Gram matrices")
