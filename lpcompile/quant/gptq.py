@@ -9,7 +9,7 @@ import numpy as np
 from lpcompile.formats.arrays import F32, Real
 from lpcompile.quant.gram_factor import DAMPING, GramFactor, factor
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.unit_rows import Index, UnitRows, unit_rows
+from lpcompile.quant.unit_rows import Index, UnitRows, arranged, row_slots, unit_rows
 
 BLOCK = 128
 
@@ -85,3 +85,31 @@ def _rounded(units: UnitRows, feedback: F32, block: int) -> F32:
             levels[:, k] = units.round(k, x)
             np.subtract(values[:, k], levels[:, k], out=errors[:, k])
     return levels
+
+
+def expected_errors(errors: F32, factors: GramFactor, groups: Index, *, block: int = BLOCK) -> F32:
+    """(R, K) errors as GPTQ would leave them, from errors of nearest codes under the same scales.
+
+    What GPTQ rounds is w plus what it makes up for, and the errors of rounding that are spread like those of rounding
+    w: so e = r R^-1 with r = nearest - w. No codes are chosen: one triangular solve tells formats and scales apart.
+
+    Args:
+        errors: (R, K) r.
+        factors: of the layer's Gram matrices.
+        groups: (R,) the matrix of each row.
+        block: inputs that are solved for at once.
+    """
+    used, slots = row_slots(len(errors), len(factors.order), groups)
+    order, feedback = factors.order[used], factors.feedback[used]
+    found = arranged(np.asarray(errors, np.float32), slots, order)
+    columns = found.shape[1]
+    for start in range(0, columns, block):
+        end = min(start + block, columns)
+        own = feedback[:, start:end, start:end].astype(np.float64) + np.eye(end - start)
+        wanted = found[:, start:end]
+        if start:
+            wanted = wanted - feedback[:, start:end, :start] @ found[:, :start]
+        found[:, start:end] = np.linalg.inv(own).astype(np.float32) @ wanted
+    made = np.empty_like(errors, np.float32)
+    made[slots[:, :, None], order[:, None, :]] = found.transpose(0, 2, 1)
+    return made
