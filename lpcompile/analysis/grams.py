@@ -1,7 +1,7 @@
 """Gram matrices of the inputs of layers: H = E[x x^T] over the positions of all calls, streamed.
 
 Rounding errors E (C_out, K) of a layer's weights cost tr(E H E^T) of mean squared error of its outputs, so H is all
-that rounding with regard to the outputs of one layer needs. [frantar2022, sec. 3; nagel2020, sec. 3.2]
+that rounding with regard to the outputs of one layer needs. [frantar2023, sec. 3; nagel2020]
 
 Of layers with very many positions a sample is counted (`sampled_columns`).
 """

@@ -4,7 +4,7 @@ What a layer with weights W^ then gives is off by W x - W^ x^, of mean square
 
     E |W x - W^ x^|^2 = tr(W^ H W^^T) - 2 tr(W C W^^T) + const,    H = E[x^ x^^T],  C = E[x x^^T]
 
-so that W^ can make good for what came before it. [li2025: calibration on both inputs at once]
+so that W^ can make good for what came before it. [li2025]
 
 Both graphs are run from their inputs, each in a session that ends with the layers that are asked for: ONNX Runtime 1.32
 runs all of a graph whatever is fetched of it (`only_execute_path_to_fetches` changed no time), loading a part of it
