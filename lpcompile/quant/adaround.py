@@ -28,7 +28,7 @@ _LEAST = np.float32(0.05)
 _WARM_UP = 0.2  # share of the iterations without the second term
 _WEIGHT = np.float32(3)  # l
 _BETAS = np.float32(20), np.float32(2)
-_RATE = 0.02  # of Adam
+_RATE = 0.05  # of Adam
 _DECAYS = (0.9, 0.999)
 _TINY = np.float32(1e-12)
 
