@@ -26,9 +26,9 @@ _OFFSET = np.float32(-0.1)
 _SOFTENED = np.float32(0.2)  # how far from its level a weight starts, relative to where it really is
 _LEAST = np.float32(0.05)
 _WARM_UP = 0.2  # share of the iterations without the second term
-_WEIGHT = np.float32(3)  # l
+_WEIGHT = np.float32(10)  # l
 _BETAS = np.float32(20), np.float32(2)
-_RATE = 0.05  # of Adam
+_RATE = 0.1  # of Adam
 _DECAYS = (0.9, 0.999)
 _TINY = np.float32(1e-12)
 
