@@ -39,25 +39,29 @@ class GramFactor:
     variances: F64
 
 
-def factor(gram: Real, damping: float = DAMPING, order: str = "activation") -> GramFactor:
+def factor(gram: Real, damping: float = DAMPING, order: str | NDArray[np.intp] = "activation") -> GramFactor:
     """Factor the Gram matrices of a layer.
 
     Args:
         gram: (G, K, K) E[x x^T], any of them singular or zero.
         damping: added to the diagonal, relative to its mean; raised by itself for a matrix that stays singular.
         order: "activation" takes inputs of large second moment first (the lower index first on a tie), "natural" takes
-            them as they come.
+            them as they come; or (G, K) permutations.
 
     Raises:
         CalibrationError: not (G, K, K), not finite, a negative second moment; an unknown order.
     """
     h, _ = regular(gram)
     count, columns = h.shape[:2]
-    if order not in ORDERS:
+    if not isinstance(order, str):
+        ranks = order
+        if ranks.shape != h.shape[:2] or (np.sort(ranks, axis=1) != np.arange(columns)).any():
+            raise CalibrationError(f"an order must be permutations of shape {h.shape[:2]}")
+    elif order not in ORDERS:
         raise CalibrationError(
             f"no order of inputs is called {order!r}", hint="use one of " + ", ".join(ORDERS)
         )
-    if order == "natural":
+    elif order == "natural":
         ranks = np.tile(np.arange(columns), (count, 1))
     else:
         ranks = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")

@@ -7,14 +7,16 @@ Arrays are (G, K, P): Gram matrices, inputs, rows of that matrix. One input of a
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.errors import FormatError
-from lpcompile.formats.arrays import F32, U8
-from lpcompile.formats.group import group_nearest, group_unit
+from lpcompile.formats.arrays import F32, U8, frozen
+from lpcompile.formats.base import NumberFormat
+from lpcompile.formats.group import MULTIPLIERS, group_nearest, group_table, group_unit
 from lpcompile.quant.fit import layer_levels
 from lpcompile.quant.granularity import PerGroup
 from lpcompile.quant.nearest_codes import channel_scales
@@ -22,6 +24,7 @@ from lpcompile.quant.qtensor import QuantizedTensor, image_scales
 from lpcompile.quant.scales import SMALLEST_SCALE
 
 Index = NDArray[np.intp]
+_ORIGIN = 128  # where 0 is in a table over int8
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -57,6 +60,16 @@ class UnitRows:
         if self.like.has_int8_image:
             return self._arranged(self.like.int8_image()[0]).astype(np.float32)
         return self._arranged(self.like.format.decode(self.like.codes))
+
+    def towards(self, levels: F32) -> F32:
+        """(G, K, P) the level next to each of these on the side of the real weight; itself at the end of the range."""
+        up = self.values > levels
+        if self.multipliers is None:
+            known = layer_levels(self.like.format).levels.astype(np.float32)
+            at = np.searchsorted(known, levels) + np.where(up, 1, -1)
+            return known[np.clip(at, 0, len(known) - 1)]
+        steps = _group_neighbours(self.like.format)
+        return steps[up.astype(np.intp), self.multipliers, levels.astype(np.intp) + _ORIGIN]
 
     def tensor(self, levels: F32) -> QuantizedTensor:
         """The tensor with other codes, given by their levels (G, K, P)."""
@@ -140,6 +153,19 @@ def row_slots(rows: int, matrices: int, groups: Index | None) -> tuple[Index, In
     slots = np.repeat(by_group[first][:, None], counts.max(), axis=1)
     slots[of[by_group], np.arange(rows) - first[of[by_group]]] = by_group
     return used, slots
+
+
+@lru_cache(maxsize=256)
+def _group_neighbours(fmt: NumberFormat) -> F32:
+    """(2, 16, 256) the next lower and the next higher level of row m of the group table, by m and level."""
+    usable = ~np.isnan(fmt.table())
+    found = np.zeros((2, MULTIPLIERS + 1, 2 * _ORIGIN), np.float32)
+    for m, row in enumerate(group_table(fmt)):
+        known = np.unique(row[usable])
+        at = known.astype(np.intp) + _ORIGIN
+        found[0, m, at] = known[np.maximum(np.arange(len(known)) - 1, 0)]
+        found[1, m, at] = known[np.minimum(np.arange(len(known)) + 1, len(known) - 1)]
+    return frozen(found)
 
 
 def _check(rows: F32, like: QuantizedTensor) -> None:
