@@ -1,14 +1,18 @@
 """Metrics of rounding errors for the layers of a compilation, gathered once and shared by all passes that round."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from lpcompile.analysis.grams import Gram, gather_grams
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import Kernel
+from lpcompile.quant.damping_choice import chosen_damping
 from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.rows import to_rows
 
+THREADS = 2
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
@@ -36,12 +40,13 @@ def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Map
         progress=lambda done, total: ctx.progress("gathering moments of inputs", done, total),
     )
     ctx.without_metric |= grams.left_out
-    shared: dict[tuple[int, bool, float], InputMetric] = {}
-    for name, gram in grams.items():
-        key = (id(gram), *_setting(graph, name))
-        if key not in shared:
-            shared[key] = _metric(gram, *key[1:])
-        ctx.metrics[name] = shared[key]
+    settings = {name: (id(gram), *_setting(graph, name)) for name, gram in grams.items()}
+    first = {setting: name for name, setting in reversed(settings.items())}
+    # Readings are independent and numpy releases the interpreter lock: two at a time.
+    with ThreadPoolExecutor(THREADS) as pool:
+        made = pool.map(lambda item: _metric(graph, item[1], grams[item[1]], *item[0][1:]), first.items())
+        shared = dict(zip(first, made, strict=True))
+    ctx.metrics |= {name: shared[setting] for name, setting in settings.items()}
     return ctx.metrics
 
 
@@ -53,5 +58,10 @@ def _setting(graph: LpGraph, name: str) -> tuple[bool, float]:
     return not bias_obstacle(node, kernel), 0.0 if plan is None else plan.scale
 
 
-def _metric(gram: Gram, centred: bool, step: float) -> InputMetric:
-    return InputMetric.of(gram.matrix, gram.mean, centred=centred, step=step)
+def _metric(graph: LpGraph, name: str, gram: Gram, centred: bool, step: float) -> InputMetric:
+    node = graph.node(name)
+    weight = node.inputs[1]
+    assert weight is not None
+    halves = [InputMetric.of(h.matrix, h.mean, centred=centred, step=step).matrix for h in gram.halves]
+    damping = chosen_damping(to_rows(node.op, weight.values), halves)
+    return InputMetric.of(gram.matrix, gram.mean, centred=centred, step=step, damping=damping)

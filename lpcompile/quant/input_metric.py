@@ -35,7 +35,9 @@ class InputMetric:
     damping: float = DAMPING
 
     @classmethod
-    def of(cls, moments: F32, mean: F64, *, centred: bool, step: float = 0.0) -> "InputMetric":
+    def of(
+        cls, moments: F32, mean: F64, *, centred: bool, step: float = 0.0, damping: float = DAMPING
+    ) -> "InputMetric":
         """The metric of inputs.
 
         Args:
@@ -43,15 +45,16 @@ class InputMetric:
             mean: E[x], (G, K).
             centred: whether the bias takes the mean of the error away.
             step: of the input's quantiser; 0 where floats are read.
+            damping: see the attribute.
         """
         if not centred and not step:
-            return cls(moments, mean, centred)
+            return cls(moments, mean, centred, damping)
         matrix = moments.astype(np.float64)
         if centred:
             matrix -= mean[:, :, None] * mean[:, None, :]
         at = np.arange(matrix.shape[1])
         matrix[:, at, at] = np.maximum(matrix[:, at, at], 0) + step**2 / 12
-        return cls(matrix.astype(np.float32), mean, centred)
+        return cls(matrix.astype(np.float32), mean, centred, damping)
 
     @cached_property
     def factors(self) -> GramFactor:
