@@ -14,7 +14,6 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.input_moments import row_means
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched
 from lpcompile.analysis.own_weights import with_own_weights
@@ -25,7 +24,7 @@ from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.correct_bias import bias_obstacle, mean_shift
+from lpcompile.passes.correct_bias import bias_obstacle, mean_inputs, mean_shift
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.plan import ActivationPlan, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
@@ -101,8 +100,7 @@ class AssignmentLoss:
         kernel = self.graph.plan.layers[node.name].kernel
         if bias is None or bias_obstacle(node, kernel) or len(bias.consumers) > 1:
             return None
-        known = node.name in self.metrics or row_means(node, self.statistics) is not None
-        return bias.name if known else None
+        return bias.name if mean_inputs(node, self.statistics, self.metrics) is not None else None
 
     def _rounded(self, name: str, pick: int) -> LayerPlan:
         weight = self._candidates[name][pick].weight
@@ -132,13 +130,11 @@ class AssignmentLoss:
     def _shift(self, node: Node, plan: LayerPlan) -> F32:
         if plan.bias_correction is not None:
             return plan.bias_correction
-        weight, mean = node.inputs[1], row_means(node, self.statistics)
+        weight, mean = node.inputs[1], mean_inputs(node, self.statistics, self.metrics)
         assert weight is not None
+        assert mean is not None
         assert plan.tensor is not None
-        rows = to_rows(node.op, weight.values)
-        if mean is None:
-            mean = self.metrics[node.name].row_means(len(rows))
-        return mean_shift(rows, plan.tensor, mean)
+        return mean_shift(to_rows(node.op, weight.values), plan.tensor, mean)
 
 
 def assignment_loss(

@@ -175,12 +175,18 @@ def fit_candidates(
     channels = np.arange(0, len(rows), max(1, rows.size // sample_weights))
     sample = np.ascontiguousarray(rows[channels], np.float32)
     floors = None if min_scale is None else min_scale[channels]
-    fitting = _Layer(sample, importance, floors, len(rows))
-    found = [*fitting.coarse(plans, prune=prune), *fitting.exact(plans)]
+    nearest = _Layer(sample, importance, floors, len(rows), None if metric is None else metric.sizes)
+    layers = {False: nearest}
+    if metric is not None:
+        layers[True] = _Layer(sample, metric.importance, floors, len(rows), metric.variances)
+    found = []
+    for by_metric, fitting in layers.items():
+        own = [p for p in plans if (metric is not None and p.rounding in METRIC_ROUNDINGS) is by_metric]
+        found += [*fitting.coarse(own, prune=prune), *fitting.exact(own)]
     kept = _thinned(_undominated(found), most) if prune else sorted(found, key=_cost)
     if rounded is not None:
         kept = [
-            fitting.candidate(c.weight, rounded(sample, c.tensor))
+            nearest.candidate(c.weight, rounded(sample, c.tensor))
             if c.weight.rounding == EIGHT_BIT_ROUNDING
             else c
             for c in kept
@@ -191,16 +197,24 @@ def fit_candidates(
 class _Layer:
     """Some channels of a layer, and how many it has."""
 
-    def __init__(self, sample: F32, importance: F32 | None, min_scale: F32 | None, outputs: int) -> None:
+    def __init__(
+        self,
+        sample: F32,
+        importance: F32 | None,
+        min_scale: F32 | None,
+        outputs: int,
+        costs: F32 | None = None,
+    ) -> None:
         self.sample, self.min_scale, self.outputs = sample, min_scale, outputs
         self.importance = importance
         columns = sample.shape[1]
         self.h = (
             np.ones(columns, np.float32) if importance is None else damped_importance(importance, columns)
         )
+        self.costs = self.h if costs is None else costs  # of squared errors, comparable between roundings
 
     def candidate(self, plan: WeightPlan, tensor: QuantizedTensor) -> Candidate:
-        loss = weighted_loss(self.sample, tensor, self.h) * self.outputs / len(self.sample)
+        loss = weighted_loss(self.sample, tensor, self.costs) * self.outputs / len(self.sample)
         return Candidate(plan, tensor, loss, self.bits(plan))
 
     def bits(self, plan: WeightPlan) -> int:

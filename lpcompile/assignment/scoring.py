@@ -114,7 +114,7 @@ class Scorer:
         found = fit_candidates(
             to_rows(node.op, weight.values),
             plans,
-            importance=second_moments(node, self.statistics) if metric is None else metric.importance,
+            importance=second_moments(node, self.statistics),
             metric=metric,
             min_scale=floor,
             rounded=self.rounded(node),

@@ -62,15 +62,29 @@ class InputMetric:
         return factor(self.matrix, self.damping)
 
     @cached_property
+    def _variances(self) -> F64:
+        found = np.empty_like(self.factors.variances)
+        np.put_along_axis(found, self.factors.order, self.factors.variances, axis=1)
+        return found
+
+    @cached_property
     def importance(self) -> F32:
-        """(K,) what ordinary rounding errors of each input cost once GPTQ has made up for what it can.
+        """(K,) what ordinary rounding errors of each input cost once GPTQ has made up for what it can, mean 1.
 
         Groups share one: each counts by the shape of its variances, not by its size.
         """
-        variances = np.empty_like(self.factors.variances)
-        np.put_along_axis(variances, self.factors.order, self.factors.variances, axis=1)
-        mean = np.maximum(variances.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return np.asarray((variances / mean).mean(axis=0), np.float32)
+        mean = np.maximum(self._variances.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return np.asarray((self._variances / mean).mean(axis=0), np.float32)
+
+    @property
+    def variances(self) -> F32:
+        """(K,) the same in units of the outputs, mean over groups."""
+        return np.asarray(self._variances.mean(axis=0), np.float32)
+
+    @property
+    def sizes(self) -> F32:
+        """(K,) what errors of nearest codes cost where they do not correlate: the diagonal, mean over groups."""
+        return np.asarray(np.diagonal(self.matrix, axis1=1, axis2=2).mean(axis=0), np.float32)
 
     def groups_of(self, channels: Index, outputs: int) -> Index:
         """(R,) the matrix of some of a layer's output channels."""

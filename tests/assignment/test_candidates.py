@@ -138,7 +138,8 @@ def test_another_rounding_is_applied_to_what_is_kept() -> None:
         seen.append(tensor)
         return tensor
 
-    found = fit_candidates(w, plans(), importance=h, rounded=rounded)
+    summed = [replace(p, rounding="kernel-sums") for p in plans()]
+    found = fit_candidates(w, summed, importance=h, rounded=rounded)
     assert len(seen) == len(found.candidates)
 
 
