@@ -1,5 +1,7 @@
 """Candidates of a layer: which there are, how well coarse fits compare with thorough ones, what is dropped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
