@@ -22,7 +22,7 @@ from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.materialise.layers import planned_bias
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.materialise.qdq import fake_quantised
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.rounded_layer import least_scale
