@@ -98,7 +98,8 @@ class QuantizeWeights(Pass):
         """As it was rounded when its format was tried, or rounded now."""
         layer = graph.plan.layers[node.name]
         found = ctx.rounded.get((node.name, layer.weight))
-        if found is None or found.kernel is not layer.kernel or self.rho >= 0:
+        unfinished = found is not None and found.weight.rounding in METRIC_ROUNDINGS
+        if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
             return self._rounded(graph, node, ctx)
         return replace(
             layer,
@@ -107,7 +108,6 @@ class QuantizeWeights(Pass):
             codes_sha256=found.codes_sha256,
             weight_sqnr_db=found.weight_sqnr_db,
             local_sqnr_db=found.local_sqnr_db,
-            bias_correction=found.bias_correction,
         )
 
     def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:

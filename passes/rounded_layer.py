@@ -18,7 +18,7 @@ from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
 from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
-from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
@@ -36,6 +36,7 @@ def rounded_layer(
     statistics: Mapping[str, TensorStatistics],
     *,
     metric: InputMetric | None = None,
+    tried: bool = False,
     rho: float = -1.0,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
@@ -46,6 +47,7 @@ def rounded_layer(
         decided: how its weights are stored.
         statistics: of activations.
         metric: of its rounding errors, for `gptq`; without one that becomes `kernel-sums`.
+        tried: only to compare formats: GPTQ without what comes after it.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
 
     Raises:
@@ -90,7 +92,8 @@ def rounded_layer(
     if decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
     if by_metric is not None:
-        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale)
+        rounds = 0 if tried else ROUNDS
+        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds)
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)

@@ -246,9 +246,12 @@ class _Errors(Mapping[str, LayerErrors]):
 
     def __init__(self, scorer: Scorer, fitted: Mapping[str, FittedCandidates]) -> None:
         self._scorer, self._fitted = scorer, fitted
+        self._last: tuple[str, LayerErrors] | None = None  # asked for twice
 
     def __getitem__(self, name: str) -> LayerErrors:
-        return self._scorer.errors(name, self._fitted[name])
+        if self._last is None or self._last[0] != name:
+            self._last = name, self._scorer.errors(name, self._fitted[name])
+        return self._last[1]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fitted)

@@ -87,7 +87,7 @@ def _rounded(units: UnitRows, feedback: F32, block: int) -> F32:
     return levels
 
 
-def expected_errors(errors: F32, factors: GramFactor, groups: Index, *, block: int = BLOCK) -> F32:
+def expected_errors(errors: F32, factors: GramFactor, groups: Index) -> F32:
     """(R, K) errors as GPTQ would leave them, from errors of nearest codes under the same scales.
 
     What GPTQ rounds is w plus what it makes up for, and the errors of rounding that are spread like those of rounding
@@ -97,19 +97,19 @@ def expected_errors(errors: F32, factors: GramFactor, groups: Index, *, block: i
         errors: (R, K) r.
         factors: of the layer's Gram matrices.
         groups: (R,) the matrix of each row.
-        block: inputs that are solved for at once.
     """
     used, slots = row_slots(len(errors), len(factors.order), groups)
-    order, feedback = factors.order[used], factors.feedback[used]
+    whole = len(used) == len(factors.order)
+    order, feedback = (
+        (factors.order, factors.feedback) if whole else (factors.order[used], factors.feedback[used])
+    )
     found = arranged(np.asarray(errors, np.float32), slots, order)
-    columns = found.shape[1]
-    for start in range(0, columns, block):
-        end = min(start + block, columns)
-        own = feedback[:, start:end, start:end].astype(np.float64) + np.eye(end - start)
+    for start, inverse in factors.inverse_blocks:
+        end = start + inverse.shape[1]
         wanted = found[:, start:end]
         if start:
             wanted = wanted - feedback[:, start:end, :start] @ found[:, :start]
-        found[:, start:end] = np.linalg.inv(own).astype(np.float32) @ wanted
+        found[:, start:end] = (inverse if whole else inverse[used]) @ wanted
     made = np.empty_like(errors, np.float32)
     made[slots[:, :, None], order[:, None, :]] = found.transpose(0, 2, 1)
     return made

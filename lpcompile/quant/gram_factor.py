@@ -10,6 +10,7 @@ the variance of input k given the inputs that are rounded after it, 1 / U_kk^2 o
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from lpcompile.errors import CalibrationError
 from lpcompile.formats.arrays import F32, F64, Real
 
 ORDERS = ("activation", "natural")
+SOLVED_AT_ONCE = 64
 DAMPING = 0.01  # of the mean of the diagonal
 _LEAST_DAMPING = 1e-8  # where none was asked for and the matrix is singular
 _MORE_DAMPING = 10.0
@@ -37,6 +39,17 @@ class GramFactor:
     order: NDArray[np.intp]
     feedback: F32
     variances: F64
+
+    @cached_property
+    def inverse_blocks(self) -> list[tuple[int, F32]]:
+        """First input and inverse (G, k, k) of each diagonal block of R^T, for solving by blocks."""
+        columns = self.order.shape[1]
+        found = []
+        for start in range(0, columns, SOLVED_AT_ONCE):
+            end = min(start + SOLVED_AT_ONCE, columns)
+            own = self.feedback[:, start:end, start:end].astype(np.float64) + np.eye(end - start)
+            found.append((start, np.linalg.inv(own).astype(np.float32)))
+        return found
 
 
 def factor(gram: Real, damping: float = DAMPING, order: str | NDArray[np.intp] = "activation") -> GramFactor:

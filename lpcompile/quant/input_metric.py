@@ -17,6 +17,8 @@ from lpcompile.quant.gram_loss import row_losses
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.unit_rows import Index
 
+ROUNDS = 2
+
 
 @dataclass(frozen=True, eq=False)
 class InputMetric:
@@ -95,7 +97,7 @@ class InputMetric:
         return np.repeat(self.mean, outputs // len(self.mean), axis=0)
 
     def rounded(
-        self, rows: F32, tensor: QuantizedTensor, *, min_scale: F32 | None = None, rounds: int = 2
+        self, rows: F32, tensor: QuantizedTensor, *, min_scale: F32 | None = None, rounds: int = ROUNDS
     ) -> QuantizedTensor:
         """Codes by GPTQ, then sweeps over them and channel scales in turn.
 
@@ -103,7 +105,7 @@ class InputMetric:
             rows: (R, K) the real weights, all of the layer.
             tensor: format and scales.
             min_scale: (R,) as in `fit`.
-            rounds: of sweeps and scales.
+            rounds: of sweeps and scales; 0: GPTQ alone, which tells formats apart as well.
         """
         found = gptq_factored(rows, tensor, self.factors)
         return refined(rows, found, self.matrix, rounds=rounds, damping=self.damping, min_scale=min_scale)
