@@ -15,6 +15,7 @@ from lpcompile.recipes import Recipe
 from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
+AFTER_ROUNDING = ("correct-bias", "requantize-weights")
 POSITS = "posit-fraction"  # a bound under which int8 would always win
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
 
@@ -54,7 +55,7 @@ def recipe_passes(
     found = []
     for name, given in named:
         extra: dict[str, Any] = {}
-        if name == "correct-bias" and options.effort == 0:
+        if name in AFTER_ROUNDING and options.effort == 0:
             continue
         if name == ROUND and not options.passes:
             extra = _weight_options(given, options, target, assigns=assigns)
