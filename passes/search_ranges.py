@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from lpcompile.analysis.activation_scores import project_activation_choices
+from lpcompile.analysis.batches import batch_inputs, rebatched
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import Samples, choose_head
 from lpcompile.analysis.macs import macs_of_call
@@ -36,6 +37,7 @@ RULE = "output"
 LOSSES = ("logits", "probe")
 DYNAMIC = (Kernel.DYNAMIC, Kernel.NBITS)
 LEAST_SAMPLES = 4
+LEAST_CALLS = 8  # halves of a few samples must be alike
 FEWEST = 32  # samples that are kept where runs are dear
 DRAWS = 4  # of the loss's random numbers
 MOST_MACS = 6e11  # of all measurements; some tens of seconds on two cores
@@ -75,9 +77,9 @@ class SearchRanges(Pass):
         assert ctx.calibration is not None
         assert ctx.observe is not None
         samples = self._samples(graph, ctx, groups)
-        if sum(samples.sizes) < LEAST_SAMPLES:
+        if len(samples.calls) < LEAST_SAMPLES:
             for group in groups:
-                report.skip(group.name, f"{sum(samples.sizes)} samples are too few for two halves")
+                report.skip(group.name, f"{len(samples.calls)} samples are too few for two halves")
             return report
         stored = with_stored_weights(graph)
         noise = RangeNoise(graph, stored, groups, ctx.observe, samples, self.loss)
@@ -132,7 +134,12 @@ class SearchRanges(Pass):
         count = int(np.clip(count, min(2, len(calls)), len(calls)))
         taken: list[Feeds] = [calls[int(i)] for i in np.linspace(0, len(calls) - 1, count).astype(int)]
         sources = [t for g in groups for t in g.sources]
-        return Samples.of(graph, [n.name for n in graph.layers()], ctx.observe, taken, further=sources)
+        layers = [n.name for n in graph.layers()]
+        found, inputs = Samples.of(graph, layers, ctx.observe, taken, further=sources), batch_inputs(graph)
+        total = sum(found.sizes)
+        if not found.per_sample or inputs is None or len(found.calls) >= LEAST_CALLS:
+            return found
+        return replace(found, calls=rebatched(found.calls, inputs, max(1, total // LEAST_CALLS)))
 
     def _task(
         self,
