@@ -16,6 +16,7 @@ from lpcompile.analysis.activation_scores import project_activation_choices
 from lpcompile.analysis.batches import batch_inputs, rebatched
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import Samples, choose_head
+from lpcompile.analysis.integer_reads import with_separate_reads
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.planned_groups import PlannedGroup, planned_groups
 from lpcompile.analysis.range_candidates import candidates
@@ -175,10 +176,11 @@ class SearchRanges(Pass):
         samples: Samples,
     ) -> list[F64]:
         assert ctx.observe is not None
+        stored, reads = with_separate_reads(stored)
         try:
             found = project_activation_choices(
                 stored,
-                {t: plans for g, plans in zip(groups, choices, strict=True) for t in g.sources},
+                {reads.get(t, t): plans for g, plans in zip(groups, choices, strict=True) for t in g.sources},
                 ctx.observe,
                 samples,
                 choose_head(stored, self.loss, ctx.observe, samples),
@@ -189,7 +191,10 @@ class SearchRanges(Pass):
         except GradientError as error:
             ctx.warnings.append(f"ranges are searched by measuring alone, without gradients: {error}")
             return []
-        return [_summed([found[t] for t in g.sources], len(c)) for g, c in zip(groups, choices, strict=True)]
+        return [
+            _summed([found[reads.get(t, t)] for t in g.sources], len(c))
+            for g, c in zip(groups, choices, strict=True)
+        ]
 
     def _write(
         self,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.integer_reads import with_separate_reads
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.value import Value
 from lpcompile.plan import ActivationPlan
@@ -13,15 +14,17 @@ from lpcompile.plan import ActivationPlan
 def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> LpGraph:
     """A copy in which nodes read planned tensors as `scale * clip(rne(x / scale), low, high)`.
 
-    Graph outputs and control-flow bodies read floats.
+    Graph outputs and control-flow bodies read floats, and so do float nodes that read what a float node makes.
 
     Args:
-        graph: the float graph.
+        graph: the float graph; its plan tells who reads codes.
         plans: by tensor.
     """
-    copy = graph.copy()
+    copy, reads = with_separate_reads(graph)
     for name, plan in plans.items():
-        _round(copy, name, [copy.constant(f"{name}/range", number) for number in _numbers(plan)])
+        _round(
+            copy, reads.get(name, name), [copy.constant(f"{name}/range", number) for number in _numbers(plan)]
+        )
     return copy
 
 
@@ -35,7 +38,7 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
     Returns:
         The copy, and the name of its new float32 input (G, 3), which takes `ranges_of` G plans.
     """
-    copy = graph.copy()
+    copy, reads = with_separate_reads(graph)
     fed = copy.add_input(copy.fresh("ranges"), np.dtype(np.float32), (len(groups), 3))
     for i, tensors in enumerate(groups):
         numbers = []
@@ -44,7 +47,7 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
             node = copy.add_node("GatherND", [fed, at], name=copy.fresh("ranges/number"))
             numbers.append(_only(node.outputs))
         for name in tensors:
-            _round(copy, name, numbers)
+            _round(copy, reads.get(name, name), numbers)
     return copy, fed.name
 
 
