@@ -71,6 +71,8 @@ class SearchRanges(Pass):
             if layer.kernel in DYNAMIC:
                 report.skip(name, "its range is measured at run time")
         groups = planned_groups(graph)
+        if not groups:
+            return report
         if obstacle := self._obstacle(graph, ctx, groups):
             for group in groups:
                 report.skip(group.name, obstacle)

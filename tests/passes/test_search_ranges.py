@@ -7,10 +7,14 @@ import pytest
 
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.measured import Judge
+from lpcompile.analysis.planned_groups import planned_groups
+from lpcompile.analysis.range_search import Gain
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.stored_weights import with_stored_weights
 from lpcompile.errors import PassOptionError
+from lpcompile.materialise.layers import planned_bias
 from lpcompile.passes import search_ranges
+from lpcompile.passes.rounded_layer import BIAS_UNITS
 from lpcompile.plan import ActivationPlan
 from lpcompile.registry import pass_class
 from tests.quantizing import Quantized, quantized, same_plan
@@ -87,7 +91,7 @@ def test_the_same_seed_finds_the_same() -> None:
 
 
 def test_ranges_that_do_not_win_elsewhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_ranges, "cross_validated", lambda *_: search_ranges.Gain(-0.1, 0.2))
+    monkeypatch.setattr(search_ranges, "cross_validated", lambda *_: Gain(-0.1, 0.2))
     found = quantized(NET, NARROW)
     before = found.graph.copy()
     report = found.rerun(SEARCH)["search-ranges"]
@@ -166,17 +170,17 @@ def test_an_operator_without_a_gradient_is_measured() -> None:
 
 def test_biases_of_rounded_weights_still_fit() -> None:
     found = quantized(NET, f"{NARROW},{WEIGHTS}")
-    group = next(g for g in search_ranges.planned_groups(found.graph) if "s" in g.members)
+    group = next(g for g in planned_groups(found.graph) if "s" in g.members)
     node = next(
         n for n in found.graph.layers() if n.inputs[0] is not None and n.inputs[0].name in group.members
     )
     layer = found.graph.plan.layers[node.name]
     assert layer.tensor is not None
-    bias = search_ranges.planned_bias(node, layer)
+    bias = planned_bias(node, layer)
     assert bias is not None
     least = search_ranges._least_scale(found.graph, group)
     units = np.abs(bias) / (least * layer.tensor.int8_image()[1].reshape(-1).astype(np.float64))
-    assert units.max() == pytest.approx(search_ranges.BIAS_UNITS)
+    assert units.max() == pytest.approx(BIAS_UNITS)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +193,10 @@ def test_biases_of_rounded_weights_still_fit() -> None:
 def test_wrong_options(options: dict[str, str], message: str) -> None:
     with pytest.raises(PassOptionError, match=message):
         pass_class("search-ranges").configured(options)
+
+
+def test_without_static_ranges_there_is_nothing_to_search() -> None:
+    found = quantized(NET, NARROW, calls=0)
+    report = found.rerun(SEARCH)["search-ranges"]
+    assert not report.changes
+    assert {s.reason for s in report.skips} == {"its range is measured at run time"}  # of the Gemm
