@@ -41,7 +41,7 @@ LEAST_SAMPLES = 4
 LEAST_CALLS = 8  # halves of a few samples must be alike
 FEWEST = 32  # samples that are kept where runs are dear
 DRAWS = 4  # of the loss's random numbers
-MOST_MACS = 6e11  # of all measurements; some tens of seconds on two cores
+MOST_MACS = 1.2e12  # of all measurements; half a minute or more on two cores
 LEAST_RUNS = 3  # the start and what the projections say
 
 

@@ -2,8 +2,7 @@
 
 The clipped histogram holds the mass beyond the range in its outermost bins; the quantised one spreads the mass that a
 code has inside the range evenly over the filled bins that become that code. The bin of zero is left out: zero is a
-code of every range, and after a Relu its mass would outweigh everything else. [migacz2017, 8-bit inference with
-TensorRT]
+code of every range, and after a Relu its mass would outweigh everything else. [migacz2017]
 """
 
 import numpy as np
