@@ -88,7 +88,7 @@ class SearchRanges(Pass):
         noise = RangeNoise(graph, stored, groups, ctx.observe, samples, self.loss)
         task = self._task(graph, stored, ctx, groups, samples)
         total = 3 * task.runs
-        gain = cross_validated(
+        gain, halves = cross_validated(
             task,
             (lambda plans: noise.of_half(0, plans), lambda plans: noise.of_half(1, plans)),
             noise.rows,
@@ -104,7 +104,9 @@ class SearchRanges(Pass):
                 report.skip(group.name, f"kept by rule {group.plan.rule}: {_shown(gain)}")
             return report
         found = search(
-            task, noise.of_all, lambda done: ctx.progress("searching ranges", 2 * task.runs + done, total)
+            replace(task, known=halves),
+            noise.of_all,
+            lambda done: ctx.progress("searching ranges", 2 * task.runs + done, total),
         )
         report.metrics |= {
             "output_sqnr_before_db": _db(noise.of_all(task.start)),

@@ -37,6 +37,7 @@ class Task:
         projections: of each group's candidates, (samples, draws, M); empty where there are no gradients.
         least_scales: what the scale of a group may not fall below, (G,).
         runs: measurements at most.
+        known: plans of all groups that are measured beside what the projections say.
     """
 
     start: Plans
@@ -44,6 +45,7 @@ class Task:
     projections: Sequence[F64]
     least_scales: Sequence[float]
     runs: int
+    known: Sequence[Plans] = ()
 
     def of_samples(self, rows: Rows) -> "Task":
         """The same with some of the samples."""
@@ -59,11 +61,13 @@ class Task:
         return [int(i) for i in np.argsort(costs, kind="stable")]
 
     def rivals(self) -> list[Plans]:
-        """What the projections say."""
+        """What the projections say, and what is known."""
         if not self.projections:
-            return []
+            return list(self.known)
         found = [joint_picks(self.projections, share) for share in SHARES]
-        return [[c[m] for c, m in zip(self.choices, picks, strict=True)] for picks in found]
+        return [[c[m] for c, m in zip(self.choices, picks, strict=True)] for picks in found] + list(
+            self.known
+        )
 
 
 @dataclass
@@ -135,8 +139,14 @@ def search(task: Task, noise: Noise, step: Callable[[int], None] = lambda _done:
         best.plans, best.noise = list(plans), level
         return True
 
-    for plans in task.rivals():
-        better(plans)
+    rivals = task.rivals()[: task.runs - 1]
+    levels = [noise(plans) for plans in rivals]
+    if levels:
+        least = min(range(len(levels)), key=lambda i: _or_inf(levels[i].mean()))
+        best.runs += len(levels)
+        step(best.runs)
+        if lowers(best.noise, levels[least]):
+            best.plans, best.noise = list(rivals[least]), levels[least]
     order = task.order
     for _ in range(ROUNDS):
         gained = False
@@ -150,6 +160,10 @@ def search(task: Task, noise: Noise, step: Callable[[int], None] = lambda _done:
         if not gained or best.runs >= task.runs:
             break
     return best
+
+
+def _or_inf(level: float) -> float:
+    return float(level) if np.isfinite(level) else float("inf")
 
 
 def lowers(before: F64, after: F64) -> bool:
@@ -189,7 +203,7 @@ def cross_validated(
     noises: tuple[Noise, Noise],
     rows: tuple[Rows, Rows],
     step: Callable[[int], None] = lambda _done: None,
-) -> Gain:
+) -> tuple[Gain, list[Plans]]:
     """Ranges found on one half of the samples, judged on the other, both ways.
 
     Args:
@@ -197,14 +211,19 @@ def cross_validated(
         noises: measure plans on each half.
         rows: samples of each half.
         step: called with the number of measurements done.
+
+    Returns:
+        What they gain, and the ranges of either half.
     """
     before, after, done = [], [], 0
+    plans: list[Plans] = []
     for own, other in ((0, 1), (1, 0)):
         found = search(task.of_samples(rows[own]), noises[own], partial(_step, step, done))
         done += found.runs
         before.append(noises[other](task.start))
         after.append(noises[other](found.plans))
-    return Gain.of(np.concatenate(before), np.concatenate(after))
+        plans.append(found.plans)
+    return Gain.of(np.concatenate(before), np.concatenate(after)), plans
 
 
 def _step(step: Callable[[int], None], before: int, done: int) -> None:

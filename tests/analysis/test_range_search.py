@@ -1,6 +1,7 @@
 """The search of ranges: choices against brute force, moves against a noise that is known in closed form."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,13 @@ def test_runs_are_kept_and_told() -> None:
     told: list[int] = []
     found = search(task(3, runs=5), parabola(0.2), told.append)
     assert found.runs == 5
-    assert told == [2, 3, 4, 5]
+    assert told == [3, 4, 5]
+
+
+def test_what_is_known_is_measured_first_and_the_least_is_gone_on_from() -> None:
+    known = [[ActivationPlan("uint4", s, 7, "t", "mse")] for s in (0.5, 2.05, 3.0)]
+    found = search(replace(task(runs=6), known=known), parabola(2.05))
+    assert found.plans == known[1]
 
 
 def test_no_scale_falls_below_what_a_bias_needs() -> None:
@@ -137,9 +144,10 @@ def test_gains_without_noise_are_none() -> None:
 
 def test_cross_validation_sees_what_only_one_half_likes() -> None:
     rows = (np.arange(0, 20, 2), np.arange(1, 20, 2))
-    alike = cross_validated(task(), (parabola(2.0, 10), parabola(2.0, 10)), rows)
-    apart = cross_validated(task(), (parabola(2.0, 10), parabola(0.5, 10)), rows)
+    alike, halves = cross_validated(task(), (parabola(2.0, 10), parabola(2.0, 10)), rows)
+    apart, _ = cross_validated(task(), (parabola(2.0, 10), parabola(0.5, 10)), rows)
     assert alike.db > 10
+    assert all(abs(np.log(plans[0].scale / 2.0)) < 0.1 for plans in halves)
     assert apart.db < -3
 
 

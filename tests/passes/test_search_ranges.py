@@ -91,7 +91,7 @@ def test_the_same_seed_finds_the_same() -> None:
 
 
 def test_ranges_that_do_not_win_elsewhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_ranges, "cross_validated", lambda *_: Gain(-0.1, 0.2))
+    monkeypatch.setattr(search_ranges, "cross_validated", lambda *_: (Gain(-0.1, 0.2), []))
     found = quantized(NET, NARROW)
     before = found.graph.copy()
     report = found.rerun(SEARCH)["search-ranges"]
