@@ -18,6 +18,7 @@ PASSES = {
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
     "equalize-channels": "lpcompile.passes.equalize_channels:EqualizeChannels",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
+    "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",

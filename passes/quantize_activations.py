@@ -74,7 +74,7 @@ class QuantizeActivations(Pass):
             graph,
             ctx.target,
             calibrated=ctx.calibration is not None,
-            matmul=self.matmul,
+            matmul=self._matmul,
             timed=self.cost == "time",
             weights=ctx.weights,
         )
@@ -115,6 +115,12 @@ class QuantizeActivations(Pass):
         report.metrics["integer_elementwise_nodes"] = len(regions.elementwise)
         report.metrics["quantized_tensors"] = len(graph.plan.activations)
         return report
+
+    @property
+    def _matmul(self) -> str:
+        """Ranges at run time are of 8 bits in the runtime, so fewer bits need static ones."""
+        narrow = LEVELS[self.format] < LEVELS["uint8"]
+        return "static" if narrow and self.matmul == "auto" else self.matmul
 
     def _replay(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> PassReport:
         """Carry out the decisions that were given; the sweep only serves passes that need means of activations."""
@@ -183,10 +189,10 @@ class QuantizeActivations(Pass):
 
         What no layer reads keeps 8 bits.
         """
-        found = {}
+        found: dict[str, bool] = {}
         for i, name in enumerate(static):
             x = graph.node(name).inputs[0]
             assert x is not None
             if np.dtype(np.float32) == (x.dtype or np.float32):
-                found[x.name] = i in (0, len(static) - 1) or x.is_input
+                found[x.name] = found.get(x.name, False) or i in (0, len(static) - 1) or x.is_input
         return found

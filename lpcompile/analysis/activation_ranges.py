@@ -7,8 +7,9 @@ planned at that width. [architecture 3.3, 4]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lpcompile.analysis.affine import Range, affine
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.ranges import Range, affine, find_range
+from lpcompile.analysis.ranges import find_range
 from lpcompile.analysis.ties import MoveGroup, union
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
@@ -36,11 +37,13 @@ class ActivationRanges:
     _found: dict[tuple[str, str, int], Range] = field(default_factory=dict)
 
     def rule_of(self, graph: LpGraph, members: Sequence[str], levels: int) -> str:
-        """`auto`: outliers of tensors that MatMul reads carry meaning, so nothing is cut; 4 bits need least error."""
+        """`auto`: 4 bits need least error; at 8, outliers that MatMul reads carry meaning: nothing is cut."""
         if self.rule != "auto":
             return self.rule
+        if levels <= LEVELS["uint4"]:
+            return "mse"
         readers = (n.op for t in members for n in graph.value(t).consumers)
-        return "minmax" if "MatMul" in readers else "middle" if levels > LEVELS["uint4"] else "mse"
+        return "minmax" if "MatMul" in readers else "middle"
 
     def range_of(self, members: Sequence[str], rule: str, levels: int) -> Range:
         """What holds the range of each member."""

@@ -70,13 +70,57 @@ def score_activation_choices(
     Raises:
         GradientError: an operator without a rule, named; a gradient that is not finite.
     """
-    found: dict[str, Score] = {}
+    found = _swept(graph, plans, observe, samples, head, draws, seed, propagated, step)
+    return {
+        n: Score.of_terms((t if propagated else np.square(t)).mean(1), factor=0.5)
+        if len(t)
+        else Score(np.zeros(len(plans[n])), np.zeros(len(plans[n])), 0)
+        for n, t in found.items()
+    }
+
+
+def project_activation_choices(
+    graph: LpGraph,
+    plans: Mapping[str, Sequence[ActivationPlan]],
+    observe: ObserveGraph,
+    samples: Samples,
+    head: Head,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    step: Step | None = None,
+) -> dict[str, F64]:
+    """Changes of the loss by M ways to round each tensor, along the gradient of every sample and draw.
+
+    Args: as of `score_activation_choices`.
+
+    Returns:
+        By tensor, (samples, draws, M); no samples where nothing flows back. Those of several tensors add up: half the
+        mean square of their sum is what they lose together.
+
+    Raises:
+        GradientError: an operator without a rule, named; a gradient that is not finite.
+    """
+    return _swept(graph, plans, observe, samples, head, draws, seed, False, step)
+
+
+def _swept(
+    graph: LpGraph,
+    plans: Mapping[str, Sequence[ActivationPlan]],
+    observe: ObserveGraph,
+    samples: Samples,
+    head: Head,
+    draws: int,
+    seed: int,
+    propagated: bool,
+    step: Step | None,
+) -> dict[str, F64]:
+    found: dict[str, F64] = {}
     names = list(plans)
     for first in range(0, len(names), CHUNK):
         part = {n: plans[n] for n in names[first : first + CHUNK]}
-        found |= _sweep(
-            graph, part, observe, InnerProducts(graph, head, samples, draws), seed, propagated, step
-        )
+        products = InnerProducts(graph, head, samples, draws)
+        found |= _sweep(graph, part, observe, products, seed, propagated, step)
     return found
 
 
@@ -88,7 +132,7 @@ def _sweep(
     seed: int,
     propagated: bool,
     step: Step | None,
-) -> dict[str, Score]:
+) -> dict[str, F64]:
     b = p.builder
     changes: dict[str, list[Value]] = {}
 
@@ -107,19 +151,15 @@ def _sweep(
     terms: dict[str, list[list[F64]]] = {n: [[] for _ in p.samples.calls] for n in plans}
     for i, values in p.runs(observe, seed, step):
         for name, draws in values.items():
-            terms[name][i] += [_term(x, propagated) for (x,) in draws]
-    return {n: _score(t, len(plans[n])) for n, t in terms.items()}
+            terms[name][i] += [x.astype(np.float64) for (x,) in draws]
+    return {n: _stacked(t, len(plans[n])) for n, t in terms.items()}
 
 
-def _term(product: np.ndarray, propagated: bool) -> F64:
-    found = product.astype(np.float64)
-    return found if propagated else np.square(found)
-
-
-def _score(terms: list[list[F64]], alternatives: int) -> Score:
+def _stacked(terms: list[list[F64]], alternatives: int) -> F64:
+    """(samples, draws, M) of what the draws of every call gave."""
     if not all(terms):
-        return Score(np.zeros(alternatives), np.zeros(alternatives), 0)
-    return Score.of_terms(np.concatenate([np.mean(t, axis=0) for t in terms]), factor=0.5)
+        return np.zeros((0, 1, alternatives))
+    return np.concatenate([np.stack(t, axis=1) for t in terms])
 
 
 def rounding_error(b: GradientBuilder, x: Value, plan: ActivationPlan) -> Value:

@@ -1,37 +1,28 @@
-"""From statistics to a range, from a range to a scale and a zero point.
+"""From statistics to a range.
 
 Rules: `minmax` (the extremes), `percentile` (tails cut at both ends), `mse` (the range whose rounding and
-clipping error is least), `middle` (halfway between mse and minmax on a log scale: large values weigh more
-at the output of a network than their squared error says, and at 8 bits a wider step costs little). Zero is
-always exactly representable.
+clipping error is least), `kl` (the one whose codes tell most of the histogram, `kl_divergence`), `middle`
+(halfway between mse and minmax on a log scale: large values weigh more at the output of a network than their
+squared error says, and at 8 bits a wider step costs little). Zero is always exactly representable.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.affine import Range, affine_arrays
 from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.analysis.kl_divergence import divergences
 
-RULES = ("minmax", "percentile", "mse", "middle")
+RULES = ("minmax", "percentile", "mse", "kl", "middle")
 FACTORS = np.concatenate([[1.0], np.linspace(0.05, 0.3, 6), np.linspace(0.34, 0.98, 33)])
 POINTS = 2048  # of the histogram while candidates are compared
 BOTH, LOW, HIGH = (True, True), (True, False), (False, True)
 
 F64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A closed range of real values that holds zero."""
-
-    low: float
-    high: float
-
-    def union(self, other: "Range") -> "Range":
-        """The smallest range that holds both."""
-        return Range(min(self.low, other.low), max(self.high, other.high))
+Costs = Callable[[F64, F64, F64, F64, int], F64]  # (centres, weights, lows, highs, levels) -> one a range
 
 
 def find_range(statistics: TensorStatistics, rule: str, *, levels: int, percentile: float = 99.99) -> Range:
@@ -41,6 +32,8 @@ def find_range(statistics: TensorStatistics, rule: str, *, levels: int, percenti
         return full
     if rule == "percentile":
         return _percentile(statistics, full, percentile)
+    if rule == "kl":
+        return _least(statistics, full, levels, divergences)
     least = _least_error(statistics, full, levels)
     if rule == "mse":
         return least
@@ -79,30 +72,18 @@ def _errors(centres: F64, weights: F64, lows: F64, highs: F64, levels: int) -> F
 
 
 def _least_error(statistics: TensorStatistics, full: Range, levels: int) -> Range:
-    """Shrink both ends together, then each alone, to the least error (coordinate search, deterministic)."""
+    found = _least(statistics, full, levels, _errors)
+    whole = mean_squared_error(statistics, full, levels)
+    return found if mean_squared_error(statistics, found, levels) < whole else full
+
+
+def _least(statistics: TensorStatistics, full: Range, levels: int, costs: Costs) -> Range:
+    """Shrink both ends together, then each alone, to the least cost (coordinate search, deterministic)."""
     centres, weights = statistics.points(POINTS)
     best = np.array([full.low, full.high])
     one_sided = full.low == 0 or full.high == 0
     for ends in (BOTH,) if one_sided else (BOTH, LOW, HIGH, LOW, HIGH):
         trials = np.where(ends, FACTORS[:, None] * [full.low, full.high], best)
         trials = np.concatenate([best[None], trials])
-        best = trials[np.argmin(_errors(centres, weights, trials[:, 0], trials[:, 1], levels))]
-    found = Range(float(best[0]), float(best[1]))
-    whole = mean_squared_error(statistics, full, levels)
-    return found if mean_squared_error(statistics, found, levels) < whole else full
-
-
-def affine(r: Range, levels: int) -> tuple[float, int]:
-    """Scale (a float32 value) and zero point of codes 0..levels-1; a one-sided range has zero at one end."""
-    scales, zeros = affine_arrays(np.array([r.low]), np.array([r.high]), levels)
-    return float(scales[0]), int(zeros[0])
-
-
-def affine_arrays(lows: F64, highs: F64, levels: int) -> tuple[F64, F64]:
-    """`affine` of many ranges: scales and zero points, (k,) each; without width they are 1 and 0."""
-    widths = highs - lows
-    usable = (widths > 0) & np.isfinite(widths)
-    scales = np.where(usable, widths, 1.0) / np.where(usable, levels - 1, 1)
-    scales = np.maximum(scales.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)
-    zeros = np.clip(np.rint(-np.where(usable, lows, 0.0) / scales), 0, levels - 1)
-    return scales, zeros
+        best = trials[np.argmin(costs(centres, weights, trials[:, 0], trials[:, 1], levels))]
+    return Range(float(best[0]), float(best[1]))

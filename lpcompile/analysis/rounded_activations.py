@@ -1,35 +1,78 @@
 """A float graph whose planned tensors are rounded to their codes: what a plan does to activations, in floats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lpcompile.analysis.integer_reads import with_separate_reads
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.value import Value
 from lpcompile.plan import ActivationPlan
 
 
 def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> LpGraph:
     """A copy in which nodes read planned tensors as `scale * clip(rne(x / scale), low, high)`.
 
-    Graph outputs and control-flow bodies read floats.
+    Graph outputs and control-flow bodies read floats, and so do float nodes that read what a float node makes.
+
+    Args:
+        graph: the float graph; its plan tells who reads codes.
+        plans: by tensor.
+    """
+    copy, reads = with_separate_reads(graph)
+    for name, plan in plans.items():
+        _round(
+            copy, reads.get(name, name), [copy.constant(f"{name}/range", number) for number in _numbers(plan)]
+        )
+    return copy
+
+
+def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[LpGraph, str]:
+    """The same, rounded over ranges that come with every run, so that one session serves all of them.
 
     Args:
         graph: the float graph.
-        plans: by tensor.
+        groups: tensors that share a range.
+
+    Returns:
+        The copy, and the name of its new float32 input (G, 3), which takes `ranges_of` G plans.
     """
-    copy = graph.copy()
-    for name, plan in plans.items():
-        tensor = copy.value(name)
-        constants = {"scale": plan.scale, "low": -plan.zero_point, "high": plan.code_max - plan.zero_point}
-        scale, low, high = (
-            copy.constant(f"{name}/{k}", np.asarray(v, np.float32)) for k, v in constants.items()
-        )
-        first = copy.add_node("Div", [tensor, scale], name=copy.fresh(f"{name}/rounded"))
-        last = first
-        for op, operands in (("Round", ()), ("Clip", (low, high)), ("Mul", (scale,))):
-            last = copy.add_node(op, [last.outputs[0], *operands], name=copy.fresh(f"{name}/rounded"))
-        rounded = last.outputs[0]
-        assert rounded is not None
-        copy.set_type(rounded, tensor.dtype, tensor.shape)
-        copy.replace_uses(tensor, rounded, only=first.__ne__)
-    return copy
+    copy, reads = with_separate_reads(graph)
+    fed = copy.add_input(copy.fresh("ranges"), np.dtype(np.float32), (len(groups), 3))
+    for i, tensors in enumerate(groups):
+        numbers = []
+        for j in range(3):
+            at = copy.constant("ranges/index", np.asarray([i, j], np.int64))
+            node = copy.add_node("GatherND", [fed, at], name=copy.fresh("ranges/number"))
+            numbers.append(_only(node.outputs))
+        for name in tensors:
+            _round(copy, reads.get(name, name), numbers)
+    return copy, fed.name
+
+
+def ranges_of(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:
+    """Scale, lowest and highest multiple of it, of each plan, (G, 3)."""
+    return np.asarray([_numbers(plan) for plan in plans], np.float32).reshape(-1, 3)
+
+
+def _numbers(plan: ActivationPlan) -> NDArray[np.float32]:
+    return np.asarray([plan.scale, -plan.zero_point, plan.code_max - plan.zero_point], np.float32)
+
+
+def _round(graph: LpGraph, name: str, numbers: Sequence[Value]) -> None:
+    """Make the nodes that read a tensor read what a quantiser makes of it."""
+    tensor, (scale, low, high) = graph.value(name), numbers
+    first = graph.add_node("Div", [tensor, scale], name=graph.fresh(f"{name}/rounded"))
+    last = first
+    for op, operands in (("Round", ()), ("Clip", (low, high)), ("Mul", (scale,))):
+        last = graph.add_node(op, [last.outputs[0], *operands], name=graph.fresh(f"{name}/rounded"))
+    rounded = _only(last.outputs)
+    graph.set_type(rounded, tensor.dtype, tensor.shape)
+    graph.replace_uses(tensor, rounded, only=first.__ne__)
+
+
+def _only(outputs: Sequence[Value | None]) -> Value:
+    found = outputs[0]
+    assert found is not None
+    return found

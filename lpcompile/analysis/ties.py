@@ -10,7 +10,7 @@ where the Concat alone reads the operand.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lpcompile.analysis.ranges import Range
+from lpcompile.analysis.affine import Range
 
 MOST_WIDENING = 2.0**0.5
 OUTSIDE = ""  # stands for readers that are no nodes of the graph: its caller and control-flow bodies

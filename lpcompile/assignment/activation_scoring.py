@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpcompile.analysis.activation_scores import score_activation_choices
+from lpcompile.analysis.affine import Range
 from lpcompile.analysis.gradients import Samples, choose_head
 from lpcompile.analysis.measured import Judge, measure_activations
-from lpcompile.analysis.ranges import Range, mean_squared_error
+from lpcompile.analysis.ranges import mean_squared_error
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import TieGroup
 from lpcompile.autodiff.losses import float_outputs

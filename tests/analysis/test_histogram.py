@@ -117,6 +117,16 @@ def test_a_large_tensor_is_sampled_for_the_histogram_only() -> None:
     assert (weights * centres**2).sum() == pytest.approx((x**2).mean(), rel=0.02)
 
 
+def test_memory_does_not_grow_with_what_is_read() -> None:
+    rng = np.random.default_rng(0)
+    found = TensorStatistics(channel_axis=1)
+    sizes = []
+    for i in range(30):
+        found.update((rng.normal(size=(8, 4, 300)) * 2.0**i).astype(np.float32))
+        sizes.append(sum(v.nbytes for v in vars(found).values() if isinstance(v, np.ndarray)))
+    assert set(sizes) == {8 * BINS + 2 * 8 * 4}
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_noted(bad: float) -> None:
     assert not streamed([np.array([0.0, bad, 1.0], np.float32)]).finite

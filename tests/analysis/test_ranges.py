@@ -6,8 +6,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lpcompile.analysis.affine import Range, affine, affine_arrays
 from lpcompile.analysis.histogram import BINS, TensorStatistics
-from lpcompile.analysis.ranges import RULES, Range, affine, affine_arrays, find_range, mean_squared_error
+from lpcompile.analysis.ranges import RULES, find_range, mean_squared_error
 
 F32 = NDArray[np.float32]
 FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)

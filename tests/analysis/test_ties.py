@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpcompile.analysis.ranges import Range
+from lpcompile.analysis.affine import Range
 from lpcompile.analysis.ties import MOST_WIDENING, OUTSIDE, Join, MoveGroup, tie_groups, union
 
 

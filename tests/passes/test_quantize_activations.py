@@ -84,12 +84,12 @@ def test_a_clamp_or_a_pool_shares_the_scale_of_what_it_reads() -> None:
 def test_rules_differ_where_they_should() -> None:
     model = parse_model(CNN)
     widths = {}
-    for rule in ("minmax", "percentile", "mse", "middle"):
+    for rule in ("minmax", "percentile", "mse", "kl", "middle"):
         plans = quantized(model, f"quantize-activations{{cost=none,rule={rule},percentile=99}}").graph.plan
         assert {p.rule for p in plans.activations.values()} == {rule}
         widths[rule] = plans.activations["y"].high - plans.activations["y"].low
     assert widths["mse"] <= widths["middle"] <= widths["minmax"]
-    assert widths["percentile"] < widths["minmax"]
+    assert max(widths["percentile"], widths["kl"]) < widths["minmax"]
 
 
 def test_auto_cuts_nothing_of_what_a_matmul_reads_and_takes_least_error_at_4_bits() -> None:
@@ -106,6 +106,24 @@ def test_4_bit_activations_that_no_tensor_takes_are_warned_of() -> None:
     assert [w for w in ends.context.warnings if w.startswith("no activation is uint4")]
     inner = quantized(CNN, "quantize-activations{cost=none,format=uint4,ends=uint8}")
     assert not inner.context.warnings
+
+
+TRANSFORMER = """m (float[N,4,6] x) => (float[N,4,3] y)
+<float[6] g, float[6] c, float[6,6] q, float[6,6] k, float[6,8] w, float[8,3] v> {
+    n = LayerNormalization (x, g, c)  a = MatMul (n, q)  b = MatMul (n, k)  s = Add (a, b)  r = Relu (s)
+    h = MatMul (r, w)  t = Tanh (h)  y = MatMul (t, v)
+}"""
+
+
+def test_4_bit_inputs_of_matmuls_are_static_and_of_least_error() -> None:
+    """At run time ranges are of 8 bits; the inputs of the first layer keep these, whoever else reads them."""
+    found = quantized(TRANSFORMER, "quantize-activations{format=uint4,cost=none}")
+    plans = found.graph.plan
+    assert {p.kernel for p in plans.layers.values()} <= {Kernel.INTEGER, Kernel.FLOAT_OUT}
+    assert (plans.activations["n"].format, plans.activations["t"].format) == ("uint8", "uint8")
+    assert (plans.activations["r"].format, plans.activations["r"].rule) == ("uint4", "mse")
+    asked = quantized(TRANSFORMER, "quantize-activations{format=uint4,matmul=dynamic}").graph.plan
+    assert Kernel.DYNAMIC in {p.kernel for p in asked.layers.values()}
 
 
 def test_4_bit_inputs_keep_their_codes_below_16() -> None:
@@ -167,7 +185,7 @@ def test_progress_is_told_for_every_call() -> None:
     [
         ("format=int8", "option 'format' is one of uint8, uint4, not 'int8'"),
         ("ends=uint2", "option 'ends' is one of uint8, uint4, not 'uint2'"),
-        ("rule=max", "option 'rule' is one of auto, minmax, percentile, mse, middle, not 'max'"),
+        ("rule=max", "option 'rule' is one of auto, minmax, percentile, mse, kl, middle, not 'max'"),
         ("matmul=fast", "option 'matmul' is one of auto, static, dynamic, not 'fast'"),
         ("percentile=20", "option 'percentile' lies between 50 and 100, not 20.0"),
         ("percentile=nan", "option 'percentile' lies between 50 and 100, not nan"),
