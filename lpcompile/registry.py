@@ -16,7 +16,7 @@ PASSES = {
     "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
     "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
-    "equalize-channels": "lpcompile.passes.equalize_channels:EqualizeChannels",
+    "equalize": "lpcompile.passes.equalize:Equalize",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",

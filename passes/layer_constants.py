@@ -114,9 +114,11 @@ def absorb_after_matmul(graph: LpGraph, layer: Node, row: Node | None, affine: C
 
 
 def absorb_before(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | None:
-    """Let a Conv or Gemm do the scaling and shifting of its input. Why not, or None when done."""
+    """Let a Conv or Gemm do the scaling and shifting of its input; MatMul scales only. Why not, or None when done."""
     w = _weight(layer)
     g, h = affine.gain, affine.shift  # (C_in,)
+    if layer.op == "MatMul":
+        return _store(graph, layer, _times(w, g[:, None]), _bias(layer), same_weight=affine.keeps_scale)
     if layer.op == "Gemm":
         if layer.attrs.get("transA", 0):
             return f"{layer.name} transposes its input"

@@ -1,0 +1,239 @@
+"""Factors s for the channels that some layers read, x_c / s_c and w_c s_c, by the error at the outputs of these layers.
+
+    loss(s) = sum over readers of (tr(E C E^T) + sum_c n_c |w_c s_c|^2) / tr(W C W^T)
+
+with E = Q(W s) / s - W the error of the weights in their planned format, nearest codes, C the covariance of the inputs
+(means are corrected in the bias; where codes are to be chosen one after the other, what each input does not share with
+those after it, on the diagonal), and n_c the noise of rounding x_c / s_c as the planned kernel rounds it. Tried are
+
+    s_c = max|x_c|^a            [xiao2023, sec. 4: half of the way for a = 1/2]
+    s_c = mean|x_c|^a           [lin2024, sec. 3.2]
+    s_c = max|x_c|^a / max|w_c|^(1 - a)        [xiao2023, sec. 4]
+    s_c = 1 / max|w_c|^a        [nagel2019, sec. 4.1: rows before it have scales of their own]
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lpcompile.analysis.channel_samples import ChannelSample
+from lpcompile.analysis.grams import Gram
+from lpcompile.formats.arrays import F32, F64
+from lpcompile.formats.base import resolve
+from lpcompile.ir.factor_flow import Index
+from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.quant.codebook_search import Fitting
+
+LEAST_FACTOR = 1 / 16  # a channel that was silent on the samples may speak later
+MOST_ROWS = 128  # of a layer's weights are rounded for each try
+POWERS = (0.25, 0.5, 0.75)
+CLIPS = (1.0, 0.85, 0.7, 0.55, 0.4)  # of the range, where steps are few
+BLOCK = 32  # inputs of one range in a packed kernel
+PLAIN = ("nearest", "kernel-sums")  # roundings that leave errors of different inputs independent
+DAMPING = 0.01
+MARGIN = 1.5  # between what was seen and a bound that must not be met
+GAIN_DB = 0.1  # less is noise
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer that reads scaled channels.
+
+    Attributes:
+        rows: (R, K) weights, some of its rows.
+        groups: (R,) group of a convolution that each row belongs to.
+        index: (C,) factor of each channel.
+        gram: of its inputs.
+        sample: of its input tensor.
+        kernel: how it is planned to run.
+        levels: of its activations where these are static.
+        weight: how its weights are planned to be stored.
+    """
+
+    rows: F32
+    groups: Index
+    index: Index
+    gram: Gram
+    sample: ChannelSample
+    kernel: Kernel
+    levels: int
+    weight: WeightPlan
+    covariance: F64 = field(init=False)
+    unforeseen: F64 = field(init=False)
+    power: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        mean = self.gram.mean
+        covariance = self.gram.matrix.astype(np.float64) - mean[:, :, None] * mean[:, None]
+        object.__setattr__(self, "covariance", covariance)
+        object.__setattr__(self, "unforeseen", _unforeseen(covariance))
+        object.__setattr__(self, "power", self._output_power(self.rows.astype(np.float64)))
+
+    def loss(self, s: F64) -> float:
+        """Noise over signal at its outputs for factors s, (factors,)."""
+        if self.power <= 0 or self.kernel is Kernel.FLOAT:
+            return 0.0
+        by_channel = s[self.index]  # (C,)
+        return (self._weight_noise(by_channel) + self._activation_noise(by_channel)) / self.power
+
+    @property
+    def largest_weights(self) -> F64:
+        """Max |w_c| of the channels, (C,)."""
+        taps, groups = self._taps(), self.gram.matrix.shape[0]
+        by_row = np.abs(self.rows).reshape(len(self.rows), -1, taps).max(2)  # (R, C / G)
+        largest = np.zeros((groups, by_row.shape[1]))
+        np.maximum.at(largest, self.groups, by_row)
+        return largest.reshape(-1)
+
+    def _taps(self) -> int:
+        return int(self.rows.shape[1] * self.gram.matrix.shape[0] // len(self.index))
+
+    def _spread(self, by_channel: F64) -> F64:
+        """A number of each channel beside each weight, (R, K)."""
+        per_group = np.repeat(by_channel, self._taps()).reshape(self.gram.matrix.shape[0], -1)
+        return per_group[self.groups]
+
+    def _output_power(self, rows: F64) -> float:
+        total = 0.0
+        for g in np.unique(self.groups):
+            part = rows[self.groups == g]
+            total += float(np.einsum("rk,rk->", part @ self.covariance[g], part))
+        return total
+
+    def _weight_noise(self, by_channel: F64) -> float:
+        scale = self._spread(by_channel)
+        scaled = np.ascontiguousarray(self.rows * scale, np.float32)
+        grouped = self.weight.granularity.startswith("group")
+        moments = np.diagonal(self.gram.matrix, axis1=1, axis2=2)[self.groups] / scale**2
+        fitting = Fitting(
+            granularity="group" if grouped else self.weight.granularity,
+            group_size=int(self.weight.granularity.removeprefix("group")) if grouped else 0,
+            rule=self.weight.scale_rule,
+            scale_format=self.weight.scale_format,
+            importance=np.asarray(moments.mean(0), np.float32),
+            min_scale=None,
+        )
+        rounded = fitting.fit(scaled, resolve(self.weight.format)).dequantize()
+        error = rounded / scale - self.rows
+        if self.weight.rounding in PLAIN:
+            return self._output_power(error)
+        return float((error**2 * self.unforeseen[self.groups]).sum())
+
+    def _activation_noise(self, by_channel: F64) -> float:
+        if self.kernel is Kernel.WEIGHT_ONLY:
+            return 0.0
+        taps, groups = self._taps(), self.gram.matrix.shape[0]
+        squares = np.zeros((groups, self.rows.shape[1]))
+        np.add.at(squares, self.groups, self.rows.astype(np.float64) ** 2)
+        gain = squares.reshape(-1, taps).sum(1) * by_channel**2  # (C,)
+        x = self.sample.values / by_channel[:, None]
+        if self.kernel is Kernel.NBITS:
+            return float(gain @ _block_noise(x))
+        low, high = (
+            (self.sample.low / by_channel).min(initial=0),
+            (self.sample.high / by_channel).max(initial=0),
+        )
+        if self.levels == 256 or self.kernel is Kernel.DYNAMIC:
+            return float(gain @ _range_noise(x, low, high, 256))
+        tried = [_range_noise(x, c * low, c * high, self.levels) for c in CLIPS]
+        return float(
+            gain @ min(tried, key=lambda noise: float(noise.sum()))
+        )  # ranges know nothing of the gain
+
+
+def _unforeseen(covariance: F64) -> F64:
+    """Variance of each input that those after it do not tell, (G, K): what rounding one by one cannot pass on."""
+    k = covariance.shape[1]
+    mean = np.einsum("gkk->g", covariance) / k
+    damped = covariance + DAMPING * np.maximum(mean, np.finfo(np.float32).tiny)[:, None, None] * np.eye(k)
+    reverse = np.linalg.cholesky(damped[:, ::-1, ::-1])
+    return np.asarray(np.einsum("gkk->gk", reverse)[:, ::-1] ** 2)
+
+
+def _range_noise(x: F64, low: float, high: float, levels: int) -> F64:
+    """E[(Q(x_c) - x_c)^2], (C,), on one grid from low to high, 0 among its points."""
+    step = (high - low) / (levels - 1)
+    if not step > 0:
+        return np.asarray((x**2).mean(1))
+    zero = np.rint(-low / step)
+    rounded = (np.clip(np.rint(x / step) + zero, 0, levels - 1) - zero) * step
+    return np.asarray(((rounded - x) ** 2).mean(1))
+
+
+def _block_noise(x: F64) -> F64:
+    """The same on one symmetric grid of 8 bits for each run of BLOCK channels at each position."""
+    channels, positions = x.shape
+    padded = np.zeros((-(-channels // BLOCK) * BLOCK, positions))
+    padded[:channels] = x
+    blocks = padded.reshape(-1, BLOCK, positions)
+    step = np.maximum(np.abs(blocks).max(1, keepdims=True) / 127, np.finfo(np.float32).tiny)
+    noise = ((np.rint(blocks / step) * step - blocks) ** 2).mean(2)
+    return np.asarray(noise.reshape(-1)[:channels])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Factors that were chosen.
+
+    Attributes:
+        factors: (factors,), factor 0 being 1.
+        rule: how they were made, for the report.
+        gain_db: by how much the loss falls.
+    """
+
+    factors: F64
+    rule: str
+    gain_db: float
+
+
+def search(
+    readers: Sequence[Reader], size: int, limits: Sequence[tuple[Index, ChannelSample, float]] = ()
+) -> Found | None:
+    """The factors of least loss; None where none is better by GAIN_DB than 1.
+
+    Args:
+        readers: every layer that reads the channels.
+        size: how many factors, factor 0 among them.
+        limits: factors of channels, what was seen of them, and the bound that they are clipped to.
+    """
+    one = np.ones(size)
+    now = sum(r.loss(one) for r in readers)
+    best, least = None, now
+    for rule, s in _tries(readers, size):
+        s = _bounded(s, limits)
+        loss = sum(r.loss(s) for r in readers)
+        if loss < least:
+            best, least = (rule, s), loss
+    if best is None or not now > 0:
+        return None
+    gain = float(10 * np.log10(now / max(least, np.finfo(float).tiny)))
+    return Found(best[1], best[0], gain) if gain > GAIN_DB else None
+
+
+def _tries(readers: Sequence[Reader], size: int) -> Iterator[tuple[str, F64]]:
+    largest, mean, weight = (np.zeros(size) for _ in range(3))
+    for r in readers:
+        np.maximum.at(largest, r.index, r.sample.largest)
+        np.maximum.at(mean, r.index, r.sample.mean_magnitude)
+        w = r.largest_weights
+        np.maximum.at(weight, r.index, w / max(w.max(initial=0), np.finfo(float).tiny))
+    for a in POWERS:
+        yield f"max|x|^{a:g}", largest**a
+    for a in POWERS[:2]:
+        yield f"mean|x|^{a:g}", mean**a
+    for a in POWERS:
+        yield f"max|x|^{a:g} / max|w|^{1 - a:g}", largest**a / np.maximum(weight, LEAST_FACTOR) ** (1 - a)
+    for a in (0.5, 1.0):
+        yield f"1 / max|w|^{a:g}", 1 / np.maximum(weight, LEAST_FACTOR) ** a
+
+
+def _bounded(s: F64, limits: Sequence[tuple[Index, ChannelSample, float]]) -> F64:
+    """At most 1, at least LEAST_FACTOR, factor 0 at 1, and nothing that was seen beyond a bound."""
+    s = np.maximum(s / max(s[1:].max(initial=0), np.finfo(float).tiny), LEAST_FACTOR)
+    s[0] = 1
+    for index, sample, bound in limits:
+        least = np.zeros_like(s)
+        np.maximum.at(least, index, MARGIN * sample.peak / bound)
+        s = np.where(least > 1, 1.0, np.maximum(s, least))
+    return s
