@@ -1,30 +1,30 @@
 """Gram matrices of the inputs of layers: H = E[x x^T] over the positions of all calls, streamed.
 
 Rounding errors E (C_out, K) of a layer's weights cost tr(E H E^T) of mean squared error of its outputs, so H is all
-that rounding with regard to the outputs of one layer needs. [frantar2022, sec. 3; nagel2020, sec. 3.2]
+that rounding with regard to the outputs of one layer needs. [frantar2023, sec. 3; nagel2020]
 
-Of layers with very many positions a sample is counted: MOST_ROWS or ROWS_PER_INPUT * K of them, whichever is more, an
-even share from each call; each stands for as many as its call has more.
+Of layers with very many positions a sample is counted (`sampled_columns`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.layer_inputs import InputReading, Positions, input_reading, sampled_positions
-from lpcompile.analysis.product_sums import BYTES_OF_ELEMENT, ProductSum
+from lpcompile.analysis.layer_inputs import InputReading, input_reading
+from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
+from lpcompile.analysis.sampled_columns import RowDraw, weighted
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 
-MOST_ROWS = 16384
-ROWS_PER_INPUT = 8
-MOST_BYTES = 1 << 30  # of one layer's matrices while they are summed; some 7000 inputs
+MOST_BYTES = 1 << 30  # of one layer's matrix while it is summed; some 9000 inputs
 SWEEP_BYTES = 1 << 29
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def gram_sweeps(
         observe: opens the graph.
         calls: of the model.
         memory_bytes: of the matrices of one sweep; a larger one has a sweep of its own.
-        most_rows: positions that are counted of a layer; None: MOST_ROWS or ROWS_PER_INPUT * K.
+        most_rows: positions that are counted of a layer; None: as `sampled_columns` has it.
         seed: of their choice.
         progress: called with (calls done, total) over all sweeps.
 
@@ -109,7 +109,9 @@ def gram_sweeps(
         CalibrationError: an activation is not finite.
     """
     readings, left_out = readings_of(graph, layers)
-    parts = _sweeps(list(dict.fromkeys(readings.values())), memory_bytes)
+    different = list(dict.fromkeys(readings.values()))
+    sizes = [summing_bytes(r.groups, r.inputs) for r in different]
+    parts = memory_parts(different, sizes, memory_bytes)
     if not parts:
         found = Grams()
         found.left_out = left_out
@@ -140,7 +142,7 @@ def readings_of(graph: LpGraph, layers: Sequence[str]) -> tuple[dict[str, InputR
     readings, left_out = {}, {}
     for name in layers:
         reading = input_reading(graph.node(name))
-        if isinstance(reading, InputReading) and summing_bytes(reading) > MOST_BYTES:
+        if isinstance(reading, InputReading) and summing_bytes(reading.groups, reading.inputs) > MOST_BYTES:
             reading = f"a matrix of its {reading.inputs} inputs is too large"
         if isinstance(reading, str):
             left_out[name] = reading
@@ -149,20 +151,15 @@ def readings_of(graph: LpGraph, layers: Sequence[str]) -> tuple[dict[str, InputR
     return readings, left_out
 
 
-def summing_bytes(reading: InputReading) -> int:
-    """Memory of a layer's matrix while it is summed."""
-    return BYTES_OF_ELEMENT * reading.groups * reading.inputs**2
-
-
-def _sweeps(readings: Sequence[InputReading], memory_bytes: int) -> list[list[InputReading]]:
-    parts: list[list[InputReading]] = []
+def memory_parts(items: Sequence[T], sizes: Sequence[int], most: int) -> list[list[T]]:
+    """Items in their order, in parts whose sizes sum to `most` bytes; a larger one is a part of its own."""
+    parts: list[list[T]] = []
     room = 0
-    for reading in readings:
-        size = summing_bytes(reading)
+    for item, size in zip(items, sizes, strict=True):
         if not parts or size > room:
             parts.append([])
-            room = memory_bytes
-        parts[-1].append(reading)
+            room = most
+        parts[-1].append(item)
         room -= size
     return parts
 
@@ -193,9 +190,9 @@ class GramSum:
         """
         at, weight = self._draw.next(self.reading.positions(x.shape), rng)
         if len(at):
-            columns = self.reading.columns(x, at)
-            columns = weighted(columns, weight)
-            self._sum += np.sqrt(weight) * columns.sum(-1, dtype=np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):  # the products will tell
+                columns = weighted(self.reading.columns(x, at), weight)
+                self._sum += np.sqrt(weight) * columns.sum(-1, dtype=np.float64)
             self._products.add(columns, columns)
 
     def result(self) -> Gram | None:
@@ -204,41 +201,3 @@ class GramSum:
         if not count:
             return None
         return Gram(as_float32(self._products.total() / count), self._sum / count, self._draw.counted)
-
-
-def weighted(columns: F32, weight: float) -> F32:
-    """Columns whose products count `weight` times."""
-    return columns if weight == 1 else columns * np.float32(np.sqrt(weight))
-
-
-def as_float32(matrix: F64) -> F32:
-    """Moments in float32, those beyond its range at its end."""
-    largest = np.finfo(np.float32).max
-    return np.clip(matrix, -largest, largest).astype(np.float32)
-
-
-class RowDraw:
-    """Which positions of each call are counted, and for how many each of them stands.
-
-    Args:
-        calls: how many will come.
-        inputs: K.
-        most_rows: over all calls; None: MOST_ROWS or ROWS_PER_INPUT * K. A call has one at least.
-
-    Attributes:
-        counted: positions chosen so far.
-        positions: those that there were.
-    """
-
-    def __init__(self, calls: int, inputs: int, most_rows: int | None = None) -> None:
-        self._most = max(MOST_ROWS, ROWS_PER_INPUT * inputs) if most_rows is None else most_rows
-        self._left = calls
-        self.counted = self.positions = 0
-
-    def next(self, positions: int, rng: np.random.Generator) -> tuple[Positions, float]:
-        """Positions of the next call, and the weight of each."""
-        at = sampled_positions(positions, max(1, -(-(self._most - self.counted) // max(1, self._left))), rng)
-        self._left -= 1
-        self.counted += len(at)
-        self.positions += positions
-        return at, positions / max(1, len(at))

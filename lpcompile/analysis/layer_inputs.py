@@ -10,11 +10,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.sampled_columns import Positions
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.conv_geometry import ConvGeometry
 from lpcompile.ir.node import Node
-
-Positions = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +110,3 @@ def _of_conv(node: Node, tensor: str, weight: tuple[int, ...]) -> InputReading:
         tuple(attrs.get("pads") or [0] * 2 * len(kernel)),
         str(attrs.get("auto_pad", "NOTSET")),
     )
-
-
-def sampled_positions(count: int, wanted: int, rng: np.random.Generator) -> Positions:
-    """Positions among `count`, one drawn from each of `wanted` equal strata, in order; all where there are no more.
-
-    A fixed stride would keep to few columns of an image wherever its width and the stride have a factor in common.
-    """
-    if wanted >= count:
-        return np.arange(count)
-    drawn = (np.arange(wanted) + rng.random(wanted)) * (count / wanted)
-    return np.minimum(drawn.astype(np.intp), count - 1)

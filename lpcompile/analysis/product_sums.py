@@ -6,7 +6,6 @@ from lpcompile.errors import CalibrationError
 from lpcompile.formats.arrays import F32, F64
 
 _LEAST_COLUMNS, _MOST_COLUMNS = 64, 1024  # of one product, so that adding it up is the smaller work
-BYTES_OF_ELEMENT = 20  # of a sum: itself, one product, two times columns that wait
 
 
 class ProductSum:
@@ -22,7 +21,7 @@ class ProductSum:
         self._total = np.zeros((groups, inputs, inputs))
         self._waiting: list[tuple[F32, F32]] = []
         self._columns = 0
-        self._enough = min(max(inputs, _LEAST_COLUMNS), _MOST_COLUMNS)
+        self._enough = _enough(inputs)
         self._tensor = tensor
 
     def add(self, a: F32, b: F32) -> None:
@@ -66,6 +65,21 @@ class ProductSum:
                 where=self._tensor,
                 hint="check the samples' preprocessing, or the model itself with 'lpcompile run'",
             )
+
+
+def summing_bytes(groups: int, inputs: int) -> int:
+    """Memory of a sum: itself, one product, two times columns that wait and are joined."""
+    return groups * inputs * (12 * inputs + 16 * _enough(inputs))
+
+
+def as_float32(moments: F64) -> F32:
+    """Moments in float32, those beyond its range at its end."""
+    largest = np.finfo(np.float32).max
+    return np.clip(moments, -largest, largest).astype(np.float32)
+
+
+def _enough(inputs: int) -> int:
+    return min(max(inputs, _LEAST_COLUMNS), _MOST_COLUMNS)
 
 
 def _joined(parts: list[F32]) -> F32:

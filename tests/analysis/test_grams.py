@@ -212,10 +212,10 @@ def test_a_matrix_that_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch)
 def test_an_activation_that_is_not_finite_is_named(bad: float) -> None:
     graph = conv("plain")
     calls = calls_of(graph)
-    calls[1]["x"][0, 1, 2, 2] = bad
+    calls[1]["x"][0, 1, 2, 2:4] = bad, -bad
     replaced = LpGraph.from_proto(
         parse_model("m (float[2,3,5,6] x) => (float[N,C,H,W] y) <float[14,3,2,2] w> "
-                    "{ c = Mul (x, x) y = Conv (c, w) }")
+                    "{ c = Identity (x) y = Conv (c, w) }")
     )  # fmt: skip
     with pytest.raises(CalibrationError, match="c: activation is not finite"):
         gather_grams(replaced, [replaced.layers()[0].name], observe, calls)
