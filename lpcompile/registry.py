@@ -16,6 +16,7 @@ PASSES = {
     "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
     "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
+    "rotate": "lpcompile.passes.rotate:Rotate",
     "equalize": "lpcompile.passes.equalize:Equalize",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",

@@ -20,7 +20,6 @@ NORMS = (
     "InstanceNormalization",
     "LayerNormalization",
     "RMSNormalization",
-    "SimplifiedLayerNormalization",
 )
 PLANES = ("BatchNormalization", "InstanceNormalization")  # norms with channels on axis 1
 
