@@ -7,25 +7,25 @@ the error at the outputs of the readers in their planned formats. `method=ranges
 with a Relu between and 8 bits (docs/decisions/0017), and costs next to nothing.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from lpcompile.analysis.channel_samples import ChannelSample, sample_channels
-from lpcompile.analysis.grams import Grams, gather_grams
+from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
+from lpcompile.analysis.grams import SWEEP_BYTES, Grams, GramSum, memory_parts, readings_of
 from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.product_sums import summing_bytes
 from lpcompile.analysis.scaling_search import MOST_ROWS, Reader, search
 from lpcompile.formats.planned import LEARNED
 from lpcompile.ir.factor_flow import Part, Side
 from lpcompile.ir.factor_rules import row_axis
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.node import Node
 from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
-from lpcompile.ir.value import Value
-from lpcompile.passes.equalize_ranges import equalize_ranges
+from lpcompile.passes.equalize_ranges import equalize_ranges, some_calls
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationOptions, Kernel, WeightPlan
@@ -36,6 +36,7 @@ METHODS = ("output-error", "ranges")
 MOST_CALLS = 16  # evenly spread
 ROWS_PER_INPUT, LEAST_ROWS = 4, 2048  # of the moments
 LEVELS = {"uint8": 256, "uint4": 16}
+SHOWN = 4  # names in a report
 USUAL = WeightPlan("int8", scale_rule="mse")  # where the formats of weights are yet to be chosen
 USUAL_TABLE = "nf4"  # stands for tables that are yet to be learned
 
@@ -83,52 +84,86 @@ def _possible(group: ScalingGroup, report: PassReport, *, generated: bool) -> bo
 
 def _scale(graph: LpGraph, groups: list[ScalingGroup], ctx: PassContext, report: PassReport) -> None:
     assert ctx.calibration is not None
+    calls = some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
+    kernels, done = _kernels(graph, ctx), 0
+    for portion in memory_parts(groups, [_moment_bytes(graph, g) for g in groups], SWEEP_BYTES):
+        samples, grams = _observe(graph, portion, calls, ctx)
+        for group in portion:
+            done += 1
+            ctx.progress("equalizing channels", done, len(groups))
+            _scale_group(graph, group, samples, grams, kernels, ctx, report)
+
+
+def _moment_bytes(graph: LpGraph, group: ScalingGroup) -> int:
+    readings, _ = readings_of(graph, [p.node.name for p in group.of(Side.READS)])
+    return sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
+
+
+def _observe(
+    graph: LpGraph, groups: list[ScalingGroup], calls: Sequence[Feeds], ctx: PassContext
+) -> tuple[dict[str, ChannelSample], Grams]:
+    """One sweep over the calls: samples by tensor, moments by layer."""
     assert ctx.observe is not None
-    deciding = ctx.calibration.deciding
-    at = np.unique(np.linspace(0, len(deciding) - 1, min(MOST_CALLS, len(deciding))).astype(int))
-    calls = [deciding[i] for i in at]
     readers = [p.node for g in groups for p in g.of(Side.READS)]
     axes = {x.name: row_axis(n, len(x.shape or ())) for n in readers if (x := n.inputs[0]) is not None}
     axes |= {v.name: 1 for g in groups for v in g.limits}
-    samples = sample_channels(ctx.observe(graph, list(axes)), calls, axes, ctx.rng)
-    rows = max(LEAST_ROWS, ROWS_PER_INPUT * max(_inputs(n) for n in readers))
-    grams = gather_grams(graph, [n.name for n in readers], ctx.observe, calls, most_rows=rows, seed=ctx.seed)
-    kernels = _kernels(graph, ctx)
-    for done, group in enumerate(groups):
-        ctx.progress("equalizing channels", done + 1, len(groups))
-        parts = group.of(Side.READS)
-        if reason := next((grams.left_out[p.node.name] for p in parts if p.node.name in grams.left_out), ""):
-            for part in parts:
-                report.skip(part.node, reason)
-            continue
+    readings, left_out = readings_of(graph, [n.name for n in readers])
+    samplers = {name: ChannelSampler(axis, len(calls)) for name, axis in axes.items()}
+    sums = {
+        r: GramSum(r, len(calls), max(LEAST_ROWS, ROWS_PER_INPUT * r.inputs))
+        for r in dict.fromkeys(readings.values())
+    }
+    run = ctx.observe(graph, list(axes))
+    for i, feeds in enumerate(calls):
+        values = run(feeds)
+        rng = np.random.default_rng([ctx.seed, i])
+        for name, sampler in samplers.items():
+            sampler.add(values[name], rng)
+        for reading, total in sums.items():
+            total.add(values[reading.tensor], rng)
+    grams = Grams()
+    grams.left_out = left_out
+    for name, reading in readings.items():
+        if (gram := sums[reading].result()) is None:
+            grams.left_out[name] = "its input is empty in all samples"
+        else:
+            grams[name] = gram
+    return {name: sampler.result() for name, sampler in samplers.items()}, grams
+
+
+def _scale_group(
+    graph: LpGraph,
+    group: ScalingGroup,
+    samples: dict[str, ChannelSample],
+    grams: Grams,
+    kernels: dict[str, Kernel],
+    ctx: PassContext,
+    report: PassReport,
+) -> None:
+    parts = group.of(Side.READS)
+    reason = next((grams.left_out[p.node.name] for p in parts if p.node.name in grams.left_out), "")
+    found = None
+    if not reason:
         found = search(
             [_reader(p, grams, samples, kernels, ctx) for p in parts],
             group.size,
-            [(i.reshape(-1), samples[v.name], group.limits[v]) for v, i in _limited(group)],
+            [(group.tensors[v].reshape(-1), samples[v.name], bound) for v, bound in group.limits.items()],
         )
-        if found is None:
-            for part in parts:
-                report.skip(part.node, "no factors that were tried lose less")
-            continue
-        fold(graph, group, found.factors)
-        makers = [p.node.name for p in group.of(Side.WRITES, Side.SCALES)]
+        reason = "" if found else "no factors that were tried lose less"
+    if found is None:
         for part in parts:
-            report.change(
-                part.node,
-                f"channels scaled by {found.rule}, from {', '.join(makers)}",
-                after=f"{1 / found.factors.max():.3g} to {1 / found.factors.min():.3g} times;"
-                f" error {-found.gain_db:.1f} dB",
-            )
-
-
-def _inputs(layer: Node) -> int:
-    """Products that each output of a layer sums."""
-    w = layer.inputs[1]
-    return 1 if w is None else math.prod(w.dims[1:]) if layer.op == "Conv" else w.dims[0]
-
-
-def _limited(group: ScalingGroup) -> list[tuple[Value, np.ndarray]]:
-    return [(v, group.tensors[v]) for v in group.limits]
+            report.skip(part.node, reason)
+        return
+    fold(graph, group, found.factors)
+    makers = [p.node.name for p in group.of(Side.WRITES, Side.SCALES)]
+    shown = ", ".join(makers[:SHOWN]) + (f" and {len(makers) - SHOWN} more" if len(makers) > SHOWN else "")
+    factors = 1 / found.factors[1:]
+    for part in parts:
+        report.change(
+            part.node,
+            f"channels scaled by {found.rule}, from {shown}",
+            after=f"{factors.min():.3g} to {factors.max():.3g} times; error {-found.gain_db:.1f} dB",
+        )
 
 
 def _kernels(graph: LpGraph, ctx: PassContext) -> dict[str, Kernel]:

@@ -67,8 +67,8 @@ def equalize_ranges(
         )
 
 
-def some_calls(graph: LpGraph, calls: Sequence[Feeds]) -> list[Feeds]:
+def some_calls(graph: LpGraph, calls: Sequence[Feeds], most: int = MOST_CALLS) -> list[Feeds]:
     """The calls to look at; shapes that are not known count as no work."""
     work = sum(macs(layer) or 0 for layer in graph.layers())
-    count = int(np.clip(MACS // max(1, work), LEAST_CALLS, MOST_CALLS))
+    count = int(np.clip(MACS // max(1, work), LEAST_CALLS, most))
     return [calls[i] for i in np.unique(np.linspace(0, len(calls) - 1, min(count, len(calls))).astype(int))]

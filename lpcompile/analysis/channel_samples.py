@@ -4,12 +4,11 @@ The range is that of every other call, the sample comes from the others (from al
 what a static range clips on inputs it has not seen shows in the sample.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.formats.arrays import F32, F64
 
 POSITIONS = 2048
@@ -43,34 +42,31 @@ class ChannelSample:
         return np.asarray(np.maximum(ends, np.maximum(self.peak, seen)))
 
 
-def sample_channels(
-    run: RunFeeds, calls: Sequence[Feeds], axes: Mapping[str, int], rng: np.random.Generator
-) -> dict[str, ChannelSample]:
-    """One sweep.
+class ChannelSampler:
+    """The sample of one tensor while calls come in.
 
     Args:
-        run: gives the tensors for the feeds of one call.
-        calls: the deciding calls.
-        axes: tensor -> axis of its channels.
-        rng: chooses positions.
+        axis: of its channels.
+        calls: how many will come.
     """
-    taken: dict[str, list[F32]] = {t: [] for t in axes}
-    ranges: dict[str, list[tuple[F32, F32]]] = {t: [] for t in axes}
-    drawing = max(1, len(calls) // 2)
-    for i, feeds in enumerate(calls):
-        values = run(feeds)
-        for name, axis in axes.items():
-            planes = np.moveaxis(values[name], axis, 0)
-            rows = planes.reshape(len(planes), -1)  # (C, positions)
-            ranges[name].append((rows.min(1, initial=0), rows.max(1, initial=0)))
-            if i % 2 or len(calls) == 1:
-                wanted = min(rows.shape[1], -(-POSITIONS // drawing))
-                at = np.sort(rng.choice(rows.shape[1], wanted, replace=False))
-                taken[name].append(rows[:, at].astype(np.float32))
-    found = {}
-    for name in axes:
-        lows, highs = (np.stack(side).astype(np.float64) for side in zip(*ranges[name], strict=True))
-        found[name] = ChannelSample(
-            np.concatenate(taken[name], 1), lows[::2].min(0), highs[::2].max(0), highs.max(0)
-        )
-    return found
+
+    def __init__(self, axis: int, calls: int) -> None:
+        self._axis, self._calls = axis, calls
+        self._taken: list[F32] = []
+        self._ranges: list[tuple[F32, F32]] = []
+
+    def add(self, x: NDArray[np.generic], rng: np.random.Generator) -> None:
+        """Count one call; `rng` chooses positions."""
+        planes = np.moveaxis(np.asarray(x, np.float32), self._axis, 0)
+        rows = planes.reshape(len(planes), -1)  # (C, positions)
+        self._ranges.append((rows.min(1, initial=0), rows.max(1, initial=0)))
+        if len(self._ranges) % 2 == 0 or self._calls == 1:
+            wanted = min(rows.shape[1], -(-POSITIONS // max(1, self._calls // 2)))
+            at = np.sort(rng.choice(rows.shape[1], wanted, replace=False))
+            self._taken.append(rows[:, at])
+
+    def result(self) -> ChannelSample:
+        """What was seen."""
+        lows, highs = (np.stack(side).astype(np.float64) for side in zip(*self._ranges, strict=True))
+        taken = np.concatenate(self._taken, 1)
+        return ChannelSample(taken, lows[::2].min(0), highs[::2].max(0), highs.max(0))

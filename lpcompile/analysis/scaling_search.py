@@ -12,7 +12,7 @@ those after it, on the diagonal), and n_c the noise of rounding x_c / s_c as the
     s_c = 1 / max|w_c|^a        [nagel2019, sec. 4.1: rows before it have scales of their own]
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,11 +26,10 @@ from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.quant.codebook_search import Fitting
 
 LEAST_FACTOR = 1 / 16  # a channel that was silent on the samples may speak later
-MOST_ROWS = 128  # of a layer's weights are rounded for each try
-POWERS = (0.25, 0.5, 0.75)
+MOST_ROWS = 64  # of a layer's weights are rounded for each try
+HALF = 0.5  # of the way on a log scale is tried first, then half and one and a half of that
 CLIPS = (1.0, 0.85, 0.7, 0.55, 0.4)  # of the range, where steps are few
 BLOCK = 32  # inputs of one range in a packed kernel
-PLAIN = ("nearest", "kernel-sums")  # roundings that leave errors of different inputs independent
 DAMPING = 0.01
 MARGIN = 1.5  # between what was seen and a bound that must not be met
 GAIN_DB = 0.1  # less is noise
@@ -116,7 +115,7 @@ class Reader:
         )
         rounded = fitting.fit(scaled, resolve(self.weight.format)).dequantize()
         error = rounded / scale - self.rows
-        if self.weight.rounding in PLAIN:
+        if self.weight.rounding == "nearest" or (self.weight.rounding == "kernel-sums" and self._taps() == 1):
             return self._output_power(error)
         return float((error**2 * self.unforeseen[self.groups]).sum())
 
@@ -197,35 +196,45 @@ def search(
         size: how many factors, factor 0 among them.
         limits: factors of channels, what was seen of them, and the bound that they are clipped to.
     """
-    one = np.ones(size)
-    now = sum(r.loss(one) for r in readers)
-    best, least = None, now
-    for rule, s in _tries(readers, size):
-        s = _bounded(s, limits)
-        loss = sum(r.loss(s) for r in readers)
-        if loss < least:
-            best, least = (rule, s), loss
-    if best is None or not now > 0:
+    now = sum(r.loss(np.ones(size)) for r in readers)
+    if not now > 0:
         return None
-    gain = float(10 * np.log10(now / max(least, np.finfo(float).tiny)))
-    return Found(best[1], best[0], gain) if gain > GAIN_DB else None
+    losses: dict[tuple[str, float], float] = {}
+    tried: dict[tuple[str, float], F64] = {}
+    extents = _extents(readers, size)
+
+    def attempt(rule: str, power: float) -> None:
+        tried[rule, power] = _bounded(_RULES[rule](power, *extents), limits)
+        losses[rule, power] = sum(r.loss(tried[rule, power]) for r in readers)
+
+    for rule in _RULES:
+        attempt(rule, HALF)
+    best = min(losses, key=losses.__getitem__)
+    for power in (HALF / 2, 1.5 * HALF):
+        attempt(best[0], power)
+    best = min(losses, key=losses.__getitem__)
+    gain = float(10 * np.log10(now / max(losses[best], np.finfo(float).tiny)))
+    name = best[0].replace("^a", f"^{best[1]:g}").replace("^b", f"^{1 - best[1]:g}")
+    return Found(tried[best], name, gain) if gain > GAIN_DB else None
 
 
-def _tries(readers: Sequence[Reader], size: int) -> Iterator[tuple[str, F64]]:
+def _extents(readers: Sequence[Reader], size: int) -> tuple[F64, F64, F64]:
+    """max|x|, mean|x| and max|w| (of each layer, the largest being 1) that go with each factor, (factors,)."""
     largest, mean, weight = (np.zeros(size) for _ in range(3))
     for r in readers:
         np.maximum.at(largest, r.index, r.sample.largest)
         np.maximum.at(mean, r.index, r.sample.mean_magnitude)
         w = r.largest_weights
         np.maximum.at(weight, r.index, w / max(w.max(initial=0), np.finfo(float).tiny))
-    for a in POWERS:
-        yield f"max|x|^{a:g}", largest**a
-    for a in POWERS[:2]:
-        yield f"mean|x|^{a:g}", mean**a
-    for a in POWERS:
-        yield f"max|x|^{a:g} / max|w|^{1 - a:g}", largest**a / np.maximum(weight, LEAST_FACTOR) ** (1 - a)
-    for a in (0.5, 1.0):
-        yield f"1 / max|w|^{a:g}", 1 / np.maximum(weight, LEAST_FACTOR) ** a
+    return largest, mean, np.maximum(weight, LEAST_FACTOR)
+
+
+_RULES: dict[str, Callable[[float, F64, F64, F64], F64]] = {
+    "max|x|^a": lambda a, largest, mean, weight: largest**a,
+    "mean|x|^a": lambda a, largest, mean, weight: mean**a,
+    "max|x|^a / max|w|^b": lambda a, largest, mean, weight: largest**a / weight ** (1 - a),
+    "1 / max|w|^a": lambda a, largest, mean, weight: weight**-a,
+}
 
 
 def _bounded(s: F64, limits: Sequence[tuple[Index, ChannelSample, float]]) -> F64:
