@@ -4,7 +4,8 @@ x / s before and w s after leave the float network as it is. [nagel2019, sec. 4.
 
 `method=output-error` follows tensors both ways to all layers and norms that make them and read them, and chooses s by
 the error at the outputs of the readers in their planned formats. `method=ranges` is a closed rule for convolutions
-with a Relu between and 8 bits (docs/decisions/0017), and costs next to nothing.
+with a Relu between and 8 bits (docs/decisions/0017), and costs next to nothing. `absorb` moves biases through
+rectifiers first, where the samples show that it is exact.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from lpcompile.ir.factor_rules import row_axis
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
+from lpcompile.passes.absorb_bias import absorb_biases
 from lpcompile.passes.equalize_ranges import equalize_ranges, some_calls
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
 from lpcompile.pipeline import Pass, PassContext
@@ -52,6 +54,7 @@ class Equalize(Pass):
     invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
 
     method: str = "output-error"
+    absorb: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -65,6 +68,8 @@ class Equalize(Pass):
         if self.method == "ranges":
             equalize_ranges(graph, ctx.calibration, ctx.observe, report)
             return report
+        if self.absorb and not ctx.calibration.generated:
+            absorb_biases(graph, ctx.calibration.deciding, ctx.observe, report)
         groups, skipped = scaling_groups(graph)
         for name, reason in skipped.items():
             report.skip(name, reason)
@@ -204,4 +209,5 @@ def _reader(
         kernels.get(node.name, Kernel.FLOAT),
         LEVELS[options.format],
         weight,
+        centred=node.op != "MatMul",
     )

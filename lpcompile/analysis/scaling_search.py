@@ -48,6 +48,7 @@ class Reader:
         kernel: how it is planned to run.
         levels: of its activations where these are static.
         weight: how its weights are planned to be stored.
+        centred: whether the mean of its errors is taken out of a bias later.
     """
 
     rows: F32
@@ -58,12 +59,13 @@ class Reader:
     kernel: Kernel
     levels: int
     weight: WeightPlan
+    centred: bool = True
     covariance: F64 = field(init=False)
     unforeseen: F64 = field(init=False)
     power: float = field(init=False)
 
     def __post_init__(self) -> None:
-        mean = self.gram.mean
+        mean = self.gram.mean * self.centred
         covariance = self.gram.matrix.astype(np.float64) - mean[:, :, None] * mean[:, None]
         object.__setattr__(self, "covariance", covariance)
         object.__setattr__(self, "unforeseen", _unforeseen(covariance))
