@@ -165,26 +165,14 @@ def _padded(flow: FactorFlow, node: Node) -> str:
         return f"what {node.op} adds is not known"
     if node.attrs.get("mode", "constant") != "constant" or filled:
         return f"{node.op} adds other numbers than zeros"
-    rank = len(pads) // 2
     known = flow.index[x.name] if x.name in flow.index else flow.index[y.name]
-    wide = [i for i in range(rank) if pads[i] or pads[i + rank]]
-    for axis in wide:
-        if known.shape[axis] > 1:
-            break
-    else:
-        return _same(flow, node, wide)
-    if len([i for i in wide if known.shape[i] > 1]) > 1 or known.shape[axis] == 1:
-        return f"{node.op} widens several axes"
-    before, after = pads[axis], pads[axis + rank]
-    if x.name not in flow.index:
-        flow.give(x, np.take(known, range(before, known.shape[axis] - after), axis))
-        return ""
-    ends = [[n if i == axis else d for i, d in enumerate(known.shape)] for n in (before, after)]
-    if y.name in flow.index:
-        inner = np.take(flow.index[y.name], range(before, before + known.shape[axis]), axis)
-        flow.give(x, inner)
-    else:
-        flow.give(y, np.concatenate([flow.fresh(ends[0]), known, flow.fresh(ends[1])], axis))
+    ends = [
+        (a, b) if n > 1 else (0, 0) for a, b, n in zip(pads, pads[known.ndim :], known.shape, strict=False)
+    ]
+    if y.name not in flow.index:
+        flow.give(y, flow.fresh([a + n + b for (a, b), n in zip(ends, known.shape, strict=True)]))
+    whole = flow.index[y.name]
+    flow.give(x, whole[tuple(slice(a, n - b) for (a, b), n in zip(ends, whole.shape, strict=True))])
     return ""
 
 
@@ -358,8 +346,6 @@ def _norm(flow: FactorFlow, node: Node) -> str:
     axis = 1 if node.op in PLANES else index.ndim - 1
     index = flow.alike(index, [i for i in range(index.ndim) if i != axis])
     size = next(v.dims[0] for v in constants if v is not None)
-    if index.size not in (1, size):
-        return f"the channels of {node.op} are on another axis"
     flow.part(node, Side.WRITES, np.broadcast_to(index.reshape(-1), (size,)))
     return ""
 

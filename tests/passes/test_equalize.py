@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
+from lpcompile.errors import PassOptionError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
+from lpcompile.pipeline import Pipeline
+from lpcompile.plan import ActivationOptions
+from lpcompile.registry import pass_class, split_pipeline
 from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, quantized
 from tests.support import assert_same_outputs, parse_model
 
@@ -37,6 +41,9 @@ SCALABLE = {
          int64[2] starts = {0, 0}, int64[2] ends = {6, 6}, int64[2] axes = {2, 3}, int64[2] steps = {2, 2}> {
         a = Conv (x, w1)  r = Relu (a)  s = Slice (r, starts, ends, axes, steps)  p = Pad (s, pads)
         y = Conv (p, w2) }""",
+    "padded along two axes": """m (float[2,3,8] x) => (float[2,7] y)
+        <float[8] g, float[36,7] w, int64[6] pads = {0, 0, 1, 0, 1, 0}> { n = LayerNormalization <axis = -1> (x, g)
+        p = Pad (n, pads)  f = Flatten (p)  y = MatMul (f, w) }""",
     "matrix products": """m (float[2,5,6] x) => (float[2,5,3] y) <float[6,8] w1, float[8] b1, float[8,3] w2> {
         a = MatMul (x, w1)  b = Add (b1, a)  r = Relu (b)  y = MatMul (r, w2) }""",
     "norm": """m (float[2,5,8] x) => (float[2,5,3] y, float[2,5,4] z)
@@ -162,6 +169,57 @@ HELD = {
 }
 
 
+N = "n = LayerNormalization <axis = -1> (x, g)"
+SHAPES = {  # with shapes of their own
+    "the channels of Gemm are on another axis": """m (float[8,8] x) => (float[8,3] y, float[8,3] z)
+        <float[8] g, float[8,3] w> { n = LayerNormalization <axis = -1> (x, g)  y = MatMul (n, w)
+        z = Gemm <transA = 1> (n, w) }""",
+    "both operands of MatMul would be scaled": f"""m (float[2,8,8] x) => (float[2,8,8] y, float[2,8,8] z)
+        <float[8] g, float[8,8] w> {{ {N}  z = MatMul (n, w)  y = MatMul (n, n) }}""",
+    "the operands of MatMul differ in rank": f"""m (float[2,8,8] x, float[8,5] v) => (float[2,8,5] y, float[2,8,8] z)
+        <float[8] g, float[8,8] w> {{ {N}  z = MatMul (n, w)  y = MatMul (n, v) }}""",
+    "the operands of MatMul are broadcast": """m (float[2,3,5] a, float[1,5,4] x) => (float[3,4] y)
+        <float[4] g, float[8,4] w> { n = LayerNormalization <axis = -1> (x, g)  p = MatMul (a, n)
+        t = Transpose <perm = [1,0,2]> (p)  f = Flatten (t)
+        y = MatMul (f, w) }""",
+    "MaxPool has further results": """m (float[2,4,6,6] x) => (float[2,3,3,3] y, int64[2,4,3,3] i)
+        <float[4,4,1,1] v, float[3,4,1,1] w> { a = Conv (x, v)
+        p, i = MaxPool <kernel_shape = [2,2], strides = [2,2]> (a)  y = Conv (p, w) }""",
+    "the slope of PRelu is not constant": f"""m (float[2,8,8] x, float[8] v) => (float[2,8,3] y)
+        <float[8] g, float[8,3] w> {{ {N}  p = PRelu (n, v)  y = MatMul (p, w) }}""",
+    "the axes of ReduceMax are not known": f"""m (float[2,8,8] x) => (float[1,1,1] y, float[2,8,3] z)
+        <float[8] g, float[8,3] w> {{ {N}  z = MatMul (n, w)  y = ReduceMax (n) }}""",
+    "the axes of Slice are not known": f"""m (float[2,8,8] x, int64[1] a) => (float[2,8,3] y, float[2,8,d] z)
+        <float[8] g, float[8,3] w, int64[1] o = {{0}}, int64[1] e = {{3}}> {{ {N}  y = MatMul (n, w)
+        z = Slice (n, o, e, a) }}""",
+    "what Pad adds is not known": f"""m (float[2,8,8] x, int64[6] p) => (float[2,8,3] y, float[a,b,c] z)
+        <float[8] g, float[8,3] w> {{ {N}  y = MatMul (n, w)  z = Pad (n, p) }}""",
+    "Pad adds other numbers than zeros": f"""m (float[2,8,8] x) => (float[2,8,3] y, float[2,8,9] z)
+        <float[8] g, float[8,3] w, int64[6] p = {{0, 0, 1, 0, 0, 0}}> {{ {N}  y = MatMul (n, w)
+        z = Pad <mode = "edge"> (n, p) }}""",
+    "Reshape mixes channels with other axes": f"""m (float[2,8,8] x) => (float[2,16,3] y)
+        <float[8] g, float[4,3] w, int64[3] to = {{2, 16, 4}}, int64[3] back = {{2, 8, 8}}> {{ {N}
+        r = Reshape (n, to)  y = MatMul (r, w) }}""",
+    "the terms of Add differ in rank": f"""m (float[2,8,8] x, float[8] v) => (float[2,8,3] y)
+        <float[8] g, float[8,3] w> {{ {N}  k = Relu (v)  s = Add (n, k)  y = MatMul (s, w) }}""",
+    "Mul changes the rank": """m (float[8] x) => (float[2,8,3] y) <float[8] g, float[2,8,8] h, float[8,3] w> {
+        n = LayerNormalization <axis = -1> (x, g)  s = Mul (n, h)  y = MatMul (s, w) }""",
+    "further results of LayerNormalization are read": """m (float[2,8,8] x) => (float[2,8,3] y)
+        <float[8] g, float[8,3] w, float[1,3] v> { n, mean = LayerNormalization <axis = -1> (x, g)
+        y = MatMul (mean, v) }""",
+    "its channels are not on the usual axis": """m (float[8,2] x) => (float[2,3] y) <float[8,3] w> {
+        r = Relu (x)  y = Gemm <transA = 1> (r, w) }""",
+}
+
+
+@pytest.mark.parametrize("reason", SHAPES)
+def test_shapes_that_do_not_fit_say_why(reason: str) -> None:
+    graph = LpGraph.from_proto(parse_model(SHAPES[reason], check=False))
+    graph.infer_shapes()
+    _, skipped = scaling_groups(graph)
+    assert reason in skipped.values()
+
+
 @pytest.mark.parametrize("reason", HELD)
 def test_what_may_not_be_scaled_says_why(reason: str) -> None:
     outputs = "float[2,8,8] y" + (", float[2,8,8] z" if "z =" in HELD[reason] else "")
@@ -262,3 +320,17 @@ def test_without_samples_nothing_is_scaled() -> None:
     report = quantized(SCALABLE["norm"], NO_COSTS, calls=0, graph_passes=EQUAL).reports["equalize"]
     assert not report.changes
     assert not report.skips
+
+
+def test_plans_of_later_passes_are_known_before() -> None:
+    passes = split_pipeline(
+        "fold-batchnorm,equalize,quantize-activations{format=uint4,matmul=static,cost=none}"
+    )
+    planned = Pipeline(tuple(pass_class(n).configured(o) for n, o in passes)).planned_activations
+    assert planned == ActivationOptions("uint4", "static", timed=False)
+    assert Pipeline((pass_class("fold-batchnorm").configured({}),)).planned_activations is None
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(PassOptionError, match="option 'method' is one of output-error, ranges"):
+        pass_class("equalize").configured({"method": "guess"})
