@@ -26,13 +26,15 @@ from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.quant.codebook_search import Fitting
 
 LEAST_FACTOR = 1 / 16  # a channel that was silent on the samples may speak later
-MOST_ROWS = 64  # of a layer's weights are rounded for each try
+MOST_ROWS = 128  # of a layer's weights take part: half of them choose, the others confirm
 HALF = 0.5  # of the way on a log scale is tried first, then half and one and a half of that
 CLIPS = (1.0, 0.85, 0.7, 0.55, 0.4)  # of the range, where steps are few
 BLOCK = 32  # inputs of one range in a packed kernel
 DAMPING = 0.01
 MARGIN = 1.5  # between what was seen and a bound that must not be met
 GAIN_DB = 0.1  # less is noise
+ALL = slice(None)
+CHOOSING, CONFIRMING = slice(0, None, 2), slice(1, None, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +64,24 @@ class Reader:
     centred: bool = True
     covariance: F64 = field(init=False)
     unforeseen: F64 = field(init=False)
-    power: float = field(init=False)
 
     def __post_init__(self) -> None:
         mean = self.gram.mean * self.centred
         covariance = self.gram.matrix.astype(np.float64) - mean[:, :, None] * mean[:, None]
         object.__setattr__(self, "covariance", covariance)
         object.__setattr__(self, "unforeseen", _unforeseen(covariance))
-        object.__setattr__(self, "power", self._output_power(self.rows.astype(np.float64)))
 
-    def loss(self, s: F64) -> float:
-        """Noise over signal at its outputs for factors s, (factors,)."""
-        if self.power <= 0 or self.kernel is Kernel.FLOAT:
+    def loss(self, s: F64, of: slice = ALL) -> float:
+        """Noise over signal at some of its outputs for factors s, (factors,)."""
+        power = self.power(of)
+        if power <= 0 or self.kernel is Kernel.FLOAT:
             return 0.0
         by_channel = s[self.index]  # (C,)
-        return (self._weight_noise(by_channel) + self._activation_noise(by_channel)) / self.power
+        return (self._weight_noise(by_channel, of) + self._activation_noise(by_channel, of)) / power
+
+    def power(self, of: slice = ALL) -> float:
+        """Signal at some of its outputs."""
+        return self._output_power(self.rows[of].astype(np.float64), self.groups[of])
 
     @property
     def largest_weights(self) -> F64:
@@ -90,23 +95,24 @@ class Reader:
     def _taps(self) -> int:
         return int(self.rows.shape[1] * self.gram.matrix.shape[0] // len(self.index))
 
-    def _spread(self, by_channel: F64) -> F64:
-        """A number of each channel beside each weight, (R, K)."""
+    def _spread(self, by_channel: F64, groups: Index) -> F64:
+        """A number of each channel beside each weight of rows, (R, K)."""
         per_group = np.repeat(by_channel, self._taps()).reshape(self.gram.matrix.shape[0], -1)
-        return per_group[self.groups]
+        return per_group[groups]
 
-    def _output_power(self, rows: F64) -> float:
+    def _output_power(self, rows: F64, groups: Index) -> float:
         total = 0.0
-        for g in np.unique(self.groups):
-            part = rows[self.groups == g]
+        for g in np.unique(groups):
+            part = rows[groups == g]
             total += float(np.einsum("rk,rk->", part @ self.covariance[g], part))
         return total
 
-    def _weight_noise(self, by_channel: F64) -> float:
-        scale = self._spread(by_channel)
-        scaled = np.ascontiguousarray(self.rows * scale, np.float32)
+    def _weight_noise(self, by_channel: F64, of: slice) -> float:
+        rows, groups = self.rows[of], self.groups[of]
+        scale = self._spread(by_channel, groups)
+        scaled = np.ascontiguousarray(rows * scale, np.float32)
         grouped = self.weight.granularity.startswith("group")
-        moments = np.diagonal(self.gram.matrix, axis1=1, axis2=2)[self.groups] / scale**2
+        moments = np.diagonal(self.gram.matrix, axis1=1, axis2=2)[groups] / scale**2
         fitting = Fitting(
             granularity="group" if grouped else self.weight.granularity,
             group_size=int(self.weight.granularity.removeprefix("group")) if grouped else 0,
@@ -116,17 +122,17 @@ class Reader:
             min_scale=None,
         )
         rounded = fitting.fit(scaled, resolve(self.weight.format)).dequantize()
-        error = rounded / scale - self.rows
+        error = rounded / scale - rows
         if self.weight.rounding == "nearest" or (self.weight.rounding == "kernel-sums" and self._taps() == 1):
-            return self._output_power(error)
-        return float((error**2 * self.unforeseen[self.groups]).sum())
+            return self._output_power(error, groups)
+        return float((error**2 * self.unforeseen[groups]).sum())
 
-    def _activation_noise(self, by_channel: F64) -> float:
+    def _activation_noise(self, by_channel: F64, of: slice = ALL) -> float:
         if self.kernel is Kernel.WEIGHT_ONLY:
             return 0.0
         taps, groups = self._taps(), self.gram.matrix.shape[0]
         squares = np.zeros((groups, self.rows.shape[1]))
-        np.add.at(squares, self.groups, self.rows.astype(np.float64) ** 2)
+        np.add.at(squares, self.groups[of], self.rows[of].astype(np.float64) ** 2)
         gain = squares.reshape(-1, taps).sum(1) * by_channel**2  # (C,)
         x = self.sample.values / by_channel[:, None]
         if self.kernel is Kernel.NBITS:
@@ -191,23 +197,22 @@ class Found:
 def search(
     readers: Sequence[Reader], size: int, limits: Sequence[tuple[Index, ChannelSample, float]] = ()
 ) -> Found | None:
-    """The factors of least loss; None where none is better by GAIN_DB than 1.
+    """The factors of least loss at half of the outputs; None where at the others they are not GAIN_DB better than 1.
+
+    What rounding happens to do to a few weights would else be taken for a gain.
 
     Args:
         readers: every layer that reads the channels.
         size: how many factors, factor 0 among them.
         limits: factors of channels, what was seen of them, and the bound that they are clipped to.
     """
-    now = sum(r.loss(np.ones(size)) for r in readers)
-    if not now > 0:
-        return None
     losses: dict[tuple[str, float], float] = {}
     tried: dict[tuple[str, float], F64] = {}
     extents = _extents(readers, size)
 
     def attempt(rule: str, power: float) -> None:
         tried[rule, power] = _bounded(_RULES[rule](power, *extents), limits)
-        losses[rule, power] = sum(r.loss(tried[rule, power]) for r in readers)
+        losses[rule, power] = sum(r.loss(tried[rule, power], CHOOSING) for r in readers)
 
     for rule in _RULES:
         attempt(rule, HALF)
@@ -215,7 +220,10 @@ def search(
     for power in (HALF / 2, 1.5 * HALF):
         attempt(best[0], power)
     best = min(losses, key=losses.__getitem__)
-    gain = float(10 * np.log10(now / max(losses[best], np.finfo(float).tiny)))
+    now, then = (sum(r.loss(s, CONFIRMING) for r in readers) for s in (np.ones(size), tried[best]))
+    if not now > 0:
+        return None
+    gain = float(10 * np.log10(now / max(then, np.finfo(float).tiny)))
     name = best[0].replace("^a", f"^{best[1]:g}").replace("^b", f"^{1 - best[1]:g}")
     return Found(tried[best], name, gain) if gain > GAIN_DB else None
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
 from lpcompile.analysis.grams import Gram
-from lpcompile.analysis.scaling_search import LEAST_FACTOR, MARGIN, Reader, _bounded, search
+from lpcompile.analysis.scaling_search import CONFIRMING, LEAST_FACTOR, MARGIN, Reader, _bounded, search
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.formats.base import resolve
 from lpcompile.plan import Kernel, WeightPlan
@@ -85,7 +85,7 @@ def test_activations_lose_what_rounded_samples_show(kernel: Kernel) -> None:
         rounded = (np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step
     noise = ((rounded - x) ** 2).mean(1)
     gain = (r.rows.astype(np.float64).reshape(ROWS, CHANNELS, TAPS) ** 2).sum((0, 2)) * s[1:] ** 2
-    assert (r.loss(s) - still.loss(s)) * r.power == pytest.approx(noise @ gain, rel=1e-6)
+    assert (r.loss(s) - still.loss(s)) * r.power() == pytest.approx(noise @ gain, rel=1e-6)
 
 
 def test_few_levels_clip() -> None:
@@ -104,7 +104,7 @@ def test_uneven_channels_are_scaled_and_the_loss_falls() -> None:
     assert found is not None
     assert found.factors[0] == 1
     one = np.ones(CHANNELS + 1)
-    now, then = (sum(r.loss(s) for r in readers) for s in (one, found.factors))
+    now, then = (sum(r.loss(s, CONFIRMING) for r in readers) for s in (one, found.factors))
     assert found.gain_db == pytest.approx(10 * np.log10(now / then))
     assert found.gain_db > 0.5
 
@@ -129,7 +129,7 @@ def test_roundings_one_after_the_other_count_what_they_cannot_pass_on() -> None:
     with_gptq = WeightPlan("fixp4", scale_rule="mse", rounding="gptq")
     other = Reader(r.rows, r.groups, r.index, r.gram, r.sample, r.kernel, 256, with_gptq)
     error = fit(r.rows, resolve("fixp4"), rule="mse").dequantize() - r.rows
-    assert other.loss(np.ones(CHANNELS + 1)) * other.power == pytest.approx(
+    assert other.loss(np.ones(CHANNELS + 1)) * other.power() == pytest.approx(
         (error**2 @ r.unforeseen[0]).sum()
     )
 
