@@ -13,7 +13,8 @@ those after it, on the diagonal), and n_c the noise of rounding x_c / s_c as the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,6 +32,7 @@ HALF = 0.5  # of the way on a log scale is tried first, then half and one and a 
 CLIPS = (1.0, 0.85, 0.7, 0.55, 0.4)  # of the range, where steps are few
 BLOCK = 32  # inputs of one range in a packed kernel
 DAMPING = 0.01
+TOGETHER = 1024  # inputs whose covariance is decomposed; of more, some at a time
 MARGIN = 1.5  # between what was seen and a bound that must not be met
 GAIN_DB = 0.1  # less is noise
 ALL = slice(None)
@@ -62,14 +64,23 @@ class Reader:
     levels: int
     weight: WeightPlan
     centred: bool = True
-    covariance: F64 = field(init=False)
-    unforeseen: F64 = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def covariance(self) -> F32:
+        """C, (G, K, K)."""
         mean = self.gram.mean * self.centred
-        covariance = self.gram.matrix.astype(np.float64) - mean[:, :, None] * mean[:, None]
-        object.__setattr__(self, "covariance", covariance)
-        object.__setattr__(self, "unforeseen", _unforeseen(covariance))
+        return np.asarray(self.gram.matrix - mean[:, :, None] * mean[:, None], np.float32)
+
+    @cached_property
+    def unforeseen(self) -> F64:
+        """Variance of each input that those after it do not tell, (G, K): what rounding one by one cannot pass on."""
+        return np.concatenate(
+            [
+                _unforeseen(self.covariance[:, at : at + TOGETHER, at : at + TOGETHER].astype(np.float64))
+                for at in range(0, self.rows.shape[1], TOGETHER)
+            ],
+            axis=1,
+        )
 
     def loss(self, s: F64, of: slice = ALL) -> float:
         """Noise over signal at some of its outputs for factors s, (factors,)."""
@@ -103,8 +114,8 @@ class Reader:
     def _output_power(self, rows: F64, groups: Index) -> float:
         total = 0.0
         for g in np.unique(groups):
-            part = rows[groups == g]
-            total += float(np.einsum("rk,rk->", part @ self.covariance[g], part))
+            part = rows[groups == g].astype(np.float32)
+            total += float(np.einsum("rk,rk->", part @ self.covariance[g], part, dtype=np.float64))
         return total
 
     def _weight_noise(self, by_channel: F64, of: slice) -> float:
@@ -150,7 +161,6 @@ class Reader:
 
 
 def _unforeseen(covariance: F64) -> F64:
-    """Variance of each input that those after it do not tell, (G, K): what rounding one by one cannot pass on."""
     k = covariance.shape[1]
     mean = np.einsum("gkk->g", covariance) / k
     damped = covariance + DAMPING * np.maximum(mean, np.finfo(np.float32).tiny)[:, None, None] * np.eye(k)
