@@ -21,7 +21,7 @@ from lpcompile.analysis.layer_kernels import choose_kernels
 from lpcompile.analysis.product_sums import summing_bytes
 from lpcompile.analysis.scaling_search import MOST_ROWS, Reader, search
 from lpcompile.formats.planned import LEARNED
-from lpcompile.ir.factor_flow import Part, Side
+from lpcompile.ir.factor_flow import Index, Part, Side
 from lpcompile.ir.factor_rules import row_axis
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -59,6 +59,8 @@ class Equalize(Pass):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"option 'method' is one of {', '.join(METHODS)}, not '{self.method}'")
+        if self.absorb and self.method == "ranges":
+            raise ValueError("option 'absorb' goes with method=output-error")
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Scale where the error at the outputs of the readers falls."""
@@ -110,8 +112,11 @@ def _observe(
     """One sweep over the calls: samples by tensor, moments by layer."""
     assert ctx.observe is not None
     readers = [p.node for g in groups for p in g.of(Side.READS)]
-    axes = {x.name: row_axis(n, len(x.shape or ())) for n in readers if (x := n.inputs[0]) is not None}
-    axes |= {v.name: 1 for g in groups for v in g.limits}
+    axes: dict[str, int | None] = {
+        x.name: row_axis(n, len(x.shape or ())) for n in readers if (x := n.inputs[0]) is not None
+    }
+    for index, name in ((g.tensors[v], v.name) for g in groups for v in g.limits):
+        axes[name] = int(np.argmax(index.shape)) if index.size > 1 else None
     readings, left_out = readings_of(graph, [n.name for n in readers])
     samplers = {name: ChannelSampler(axis, len(calls)) for name, axis in axes.items()}
     sums = {
@@ -152,7 +157,10 @@ def _scale_group(
         found = search(
             [_reader(p, grams, samples, kernels, ctx) for p in parts],
             group.size,
-            [(group.tensors[v].reshape(-1), samples[v.name], bound) for v, bound in group.limits.items()],
+            [
+                (_spread(group.tensors[v], samples[v.name]), samples[v.name], b)
+                for v, b in group.limits.items()
+            ],
         )
         reason = "" if found else "no factors that were tried lose less"
     if found is None:
@@ -169,6 +177,10 @@ def _scale_group(
             f"channels scaled by {found.rule}, from {shown}",
             after=f"{factors.min():.3g} to {factors.max():.3g} times; error {-found.gain_db:.1f} dB",
         )
+
+
+def _spread(index: Index, sample: ChannelSample) -> Index:
+    return np.broadcast_to(index.reshape(-1), sample.peak.shape)
 
 
 def _kernels(graph: LpGraph, ctx: PassContext) -> dict[str, Kernel]:

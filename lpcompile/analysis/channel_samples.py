@@ -46,18 +46,19 @@ class ChannelSampler:
     """The sample of one tensor while calls come in.
 
     Args:
-        axis: of its channels.
+        axis: of its channels; None: they count as one.
         calls: how many will come.
     """
 
-    def __init__(self, axis: int, calls: int) -> None:
+    def __init__(self, axis: int | None, calls: int) -> None:
         self._axis, self._calls = axis, calls
         self._taken: list[F32] = []
         self._ranges: list[tuple[F32, F32]] = []
 
     def add(self, x: NDArray[np.generic], rng: np.random.Generator) -> None:
         """Count one call; `rng` chooses positions."""
-        planes = np.moveaxis(np.asarray(x, np.float32), self._axis, 0)
+        planes = np.asarray(x, np.float32)
+        planes = planes[None] if self._axis is None else np.moveaxis(planes, self._axis, 0)
         rows = planes.reshape(len(planes), -1)  # (C, positions)
         self._ranges.append((rows.min(1, initial=0), rows.max(1, initial=0)))
         if len(self._ranges) % 2 == 0 or self._calls == 1:

@@ -108,9 +108,12 @@ def _clipped(flow: FactorFlow, node: Node) -> str:
     limits, x = bounds(node), node.inputs[0]
     if limits is None or limits[0] != 0 or not limits[1] > 0:
         return f"{node.op} has other bounds than 0 and a positive number"
-    if x is not None and math.isfinite(limits[1]):
+    reason = _same(flow, node)
+    if x is not None and math.isfinite(limits[1]) and not reason:
+        if sum(n > 1 for n in flow.index[x.name].shape) > 1:
+            return f"{node.op} bounds factors of several axes"
         flow.limits[x.name] = limits[1]
-    return _same(flow, node)
+    return reason
 
 
 def _sloped(flow: FactorFlow, node: Node) -> str:

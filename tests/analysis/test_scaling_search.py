@@ -172,3 +172,13 @@ def test_one_call_gives_both() -> None:
     found = sampler.result()
     np.testing.assert_array_equal(found.values, x.T)
     np.testing.assert_array_equal(found.high, [9, 10, 11])
+
+
+def test_channels_may_count_as_one() -> None:
+    sampler = ChannelSampler(None, 2)
+    for n in (3, 5):  # of any size
+        sampler.add(np.arange(n, dtype=np.float32), np.random.default_rng(0))
+    found = sampler.result()
+    assert found.high.tolist() == [2]
+    assert found.peak.tolist() == [4]
+    assert found.values.shape == (1, 5)

@@ -287,6 +287,35 @@ def test_bounds_are_not_met() -> None:
     assert abs(conv.inputs[1].values[7]).max() > 2 * abs(before[7]).max()
 
 
+def test_bounds_of_matrix_products_are_not_met() -> None:
+    text = """m (float[20,8] x) => (float[20,5] y) <float[8,8] w1, float[8] b1, float[8,5] w2> {
+        a = Gemm (x, w1, b1)  low = Constant <value = float {0.0}> ()  high = Constant <value = float {6.0}> ()
+        r = Clip (a, low, high)  y = Gemm (r, w2) }"""
+    model = parse_model(text)
+    reach = np.logspace(0, -2, 8, dtype=np.float32)
+    for tensor in model.graph.initializer:
+        w = numpy_helper.to_array(tensor)
+        if tensor.name == "w1":
+            tensor.CopyFrom(numpy_helper.from_array(w * reach, "w1"))
+        elif tensor.name == "w2":
+            tensor.CopyFrom(numpy_helper.from_array(w / reach[:, None], "w2"))
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(np.eye(8, dtype=np.float32)[0] * 6, "b1"))
+    found = quantized(model, NO_COSTS, graph_passes=EQUAL)
+    assert found.reports["equalize"].changes
+    for seed in range(5):
+        assert_same_outputs(model, found.graph.to_proto(), rtol=1e-4, seed=seed)
+
+
+def test_bounds_along_several_axes_hold_all() -> None:
+    text = """m (float[2,4,3,3] x) => (float[2,7] y) <float[4,4,1,1] v, float[9,7] w, int64[2] to = {-1, 9}> {
+        low = Constant <value = float {0.0}> ()  high = Constant <value = float {6.0}> ()
+        n = Conv (x, v)  c = Clip (n, low, high)  f = Reshape (c, to)  z = MatMul (f, w)  y = Relu (z) }"""
+    groups, skipped = scaling_groups(parsed(text.replace("float[2,7] y", "float[8,7] y")))
+    assert groups == []
+    assert "Clip bounds factors of several axes" in skipped.values()
+
+
 def test_layers_that_give_nothing_stay() -> None:
     text = """m (float[2,5,8] x) => (float[2,5,8] y) <float[8] g, float[8,8] w> {
         n = LayerNormalization <axis = -1> (x, g)  y = MatMul (n, w) }"""
