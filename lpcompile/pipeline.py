@@ -20,6 +20,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced
 from lpcompile.plan import ActivationOptions, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 from lpcompile.target import Target
 
@@ -50,6 +51,8 @@ class PassContext:
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
         activations: how a later pass will round activations; None where none does.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
+        metrics: of rounding errors, by layer, once a pass has gathered them.
+        without_metric: layers that have none, and why.
         ranges: how planned activations got theirs, so that other widths can be weighed; None where none is planned.
         layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
@@ -73,6 +76,8 @@ class PassContext:
     weights: WeightPlan | None = None
     activations: ActivationOptions | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    metrics: dict[str, InputMetric] = field(default_factory=dict)
+    without_metric: dict[str, str] = field(default_factory=dict)
     ranges: ActivationRanges | None = None
     layer_formats: tuple[str, ...] = ()
     scored: dict[str, Any] = field(default_factory=dict)

@@ -19,6 +19,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+METRIC_ROUNDINGS = ("gptq",)  # those that need the moments of a layer's inputs
+
+
 class Kernel(StrEnum):
     """How a layer runs.
 
@@ -63,7 +66,7 @@ class WeightPlan:
         granularity: "tensor", "channel" or "group<N>" (integer group scales, N inputs each).
         scale_rule: one of `quant.fit.RULES` or, per tensor or channel, of its LIMITED_RULES.
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
-        rounding: how codes are chosen ("nearest").
+        rounding: how codes are chosen: "nearest", "kernel-sums" or one of METRIC_ROUNDINGS.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
     """
 

@@ -111,7 +111,7 @@ def _assignment_options(given: Mapping[str, str], options: Options, target: Targ
     if options.activation_format:
         extra["activations"] = "uint8"  # all as the user said
     if options.effort == 0:
-        extra["joint"] = 0
+        extra |= {"joint": 0, "rounding": "nearest"}
     return extra
 
 

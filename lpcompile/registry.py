@@ -22,6 +22,7 @@ PASSES = {
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
+    "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
 }
 TARGETS = {

@@ -38,11 +38,12 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
@@ -70,7 +71,7 @@ class AssignFormats(Pass):
     sensitivity: str = "fisher"  # of candidates; s1 ... s4 as the paper's notes number them
     loss: str = "logits"
     samples: int = 256
-    rounding: str = "kernel-sums"
+    rounding: str = "gptq"
     activations: str = "auto"  # both widths where a bound counts them
     joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
     nearest: bool = False  # take the nearest point where bounds cannot be kept, with a warning
@@ -274,8 +275,12 @@ class AssignFormats(Pass):
             ctx.open_patched,
             ctx.progress,
             ctx.warnings,
+            input_metrics(graph, ctx, self._by_metric(graph)) if self.rounding in METRIC_ROUNDINGS else {},
             self._sensitivity,
         )
+
+    def _by_metric(self, graph: LpGraph) -> list[str]:
+        return [n.name for n in graph.layers() if graph.plan.layers[n.name].kernel is not Kernel.FLOAT]
 
     def _groups(
         self, graph: LpGraph, ctx: PassContext, pricing: Pricing, layers: Sequence[ScoredLayer]
@@ -292,7 +297,7 @@ class AssignFormats(Pass):
         return [pricing.group(g, ctx.scored[key][g.name], by_name) for g in groups]
 
     def _rounding(self, node: Node, ctx: PassContext) -> Rounding | None:
-        if self.rounding != "kernel-sums":
+        if self.rounding == "nearest":
             return None
         return lambda rows, tensor: keep_kernel_sums(node, rows, tensor, ctx.statistics)
 
@@ -376,6 +381,7 @@ class AssignFormats(Pass):
                 loss=self.loss,
                 per_sample=False,
                 rounded=ctx.rounded,
+                metrics=ctx.metrics,
             )
         measure = ctx.scored[losses]
         return best_measured(

@@ -5,17 +5,22 @@ from the calibration sweep. Where inputs are far from zero on average (after Rel
 error. [nagel2019, sec. 4.2]
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means
+from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel
+from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
@@ -34,22 +39,47 @@ class CorrectBias(Pass):
         report = PassReport(self.name)
         for node in graph.layers():
             layer = graph.plan.layers.get(node.name)
-            if layer is None or layer.tensor is None or layer.bias_correction is not None:
+            if layer is None or layer.tensor is None:
+                continue
+            if layer.bias_correction is not None:
+                report.skip(node, "its bias was corrected when its weights were rounded")
                 continue
             if reason := bias_obstacle(node, layer.kernel):
                 report.skip(node, reason)
                 continue
-            mean = row_means(node, ctx.statistics)
             weight = node.inputs[1]
+            mean = mean_inputs(node, ctx.statistics, ctx.metrics)
             if mean is None or weight is None:
                 report.skip(node, "no calibration data, so the mean of its input is not known")
                 continue
-            rounding = layer.tensor.dequantize()
-            rounding -= to_rows(node.op, weight.values)
-            shift = np.asarray(-np.einsum("ok,ok->o", rounding, mean), np.float32)
+            shift = mean_shift(to_rows(node.op, weight.values), layer.tensor, mean)
             graph.plan = graph.plan.with_layer(node.name, replace(layer, bias_correction=shift))
             report.change(node, "bias corrected", after=f"by {float(np.abs(shift).max()):.3g} at most")
         return report
+
+
+def mean_inputs(
+    node: Node, statistics: Mapping[str, TensorStatistics], metrics: Mapping[str, InputMetric]
+) -> F64 | None:
+    """E[x] for each row of a layer's weights, (C_out, K); None where it is not known.
+
+    A metric knows how often a convolution reads its padding; statistics of channels do not.
+    """
+    metric, weight = metrics.get(node.name), node.inputs[1]
+    if metric is None or weight is None:
+        return row_means(node, statistics)
+    return metric.row_means(len(to_rows(node.op, weight.values)))
+
+
+def mean_shift(rows: F32, tensor: QuantizedTensor, mean: F64) -> F32:
+    """(C_out,) what a bias is to be raised by, so that rounding a layer's weights does not move its mean outputs.
+
+    Args:
+        rows: (C_out, K) the real weights.
+        tensor: as they were rounded.
+        mean: E[x] of each row, (C_out, K).
+    """
+    return np.asarray(-np.einsum("ok,ok->o", tensor.dequantize() - rows, mean), np.float32)
 
 
 def bias_obstacle(node: Node, kernel: Kernel) -> str:

@@ -14,7 +14,6 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.input_moments import row_means
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge, OpenPatched
 from lpcompile.analysis.own_weights import with_own_weights
@@ -22,11 +21,13 @@ from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.assignment.scored import Picks, ScoredLayer
 from lpcompile.autodiff.losses import float_outputs
+from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.correct_bias import bias_obstacle, mean_inputs, mean_shift
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.plan import ActivationPlan, LayerPlan, WeightPlan
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.rows import to_rows
 
 MOST_MACS = 1e11  # of all measurements of one assignment; some seconds on two cores
@@ -48,6 +49,7 @@ class AssignmentLoss:
         open_patched: opens the graph.
         opened: what is opened in its place; None: the graph itself, activations staying float.
         rounded: layers as they were rounded, kept for the next assignment and for the final one.
+        metrics: of rounding errors, by layer, for those that are rounded by them.
     """
 
     graph: LpGraph
@@ -57,6 +59,7 @@ class AssignmentLoss:
     open_patched: OpenPatched
     opened: LpGraph | None = None
     rounded: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
+    metrics: Mapping[str, InputMetric] = field(default_factory=dict)
     _now: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,13 +100,15 @@ class AssignmentLoss:
         kernel = self.graph.plan.layers[node.name].kernel
         if bias is None or bias_obstacle(node, kernel) or len(bias.consumers) > 1:
             return None
-        return bias.name if row_means(node, self.statistics) is not None else None
+        return bias.name if mean_inputs(node, self.statistics, self.metrics) is not None else None
 
     def _rounded(self, name: str, pick: int) -> LayerPlan:
         weight = self._candidates[name][pick].weight
         if (name, weight) in self.rounded:
             return self.rounded[name, weight]
-        return rounded_layer(self.graph, self._nodes[name], weight, self.statistics)
+        return rounded_layer(
+            self.graph, self._nodes[name], weight, self.statistics, metric=self.metrics.get(name)
+        )
 
     def _keep(self, name: str, pick: int, plan: LayerPlan) -> None:
         held = sum(p.tensor.codes.nbytes for p in self.rounded.values() if p.tensor is not None)
@@ -119,11 +124,17 @@ class AssignmentLoss:
         rows = plan.tensor.dequantize()
         values = {weight.name: as_weight(node, rows)}
         if (bias := self._bias(node)) is not None:
-            mean = row_means(node, self.statistics)
-            assert mean is not None
-            shift = np.einsum("ok,ok->o", rows - to_rows(node.op, weight.values), mean)
-            values[bias] = np.asarray(self.graph.value(bias).values - shift, np.float32)
+            values[bias] = np.asarray(self.graph.value(bias).values + self._shift(node, plan), np.float32)
         return values
+
+    def _shift(self, node: Node, plan: LayerPlan) -> F32:
+        if plan.bias_correction is not None:
+            return plan.bias_correction
+        weight, mean = node.inputs[1], mean_inputs(node, self.statistics, self.metrics)
+        assert weight is not None
+        assert mean is not None
+        assert plan.tensor is not None
+        return mean_shift(to_rows(node.op, weight.values), plan.tensor, mean)
 
 
 def assignment_loss(
@@ -137,6 +148,7 @@ def assignment_loss(
     loss: str,
     per_sample: bool,
     rounded: dict[tuple[str, WeightPlan], LayerPlan] | None = None,
+    metrics: Mapping[str, InputMetric] | None = None,
 ) -> AssignmentLoss:
     """The loss of assignments on these calls.
 
@@ -150,6 +162,7 @@ def assignment_loss(
         loss: "logits" measures what the last softmax reads, where every output has one; else outputs are measured.
         per_sample: the first axis of outputs counts samples.
         rounded: where rounded layers are kept.
+        metrics: of rounding errors, by layer.
     """
     graph = with_own_weights(graph, [layer.name for layer in layers])
     outputs = float_outputs(graph)
@@ -157,7 +170,13 @@ def assignment_loss(
     names = logits or [v.name for v in outputs]
     judge = Judge(observe(graph, names), calls, names, per_sample=per_sample, logits=logits is not None)
     return AssignmentLoss(
-        graph, layers, statistics, judge, open_patched, rounded={} if rounded is None else rounded
+        graph,
+        layers,
+        statistics,
+        judge,
+        open_patched,
+        rounded={} if rounded is None else rounded,
+        metrics=metrics or {},
     )
 
 

@@ -4,27 +4,26 @@ W^ = s_c * (m_g * i8[code]) with s_c stored in `scale-format` and m_g a 4-bit in
 quantised first and the codes chosen with the quantised scales. [architecture 3.1, 3.2]
 """
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name, short_name
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.records import PassReport
 
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
-ROUNDINGS = ("nearest", "kernel-sums")
+ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,11 @@ class QuantizeWeights(Pass):
             n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT
         ]
         todo = [n for n in todo if graph.plan.layers[n.name].tensor is None]
+        wanting = [n.name for n in todo if self._decided(graph, n).rounding in METRIC_ROUNDINGS]
+        input_metrics(graph, ctx, wanting)
+        for name in wanting:
+            if reason := ctx.without_metric.get(name):
+                report.skip(name, f"not rounded with regard to its outputs: {reason}")
         # Layers are independent and numpy releases the interpreter lock: two at a time.
         with ThreadPoolExecutor(THREADS) as pool:
             for done, (node, layer) in enumerate(
@@ -95,7 +99,7 @@ class QuantizeWeights(Pass):
         layer = graph.plan.layers[node.name]
         found = ctx.rounded.get((node.name, layer.weight))
         if found is None or found.kernel is not layer.kernel or self.rho >= 0:
-            return self._rounded(graph, node, ctx.statistics)
+            return self._rounded(graph, node, ctx)
         return replace(
             layer,
             weight=found.weight,
@@ -103,12 +107,18 @@ class QuantizeWeights(Pass):
             codes_sha256=found.codes_sha256,
             weight_sqnr_db=found.weight_sqnr_db,
             local_sqnr_db=found.local_sqnr_db,
+            bias_correction=found.bias_correction,
         )
 
-    def _rounded(self, graph: LpGraph, node: Node, statistics: Mapping[str, TensorStatistics]) -> LayerPlan:
+    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+        metric = ctx.metrics.get(node.name)
+        return rounded_layer(
+            graph, node, self._decided(graph, node), ctx.statistics, metric=metric, rho=self.rho
+        )
+
+    def _decided(self, graph: LpGraph, node: Node) -> WeightPlan:
         weight = graph.plan.layers[node.name].weight
-        decided = weight if weight.format != "float32" else self.planned_weights()
-        return rounded_layer(graph, node, decided, statistics, rho=self.rho)
+        return weight if weight.format != "float32" else self.planned_weights()
 
     def planned_weights(self) -> WeightPlan:
         """How layers that bring no decision of their own are stored."""

@@ -4,25 +4,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.rounding_loss import column_energy, output_sqnr_db, ratio_db
 from lpcompile.errors import FormatError
+from lpcompile.formats.arrays import F32
 from lpcompile.formats.base import resolve
 from lpcompile.formats.planned import LEARNED, format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.passes.correct_bias import mean_shift
+from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 
 ACCUMULATOR = 2**31 - 1
 BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
+WITHOUT_METRIC = "kernel-sums"  # what becomes of those where inputs are not known
 INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
@@ -32,6 +35,7 @@ def rounded_layer(
     decided: WeightPlan,
     statistics: Mapping[str, TensorStatistics],
     *,
+    metric: InputMetric | None = None,
     rho: float = -1.0,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
@@ -41,6 +45,7 @@ def rounded_layer(
         node: the layer.
         decided: how its weights are stored.
         statistics: of activations.
+        metric: of its rounding errors, for `gptq`; without one that becomes `kernel-sums`.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
 
     Raises:
@@ -58,8 +63,12 @@ def rounded_layer(
             where=node.name,
             hint="repair the model, or keep the layer with --keep-float",
         )
+    if decided.rounding in METRIC_ROUNDINGS and metric is None:
+        decided = replace(decided, rounding=WITHOUT_METRIC)
+    by_metric = metric if decided.rounding in METRIC_ROUNDINGS else None
     moments = second_moments(node, statistics)
-    if decided.scale_rule == "output-mse" and moments is None:
+    importance = moments if by_metric is None else by_metric.importance
+    if decided.scale_rule == "output-mse" and importance is None:
         decided = replace(decided, scale_rule="mse")
     kernel, reason = _kernel(layer, decided, rows.shape[1])
     grouped = decided.granularity.startswith("group")
@@ -68,7 +77,7 @@ def rounded_layer(
         group_size=int(decided.granularity.removeprefix("group")) if grouped else 0,
         rule=decided.scale_rule,
         scale_format=decided.scale_format,
-        importance=moments,
+        importance=importance,
         min_scale=least_scale(graph, node, kernel),
     )
     if decided.format == LEARNED:
@@ -80,7 +89,13 @@ def rounded_layer(
         decided = replace(decided, granularity="channel")  # one group a row
     if decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
+    if by_metric is not None:
+        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale)
     signal, noise = column_energy(rows, tensor.dequantize())
+    step = _input_step(graph, node, kernel)
+    local = None if moments is None else output_sqnr_db(signal, noise, moments, step)
+    if by_metric is not None:
+        local = ratio_db(*by_metric.signal_and_noise(rows, tensor, step))
     return replace(
         layer,
         kernel=kernel,
@@ -89,15 +104,16 @@ def rounded_layer(
         codes_sha256=tensor.digest(),
         reason=reason or layer.reason,
         weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
-        local_sqnr_db=None
-        if moments is None
-        else output_sqnr_db(signal, noise, moments, _input_step(graph, node, kernel)),
+        local_sqnr_db=local,
+        bias_correction=None
+        if by_metric is None or not by_metric.centred
+        else mean_shift(rows, tensor, by_metric.row_means(len(rows))),
     )
 
 
 def keep_kernel_sums(
     node: Node,
-    rows: NDArray[np.float32],
+    rows: F32,
     tensor: QuantizedTensor,
     statistics: Mapping[str, TensorStatistics],
     rho: float = -1.0,
@@ -145,7 +161,7 @@ def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, 
     return layer.kernel, layer.reason
 
 
-def least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> NDArray[np.float32] | None:
+def least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> F32 | None:
     """Channel scales below this would not let the int32 bias fit."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     x = node.inputs[0]

@@ -17,7 +17,7 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.layer_inputs import InputReading, input_reading
 from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
-from lpcompile.analysis.sampled_columns import RowDraw, weighted
+from lpcompile.analysis.sampled_columns import Positions, RowDraw, weighted
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 
@@ -35,11 +35,14 @@ class Gram:
         matrix: E[x x^T], (G, K, K) float32; G = groups of a convolution, else 1.
         mean: E[x], (G, K).
         rows: how many positions were counted.
+        halves: the same of every other call, so that what is chosen on one half can be judged on the other; empty where
+            there is one call.
     """
 
     matrix: F32
     mean: F64
     rows: int
+    halves: tuple["Gram", ...] = ()
 
 
 class Grams(dict[str, Gram]):
@@ -179,8 +182,8 @@ class GramSum:
     def __init__(self, reading: InputReading, calls: int, most_rows: int | None = None) -> None:
         self.reading = reading
         self._draw = RowDraw(calls, reading.inputs, most_rows)
-        self._products = ProductSum(reading.groups, reading.inputs, reading.tensor)
-        self._sum = np.zeros((reading.groups, reading.inputs))
+        self._halves = [_Half(reading) for _ in range(min(2, calls))]
+        self._calls = 0
 
     def add(self, x: NDArray[np.generic], rng: np.random.Generator) -> None:
         """Count one call.
@@ -188,16 +191,44 @@ class GramSum:
         Raises:
             CalibrationError: x is not finite.
         """
-        at, weight = self._draw.next(self.reading.positions(x.shape), rng)
+        positions = self.reading.positions(x.shape)
+        at, weight = self._draw.next(positions, rng)
+        half = self._halves[self._calls % len(self._halves)]
+        self._calls += 1
         if len(at):
-            with np.errstate(over="ignore", invalid="ignore"):  # the products will tell
-                columns = weighted(self.reading.columns(x, at), weight)
-                self._sum += np.sqrt(weight) * columns.sum(-1, dtype=np.float64)
-            self._products.add(columns, columns)
+            half.add(x, at, weight, positions)
 
     def result(self) -> Gram | None:
         """The matrix; None where no call had a position."""
-        count = self._draw.positions
-        if not count:
+        counted = [h for h in self._halves if h.positions]
+        if not counted:
             return None
-        return Gram(as_float32(self._products.total() / count), self._sum / count, self._draw.counted)
+        if len(counted) == 1:
+            return counted[0].result()
+        first, second = (h.result() for h in counted)
+        shares = [h.positions / sum(h.positions for h in counted) for h in counted]
+        matrix = first.matrix * np.float32(shares[0]) + second.matrix * np.float32(shares[1])
+        mean = first.mean * shares[0] + second.mean * shares[1]
+        return Gram(matrix, mean, self._draw.counted, (first, second))
+
+
+class _Half:
+    """Sums over every other call."""
+
+    def __init__(self, reading: InputReading) -> None:
+        self._reading = reading
+        self._products = ProductSum(reading.groups, reading.inputs, reading.tensor)
+        self._sum = np.zeros((reading.groups, reading.inputs))
+        self.positions = self._counted = 0
+
+    def add(self, x: NDArray[np.generic], at: Positions, weight: float, positions: int) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # the products will tell
+            columns = weighted(self._reading.columns(x, at), weight)
+            self._sum += np.sqrt(weight) * columns.sum(-1, dtype=np.float64)
+        self._products.add(columns, columns)
+        self.positions += positions
+        self._counted += len(at)
+
+    def result(self) -> Gram:
+        matrix = as_float32(self._products.total() / self.positions)
+        return Gram(matrix, self._sum / self.positions, self._counted)

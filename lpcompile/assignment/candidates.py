@@ -18,10 +18,11 @@ from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import LEARNED, format_of, short_name
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, Kernel, WeightPlan
 from lpcompile.quant.coarse_fit import CHANNEL, CoarseFit, Estimate
 from lpcompile.quant.codebook_search import Fitting, fit_codebook, weighted_loss
 from lpcompile.quant.fit import damped_importance, fit
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.target import Target
 
@@ -36,6 +37,9 @@ TABLE_GROUP = 32  # one table serves all group sizes
 MOST = 12
 _DOUBT = 0.03  # estimates are that close to what a fit gives
 
+EIGHT_BIT_ROUNDING = (
+    "kernel-sums"  # of formats of more than 4 bits where the others are rounded by their metric
+)
 Rounding = Callable[[F32, QuantizedTensor], QuantizedTensor]
 
 
@@ -64,15 +68,22 @@ class FittedCandidates:
         channels: output channels that were tried, ascending.
         sample: (R, K) their weights.
         candidates: each closer to the weights than all cheaper ones, where they were pruned.
+        metric: by which candidates of rounding "gptq" will be rounded.
+        outputs: C.
     """
 
     channels: NDArray[np.intp]
     sample: F32
     candidates: tuple[Candidate, ...]
+    metric: InputMetric | None = None
+    outputs: int = 0
 
     def error(self, candidate: Candidate) -> F32:
-        """W^ - W, (R, K), of the channels tried."""
-        return candidate.tensor.dequantize() - self.sample
+        """W^ - W, (R, K), of the channels tried, as they are to be expected once the layer is rounded."""
+        errors = candidate.tensor.dequantize() - self.sample
+        if self.metric is None or candidate.weight.rounding not in METRIC_ROUNDINGS:
+            return errors
+        return self.metric.expected(errors, self.metric.groups_of(self.channels, self.outputs))
 
     def best_by_format(self, most: int) -> "FittedCandidates":
         """Of each format those that are worth their bits, at most so many; of learned tables alike."""
@@ -80,7 +91,7 @@ class FittedCandidates:
         for name in dict.fromkeys(short_name(c.weight.format) for c in self.candidates):
             own = [c for c in self.candidates if short_name(c.weight.format) == name]
             kept += _thinned(_undominated(own), most)
-        return FittedCandidates(self.channels, self.sample, tuple(sorted(kept, key=_cost)))
+        return replace(self, candidates=tuple(sorted(kept, key=_cost)))
 
 
 def candidates_of(
@@ -126,7 +137,8 @@ def candidates_of(
             if size and not (has_group_table(fmt) and 1 < size < inputs):
                 continue
             scales = [scale_format] if fmt.bits <= 4 else dict.fromkeys(("float32", scale_format))
-            plans += [WeightPlan(name, granularity, rule, s, rounding) for s in scales]
+            chosen = EIGHT_BIT_ROUNDING if fmt.bits > 4 and rounding in METRIC_ROUNDINGS else rounding
+            plans += [WeightPlan(name, granularity, rule, s, chosen) for s in scales]
     return plans
 
 
@@ -140,6 +152,7 @@ def fit_candidates(
     plans: Sequence[WeightPlan],
     *,
     importance: F32 | None = None,
+    metric: InputMetric | None = None,
     min_scale: F32 | None = None,
     rounded: Rounding | None = None,
     sample_weights: int = SAMPLE_WEIGHTS,
@@ -152,8 +165,9 @@ def fit_candidates(
         rows: (C, K) float32 weights, finite and not empty.
         plans: of `candidates_of`.
         importance: (K,) second moments of the inputs; None: all alike, and "output-mse" becomes "mse".
+        metric: of the layer's rounding errors, for plans of rounding "gptq".
         min_scale: (C,) least channel scales, as in `fit`.
-        rounded: what becomes of nearest codes where the plans' rounding is another; applied to those kept.
+        rounded: what becomes of nearest codes of "kernel-sums"; applied to those kept.
         sample_weights: of layers with more weights channels spread evenly are tried, of at least so many.
         most: candidates kept; where there are more, those that the others replace best go.
         prune: drop candidates; else all are fitted and kept.
@@ -161,27 +175,46 @@ def fit_candidates(
     channels = np.arange(0, len(rows), max(1, rows.size // sample_weights))
     sample = np.ascontiguousarray(rows[channels], np.float32)
     floors = None if min_scale is None else min_scale[channels]
-    fitting = _Layer(sample, importance, floors, len(rows))
-    found = [*fitting.coarse(plans, prune=prune), *fitting.exact(plans)]
+    nearest = _Layer(sample, importance, floors, len(rows), None if metric is None else metric.sizes)
+    layers = {False: nearest}
+    if metric is not None:
+        layers[True] = _Layer(sample, metric.importance, floors, len(rows), metric.variances)
+    found = []
+    for by_metric, fitting in layers.items():
+        own = [p for p in plans if (metric is not None and p.rounding in METRIC_ROUNDINGS) is by_metric]
+        found += [*fitting.coarse(own, prune=prune), *fitting.exact(own)]
     kept = _thinned(_undominated(found), most) if prune else sorted(found, key=_cost)
     if rounded is not None:
-        kept = [fitting.candidate(c.weight, rounded(sample, c.tensor)) for c in kept]
-    return FittedCandidates(channels, sample, tuple(kept))
+        kept = [
+            nearest.candidate(c.weight, rounded(sample, c.tensor))
+            if c.weight.rounding == EIGHT_BIT_ROUNDING
+            else c
+            for c in kept
+        ]
+    return FittedCandidates(channels, sample, tuple(kept), metric, len(rows))
 
 
 class _Layer:
     """Some channels of a layer, and how many it has."""
 
-    def __init__(self, sample: F32, importance: F32 | None, min_scale: F32 | None, outputs: int) -> None:
+    def __init__(
+        self,
+        sample: F32,
+        importance: F32 | None,
+        min_scale: F32 | None,
+        outputs: int,
+        costs: F32 | None = None,
+    ) -> None:
         self.sample, self.min_scale, self.outputs = sample, min_scale, outputs
         self.importance = importance
         columns = sample.shape[1]
         self.h = (
             np.ones(columns, np.float32) if importance is None else damped_importance(importance, columns)
         )
+        self.costs = self.h if costs is None else costs  # of squared errors, comparable between roundings
 
     def candidate(self, plan: WeightPlan, tensor: QuantizedTensor) -> Candidate:
-        loss = weighted_loss(self.sample, tensor, self.h) * self.outputs / len(self.sample)
+        loss = weighted_loss(self.sample, tensor, self.costs) * self.outputs / len(self.sample)
         return Candidate(plan, tensor, loss, self.bits(plan))
 
     def bits(self, plan: WeightPlan) -> int:

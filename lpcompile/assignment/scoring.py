@@ -32,6 +32,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import WeightPlan
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.rows import to_rows
 
 Progress = Callable[[str, int, int], None]
@@ -73,6 +74,7 @@ class Scorer:
         open_patched: for measuring where gradients fail.
         progress: called with (what, done, total).
         warnings: appended to.
+        metrics: of rounding errors, by layer, where candidates are rounded by them.
         sensitivity: "fisher", or one of `rule_scores.RULES`.
     """
 
@@ -88,6 +90,7 @@ class Scorer:
     open_patched: OpenPatched | None
     progress: Progress
     warnings: list[str] = field(default_factory=list)
+    metrics: Mapping[str, InputMetric] = field(default_factory=dict)
     sensitivity: str = "fisher"
 
     def fitted(
@@ -107,10 +110,12 @@ class Scorer:
         weight = node.inputs[1]
         assert weight is not None
         thorough = self._weights <= MOST_THOROUGH
+        metric = self.metrics.get(name)
         found = fit_candidates(
             to_rows(node.op, weight.values),
             plans,
             importance=second_moments(node, self.statistics),
+            metric=metric,
             min_scale=floor,
             rounded=self.rounded(node),
             prune=not thorough,
@@ -134,8 +139,7 @@ class Scorer:
             centre = {
                 n: mean
                 for n in fitted
-                if self.corrects_bias(node := self.graph.node(n))
-                and (mean := row_means(node, self.statistics)) is not None
+                if self.corrects_bias(node := self.graph.node(n)) and (mean := self._mean(node)) is not None
             }
             if self.sensitivity != "fisher":
                 return Projected(self._by_rule(fitted, samples, centre), {})
@@ -174,6 +178,13 @@ class Scorer:
             lambda done, total: self.progress("scoring formats", done, total),
         )
         return rules.of(self.sensitivity)
+
+    def _mean(self, node: Node) -> F64 | None:
+        metric = self.metrics.get(node.name)
+        weight = node.inputs[1]
+        if metric is None or weight is None:
+            return row_means(node, self.statistics)
+        return metric.row_means(len(to_rows(node.op, weight.values)))
 
     def _rows(self, name: str) -> F32:
         node = self.graph.node(name)

@@ -15,9 +15,10 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import bounds
 from lpcompile.ir.node import Node
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import Unit
-from lpcompile.materialise.layers import CONV_KEPT, metadata, planned_bias
+from lpcompile.materialise.layers import CONV_KEPT, metadata
 from lpcompile.materialise.movement import code_bounds
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, split_scales, store_weights

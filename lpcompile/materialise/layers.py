@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import FunctionProto
 
 from lpcompile.ir import block_matmul, domain
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, store_weights
@@ -146,15 +146,6 @@ class LayerWriter:
             metadata={**node.metadata, **metadata(plan)},
         )
         return self.tensors.filled(call)
-
-
-def planned_bias(node: Node, plan: LayerPlan) -> NDArray[np.float32] | None:
-    """The constant bias of a layer with its correction, (C_out,); None where it has neither."""
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    if value is None or not value.is_constant:
-        return plan.bias_correction
-    bias = np.asarray(value.values, np.float32)
-    return bias if plan.bias_correction is None else bias + plan.bias_correction
 
 
 def metadata(plan: LayerPlan) -> dict[str, str]:

@@ -11,9 +11,10 @@ import numpy as np
 
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import Unit, units
-from lpcompile.materialise.layers import LayerWriter, metadata, planned_bias
+from lpcompile.materialise.layers import LayerWriter, metadata
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors

@@ -1,0 +1,23 @@
+"""The float graph with everything rounded as planned: weights, biases and activations."""
+
+from lpcompile.analysis.rounded_activations import with_rounded_activations
+from lpcompile.analysis.rounded_weights import as_weight
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.plan import QuantPlan
+
+
+def rounded_network(graph: LpGraph, plan: QuantPlan) -> LpGraph:
+    """What a plan computes, in floats; ranges that are measured at run time stay float.
+
+    Args:
+        graph: the float graph; it is not changed.
+        plan: of its layers and activations.
+    """
+    made = with_rounded_activations(graph, plan.activations)
+    for name, layer in plan.layers.items():
+        if layer.tensor is not None:
+            node = graph.node(name)
+            bias = None if layer.bias_correction is None else planned_bias(node, layer)
+            made.set_weights(made.node(name), as_weight(node, layer.tensor.dequantize()), bias)
+    return made

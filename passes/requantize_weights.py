@@ -1,0 +1,197 @@
+"""Round weights again for the inputs that the rounded network really gives, in the order of execution.
+
+The first rounding saw the inputs of the float network. Here each layer's weights are aimed at the float layer's outputs
+from the inputs that all rounded layers before it give (the asymmetric term of [gptaq2025]), and its bias takes the
+difference of the means, which is the empirical bias correction of [nagel2019, sec. 4.2]. Scales stay.
+
+How far weights may follow the mismatch of the samples is chosen on one half of them and judged on the other; where
+that does not pay, the layer keeps its codes and only its bias moves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.gain import gain_db
+from lpcompile.analysis.measured import Judge
+from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
+from lpcompile.analysis.rounded_activations import with_rounded_activations
+from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.segments import affordable_segments, segments
+from lpcompile.autodiff.losses import float_outputs
+from lpcompile.formats.arrays import F32, F64
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.rounded_layer import least_scale
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import METRIC_ROUNDINGS, LayerPlan, QuantPlan
+from lpcompile.quant.gram_factor import DAMPING
+from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.mismatch import retargeted
+from lpcompile.quant.ridge_choice import chosen_ridge, output_distance
+from lpcompile.quant.rows import to_rows
+from lpcompile.records import PassReport
+
+
+@dataclass(frozen=True, slots=True)
+class RequantizeWeights(Pass):
+    """GPTQ once more, against the inputs of the rounded network."""
+
+    name: ClassVar[str] = "requantize-weights"
+    summary: ClassVar[str] = (
+        "round weights again for the inputs that the rounded network gives; empirical biases"
+    )
+    exact: ClassVar[bool] = False
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
+
+    segments: int = 0  # 0: as many as are affordable
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Choose codes and biases anew, segment by segment."""
+        report = PassReport(self.name)
+        calibration = ctx.calibration
+        rounded = [n for n in graph.layers() if _plan(graph, n.name).tensor is not None]
+        if calibration is None or calibration.generated or ctx.observe is None:
+            for node in rounded:
+                report.skip(node, "no calibration data, so its inputs are not known")
+            return report
+        work = _Requantizing(graph, ctx, calibration.deciding, report)
+        before = graph.plan
+        work.run([n.name for n in rounded], self.segments)
+        work.keep_if_better(before)
+        return report
+
+
+class _Requantizing:
+    """One run over the layers of a graph; plans are written as it goes."""
+
+    def __init__(self, graph: LpGraph, ctx: PassContext, calls: Sequence[Feeds], report: PassReport) -> None:
+        assert ctx.observe is not None
+        self.graph, self.ctx, self.calls, self.report = graph, ctx, calls, report
+        self.observe = ctx.observe
+        activations = with_rounded_activations(graph, graph.plan.activations)
+        parts = [calls[0::2], calls[1::2]] if len(calls) > 1 else [calls]
+        self.sweeps = [MismatchSweeps(graph, activations, ctx.observe, part, seed=ctx.seed) for part in parts]
+        self.shares = [len(part) / len(calls) for part in parts]
+
+    def run(self, names: Sequence[str], most: int) -> None:
+        """Every layer, in segments."""
+        parts = segments(self.graph, names, most or affordable_segments(self.graph, self.calls))
+        for done, part in enumerate(parts):
+            self.ctx.progress("rounding again", done, len(parts))
+            wanted = [n for n in part if self._moves(n)]
+            found = [sweep.moments(wanted) for sweep in self.sweeps] if wanted else []
+            for name in part:
+                left_out = next((f.left_out[name] for f in found if name in f.left_out), "")
+                if name in wanted and left_out:
+                    self.report.skip(name, left_out)
+                elif name in wanted:
+                    self._layer(name, [f[name] for f in found])
+                else:
+                    self.report.skip(
+                        name, "its codes were not chosen by the moments of its inputs, and it has no bias"
+                    )
+                self._patch(name)
+        self.ctx.progress("rounding again", len(parts), len(parts))
+
+    def _moves(self, name: str) -> bool:
+        plan = _plan(self.graph, name)
+        return plan.weight.rounding in METRIC_ROUNDINGS or not bias_obstacle(
+            self.graph.node(name), plan.kernel
+        )
+
+    def _layer(self, name: str, halves: Sequence[Mismatch]) -> None:
+        node, plan = self.graph.node(name), _plan(self.graph, name)
+        assert plan.tensor is not None
+        rows = _rows(node)
+        biased = not bias_obstacle(node, plan.kernel)
+        moments = [_moments(h, biased) for h in halves]
+        whole, mean, rounded_mean = self._together(halves, biased)
+        tensor, aimed = plan.tensor, "bias alone"
+        if plan.weight.rounding in METRIC_ROUNDINGS:
+            ridge = chosen_ridge(rows, moments)
+            target = rows if ridge is None else retargeted(rows, *whole, ridge=ridge)
+            known = self.ctx.metrics.get(name)
+            damping = DAMPING if known is None else known.damping
+            metric = InputMetric(whole[0], rounded_mean, biased, damping)
+            floor = least_scale(self.graph, node, plan.kernel)
+            found = metric.rounded(target, tensor, min_scale=floor)
+            before, after = (output_distance(rows, t.dequantize(), *whole) for t in (tensor, found))
+            if after < before:
+                tensor, aimed = found, "as it is" if ridge is None else f"ridge {ridge:g}"
+        shift = None
+        if biased:
+            wide = (np.repeat(m, len(rows) // len(m), axis=0) for m in (mean, rounded_mean))
+            shift = _shift(rows, tensor.dequantize(), *wide)
+        changed = int((tensor.codes != plan.tensor.codes).sum())
+        self.report.change(node, f"rounded again ({aimed})", after=f"{changed} of {rows.size} codes changed")
+        plan = replace(plan, tensor=tensor, codes_sha256=tensor.digest(), bias_correction=shift)
+        self.graph.plan = self.graph.plan.with_layer(name, plan)
+
+    def _together(self, halves: Sequence[Mismatch], centred: bool) -> tuple[tuple[F32, F32], F64, F64]:
+        """H and C, E[x] and E[x^] of all samples."""
+        shares = list(zip(self.shares, halves, strict=True))
+        matrix, cross = (
+            np.sum([np.float32(s) * getattr(h, part) for s, h in shares], axis=0)
+            for part in ("matrix", "cross")
+        )
+        mean, rounded = (
+            np.sum([s * getattr(h, part) for s, h in shares], axis=0) for part in ("mean", "rounded_mean")
+        )
+        whole = Mismatch(matrix, cross, mean, rounded, sum(h.rows for h in halves))
+        return _moments(whole, centred), mean, rounded
+
+    def _patch(self, name: str) -> None:
+        node, plan = self.graph.node(name), _plan(self.graph, name)
+        assert plan.tensor is not None
+        bias = None if plan.bias_correction is None else planned_bias(node, plan)
+        for sweep in self.sweeps:
+            sweep.patch(name, plan.tensor.dequantize(), bias)
+
+    def keep_if_better(self, before: QuantPlan) -> None:
+        """Measure the whole network on the deciding calls, and go back where it lost."""
+        outputs = [v.name for v in float_outputs(self.graph)]
+        if not outputs:
+            return
+        judge = Judge(self.observe(self.graph, outputs), self.calls, outputs, per_sample=False)
+        noise = [
+            judge.noise_terms(self.observe(rounded_network(self.graph, p), outputs))
+            for p in (before, self.graph.plan)
+        ]
+        gain = gain_db(*noise)
+        self.report.metrics["gain_db"], self.report.metrics["gain_error_db"] = gain
+        if gain[0] < 0:
+            self.graph.plan = before
+            self.report.changes.clear()
+            self.report.skip("all layers", f"the network lost {-gain[0]:.2f} dB on the samples: codes stay")
+
+
+def _moments(found: Mismatch, centred: bool) -> tuple[F32, F32]:
+    if not centred:
+        return found.matrix, found.cross
+    rounded = found.rounded_mean[:, None, :]
+    matrix = found.matrix - found.rounded_mean[:, :, None] * rounded
+    cross = found.cross - found.mean[:, :, None] * rounded
+    return matrix.astype(np.float32), cross.astype(np.float32)
+
+
+def _shift(rows: F32, rounded: F32, mean: F64, rounded_mean: F64) -> F32:
+    """What makes the mean outputs those of the float layer, (C_out,)."""
+    wanted = np.einsum("ok,ok->o", rows, mean) - np.einsum("ok,ok->o", rounded, rounded_mean)
+    return np.asarray(wanted, np.float32)
+
+
+def _plan(graph: LpGraph, name: str) -> LayerPlan:
+    return graph.plan.layers.get(name, LayerPlan())
+
+
+def _rows(node: Node) -> F32:
+    weight = node.inputs[1]
+    assert weight is not None
+    return np.asarray(to_rows(node.op, weight.values), np.float32)
