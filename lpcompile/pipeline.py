@@ -19,7 +19,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced
-from lpcompile.plan import LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import ActivationOptions, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 from lpcompile.target import Target
@@ -49,6 +49,7 @@ class PassContext:
         keep_float: names of nodes that the user wants float.
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
+        activations: how a later pass will round activations; None where none does.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
         metrics: of rounding errors, by layer, once a pass has gathered them.
         without_metric: layers that have none, and why.
@@ -73,6 +74,7 @@ class PassContext:
     progress: Progress = no_progress
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
+    activations: ActivationOptions | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     metrics: dict[str, InputMetric] = field(default_factory=dict)
     without_metric: dict[str, str] = field(default_factory=dict)
@@ -107,6 +109,10 @@ class Pass(ABC):
 
     def planned_weights(self) -> WeightPlan | None:
         """How this pass stores weights, if that is its task."""
+        return None
+
+    def planned_activations(self) -> ActivationOptions | None:
+        """How this pass rounds activations, if that is its task."""
         return None
 
     @property
@@ -211,6 +217,11 @@ class Pipeline:
         """How weights will be stored; None where no pass stores them, or several differ."""
         found = {w for p in self.passes if (w := p.planned_weights()) is not None}
         return found.pop() if len(found) == 1 else None
+
+    @property
+    def planned_activations(self) -> ActivationOptions | None:
+        """How activations will be rounded; None where no pass rounds them."""
+        return next((a for p in self.passes if (a := p.planned_activations()) is not None), None)
 
     def run(
         self, graph: LpGraph, ctx: PassContext, observe: Observer = quiet, *, first: int = 0

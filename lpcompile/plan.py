@@ -43,6 +43,21 @@ class Kernel(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ActivationOptions:
+    """How activations will be rounded, for passes that come before.
+
+    Attributes:
+        format: "uint8" or "uint4".
+        matmul: "static", "dynamic" or "auto", of matrix products.
+        timed: whether kernels are chosen by their times.
+    """
+
+    format: str = "uint8"
+    matmul: str = "auto"
+    timed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class WeightPlan:
     """How the weights of one layer are stored.
 

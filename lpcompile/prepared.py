@@ -159,6 +159,7 @@ class Preparation:
             keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
             weights=Pipeline(passes).planned_weights,
+            activations=Pipeline(passes).planned_activations,
             checkpoint=self.options.checkpoint,
             resume=self.options.resume,
             layer_formats=tuple(self.options.layer_formats),

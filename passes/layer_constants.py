@@ -114,9 +114,11 @@ def absorb_after_matmul(graph: LpGraph, layer: Node, row: Node | None, affine: C
 
 
 def absorb_before(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | None:
-    """Let a Conv or Gemm do the scaling and shifting of its input. Why not, or None when done."""
+    """Let a Conv or Gemm do the scaling and shifting of its input; MatMul scales only. Why not, or None when done."""
     w = _weight(layer)
     g, h = affine.gain, affine.shift  # (C_in,)
+    if layer.op == "MatMul":
+        return _store(graph, layer, _times(w, g[:, None]), _bias(layer), same_weight=affine.keeps_scale)
     if layer.op == "Gemm":
         if layer.attrs.get("transA", 0):
             return f"{layer.name} transposes its input"
@@ -124,7 +126,7 @@ def absorb_before(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | N
         added = layer.attrs.get("alpha", 1.0) * (by_input.astype(np.float64) @ h)
         w = _times(w, g[None] if layer.attrs.get("transB", 0) else g[:, None])
         return _store(graph, layer, w, _bias(layer) + added, same_weight=affine.keeps_scale)
-    if not affine.keeps_zero and not _unpadded(layer):
+    if not affine.keeps_zero and not unpadded(layer):
         return f"the padding of {layer.name} is not shifted"
     group = int(layer.attrs.get("group", 1))
     bias = _bias(layer)
@@ -151,7 +153,8 @@ def _times(w: Floats, gain: F64) -> Floats:
     return found.reshape(w.shape)
 
 
-def _unpadded(conv: Node) -> bool:
+def unpadded(conv: Node) -> bool:
+    """Whether a convolution adds no zeros around its input."""
     mode = conv.attrs.get("auto_pad", "NOTSET")
     return mode == "VALID" or (mode == "NOTSET" and not any(conv.attrs.get("pads", [])))
 

@@ -26,7 +26,7 @@ from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan
+from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
 
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
@@ -63,6 +63,10 @@ class QuantizeActivations(Pass):
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"option 'percentile' lies between 50 and 100, not {self.percentile}")
+
+    def planned_activations(self) -> ActivationOptions:
+        """What the options say."""
+        return ActivationOptions(self.format, self.matmul, self.cost == "time")
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan kernels, elementwise nodes and activations; decisions that a replay brought along stay."""

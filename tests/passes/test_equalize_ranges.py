@@ -1,4 +1,4 @@
-"""`equalize-channels`: the float network stays, narrow channels get finer steps, and what cannot be scaled says why."""
+"""`equalize{method=ranges}`: the float network stays, narrow channels get finer steps, all others say why not."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from onnx import ModelProto, numpy_helper
 import lpcompile
 from lpcompile.analysis.equalization import ChannelExtremes, factors, noise
 from lpcompile.ir.graph import LpGraph
-from lpcompile.passes import equalize_channels
+from lpcompile.passes import equalize_ranges
 from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, quantized
 from tests.support import Array, assert_same_outputs, parse_model
 
-EQUAL = f"{GRAPH_PASSES},equalize-channels"
+EQUAL = f"{GRAPH_PASSES},equalize{{method=ranges}}"
 PLAN = f"{NO_COSTS},quantize-weights{{rule=output-mse}},correct-bias"
 DENSE = """m (float[2,4,9,9] x) => (float[2,5,5,5] y)
 <float[8,4,3,3] w1, float[8] b1, float[5,8,3,3] w2, float[5] b2> {
@@ -54,9 +54,9 @@ def both(model: ModelProto) -> tuple[Quantized, Quantized]:
 def test_the_float_network_stays(text: str) -> None:
     model = uneven(text)
     found = quantized(model, NO_COSTS, graph_passes=EQUAL)
-    assert len(found.reports["equalize-channels"].changes) == 1
+    assert len(found.reports["equalize"].changes) == 1
     assert_same_outputs(model, found.graph.to_proto(), rtol=1e-4)
-    assert found.rerun("equalize-channels")["equalize-channels"].changes == []
+    assert found.rerun("equalize")["equalize"].changes == []
 
 
 @pytest.mark.parametrize("text", [DENSE, DEPTHWISE])
@@ -101,10 +101,10 @@ def test_noise_is_that_of_the_formula(group: int) -> None:
 def test_large_networks_are_looked_at_on_fewer_calls(
     budget: float, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(equalize_channels, "MACS", budget)  # DENSE: 7 x 7 x 8 x 36 and 25 x 5 x 72 products
+    monkeypatch.setattr(equalize_ranges, "MACS", budget)  # DENSE: 7 x 7 x 8 x 36 and 25 x 5 x 72 products
     graph = LpGraph.from_proto(parse_model(DENSE))
     graph.infer_shapes()
-    found = equalize_channels._some(graph, [{"x": np.full(1, i)} for i in range(20)])
+    found = equalize_ranges.some_calls(graph, [{"x": np.full(1, i)} for i in range(20)])
     assert len(found) == calls
     assert [float(found[i]["x"][0]) for i in (0, -1)] == [0, 19]
 
@@ -133,7 +133,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("reason", OTHERS)
 def test_what_cannot_be_scaled_says_why(reason: str) -> None:
-    report = quantized(OTHERS[reason], NO_COSTS, graph_passes=EQUAL).reports["equalize-channels"]
+    report = quantized(OTHERS[reason], NO_COSTS, graph_passes=EQUAL).reports["equalize"]
     assert report.changes == []
     assert reason in [s.reason for s in report.skips]
 
@@ -148,19 +148,19 @@ def test_weights_that_would_lose_more_stay() -> None:
             else:  # the wide channel carries all of the weights
                 w[:, 1:] *= 1e-3
             tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
-    report = quantized(model, NO_COSTS, graph_passes=EQUAL).reports["equalize-channels"]
+    report = quantized(model, NO_COSTS, graph_passes=EQUAL).reports["equalize"]
     assert report.changes == []
     assert any("lose more" in s.reason for s in report.skips)
 
 
 def test_without_samples_nothing_is_scaled() -> None:
-    report = quantized(DENSE, NO_COSTS, calls=0, graph_passes=EQUAL).reports["equalize-channels"]
+    report = quantized(DENSE, NO_COSTS, calls=0, graph_passes=EQUAL).reports["equalize"]
     assert not report.changes
     assert not report.skips
 
 
 def test_generated_inputs_scale_nothing() -> None:
     made = lpcompile.compile(uneven(DENSE), target="cim", recipe="int8", dry_run=True)
-    (report,) = (p for p in made.report["passes"] if p["name"] == "equalize-channels")
+    (report,) = (p for p in made.report["passes"] if p["name"] == "equalize")
     assert report["changes"] == []
     assert "generated inputs say little of single channels" in [s["reason"] for s in report["skips"]]

@@ -1,0 +1,225 @@
+"""Scale channels of activations so that rounding them, and the weights that read them, loses less.
+
+x / s before and w s after leave the float network as it is. [nagel2019, sec. 4.1; xiao2023; lin2024]
+
+`method=output-error` follows tensors both ways to all layers and norms that make them and read them, and chooses s by
+the error at the outputs of the readers in their planned formats. `method=ranges` is a closed rule for convolutions
+with a Relu between and 8 bits (docs/decisions/0017), and costs next to nothing. `absorb` moves biases through
+rectifiers first, where the samples show that it is exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
+from lpcompile.analysis.grams import SWEEP_BYTES, Grams, GramSum, memory_parts, readings_of
+from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.product_sums import summing_bytes
+from lpcompile.analysis.scaling_search import MOST_ROWS, Reader, search
+from lpcompile.formats.planned import LEARNED
+from lpcompile.ir.factor_flow import Index, Part, Side
+from lpcompile.ir.factor_rules import row_axis
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
+from lpcompile.passes.absorb_bias import absorb_biases
+from lpcompile.passes.equalize_ranges import equalize_ranges, some_calls
+from lpcompile.passes.scaling_folds import fold, fold_obstacle
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import ActivationOptions, Kernel, WeightPlan
+from lpcompile.quant.rows import to_rows
+from lpcompile.records import PassReport
+
+METHODS = ("output-error", "ranges")
+MOST_CALLS = 16  # evenly spread
+ROWS_PER_INPUT, LEAST_ROWS = 4, 2048  # of the moments
+LEVELS = {"uint8": 256, "uint4": 16}
+SHOWN = 4  # names in a report
+USUAL = WeightPlan("int8", scale_rule="mse")  # where the formats of weights are yet to be chosen
+USUAL_TABLE = "nf4"  # stands for tables that are yet to be learned
+
+
+@dataclass(frozen=True, slots=True)
+class Equalize(Pass):
+    """Channels scaled between layers; each network is scaled once."""
+
+    name: ClassVar[str] = "equalize"
+    summary: ClassVar[str] = "channels scaled between layers, so that rounding loses less"
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCHNORM_FOLDED})
+    establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.CHANNELS_EQUALIZED})
+    invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
+
+    method: str = "output-error"
+    absorb: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"option 'method' is one of {', '.join(METHODS)}, not '{self.method}'")
+        if self.absorb and self.method == "ranges":
+            raise ValueError("option 'absorb' goes with method=output-error")
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Scale where the error at the outputs of the readers falls."""
+        report = PassReport(self.name)
+        if Fact.CHANNELS_EQUALIZED in graph.facts or ctx.calibration is None or ctx.observe is None:
+            return report
+        if self.method == "ranges":
+            equalize_ranges(graph, ctx.calibration, ctx.observe, report)
+            return report
+        if self.absorb and not ctx.calibration.generated:
+            absorb_biases(graph, ctx.calibration.deciding, ctx.observe, report)
+        groups, skipped = scaling_groups(graph)
+        for name, reason in skipped.items():
+            report.skip(name, reason)
+        groups = [g for g in groups if _possible(g, report, generated=ctx.calibration.generated)]
+        if groups:
+            _scale(graph, groups, ctx, report)
+        return report
+
+
+def _possible(group: ScalingGroup, report: PassReport, *, generated: bool) -> bool:
+    reason = "generated inputs say little of single channels" if generated else fold_obstacle(group)
+    for part in group.of(Side.READS):
+        if reason:
+            report.skip(part.node, reason)
+    return not reason
+
+
+def _scale(graph: LpGraph, groups: list[ScalingGroup], ctx: PassContext, report: PassReport) -> None:
+    assert ctx.calibration is not None
+    calls = some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
+    kernels, done = _kernels(graph, ctx), 0
+    for portion in memory_parts(groups, [_moment_bytes(graph, g) for g in groups], SWEEP_BYTES):
+        samples, grams = _observe(graph, portion, calls, ctx)
+        for group in portion:
+            done += 1
+            ctx.progress("equalizing channels", done, len(groups))
+            _scale_group(graph, group, samples, grams, kernels, ctx, report)
+
+
+def _moment_bytes(graph: LpGraph, group: ScalingGroup) -> int:
+    readings, _ = readings_of(graph, [p.node.name for p in group.of(Side.READS)])
+    return sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
+
+
+def _observe(
+    graph: LpGraph, groups: list[ScalingGroup], calls: Sequence[Feeds], ctx: PassContext
+) -> tuple[dict[str, ChannelSample], Grams]:
+    """One sweep over the calls: samples by tensor, moments by layer."""
+    assert ctx.observe is not None
+    readers = [p.node for g in groups for p in g.of(Side.READS)]
+    axes: dict[str, int | None] = {
+        x.name: row_axis(n, len(x.shape or ())) for n in readers if (x := n.inputs[0]) is not None
+    }
+    for index, name in ((g.tensors[v], v.name) for g in groups for v in g.limits):
+        axes[name] = int(np.argmax(index.shape)) if index.size > 1 else None
+    readings, left_out = readings_of(graph, [n.name for n in readers])
+    samplers = {name: ChannelSampler(axis, len(calls)) for name, axis in axes.items()}
+    sums = {
+        r: GramSum(r, len(calls), max(LEAST_ROWS, ROWS_PER_INPUT * r.inputs))
+        for r in dict.fromkeys(readings.values())
+    }
+    run = ctx.observe(graph, list(axes))
+    for i, feeds in enumerate(calls):
+        values = run(feeds)
+        rng = np.random.default_rng([ctx.seed, i])
+        for name, sampler in samplers.items():
+            sampler.add(values[name], rng)
+        for reading, total in sums.items():
+            total.add(values[reading.tensor], rng)
+    grams = Grams()
+    grams.left_out = left_out
+    for name, reading in readings.items():
+        if (gram := sums[reading].result()) is None:
+            grams.left_out[name] = "its input is empty in all samples"
+        else:
+            grams[name] = gram
+    return {name: sampler.result() for name, sampler in samplers.items()}, grams
+
+
+def _scale_group(
+    graph: LpGraph,
+    group: ScalingGroup,
+    samples: dict[str, ChannelSample],
+    grams: Grams,
+    kernels: dict[str, Kernel],
+    ctx: PassContext,
+    report: PassReport,
+) -> None:
+    parts = group.of(Side.READS)
+    reason = next((grams.left_out[p.node.name] for p in parts if p.node.name in grams.left_out), "")
+    found = None
+    if not reason:
+        found = search(
+            [_reader(p, grams, samples, kernels, ctx) for p in parts],
+            group.size,
+            [
+                (_spread(group.tensors[v], samples[v.name]), samples[v.name], b)
+                for v, b in group.limits.items()
+            ],
+        )
+        reason = "" if found else "no factors that were tried lose less"
+    if found is None:
+        for part in parts:
+            report.skip(part.node, reason)
+        return
+    fold(graph, group, found.factors)
+    makers = [p.node.name for p in group.of(Side.WRITES, Side.SCALES)]
+    shown = ", ".join(makers[:SHOWN]) + (f" and {len(makers) - SHOWN} more" if len(makers) > SHOWN else "")
+    factors = 1 / found.factors[1:]
+    for part in parts:
+        report.change(
+            part.node,
+            f"channels scaled by {found.rule}, from {shown}",
+            after=f"{factors.min():.3g} to {factors.max():.3g} times; error {-found.gain_db:.1f} dB",
+        )
+
+
+def _spread(index: Index, sample: ChannelSample) -> Index:
+    return np.broadcast_to(index.reshape(-1), sample.peak.shape)
+
+
+def _kernels(graph: LpGraph, ctx: PassContext) -> dict[str, Kernel]:
+    """How each layer will run, as far as that is known."""
+    if ctx.target is None:
+        return {n.name: Kernel.INTEGER for n in graph.layers()}
+    options = ctx.activations or ActivationOptions()
+    chosen = choose_kernels(
+        graph, ctx.target, calibrated=True, matmul=options.matmul, timed=options.timed, weights=ctx.weights
+    )
+    return {name: Kernel.FLOAT if name in ctx.keep_float else c.kernel for name, c in chosen.items()}
+
+
+def _reader(
+    part: Part,
+    grams: Grams,
+    samples: dict[str, ChannelSample],
+    kernels: dict[str, Kernel],
+    ctx: PassContext,
+) -> Reader:
+    node = part.node
+    x, w = node.inputs[:2]
+    assert x is not None
+    assert w is not None
+    rows = to_rows(node.op, w.values)
+    at = np.unique(np.linspace(0, len(rows) - 1, min(MOST_ROWS, len(rows))).astype(int))
+    group = int(node.attrs.get("group", 1))
+    options = ctx.activations or ActivationOptions()
+    weight = ctx.weights or USUAL
+    if weight.format == LEARNED:
+        weight = WeightPlan(USUAL_TABLE, weight.granularity, weight.scale_rule, weight.scale_format)
+    return Reader(
+        rows[at],
+        at // (len(rows) // group),
+        part.index,
+        grams[node.name],
+        samples[x.name],
+        kernels.get(node.name, Kernel.FLOAT),
+        LEVELS[options.format],
+        weight,
+        centred=node.op != "MatMul",
+    )
