@@ -1,7 +1,7 @@
 """Round weights again for the inputs that the rounded network really gives, in the order of execution.
 
 The first rounding saw the inputs of the float network. Here each layer's weights are aimed at the float layer's outputs
-from the inputs that all rounded layers before it give (the asymmetric term of [gptaq2025]), and its bias takes the
+from the inputs that all rounded layers before it give (the asymmetric term of [li2025]), and its bias takes the
 difference of the means, which is the empirical bias correction of [nagel2019, sec. 4.2]. Scales stay.
 
 How far weights may follow the mismatch of the samples is chosen on one half of them and judged on the other; where

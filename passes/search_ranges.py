@@ -28,7 +28,7 @@ from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.materialise.layers import planned_bias
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.passes.rounded_layer import BIAS_UNITS, INTEGER
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationPlan, Kernel

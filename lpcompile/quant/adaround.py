@@ -5,7 +5,7 @@ Between its level and the next one towards the real weight every weight stands a
     loss = e H e^T + l sum_k H_kk g_k^2 (1 - |2 h_k - 1|^b),   e = weights - (levels + h g),   g = gap to the next level
 
 The second term drives fractions to 0 or 1 while b falls. The Gram matrix holds all that is needed of the inputs: no
-sample is run. Adam steps in float32. [adaround2020, sec. 4; H g^2 gives the term the size of the loss for any format]
+sample is run. Adam steps in float32. [nagel2020, sec. 4; H g^2 gives the term the size of the loss for any format]
 """
 
 import math

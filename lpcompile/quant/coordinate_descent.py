@@ -1,7 +1,7 @@
 """Coordinate descent on codes: input by input to the level that is best while all others stay.
 
 From codes with errors e (weights minus levels) the output error e H e^T is least, as a function of the k-th code, at
-the level nearest to q_k + (e H)_k / H_kk; for any levels, since it is a parabola. [quantease2023, sec. 3]
+the level nearest to q_k + (e H)_k / H_kk; for any levels, since it is a parabola. [behdin2023, sec. 3]
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """GPTQ: round input by input, each time from weights that make up for the errors so far.
 
-[gptq2022, sec. 3.3] Scales are given and stay, so inputs may come in any order at no cost. Errors within a block of
+[frantar2023, sec. 3.3] Scales are given and stay, so inputs may come in any order at no cost. Errors within a block of
 inputs are added as they arise, those of the blocks before it by one matrix product.
 """
 

@@ -6,7 +6,7 @@ H = R D R^T with R unit upper triangular, inputs in the order of rounding. Then 
 
 so that input k is best rounded from w_k + sum_{j<k} (w_j - q_j) R_jk: GPTQ's update, without the inverse of H. D_k is
 the variance of input k given the inputs that are rounded after it, 1 / U_kk^2 of the usual H^-1 = U^T U.
-[gptq2022, sec. 3.3; the form is that of 2507.18553]
+[frantar2023, sec. 3.3; the form is that of 2507.18553]
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ The quantised network gives x^ where the float one gives x. Codes then should ma
 
 So the layer is rounded from W' instead of W, with H as its Gram matrix. A ridge keeps W' near W where H is small or
 known from few samples: W' = W (C + l I)(H + l I)^-1 = W + W (C - H)(H + l I)^-1. This is the exact form of the
-asymmetric term of [gptaq2025].
+asymmetric term of [li2025].
 """
 
 import numpy as np

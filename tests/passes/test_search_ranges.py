@@ -12,7 +12,7 @@ from lpcompile.analysis.range_search import Gain
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.stored_weights import with_stored_weights
 from lpcompile.errors import PassOptionError
-from lpcompile.materialise.layers import planned_bias
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.passes import search_ranges
 from lpcompile.passes.rounded_layer import BIAS_UNITS
 from lpcompile.plan import ActivationPlan
