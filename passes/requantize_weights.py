@@ -177,6 +177,8 @@ def _moments(found: Mismatch, centred: bool) -> tuple[F32, F32]:
         return found.matrix, found.cross
     rounded = found.rounded_mean[:, None, :]
     matrix = found.matrix - found.rounded_mean[:, :, None] * rounded
+    at = np.arange(matrix.shape[1])
+    matrix[:, at, at] = np.maximum(matrix[:, at, at], 0)  # inputs that never change
     cross = found.cross - found.mean[:, :, None] * rounded
     return matrix.astype(np.float32), cross.astype(np.float32)
 
