@@ -1,4 +1,4 @@
-"""What happens after each pass beyond the pass: observers, the ledger, temporaries, and with --verify a comparison of outputs."""
+"""What happens after each pass beyond it: observers, the ledger, temporaries, and with --verify a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
