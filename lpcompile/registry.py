@@ -21,6 +21,7 @@ PASSES = {
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
+    "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
 }
 TARGETS = {

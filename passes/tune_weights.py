@@ -177,7 +177,7 @@ class TuneWeights(Pass):
             plan = graph.plan.layers.get(node.name, LayerPlan())
             if plan.tensor is None:
                 continue
-            if reason := _fixed(plan):
+            if reason := fixed_codes(plan):
                 report.skip(node, reason)
                 continue
             estimator = self._estimator(resolve(plan.weight.format))
@@ -187,8 +187,8 @@ class TuneWeights(Pass):
                     plan.tensor,
                     estimator,
                     self._learns_scales(plan, estimator),
-                    None if bias_obstacle(node, plan.kernel) else _bias(node, plan),
-                    _spread(node, ctx),
+                    None if bias_obstacle(node, plan.kernel) else bias_now(node, plan),
+                    output_spread(node, ctx),
                     least_scale(graph, node, plan.kernel),
                 )
             )
@@ -311,7 +311,7 @@ class TuneWeights(Pass):
                     codes_sha256=tensor.digest(),
                     bias_correction=plan.bias_correction
                     if bias is None
-                    else bias - _own_bias(layer.node, bias),
+                    else bias - own_bias(layer.node, bias),
                     reason=reason,
                     weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
                     local_sqnr_db=None,
@@ -327,7 +327,7 @@ class TuneWeights(Pass):
         report.metrics["changed_codes_share"] = changed / max(1, total)
 
 
-def _fixed(plan: LayerPlan) -> str:
+def fixed_codes(plan: LayerPlan) -> str:
     """Why the codes of a layer cannot be trained; empty where they can."""
     assert plan.tensor is not None
     if plan.weight.codebooks:
@@ -346,18 +346,18 @@ def _weight(node: Node) -> NDArray[np.float32]:
     return np.asarray(weight.values)
 
 
-def _bias(node: Node, plan: LayerPlan) -> F32:
+def bias_now(node: Node, plan: LayerPlan) -> F32:
     found = planned_bias(node, plan)
     assert plan.tensor is not None
     return np.zeros(len(plan.tensor.codes), np.float32) if found is None else np.asarray(found, np.float32)
 
 
-def _own_bias(node: Node, like: F32) -> F32:
+def own_bias(node: Node, like: F32) -> F32:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     return np.zeros_like(like) if value is None else np.asarray(value.values, np.float32)
 
 
-def _spread(node: Node, ctx: PassContext) -> F32 | None:
+def output_spread(node: Node, ctx: PassContext) -> F32 | None:
     """(C,) standard deviations of a layer's outputs, of uncorrelated inputs; None where they are not known."""
     moments = second_moments(node, ctx.statistics)
     if moments is None:

@@ -75,6 +75,19 @@ def fake_quantised(graph: LpGraph) -> LpGraph:
     return result
 
 
+def rounded_floats(graph: LpGraph) -> LpGraph:
+    """The same with weights and biases of rounded layers as planned: what the plan computes, in floats."""
+    result = fake_quantised(graph)
+    for name, plan in graph.plan.layers.items():
+        if plan.tensor is not None:
+            node = result.node(name)
+            weight = node.inputs[1]
+            assert weight is not None
+            rows = from_rows(node.op, plan.tensor.dequantize(), weight.dims)
+            result.set_weights(node, np.asarray(rows, np.float32), planned_bias(node, plan))
+    return result
+
+
 def _pair(
     graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node], *, clip: bool = False
 ) -> None:

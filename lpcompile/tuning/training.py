@@ -19,8 +19,8 @@ from lpcompile.formats.arrays import F32
 from lpcompile.tuning.batches import Samples
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.optimisers import Optimiser, Schedule, clip_norm
-from lpcompile.tuning.parameters import TunedLayer, TunedNorm
-from lpcompile.tuning.student import Student, Trained, parameter_feeds
+from lpcompile.tuning.parameters import Trained, TunedLayer, TunedNorm
+from lpcompile.tuning.student import Student, parameter_feeds
 
 Arrays = dict[str, F32]
 HELD_SHARE = 8  # one sample in eight decides which epoch is kept
