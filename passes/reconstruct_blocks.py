@@ -1,49 +1,32 @@
 """Learn the rounding of a few layers together, from what they shall put out: block reconstruction.
 
-Block after block, in execution order: what comes in is that of the network rounded so far (mixed with the float model's
-for half of the numbers), what shall come out is the float model's. Rounding up or down, biases and the ranges of narrow
-activations are learned by gradient descent; a block whose error on held-out samples did not fall stays as it was.
-[brecq, qdrop]
+Block after block, in execution order: what comes in is that of the network rounded so far, what shall come out is the
+float model's. Codes, biases and the ranges of narrow activations are learned by gradient descent; a block whose error
+on held-out samples did not fall stays as it was. [brecq 3, qdrop 3]
 """
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.rounding_loss import column_energy, ratio_db
-from lpcompile.errors import GradientError, PassError
-from lpcompile.formats.arrays import F32
+from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.node import Node
-from lpcompile.materialise.functions import units
-from lpcompile.materialise.layers import planned_bias
-from lpcompile.materialise.qdq import integer_reads, rounded_floats
-from lpcompile.passes.correct_bias import bias_obstacle
-from lpcompile.passes.rounded_layer import least_scale
-from lpcompile.passes.tune_weights import bias_now, fixed_codes, output_spread, own_bias
+from lpcompile.passes.learned_layer import made_for
+from lpcompile.passes.reconstructed_block import BlockLearner, Method
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import LayerPlan
-from lpcompile.quant.rows import from_rows, to_rows
-from lpcompile.reconstruction.block_graph import BlockGraph, Reads, block_graph
-from lpcompile.reconstruction.block_samples import Batching, gather, keep_shapes, spaced
+from lpcompile.reconstruction.block_samples import Batching
 from lpcompile.reconstruction.blocks import Block, find_blocks
-from lpcompile.reconstruction.descent import Descent
-from lpcompile.reconstruction.soft_rounding import SoftLayer
+from lpcompile.reconstruction.outcomes import BlockOutcome, of_state, to_state
+from lpcompile.reconstruction.output_fisher import OutputFisher
 from lpcompile.records import PassReport
-from lpcompile.tuning.estimators import Estimator
-from lpcompile.tuning.parameters import TunedLayer
-from lpcompile.tuning.training import split_held
+from lpcompile.tuning.checkpoint import Checkpoints
 
-METHODS = ("adaround", "ste")
+METHODS = ("ste", "adaround")
 RANGES = ("narrow", "all", "fixed")
-RECONSTRUCTED = "reconstructed"
+LOSSES = ("fisher", "mse")
+FOLDER = "blocks"  # of checkpoints
 GATHERED = 8  # samples a call while inputs and outputs are gathered
-_KEEP_BYTES = 1  # a number that says whether one rounding is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +35,47 @@ class ReconstructBlocks(Pass):
 
     Attributes:
         iterations: steps a block.
-        batch: samples a step.
-        method: adaround (each weight between its two neighbouring levels) or ste (latent weights, straight through).
+        batch: samples a step; fewer where they are large.
+        method: ste (latent weights, straight through) or adaround (each weight between its two neighbouring levels).
         learning-rate: in steps of each weight's quantiser.
         pull: of adaround, to whole levels, in units of the loss before.
-        drop: share of numbers that are not rounded in a step.
+        drop: share of the numbers that stay floats in a step.
         ranges: activations whose range is learned: narrow (below 8 bits), all, or fixed (none).
+        loss: squared error of the block's outputs, plain (mse) or weighted by what the model's outputs mind (fisher).
+        joined: the most layers of blocks that are joined of smaller parts.
         samples-mb: memory for the samples of a block; fewer samples where they take more.
     """
 
     name: ClassVar[str] = "reconstruct-blocks"
-    summary: ClassVar[str] = "learn rounding, biases and narrow ranges block by block, from the float model's tensors"
+    summary: ClassVar[str] = (
+        "learn codes, biases and narrow ranges block by block, from the float model's tensors"
+    )
     exact: ClassVar[bool] = False
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
     iterations: int = 300
-    batch: int = 32
-    method: str = "adaround"
+    batch: int = 16
+    method: str = "ste"
     learning_rate: float = 0.01
     pull: float = 1.0
     drop: float = 0.5
     ranges: str = "narrow"
+    loss: str = "fisher"
+    joined: int = 3
     samples_mb: int = 512
 
     def __post_init__(self) -> None:
-        for key, value, known in (("method", self.method, METHODS), ("ranges", self.ranges, RANGES)):
+        for key, value, known in (
+            ("method", self.method, METHODS),
+            ("ranges", self.ranges, RANGES),
+            ("loss", self.loss, LOSSES),
+        ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
         for key, number in (
             ("iterations", self.iterations),
             ("batch", self.batch),
+            ("joined", self.joined),
             ("samples-mb", self.samples_mb),
         ):
             if number < 1:
@@ -93,183 +87,112 @@ class ReconstructBlocks(Pass):
                 raise ValueError(f"option '{key}' is positive, {amount} is given")
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
-        """Reconstruct every block that has rounded layers; codes, biases and ranges go into the plan."""
+        """Reconstruct every block that has rounded layers; codes, biases and ranges go into the plan.
+
+        Raises:
+            GradientError: a loss or a gradient is not finite.
+            InputError: the checkpoint is of another model or other options.
+            OutputError: there are checkpoints of another run, or they cannot be written.
+        """
         report = PassReport(self.name)
         if ctx.calibration is None or ctx.calibration.generated or ctx.observe is None:
             ctx.warnings.append("blocks are not reconstructed: there is no calibration data")
             for node in graph.layers():
                 report.skip(node, "no calibration data to learn from")
             return report
-        blocks = find_blocks(graph)
-        tensors = list(dict.fromkeys(t for b in blocks for t in (*b.inputs, *b.side, *b.outputs)))
-        batching = Batching.of(graph, tensors, ctx.observe, ctx.calibration.deciding)
-        for i, block in enumerate(blocks):
-            ctx.progress("reconstructing blocks", i, len(blocks))
-            self._reconstruct(graph, ctx, block, batching, report, i)
-        ctx.progress("reconstructing blocks", len(blocks), len(blocks))
+        blocks = find_blocks(graph, joined=self.joined)
+        blocks = [b for b in blocks if any(_is_rounded(graph, name) for name in b.layers)]
+        if not blocks:
+            return report
+        checkpoints = None
+        if ctx.checkpoint is not None:
+            checkpoints = Checkpoints(ctx.checkpoint / FOLDER, made_for(self, graph, ctx))
+        outcomes = _begun(graph, ctx, checkpoints)
+        learner = self._learner(graph, ctx, blocks)
+        total = len(blocks) * self.iterations
+        for i, block in enumerate(blocks[len(outcomes) :], len(outcomes)):
+            first = i * self.iterations
+            outcomes.append(
+                learner.learn(
+                    block,
+                    ctx.seed + i,
+                    lambda n, k=first: ctx.progress("reconstructing blocks", k + n, total),
+                )
+            )
+            ctx.progress("reconstructing blocks", first + self.iterations, total)
+            if checkpoints is not None:
+                checkpoints.save(i + 1, to_state(graph.plan, outcomes))
+        for i, outcome in enumerate(outcomes):
+            _tell(report, i, outcome)
         return report
 
-    def _reconstruct(
-        self, graph: LpGraph, ctx: PassContext, block: Block, batching: Batching, report: PassReport, index: int
-    ) -> None:
-        start = time.perf_counter()
+    def _learner(self, graph: LpGraph, ctx: PassContext, blocks: Sequence[Block]) -> BlockLearner:
         assert ctx.observe is not None
         assert ctx.calibration is not None
-        layers = self._layers(graph, ctx, block, report)
-        if not layers:
-            return
-        reads = [
-            (v.name, frozenset(n.name for n in readers)) for v, readers in integer_reads(graph, units(graph))
-        ]
-        inside = set(block.nodes)
-        own = [
-            (t, r)
-            for t, r in reads
-            if {n.name for n in graph.value(t).consumers} & (r or inside) & inside
-        ]
-        calls = ctx.calibration.deciding
-        keeps = keep_shapes(graph, [t for t, _ in own], batching, ctx.observe, calls)
-        try:
-            made = block_graph(
-                graph,
-                block,
-                layers,
-                graph.plan.activations,
-                own,
-                learned=self._learned(graph, reads, inside),
-                free_batch=batching.batched is not None,
-                drops=self.drop > 0 and all(t in keeps for t, _ in own),
-                held=self._held(graph, block, layers),
-            )
-        except GradientError as error:
-            for layer in layers:
-                report.skip(layer.name, f"its block cannot be learned: {error}")
-            return
-        size = min(GATHERED, self.batch)
-        gathered = self._within(batching.calls(calls, size), calls)
-        data = gather(
-            made,
-            block,
-            batching,
-            gathered,
-            ctx.observe(graph, [*block.inputs, *block.side, *block.outputs]),
-            ctx.observe(rounded_floats(graph), block.inputs),
-        )
-        at, held = split_held(data.samples.count)
-        descent = Descent(
-            made,
-            ctx.observe(made.student.trained, made.tensors),
-            ctx.observe(made.student.judged, [made.student.loss]),
-            data,
-            keeps,
-            at,
-            held,
+        deciding = ctx.calibration.deciding
+        tensors = list(dict.fromkeys(t for b in blocks for t in (*b.inputs, *b.side, *b.outputs)))
+        batching = Batching.of(graph, tensors, ctx.observe, deciding)
+        calls = batching.calls(deciding, GATHERED)
+        method = Method(
             self.iterations,
             self.batch,
+            self.method,
             self.learning_rate,
+            self.pull,
             self.drop,
-            ctx.seed + index,
+            self.ranges,
+            self.samples_mb << 20,
         )
-        best = descent.run()
-        power = sum(data.signal.values())
-        before, after = (ratio_db(power, x) or 0.0 for x in (descent.losses[0], min(descent.losses)))
-        seconds = time.perf_counter() - start
-        prefix = f"block_{index:03d}"
-        report.metrics |= {
-            f"{prefix}_before_db": before,
-            f"{prefix}_after_db": after,
-            f"{prefix}_samples": data.samples.count,
-            f"{prefix}_seconds": seconds,
+        fisher = None
+        if self.loss == "fisher":
+            outputs = list(dict.fromkeys(t for b in blocks for t in b.outputs))
+            joined = batching.batched is not None
+            try:
+                fisher = OutputFisher(graph, outputs, ctx.observe, calls, per_sample=joined, seed=ctx.seed)
+            except GradientError as error:
+                ctx.warnings.append(f"blocks are compared by their plain squared error: {error.message}")
+        return BlockLearner(graph, ctx, batching, calls, fisher, method)
+
+
+def _is_rounded(graph: LpGraph, name: str) -> bool:
+    return name in graph.plan.layers and graph.plan.layers[name].tensor is not None
+
+
+def _begun(graph: LpGraph, ctx: PassContext, checkpoints: Checkpoints | None) -> list[BlockOutcome]:
+    """Outcomes of blocks that are done already; the plan takes what they learned."""
+    if checkpoints is None:
+        return []
+    if not ctx.resume:
+        checkpoints.refuse_existing()
+        return []
+    found = checkpoints.latest()
+    if found is None:
+        return []
+    graph.plan, outcomes = of_state(graph.plan, found[1])
+    return outcomes
+
+
+def _tell(report: PassReport, index: int, outcome: BlockOutcome) -> None:
+    for name, reason in outcome.fixed.items():
+        report.skip(name, reason)
+    if outcome.iterations:
+        numbers = {
+            "before_db": outcome.before_db,
+            "after_db": outcome.after_db,
+            "samples": outcome.samples,
+            "iterations": outcome.iterations,
+            "batch": outcome.batch,
+            "seconds": outcome.seconds,
         }
-        if best is None:
-            for layer in layers:
-                report.skip(layer.name, "its block came no nearer to the float model on held-out samples")
-            return
-        for layer in layers:
-            self._write(graph, layer, best)
-        for scale in made.scales:
-            planned = scale.planned(best)
-            for tensor, plan in graph.plan.activations.items():
-                if plan.tie_group == scale.plan.tie_group:
-                    graph.plan = graph.plan.with_activation(tensor, replace(plan, scale=planned.scale))
-        report.change(block.name, "reconstructed", f"{before:.1f} dB", f"{after:.1f} dB")
-
-    def _within(self, gathered: list[Feeds], calls: Sequence[Feeds]) -> list[Feeds]:
-        return gathered
-
-    def _layers(
-        self, graph: LpGraph, ctx: PassContext, block: Block, report: PassReport
-    ) -> list[TunedLayer]:
-        found: list[TunedLayer] = []
-        for name in block.layers:
-            node, plan = graph.node(name), graph.plan.layers.get(name, LayerPlan())
-            if plan.tensor is None:
-                continue
-            if reason := fixed_codes(plan):
-                report.skip(node, reason)
-                continue
-            bias = None if bias_obstacle(node, plan.kernel) else bias_now(node, plan)
-            spread, least = output_spread(node, ctx), least_scale(graph, node, plan.kernel)
-            if self.method == "adaround":
-                found.append(
-                    SoftLayer(node, plan.tensor, Estimator(), False, bias, spread, least, pull=self.pull)
-                )
-            else:
-                found.append(TunedLayer(node, plan.tensor, Estimator("lsq"), True, bias, spread, least))
-        return found
-
-    def _learned(self, graph: LpGraph, reads: Reads, inside: set[str]) -> frozenset[str]:
-        """Tie groups that are rounded in this block alone."""
-        if self.ranges == "fixed":
-            return frozenset()
-        found, outside = set(), set()
-        for tensor, readers in reads:
-            plan = graph.plan.activations[tensor]
-            who = set(readers) or {n.name for n in graph.value(tensor).consumers}
-            (found if who <= inside else outside).add(plan.tie_group)
-        planned = graph.plan.activations
-        narrow = {p.tie_group for p in planned.values() if p.code_max < 255 or self.ranges == "all"}
-        return frozenset((found - outside) & narrow)
-
-    def _held(
-        self, graph: LpGraph, block: Block, layers: Sequence[TunedLayer]
-    ) -> Mapping[str, tuple[F32, F32 | None]]:
-        """Layers that are rounded but not learned."""
-        learned = {layer.name for layer in layers}
-        found = {}
-        for name in block.layers:
-            plan = graph.plan.layers.get(name, LayerPlan())
-            node = graph.node(name)
-            if plan.tensor is None:
-                continue
-            if name not in learned:
-                rows = from_rows(node.op, plan.tensor.dequantize(), _weight(node).shape)
-                found[name] = (np.asarray(rows, np.float32), planned_bias(node, plan))
-        return found
-
-    def _write(self, graph: LpGraph, layer: TunedLayer, best: Mapping[str, F32]) -> None:
-        plan = graph.plan.layers[layer.name]
-        tensor, bias = layer.round(best), layer.real_bias(best)
-        signal, noise = column_energy(to_rows(layer.op, _weight(layer.node)), tensor.dequantize())
-        reason = plan.reason if RECONSTRUCTED in plan.reason else f"{plan.reason}; {RECONSTRUCTED}".lstrip("; ")
-        graph.plan = graph.plan.with_layer(
-            layer.name,
-            replace(
-                plan,
-                tensor=tensor,
-                codes_sha256=tensor.digest(),
-                bias_correction=plan.bias_correction
-                if bias is None
-                else bias - own_bias(layer.node, bias),
-                reason=reason,
-                weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
-                local_sqnr_db=None,
-            ),
+        report.metrics |= {f"block_{index:03d}_{k}": v for k, v in numbers.items()}
+    if outcome.reason:
+        for name in outcome.layers:
+            report.skip(name, outcome.reason)
+        return
+    for name in outcome.layers:
+        report.change(
+            name,
+            f"codes learned in block {index} ({outcome.name})",
+            f"{outcome.before_db:.1f} dB",
+            f"{outcome.after_db:.1f} dB",
         )
-
-
-def _weight(node: Node) -> F32:
-    weight = node.inputs[1]
-    if weight is None:
-        raise PassError("a layer without weights", where=node.name)
-    return np.asarray(weight.values)

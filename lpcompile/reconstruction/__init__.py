@@ -1,1 +1,1 @@
-"""Block reconstruction: rounding, scales and biases of a few layers learned together, from the float model's tensors."""
+"""Block reconstruction: rounding, scales and biases of a few layers are learned together, from float tensors."""

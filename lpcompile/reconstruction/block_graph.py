@@ -21,7 +21,9 @@ from lpcompile.tuning.parameters import TunedLayer
 from lpcompile.tuning.student import Student, make_student
 from lpcompile.tuning.targets import Compared
 
-Reads = Sequence[tuple[str, frozenset[str]]]  # planned tensors, and who reads them as integers; empty: everybody
+Reads = Sequence[
+    tuple[str, frozenset[str]]
+]  # planned tensors, and who reads them as integers; empty: everybody
 
 
 @dataclass
@@ -156,7 +158,9 @@ def _round(
         at = _typed(graph, graph.add_node("Clip", [at, *ends], name=f"{name}/rounded"), x)
     codes = graph.add_node("QuantizeLinear", [at, one, zero], name=f"{name}/rounded")
     graph.set_type(_only(codes), np.dtype(np.uint8), x.shape)
-    at = _typed(graph, graph.add_node("DequantizeLinear", [_only(codes), one, zero], name=f"{name}/rounded"), x)
+    at = _typed(
+        graph, graph.add_node("DequantizeLinear", [_only(codes), one, zero], name=f"{name}/rounded"), x
+    )
     at = _typed(graph, graph.add_node("Mul", [at, scale], name=f"{name}/rounded"), x)
     mixed = [first.name]
     if drops:

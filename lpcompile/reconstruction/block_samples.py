@@ -3,7 +3,7 @@
 Inputs twice: as the float model has them, and as the network has them whose earlier layers are rounded already.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lpcompile.analysis.batches import TOLERANCE, ObserveGraph, batch_inputs, rebatched, singles
 from lpcompile.analysis.calibration import Feeds, RunFeeds
+from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.reconstruction.block_graph import BlockGraph
 from lpcompile.reconstruction.blocks import Block
@@ -139,6 +140,8 @@ def gather(
     calls: Sequence[Feeds],
     exact: RunFeeds,
     rounded: RunFeeds,
+    weights: Callable[[Sequence[Feeds]], Sequence[Mapping[str, F32]]] | None,
+    most_bytes: int,
 ) -> BlockSamples:
     """Run the model before a block, as floats and rounded.
 
@@ -149,13 +152,17 @@ def gather(
         calls: of the model.
         exact: gives inputs, side and outputs of the block in the float model.
         rounded: gives its inputs in the network as it is rounded so far.
+        weights: for calls, what the errors of the outputs are multiplied by; None: they are not.
+        most_bytes: fewer calls are looked at, spread evenly, where all would take more.
     """
+    calls = _fitting(calls, _bytes_of_call(graph, block, calls[0], exact), most_bytes)
+    factors = weights(calls) if weights is not None else []
     joined = batching.batched is not None
     batched = batching.batched or frozenset()
     constants: Feeds = {}
     rows: list[Feeds] = []
     power, count = dict.fromkeys(graph.targets, 0.0), 0
-    for call in calls:
+    for i, call in enumerate(calls):
         floats, codes = exact(call), rounded(call) if block.inputs else {}
         row: Feeds = {}
         for name in block.inputs:
@@ -167,8 +174,12 @@ def gather(
             else:
                 row[graph.fed[name]] = floats[name]
         for name, target in graph.targets.items():
-            row[target] = floats[name]
-            power[name] += float(np.vdot(floats[name], floats[name]))
+            wanted = floats[name]
+            if name in graph.weights:
+                row[graph.weights[name]] = factors[i][name]
+                wanted = wanted * factors[i][name]
+            row[target] = wanted
+            power[name] += float(np.vdot(wanted, wanted))
         rows.append({k: np.ascontiguousarray(v) for k, v in row.items()})
         count += len(row[next(iter(graph.targets.values()))]) if joined else 1
     tiny = float(np.finfo(np.float32).tiny)
@@ -177,6 +188,15 @@ def gather(
     return BlockSamples(Samples(rows, joined=joined), constants, mixed, signal)
 
 
-def spaced(count: int, most: int) -> np.ndarray:
-    """At most so many indices below `count`, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+def _bytes_of_call(graph: BlockGraph, block: Block, call: Feeds, exact: RunFeeds) -> int:
+    floats = exact(call)
+    twice = {*block.inputs, *(graph.weights and block.outputs)}
+    return sum(v.nbytes * (2 if name in twice else 1) for name, v in floats.items())
+
+
+def _fitting(calls: Sequence[Feeds], each: int, most_bytes: int) -> Sequence[Feeds]:
+    """All calls, or some of them; joining samples holds them twice."""
+    count = max(4, most_bytes // max(1, 2 * each))
+    if count >= len(calls):
+        return calls
+    return [calls[i] for i in np.unique(np.linspace(0, len(calls) - 1, count).round().astype(int))]

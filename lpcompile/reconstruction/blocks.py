@@ -22,8 +22,8 @@ _SHAPE_OPS = ("Shape", "Size")
 _START, _END = "start", "end"
 # What follows a layer and belongs to it: one number in, one out, or nearly so.
 _FOLLOWING = frozenset({
-    "Add", "BatchNormalization", "Clip", "Div", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu",
-    "Mish", "Mul", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Tanh",
+    "Add", "BatchNormalization", "Clip", "Div", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+    "LeakyRelu", "Mish", "Mul", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Tanh",
 })  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The training of one block: rounding, biases and scales go down on its output error."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,8 +56,11 @@ class Descent:
         self.trained: list[Trained] = [*self.graph.layers, *self.graph.scales]
         self.values: Arrays = {k: a for t in self.trained for k, a in t.start().items()}
 
-    def run(self) -> Arrays | None:
+    def run(self, progress: Callable[[int], None] = lambda _done: None) -> Arrays | None:
         """Train; the best state on the held-out samples, or None where that is the one before.
+
+        Args:
+            progress: called with the steps done.
 
         Raises:
             GradientError: a loss or a gradient is not finite.
@@ -79,6 +82,7 @@ class Descent:
             method.step(self.values, gradients, schedule.rate(i))
             for t in (*self.graph.layers, *self.graph.scales):
                 t.hold(self.values)
+            progress(i + 1)
             last = i + 1 == self.iterations
             if last or ((i + 1) % every == 0 and i + 1 + every <= self.iterations):
                 self._harden(hard=True)

@@ -1,7 +1,7 @@
 """AdaRound: each weight lies between two neighbouring levels, and where is learned until it is one of them.
 
-w^ = s (low + h(v) (high - low)),  h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1),  h(v) starts where the weight lies. A pull to
-0 or 1 is added to the loss: the mean over weights of 1 - |2 h - 1|^b, b falling from 20 to 2. [nagel2020]
+w^ = s (low + h(v) (high - low)),  h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1),  h(v) starts where the weight lies. A pull
+to 0 or 1 is added to the loss: the mean over weights of 1 - |2 h - 1|^b, b falling from 20 to 2. [nagel2020]
 """
 
 from collections.abc import Mapping
