@@ -38,7 +38,7 @@ class ReconstructBlocks(Pass):
         batch: samples a step; fewer where they are large.
         method: ste (latent weights, straight through) or adaround (each weight between its two neighbouring levels).
         learning-rate: in steps of each weight's quantiser.
-        pull: of adaround, to whole levels, in units of the loss before.
+        pull: of weights to their levels towards the end, in units of the loss before.
         drop: share of the numbers that stay floats in a step.
         ranges: activations whose range is learned: narrow (below 8 bits), all, or fixed (none).
         loss: squared error of the block's outputs, plain (mse) or weighted by what the model's outputs mind (fisher).
@@ -53,11 +53,11 @@ class ReconstructBlocks(Pass):
     exact: ClassVar[bool] = False
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
-    iterations: int = 300
+    iterations: int = 250
     batch: int = 16
     method: str = "ste"
     learning_rate: float = 0.01
-    pull: float = 1.0
+    pull: float = 20.0
     drop: float = 0.5
     ranges: str = "narrow"
     loss: str = "fisher"
@@ -82,9 +82,10 @@ class ReconstructBlocks(Pass):
                 raise ValueError(f"option '{key}' is at least 1, not {number}")
         if not 0 <= self.drop < 1:
             raise ValueError(f"option 'drop' is a share below 1, not {self.drop}")
-        for key, amount in (("learning-rate", self.learning_rate), ("pull", self.pull)):
-            if not 0 < amount < float("inf"):
-                raise ValueError(f"option '{key}' is positive, {amount} is given")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"option 'learning-rate' is positive, {self.learning_rate} is given")
+        if not 0 <= self.pull < float("inf"):
+            raise ValueError(f"option 'pull' is not negative, {self.pull} is given")
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Reconstruct every block that has rounded layers; codes, biases and ranges go into the plan.

@@ -26,11 +26,11 @@ from lpcompile.reconstruction.block_graph import BlockGraph, Reads, block_graph
 from lpcompile.reconstruction.block_samples import Batching, BlockSamples, gather, keep_shapes
 from lpcompile.reconstruction.blocks import Block
 from lpcompile.reconstruction.descent import Descent
+from lpcompile.reconstruction.latent_rounding import LatentLayer
 from lpcompile.reconstruction.outcomes import BlockOutcome
 from lpcompile.reconstruction.output_fisher import OutputFisher
 from lpcompile.reconstruction.soft_rounding import SoftLayer
 from lpcompile.tuning.estimators import Estimator
-from lpcompile.tuning.parameters import TunedLayer
 from lpcompile.tuning.training import split_held
 
 RECONSTRUCTED = "reconstructed"
@@ -131,8 +131,8 @@ class BlockLearner:
             seconds=time.perf_counter() - start,
         )
 
-    def _layers(self, block: Block) -> tuple[list[TunedLayer], dict[str, str]]:
-        found: list[TunedLayer] = []
+    def _layers(self, block: Block) -> tuple[list[LatentLayer], dict[str, str]]:
+        found: list[LatentLayer] = []
         fixed: dict[str, str] = {}
         for name in block.layers:
             node, plan = self.graph.node(name), self.graph.plan.layers.get(name, LayerPlan())
@@ -143,13 +143,11 @@ class BlockLearner:
                 continue
             bias = None if bias_obstacle(node, plan.kernel) else bias_now(node, plan)
             spread, least = output_spread(node, self.ctx), least_scale(self.graph, node, plan.kernel)
-            if self.method.name == "adaround":
-                soft = SoftLayer(node, plan.tensor, Estimator(), False, bias, spread, least)
-                soft.pull = self.method.pull
-                found.append(soft)
-            else:
-                learns = plan.weight.scale_rule not in LIMITED_RULES
-                found.append(TunedLayer(node, plan.tensor, Estimator("lsq"), learns, bias, spread, least))
+            learns = plan.weight.scale_rule not in LIMITED_RULES
+            made = (SoftLayer if self.method.name == "adaround" else LatentLayer)(
+                node, plan.tensor, Estimator("lsq"), learns, bias, spread, least, pull=self.method.pull
+            )
+            found.append(made)
         return found, fixed
 
     def _reads(self) -> Reads:
@@ -159,7 +157,7 @@ class BlockLearner:
             for v, readers in integer_reads(self.graph, units(self.graph))
         ]
 
-    def _made(self, block: Block, layers: Sequence[TunedLayer], reads: Reads, *, drops: bool) -> BlockGraph:
+    def _made(self, block: Block, layers: Sequence[LatentLayer], reads: Reads, *, drops: bool) -> BlockGraph:
         return block_graph(
             self.graph,
             block,
@@ -181,7 +179,7 @@ class BlockLearner:
         own = {planned[t] for t, who in reads if who <= inside and self.method.ranges != "fixed"}
         return frozenset({p.tie_group for p in own if wide or p.code_max < 255} - outside)
 
-    def _held(self, block: Block, layers: Sequence[TunedLayer]) -> dict[str, tuple[F32, F32 | None]]:
+    def _held(self, block: Block, layers: Sequence[LatentLayer]) -> dict[str, tuple[F32, F32 | None]]:
         """Layers of the block that are rounded but not learned."""
         found = {}
         for name in set(block.layers) - {layer.name for layer in layers}:

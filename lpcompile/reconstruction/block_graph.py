@@ -17,7 +17,7 @@ from lpcompile.ir.value import Value
 from lpcompile.plan import ActivationPlan
 from lpcompile.reconstruction.activation_scales import TunedScale
 from lpcompile.reconstruction.blocks import Block
-from lpcompile.tuning.parameters import TunedLayer
+from lpcompile.reconstruction.latent_rounding import LatentLayer
 from lpcompile.tuning.student import Student, make_student
 from lpcompile.tuning.targets import Compared
 
@@ -44,7 +44,7 @@ class BlockGraph:
     keeps: dict[str, str]
     weights: dict[str, str]
     targets: dict[str, str]
-    layers: Sequence[TunedLayer]
+    layers: Sequence[LatentLayer]
     scales: Sequence[TunedScale]
 
     @property
@@ -64,7 +64,7 @@ class _Parts:
 def block_graph(
     graph: LpGraph,
     block: Block,
-    layers: Sequence[TunedLayer],
+    layers: Sequence[LatentLayer],
     activations: Mapping[str, ActivationPlan],
     reads: Reads,
     *,

@@ -106,8 +106,9 @@ class Descent:
 
     def _harden(self, *, hard: bool, done: float = 0.0) -> None:
         for layer in self.graph.layers:
+            layer.done = done
             if isinstance(layer, SoftLayer):
-                layer.hard, layer.done = hard, done
+                layer.hard = hard
 
     def _gradients(self, at: np.ndarray, rng: np.random.Generator, unit: float) -> Arrays:
         student = self.graph.student

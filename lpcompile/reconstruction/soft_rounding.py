@@ -12,7 +12,7 @@ import numpy as np
 from lpcompile.formats.arrays import F32
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import from_rows, to_rows
-from lpcompile.tuning.parameters import TunedLayer
+from lpcompile.reconstruction.latent_rounding import LatentLayer
 
 Arrays = dict[str, F32]
 LOW, HIGH = np.float32(-0.1), np.float32(1.1)  # what the sigmoid is stretched to
@@ -23,18 +23,14 @@ _INSIDE = np.float32(0.01)
 
 
 @dataclass
-class SoftLayer(TunedLayer):
+class SoftLayer(LatentLayer):
     """A layer whose rounding is learned; its channel scales stay.
 
     Attributes:
-        pull: factor of the pull to whole levels, in units of the loss before the first step.
         hard: whether the model reads levels, not what lies between.
-        done: share of the steps that are over.
     """
 
-    pull: float = 1.0
     hard: bool = False
-    done: float = 0.0
 
     def __post_init__(self) -> None:
         self.learn_scales = False
