@@ -113,14 +113,12 @@ class ReconstructBlocks(Pass):
         total = len(blocks) * self.iterations
         for i, block in enumerate(blocks[len(outcomes) :], len(outcomes)):
             first = i * self.iterations
-            outcomes.append(
-                learner.learn(
-                    block,
-                    ctx.seed + i,
-                    lambda n, k=first: ctx.progress("reconstructing blocks", k + n, total),
-                )
-            )
-            ctx.progress("reconstructing blocks", first + self.iterations, total)
+
+            def told(steps: int, before: int = first) -> None:
+                ctx.progress("reconstructing blocks", before + steps, total)
+
+            outcomes.append(learner.learn(block, ctx.seed + i, told))
+            told(self.iterations)
             if checkpoints is not None:
                 checkpoints.save(i + 1, to_state(graph.plan, outcomes))
         for i, outcome in enumerate(outcomes):

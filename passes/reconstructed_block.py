@@ -90,6 +90,8 @@ class BlockLearner:
         outcome = BlockOutcome(block.name, tuple(layer.name for layer in layers), "", fixed)
         if not layers:
             return replace(outcome, reason="none of its layers can be learned")
+        if any(self.graph.node(name).subgraphs for name in block.nodes):
+            return replace(outcome, reason="control flow runs in its block")
         reads = self._reads()
         inner = [t for t, who in reads if who & set(block.nodes)]
         keeps = keep_shapes(self.graph, inner, self.batching, observe, self.calls)

@@ -13,7 +13,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.plan import ActivationPlan
 
 Arrays = dict[str, F32]
-STEPS = 20.0  # a scale starts at so many units
+STEPS = 2.0  # a scale starts at so many units: steps of the rate 0.01 move it by half a percent
 LIMITS = (STEPS / 4, STEPS * 2)
 
 

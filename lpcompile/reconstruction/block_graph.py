@@ -21,9 +21,7 @@ from lpcompile.reconstruction.latent_rounding import LatentLayer
 from lpcompile.tuning.student import Student, make_student
 from lpcompile.tuning.targets import Compared
 
-Reads = Sequence[
-    tuple[str, frozenset[str]]
-]  # planned tensors, and who reads them as integers; empty: everybody
+Reads = Sequence[tuple[str, frozenset[str]]]  # planned tensors, and who reads them rounded
 
 
 @dataclass
@@ -82,7 +80,7 @@ def block_graph(
         block: of it.
         layers: of the block, to be trained.
         activations: plans by tensor.
-        reads: which of them are rounded, for whom.
+        reads: which of them are rounded, for which nodes.
         learned: tie groups whose scales are trained.
         free_batch: the first axis of what is fed may have any length.
         drops: with inputs that say where rounding is kept.
@@ -100,8 +98,7 @@ def block_graph(
         _feed(copy, parts, name, inside, free_batch=free_batch)
     scales: dict[str, TunedScale] = {}
     for name, readers in reads:
-        everybody = {n.name for n in copy.value(parts.fed.get(name, name)).consumers}
-        _round(copy, parts, name, activations[name], (readers or everybody) & inside, scales, drops=drops)
+        _round(copy, parts, name, activations[name], readers & inside, scales, drops=drops)
     for name in block.outputs:
         _compare(copy, parts, name, weighted=weighted)
     compared = Compared("mse", tuple(parts.compared.values()))

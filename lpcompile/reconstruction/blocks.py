@@ -84,10 +84,13 @@ class _Flow:
     def __init__(self, graph: LpGraph) -> None:
         self.graph = graph
         self.layers = {n.name for n in graph.layers()}
+        self.readers: dict[str, set[str]] = {}  # tensor -> names of nodes, whose bodies may read it
         view: nx.DiGraph[str] = nx.DiGraph()
         tensors: set[str] = set()
         dependent: dict[str, Node] = {}
         for node in graph.nodes():
+            for t in reads(node):
+                self.readers.setdefault(t, set()).add(node.name)
             read = [] if node.op in _SHAPE_OPS else [t for t in reads(node) if t in tensors]
             if not read and node.name not in self.layers:
                 continue
@@ -134,7 +137,7 @@ class _Flow:
 
     def read_after(self, value: Value, inside: set[str]) -> bool:
         """Whether somebody outside a set of nodes reads a tensor."""
-        return value.is_output or value.used_in_subgraph or any(n.name not in inside for n in value.consumers)
+        return value.is_output or bool(self.readers.get(value.name, set()) - inside)
 
 
 def reads(node: Node) -> list[str]:
@@ -167,7 +170,10 @@ def _pieces(flow: _Flow, part: list[Node], large: int) -> Iterator[list[Node]]:
     if flow.count(part) <= large:
         yield part
         return
-    inside, live, piece = {n.name for n in part}, dict[str, set[str]](), list[Node]()
+    inside, piece = {n.name for n in part}, list[Node]()
+    made = {o.name for n in part for o in n.outputs if o is not None}
+    outer = {t for n in part for t in reads(n) if t in flow.tensors} - made
+    live = {t: flow.readers[t] & inside for t in outer}
     for node in part:
         piece.append(node)
         for name in [t for t, readers in live.items() if node.name in readers]:
@@ -176,7 +182,7 @@ def _pieces(flow: _Flow, part: list[Node], large: int) -> Iterator[list[Node]]:
                 del live[name]
         for o in node.outputs:
             if o is not None:
-                readers = {n.name for n in o.consumers} & inside
+                readers = flow.readers.get(o.name, set()) & inside
                 if readers or flow.read_after(o, inside):
                     live[o.name] = readers or {_END}
         few = len(live) <= _CROSSING and all(flow.is_boundary(flow.graph.value(t)) for t in live)

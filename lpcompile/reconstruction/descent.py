@@ -69,19 +69,22 @@ class Descent:
         self._harden(hard=True)
         self.losses = [self.loss(self.held)]
         best: Arrays | None = None
-        unit = self.loss(self.at[: 4 * self.batch]) or 1.0
+        step = min(self.data.samples.step(self.batch), len(self.at))
+        unit = self.loss(self.at[: 4 * step]) or 1.0
         method, schedule = Adam(), Schedule(self.rate, self.iterations)
         order: list[int] = []
         every = max(1, self.iterations // JUDGED)
         for i in range(self.iterations):
-            if len(order) < min(self.batch, len(self.at)):
-                order = [*order, *(int(x) for x in rng.permutation(self.at))]
-            at, order = order[: self.batch], order[self.batch :]
+            if len(order) < step:  # what is left of a round is left out
+                order = [int(x) for x in rng.permutation(self.at)]
+            at, order = order[:step], order[step:]
             self._harden(hard=False, done=i / self.iterations)
-            gradients = self._gradients(np.unique(at), rng, unit)
+            gradients = self._gradients(np.sort(at), rng, unit)
             method.step(self.values, gradients, schedule.rate(i))
-            for t in (*self.graph.layers, *self.graph.scales):
-                t.hold(self.values)
+            for layer in self.graph.layers:
+                layer.hold(self.values)
+            for scale in self.graph.scales:
+                scale.hold(self.values)
             progress(i + 1)
             last = i + 1 == self.iterations
             if last or ((i + 1) % every == 0 and i + 1 + every <= self.iterations):
@@ -114,7 +117,7 @@ class Descent:
         student = self.graph.student
         shared = {**parameter_feeds(student, self.trained, self.values), **self.data.constants}
         summed: dict[tuple[str, str], F32] = {}
-        (calls,) = list(self.data.samples.batches(at, max(self.batch, len(at)))) or [[]]
+        (calls,) = self.data.samples.batches(at, self.batch)
         count = sum(self.data.samples.units(c) for c in calls)
         for call in calls:
             found = self.train({**shared, **self._dropped(call, rng)})

@@ -44,19 +44,20 @@ class BlockOutcome:
 
 def to_state(plan: QuantPlan, outcomes: Sequence[BlockOutcome]) -> Arrays:
     """Codes, scales, biases and ranges of the plan, and the outcomes."""
-    state: Arrays = {_OUTCOMES: np.asarray(json.dumps([asdict(o) for o in outcomes]))}  # type: ignore[dict-item]
+    state: Arrays = {_OUTCOMES: np.asarray(json.dumps([asdict(o) for o in outcomes]))}
     for name in {layer for o in outcomes if not o.reason for layer in o.layers}:
         layer = plan.layers[name]
         assert layer.tensor is not None
-        state[f"codes|{name}"] = np.asarray(layer.tensor.codes)  # type: ignore[assignment]
+        state[f"codes|{name}"] = np.asarray(layer.tensor.codes)
         state[f"scales|{name}"] = channel_scales(layer.tensor)
         db = layer.weight_sqnr_db
         state[f"weight_sqnr_db|{name}"] = np.asarray(np.nan if db is None else db)
-        state[f"reason|{name}"] = np.asarray(layer.reason)  # type: ignore[assignment]
+        state[f"reason|{name}"] = np.asarray(layer.reason)
         if layer.bias_correction is not None:
             state[f"bias|{name}"] = layer.bias_correction
     for tensor, activation in plan.activations.items():
         state[f"range|{tensor}"] = np.asarray(activation.scale)
+        state[f"rule|{tensor}"] = np.asarray(activation.rule)
     return state
 
 
@@ -67,7 +68,9 @@ def of_state(plan: QuantPlan, state: Mapping[str, F32]) -> tuple[QuantPlan, list
         if kind == "codes":
             plan = plan.with_layer(name, _restored(plan.layers[name], name, state))
         elif kind == "range":
-            plan = plan.with_activation(name, replace(plan.activations[name], scale=float(array)))
+            plan = plan.with_activation(
+                name, replace(plan.activations[name], scale=float(array), rule=str(state[f"rule|{name}"]))
+            )
     return plan, [BlockOutcome(**found) for found in json.loads(str(state[_OUTCOMES]))]
 
 
