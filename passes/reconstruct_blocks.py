@@ -13,6 +13,7 @@ from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.learned_layer import made_for
+from lpcompile.passes.learned_range import RANGES
 from lpcompile.passes.reconstructed_block import BlockLearner, Method
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.reconstruction.block_samples import Batching
@@ -23,7 +24,6 @@ from lpcompile.records import PassReport
 from lpcompile.tuning.checkpoint import Checkpoints
 
 METHODS = ("ste", "adaround")
-RANGES = ("narrow", "all", "fixed")
 LOSSES = ("fisher", "mse")
 FOLDER = "blocks"  # of checkpoints
 GATHERED = 8  # samples a call while inputs and outputs are gathered

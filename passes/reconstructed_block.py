@@ -16,12 +16,12 @@ from lpcompile.materialise.layers import planned_bias
 from lpcompile.materialise.qdq import integer_reads, rounded_floats
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, output_spread, weight_of, with_learned
+from lpcompile.passes.learned_range import learnable_ranges, write_ranges
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.fit import LIMITED_RULES
 from lpcompile.quant.rows import from_rows
-from lpcompile.reconstruction.activation_scales import TunedScale
 from lpcompile.reconstruction.block_graph import BlockGraph, Reads, block_graph
 from lpcompile.reconstruction.block_samples import Batching, BlockSamples, gather, keep_shapes
 from lpcompile.reconstruction.blocks import Block
@@ -173,13 +173,12 @@ class BlockLearner:
             held=self._held(block, layers),
         )
 
-    def _learned_ranges(self, reads: Reads, inside: frozenset[str]) -> frozenset[str]:
-        """Tie groups that are rounded in this block alone, of the widths that are asked for."""
+    def _learned_ranges(self, reads: Reads, inside: frozenset[str]) -> dict[str, float]:
+        """Tie groups that are rounded in this block alone, of the widths that are asked for -> least scale."""
         planned = self.graph.plan.activations
         outside = {planned[t].tie_group for t, who in reads if not who <= inside}
-        wide = self.method.ranges == "all"
-        own = {planned[t] for t, who in reads if who <= inside and self.method.ranges != "fixed"}
-        return frozenset({p.tie_group for p in own if wide or p.code_max < 255} - outside)
+        own = {planned[t].tie_group for t, who in reads if who <= inside} - outside
+        return {g: x for g, x in learnable_ranges(self.graph, self.method.ranges).items() if g in own}
 
     def _held(self, block: Block, layers: Sequence[LatentLayer]) -> dict[str, tuple[F32, F32 | None]]:
         """Layers of the block that are rounded but not learned."""
@@ -209,14 +208,4 @@ class BlockLearner:
         for layer in made.layers:
             plan = with_learned(self.graph.plan.layers[layer.name], layer, best, RECONSTRUCTED)
             self.graph.plan = self.graph.plan.with_layer(layer.name, plan)
-        for scale in made.scales:
-            self._write_range(scale, best)
-
-    def _write_range(self, scale: TunedScale, best: Mapping[str, F32]) -> None:
-        learned = scale.scale(best)
-        for tensor, plan in self.graph.plan.activations.items():
-            if plan.tie_group == scale.plan.tie_group and plan.scale != learned:
-                rule = plan.rule if "learned" in plan.rule else f"{plan.rule}, learned".lstrip(", ")
-                self.graph.plan = self.graph.plan.with_activation(
-                    tensor, replace(plan, scale=learned, rule=rule)
-                )
+        write_ranges(self.graph, made.scales, best)

@@ -7,6 +7,7 @@ gradient stands for the rounding is an option: straight-through, learned step si
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,14 +16,16 @@ import numpy as np
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.materialise.qdq import fake_quantised
+from lpcompile.materialise.qdq import fake_quantised, scale_node
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
+from lpcompile.passes.learned_range import RANGES, learnable_ranges, write_ranges
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.fit import LIMITED_RULES
 from lpcompile.records import PassReport
+from lpcompile.tuning.activation_scales import TunedScale
 from lpcompile.tuning.batches import Samples, may_join
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.estimators import ESTIMATORS, Estimator
@@ -63,6 +66,7 @@ class TuneWeights(Pass):
         labels: name of the array of labels among the samples.
         batchnorm: parameters of norms in the graph: frozen (trained on the stored statistics), batch (on those of each
             batch, with running averages) or off (not trained).
+        ranges: activations whose scale is trained too: fixed (none), narrow (below 8 bits) or all.
     """
 
     name: ClassVar[str] = "tune-weights"
@@ -87,6 +91,7 @@ class TuneWeights(Pass):
     loss: str = "auto"
     labels: str = "labels"
     batchnorm: str = "frozen"
+    ranges: str = "fixed"
 
     def __post_init__(self) -> None:
         for key, value, known in (
@@ -95,6 +100,7 @@ class TuneWeights(Pass):
             ("scales", self.scales, SCALES),
             ("loss", self.loss, LOSSES),
             ("batchnorm", self.batchnorm, BATCHNORM),
+            ("ranges", self.ranges, RANGES),
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(filter(None, known))}, not '{value}'")
@@ -225,9 +231,15 @@ class TuneWeights(Pass):
         share = (
             np.mean([len(c[0]) for c in zip(*columns, strict=True)]) if joined else 1
         )  # of a call in its samples
-        fake = fake_quantised(graph)
+        ranges = learnable_ranges(graph, self.ranges)
+        fake = fake_quantised(graph, ranges)
+        scales = _scales(graph, fake, ranges)
         student = make_student(
-            fake, layers, norms, compared(fake, self.loss), [float(share) / signal(c) for c in columns]
+            fake,
+            layers,
+            [*norms, *scales],
+            compared(fake, self.loss),
+            [float(share) / signal(c) for c in columns],
         )
         if teacher.kind == "labels":
             columns = [label_targets(columns[0], ctx.calibration.deciding_labels, ctx.calibration.source)]
@@ -258,6 +270,7 @@ class TuneWeights(Pass):
             self.batch,
             self.clip,
             ctx.seed,
+            scales,
             self._checkpoints(graph, ctx),
             lambda done, of: ctx.progress("retraining", done, of),
         )
@@ -287,7 +300,17 @@ class TuneWeights(Pass):
                 constant = graph.constant(f"{norm.name}/{role}", array)
                 norm.node.set_input(norm.roles[role], constant)
             report.change(norm.name, "retrained, " + ", ".join(norm.roles))
+        for tensor in write_ranges(graph, training.scales, best):
+            report.change(tensor, "range retrained")
         report.metrics["changed_codes_share"] = changed / max(1, total)
+
+
+def _scales(graph: LpGraph, fake: LpGraph, ranges: Mapping[str, float]) -> list[TunedScale]:
+    """Scales that nodes of the rounded graph give."""
+    plans = {p.tie_group: p for p in graph.plan.activations.values()}
+    nodes = {n.name for n in fake.nodes("Identity")}
+    found = {group: scale_node(group) for group in ranges}
+    return [TunedScale(name, plans[g], ranges[g]) for g, name in found.items() if name in nodes]
 
 
 def _opened(student: Student, ctx: PassContext) -> Runs:

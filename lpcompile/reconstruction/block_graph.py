@@ -4,7 +4,7 @@ Rounding may be dropped for each number by itself, as QDrop has it: x~ = x + kee
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -15,9 +15,9 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.plan import ActivationPlan
-from lpcompile.reconstruction.activation_scales import TunedScale
 from lpcompile.reconstruction.blocks import Block
 from lpcompile.reconstruction.latent_rounding import LatentLayer
+from lpcompile.tuning.activation_scales import TunedScale
 from lpcompile.tuning.student import Student, make_student
 from lpcompile.tuning.targets import Compared
 
@@ -66,7 +66,7 @@ def block_graph(
     activations: Mapping[str, ActivationPlan],
     reads: Reads,
     *,
-    learned: frozenset[str] = frozenset(),
+    learned: Mapping[str, float] | None = None,
     free_batch: bool = True,
     drops: bool = True,
     weighted: bool = False,
@@ -81,7 +81,7 @@ def block_graph(
         layers: of the block, to be trained.
         activations: plans by tensor.
         reads: which of them are rounded, for which nodes.
-        learned: tie groups whose scales are trained.
+        learned: tie groups whose scales are trained -> the least scale of each.
         free_batch: the first axis of what is fed may have any length.
         drops: with inputs that say where rounding is kept.
         weighted: with inputs that the errors of the outputs are multiplied by.
@@ -104,7 +104,7 @@ def block_graph(
     compared = Compared("mse", tuple(parts.compared.values()))
     small = _alone(copy, compared.tensors)
     small.infer_shapes()
-    trained = [s for group, s in scales.items() if group in learned]
+    trained = [replace(s, least=least) for g, least in (learned or {}).items() if (s := scales.get(g))]
     factor = [(factors or {}).get(name, 1.0) for name in parts.compared]
     student = make_student(small, layers, trained, compared, factor)
     targets = dict(zip(parts.compared, student.targets, strict=True))

@@ -8,9 +8,9 @@ from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
 from lpcompile.quant.fit import fit
-from lpcompile.reconstruction.activation_scales import STEPS, TunedScale
 from lpcompile.reconstruction.latent_rounding import LatentLayer
 from lpcompile.reconstruction.soft_rounding import SoftLayer
+from lpcompile.tuning.activation_scales import STEPS, TunedScale
 from lpcompile.tuning.estimators import Estimator
 from tests.support import parse_model
 

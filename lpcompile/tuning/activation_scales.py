@@ -14,6 +14,7 @@ from lpcompile.plan import ActivationPlan
 
 Arrays = dict[str, F32]
 STEPS = 2.0  # a scale starts at so many units: steps of the rate 0.01 move it by half a percent
+LEARNED = "learned"
 LIMITS = (STEPS / 4, STEPS * 2)
 
 
@@ -24,10 +25,12 @@ class TunedScale:
     Attributes:
         node: name of the node that reads it.
         plan: of its tensors, as it is now.
+        least: the scale may not fall below this; at most the planned one.
     """
 
     node: str
     plan: ActivationPlan
+    least: float = 0.0
     running: bool = False
 
     @property
@@ -67,8 +70,14 @@ class TunedScale:
 
     def hold(self, values: Mapping[str, F32]) -> None:
         """Keep the scale in its limits, in place."""
-        np.clip(values[self._key], *LIMITS, out=values[self._key])
+        low, high = LIMITS
+        least = min(STEPS, self.least / float(self._unit))
+        np.clip(values[self._key], max(low, least), high, out=values[self._key])
 
     def planned(self, values: Mapping[str, F32]) -> ActivationPlan:
-        """The plan with the learned scale."""
-        return replace(self.plan, scale=self.scale(values))
+        """The plan with the learned scale; the plan itself where it did not move."""
+        scale = self.scale(values)
+        if scale == self.plan.scale:
+            return self.plan
+        rule = self.plan.rule if LEARNED in self.plan.rule else f"{self.plan.rule}, {LEARNED}".lstrip(", ")
+        return replace(self.plan, scale=scale, rule=rule)
