@@ -9,7 +9,6 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise.layers import planned_bias
 from lpcompile.passes.rounded_layer import BIAS_UNITS, INTEGER
-from lpcompile.quant.nearest_codes import channel_scales
 from lpcompile.tuning.activation_scales import TunedScale
 
 RANGES = ("narrow", "all", "fixed")

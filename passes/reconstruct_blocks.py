@@ -2,7 +2,7 @@
 
 Block after block, in execution order: what comes in is that of the network rounded so far, what shall come out is the
 float model's. Codes, biases and the ranges of narrow activations are learned by gradient descent; a block whose error
-on held-out samples did not fall stays as it was. [brecq 3, qdrop 3]
+on held-out samples did not fall stays as it was. [li2021, wei2022]
 """
 
 from collections.abc import Sequence

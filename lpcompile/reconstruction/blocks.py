@@ -1,7 +1,7 @@
 """Parts of a float graph whose layers are reconstructed together: cut where every path goes through one tensor.
 
 Residual and transformer blocks come out whole, for their branches meet again only at the sum; chains are cut anywhere,
-so their layers are joined to small groups. A part that stays large is cut where two tensors cross. [brecq 3.2]
+so their layers are joined to small groups. A part that stays large is cut where two tensors cross. [li2021, sec. 3]
 """
 
 from collections.abc import Iterator, Sequence

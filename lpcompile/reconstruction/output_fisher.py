@@ -1,8 +1,8 @@
 """How much the model's outputs mind an error of each number that a block puts out.
 
 F_i = E[g_i^2], g the gradient of a random functional of the outputs at the block's output: the diagonal of the
-Gauss-Newton matrix J^T J of the outputs, of every sample by itself. [brecq 3.3, its eq. 10 with the outputs in place of
-the labels' loss, which has no gradient at the float weights]
+Gauss-Newton matrix J^T J of the outputs, of every sample by itself. [li2021, sec. 3, with the outputs in place of the
+labels' loss]
 """
 
 from collections.abc import Callable, Mapping, Sequence
