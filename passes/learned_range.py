@@ -32,9 +32,8 @@ def learnable_ranges(graph: LpGraph, which: str) -> dict[str, float]:
         bias = planned_bias(node, plan)
         if bias is None or read.tie_group not in found:
             continue
-        units = np.abs(bias.astype(np.float64)) / (
-            channel_scales(plan.tensor) * plan.tensor.format.image_scale
-        )
+        _, scales = plan.tensor.int8_image()
+        units = np.abs(bias.astype(np.float64)) / scales
         least = _FALL * float(units.max(initial=0.0)) / BIAS_UNITS
         found[read.tie_group] = min(read.scale, max(found[read.tie_group], least))
     return found
