@@ -53,7 +53,7 @@ class ReconstructBlocks(Pass):
     exact: ClassVar[bool] = False
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
-    iterations: int = 250
+    iterations: int = 400
     batch: int = 16
     method: str = "ste"
     learning_rate: float = 0.01
