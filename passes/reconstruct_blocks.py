@@ -36,7 +36,8 @@ class ReconstructBlocks(Pass):
     Attributes:
         iterations: steps a block.
         batch: samples a step; fewer where they are large.
-        method: ste (latent weights, straight through) or adaround (each weight between its two neighbouring levels).
+        method: ste (latent weights, straight through) or adaround (each weight between its two neighbouring levels,
+            which takes more steps: after 200 of them ds_cnn had an output SQNR 1 to 3 dB below that of ste).
         learning-rate: in steps of each weight's quantiser.
         pull: of weights to their levels towards the end, in units of the loss before.
         drop: share of the numbers that stay floats in a step.
@@ -91,7 +92,6 @@ class ReconstructBlocks(Pass):
         """Reconstruct every block that has rounded layers; codes, biases and ranges go into the plan.
 
         Raises:
-            GradientError: a loss or a gradient is not finite.
             InputError: the checkpoint is of another model or other options.
             OutputError: there are checkpoints of another run, or they cannot be written.
         """

@@ -79,9 +79,6 @@ class BlockLearner:
             block: of the graph; earlier ones are done.
             seed: of batches and drops.
             progress: called with the steps done.
-
-        Raises:
-            GradientError: a loss or a gradient is not finite.
         """
         start = time.perf_counter()
         observe = self.ctx.observe
@@ -117,7 +114,10 @@ class BlockLearner:
             self.method.drop,
             seed,
         )
-        best = descent.run(progress)
+        try:
+            best = descent.run(progress)
+        except GradientError as error:
+            return replace(outcome, reason=f"{error.message}: a smaller learning-rate may help")
         if best is not None:
             self._write(made, best)
         power = sum(data.signal.values())

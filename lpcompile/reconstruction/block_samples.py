@@ -176,8 +176,9 @@ def gather(
         for name, target in graph.targets.items():
             wanted = floats[name]
             if name in graph.weights:
-                row[graph.weights[name]] = factors[i][name]
-                wanted = wanted * factors[i][name]
+                factor = factors[i].get(name)
+                row[graph.weights[name]] = factor = np.ones_like(wanted) if factor is None else factor
+                wanted = wanted * factor
             row[target] = wanted
             power[name] += float(np.vdot(wanted, wanted))
         rows.append({k: np.ascontiguousarray(v) for k, v in row.items()})

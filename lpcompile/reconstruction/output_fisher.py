@@ -61,13 +61,16 @@ class OutputFisher:
         self._gradients = {t: [g.name for f in found if (g := f[t]) is not None] for t in tensors}
 
     def weights_at(self, tensors: Sequence[str]) -> Callable[[Sequence[Feeds]], list[dict[str, F32]]]:
-        """For calls, what errors at tensors are multiplied by in each: sqrt(F) with a mean square of 1."""
+        """For calls, what errors at tensors are multiplied by in each: sqrt(F) with a mean square of 1.
+
+        Tensors that no output depends on smoothly are missing.
+        """
         return lambda calls: self._weights(tensors, calls)
 
     def _weights(self, tensors: Sequence[str], calls: Sequence[Feeds]) -> list[dict[str, F32]]:
         wanted = [name for t in tensors for name in self._gradients[t]]
         if not wanted:
-            return []
+            return [{} for _ in calls]
         samples = Samples(calls, self._per_sample)
         sweep = Sweep(self._graph, self._made, self._losses, wanted, self._observe, samples, self._seed)
         found: list[dict[str, F32]] = []
