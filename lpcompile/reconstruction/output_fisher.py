@@ -18,6 +18,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 
 DRAWS = 4
+AHEAD_BYTES = 256 << 20  # of weights for blocks to come, which share a sweep
 FLOOR = 0.05  # of the mean: a number that no draw looked at still counts
 
 
@@ -58,6 +59,9 @@ class OutputFisher:
             add_gradients(self._made, loss.seeds, tensors, prefix=f"gradient{i}")
             for i, loss in enumerate(self._losses)
         ]
+        self._bytes = {t: v.nbytes for t, v in observe(graph, tensors)(calls[0]).items()}
+        self._ahead: dict[str, list[F32]] = {}  # of tensors that were not asked for yet
+        self._calls: Sequence[Feeds] = ()
         self._gradients = {t: [g.name for f in found if (g := f[t]) is not None] for t in tensors}
 
     def weights_at(self, tensors: Sequence[str]) -> Callable[[Sequence[Feeds]], list[dict[str, F32]]]:
@@ -65,7 +69,27 @@ class OutputFisher:
 
         Tensors that no output depends on smoothly are missing.
         """
-        return lambda calls: self._weights(tensors, calls)
+        return lambda calls: self._kept(tensors, calls)
+
+    def _kept(self, tensors: Sequence[str], calls: Sequence[Feeds]) -> list[dict[str, F32]]:
+        """From the sweep before, or from one that takes as many of the next tensors along as memory allows."""
+        if calls is not self._calls or any(t not in self._ahead for t in tensors):
+            order = list(self._gradients)
+            taken = list(tensors)
+            room = AHEAD_BYTES // max(1, len(calls)) - sum(self._bytes[t] for t in taken)
+            for t in order[max(order.index(t) for t in tensors) + 1 :]:
+                room -= self._bytes[t]
+                if room < 0:
+                    break
+                taken.append(t)
+            rows = self._weights(taken, calls)
+            self._calls = calls
+            self._ahead = {t: [row[t] for row in rows] for t in taken if t in rows[0]}
+        found = [self._ahead.pop(t, None) for t in tensors]
+        return [
+            {t: column[i] for t, column in zip(tensors, found, strict=True) if column is not None}
+            for i in range(len(calls))
+        ]
 
     def _weights(self, tensors: Sequence[str], calls: Sequence[Feeds]) -> list[dict[str, F32]]:
         wanted = [name for t in tensors for name in self._gradients[t]]
