@@ -36,7 +36,7 @@ def calls(count: int = 6) -> list[Feeds]:
 
 def test_separable_samples_and_what_is_the_same_for_all() -> None:
     batching = Batching.of(graph_of(APART), ["a", "k", "x"], observer, calls())
-    assert batching.batched == {"a", "x"}
+    assert batching.batched == frozenset({"a", "x"})
     assert [len(c["x"]) for c in batching.calls(calls(), 4)] == [4, 2]
 
 
