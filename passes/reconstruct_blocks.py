@@ -36,8 +36,7 @@ class ReconstructBlocks(Pass):
     Attributes:
         iterations: steps a block.
         batch: samples a step; fewer where they are large.
-        method: ste (latent weights, straight through) or adaround (each weight between its two neighbouring levels,
-            which takes more steps: after 200 of them ds_cnn had an output SQNR 1 to 3 dB below that of ste).
+        method: ste (latent weights, straight through) or adaround (each weight between its two neighbouring levels).
         learning-rate: in steps of each weight's quantiser.
         pull: of weights to their levels towards the end, in units of the loss before.
         drop: share of the numbers that stay floats in a step.
