@@ -23,11 +23,8 @@ PASSES = {
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
-<<<<<<< HEAD
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
-=======
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
->>>>>>> blocks
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
 }
 TARGETS = {

@@ -13,7 +13,7 @@ from lpcompile.errors import PassError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.materialise.layers import planned_bias
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.provenance import data_sha256

@@ -7,7 +7,7 @@ import numpy as np
 
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
-from lpcompile.materialise.layers import planned_bias
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.passes.rounded_layer import BIAS_UNITS, INTEGER
 from lpcompile.tuning.activation_scales import TunedScale
 

@@ -11,8 +11,8 @@ from lpcompile.analysis.rounding_loss import ratio_db
 from lpcompile.errors import GradientError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.materialise.functions import units
-from lpcompile.materialise.layers import planned_bias
 from lpcompile.materialise.qdq import integer_reads, rounded_floats
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, output_spread, weight_of, with_learned

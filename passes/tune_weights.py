@@ -16,13 +16,7 @@ import numpy as np
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-<<<<<<< HEAD
-from lpcompile.ir.node import Node
-from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.materialise.qdq import fake_quantised
-=======
 from lpcompile.materialise.qdq import fake_quantised, scale_node
->>>>>>> blocks
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
 from lpcompile.passes.learned_range import RANGES, learnable_ranges, write_ranges
