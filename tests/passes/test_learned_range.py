@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lpcompile.materialise.layers import planned_bias
+from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.materialise.storage import quantize_bias
 from lpcompile.passes.learned_range import learnable_ranges
 from lpcompile.quant.nearest_codes import channel_scales
