@@ -23,7 +23,7 @@ from lpcompile.pipeline import Observer, Pipeline, Progress
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.prepared import Preparation, Prepared
 from lpcompile.provenance import data_sha256
-from lpcompile.recipe_passes import split_at_assignment
+from lpcompile.recipe_passes import effort_document, split_at_assignment
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
 from lpcompile.report import document
@@ -136,6 +136,7 @@ class Compilation:
         report = self._report(_Facts(prepared, emission, reports, products))
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
+        report["effort"] = effort_document((*head, *tail), self.options)
         report |= ledger.document()
         if found is not None:
             report["search"] = found.document

@@ -12,6 +12,7 @@ from typing import ClassVar
 from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
+from lpcompile.passes.expected_time import LEARNING, labelled, samples_of
 from lpcompile.passes.learned_layer import made_for
 from lpcompile.passes.learned_range import RANGES
 from lpcompile.passes.reconstructed_block import BlockLearner, Method
@@ -110,11 +111,13 @@ class ReconstructBlocks(Pass):
         outcomes = _begun(graph, ctx, checkpoints)
         learner = self._learner(graph, ctx, blocks)
         total = len(blocks) * self.iterations
+        label = labelled("reconstructing blocks", graph, ctx, self._runs(graph, ctx, len(blocks)), total)
+        ctx.progress(label, len(outcomes) * self.iterations, total)
         for i, block in enumerate(blocks[len(outcomes) :], len(outcomes)):
             first = i * self.iterations
 
             def told(steps: int, before: int = first) -> None:
-                ctx.progress("reconstructing blocks", before + steps, total)
+                ctx.progress(label, before + steps, total)
 
             outcomes.append(learner.learn(block, ctx.seed + i, told))
             told(self.iterations)
@@ -123,6 +126,11 @@ class ReconstructBlocks(Pass):
         for i, outcome in enumerate(outcomes):
             _tell(report, i, outcome)
         return report
+
+    def _runs(self, graph: LpGraph, ctx: PassContext, blocks: int) -> float:
+        """Runs of the float network that it takes: the steps of all blocks, and their samples one after the other."""
+        assert ctx.calibration is not None
+        return LEARNING * self.iterations * self.batch + blocks * samples_of(graph, ctx.calibration.deciding)
 
     def _learner(self, graph: LpGraph, ctx: PassContext, blocks: Sequence[Block]) -> BlockLearner:
         assert ctx.observe is not None

@@ -28,6 +28,7 @@ def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
         _quality(report),
         _metric(report),
         _checked(report),
+        _effort(report),
         _program(report),
         _energy(report),
     )
@@ -122,6 +123,11 @@ def _search(report: Mapping[str, Any]) -> str:
     bounds = search["bounds"].items()
     shown = ", ".join(f"{k} {_figure(values.get(k))} (bound {b:g})" for k, b in bounds)
     return f"search    {search['avg_bits']:.2f} bits after {search['evaluated']} evaluations: {shown}"
+
+
+def _effort(report: Mapping[str, Any]) -> str:
+    note = (report.get("effort") or {}).get("note")
+    return f"effort    {note}" if note else ""
 
 
 def _ledger(report: Mapping[str, Any]) -> list[str]:
