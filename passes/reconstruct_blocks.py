@@ -2,7 +2,7 @@
 
 Block after block, in execution order: what comes in is that of the network rounded so far, what shall come out is the
 float model's. Codes, biases and the ranges of narrow activations are learned by gradient descent; a block whose error
-on held-out samples did not fall stays as it was. [li2021, wei2022]
+on held-out samples did not fall stays as it was, and all of them where the network as a whole lost. [li2021, wei2022]
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.expected_time import LEARNING, labelled, samples_of
+from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.learned_layer import made_for
 from lpcompile.passes.learned_range import RANGES
 from lpcompile.passes.reconstructed_block import BlockLearner, Method
@@ -108,6 +109,7 @@ class ReconstructBlocks(Pass):
         checkpoints = None
         if ctx.checkpoint is not None:
             checkpoints = Checkpoints(ctx.checkpoint / FOLDER, made_for(self, graph, ctx))
+        unlearned = graph.plan
         outcomes = _begun(graph, ctx, checkpoints)
         learner = self._learner(graph, ctx, blocks)
         total = len(blocks) * self.iterations
@@ -125,6 +127,7 @@ class ReconstructBlocks(Pass):
                 checkpoints.save(i + 1, to_state(graph.plan, outcomes))
         for i, outcome in enumerate(outcomes):
             _tell(report, i, outcome)
+        keep_if_better(graph, ctx, unlearned, report)
         return report
 
     def _runs(self, graph: LpGraph, ctx: PassContext, blocks: int) -> float:
