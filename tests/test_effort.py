@@ -98,12 +98,13 @@ def written(folder: Path) -> Mapping[str, bytes]:
 @pytest.mark.parametrize("recipe", ["w4a8", "nearest.toml"])
 def test_learned_codes_from_end_to_end(network: Path, tmp_path: Path, recipe: str) -> None:
     """The command line, twice, from a checkpoint, and from the decisions: the same bytes."""
+    chosen = network / recipe if recipe.endswith("toml") else recipe
     words = [
         network / "net.onnx",
         "-t",
         "ort",
         "--recipe",
-        "w4a8",
+        chosen,
         "--calibration-data",
         network / "data.npz",
     ]
