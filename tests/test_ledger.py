@@ -14,7 +14,9 @@ from lpcompile.analysis.calibration import Calibration
 from lpcompile.errors import ModelError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ledger import ACTIVATIONS_ALONE, AS_SEARCHED, NEAREST_WEIGHTS, Ledger, nearest_plan
+from lpcompile.passes.learned_layer import weight_of
 from lpcompile.pipeline import Pipeline
+from lpcompile.quant.nearest_codes import channel_scales
 from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.report.json import to_json
 from lpcompile.report.text import summary
@@ -63,10 +65,11 @@ def test_the_figures_are_those_of_the_equations() -> None:
     found, graph = run(ONE, GPTQ, calls)
     given = Calibration(calls)
     node = next(iter(graph.layers()))
-    weights = node.inputs[1].values.astype(np.float64)
+    weights = weight_of(node).astype(np.float64)
     tensor = graph.plan.layers[node.name].tensor
+    assert tensor is not None
     rounded = tensor.dequantize().T.astype(np.float64)
-    scales = tensor.scales.reshape(1, -1).astype(np.float64)
+    scales = channel_scales(tensor).reshape(1, -1).astype(np.float64)
     nearest = scales * np.clip(np.rint(weights / scales), -8, 7)
     x = np.concatenate([c["x"] for c in given.judging]).astype(np.float64)
     power = np.square(x @ weights).sum(1).mean()
@@ -106,8 +109,8 @@ def test_nearest_weights_are_the_nearest() -> None:
     for node in graph.layers():
         tensor = plan.layers[node.name].tensor
         assert tensor is not None
-        wanted = node.inputs[1].values.T
-        levels = tensor.scales[:, None, None] * np.arange(-8, 8)
+        wanted = weight_of(node).T
+        levels = channel_scales(tensor)[:, None, None] * np.arange(-8, 8)
         least = np.abs(levels - wanted[..., None]).min(-1)
         np.testing.assert_allclose(np.abs(tensor.dequantize() - wanted), least, rtol=1e-5, atol=1e-7)
         assert plan.layers[node.name].bias_correction is None
