@@ -40,6 +40,7 @@ def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Map
         progress=lambda done, total: ctx.progress("gathering moments of inputs", done, total),
     )
     ctx.without_metric |= grams.left_out
+    ctx.metric_settings |= {name: _setting(graph, name) for name in grams}
     settings = {name: (id(gram), *_setting(graph, name)) for name, gram in grams.items()}
     first = {setting: name for name, setting in reversed(settings.items())}
     # Readings are independent and numpy releases the interpreter lock: two at a time.
@@ -48,6 +49,20 @@ def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Map
         shared = dict(zip(first, made, strict=True))
     ctx.metrics |= {name: shared[setting] for name, setting in settings.items()}
     return ctx.metrics
+
+
+def forget_outdated(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> None:
+    """Let go of metrics whose layers read activations of another step now, and of what was rounded by them.
+
+    Formats are assigned before the widths of activations are final; a replay knows those from the start, and must round
+    by the same metric.
+    """
+    known = ctx.metric_settings
+    outdated = {n for n in names if n in known and n in ctx.metrics and known[n] != _setting(graph, n)}
+    for name in outdated:
+        del ctx.metrics[name]
+    for key in [k for k in ctx.rounded if k[0] in outdated]:
+        del ctx.rounded[key]
 
 
 def _setting(graph: LpGraph, name: str) -> tuple[bool, float]:
