@@ -21,7 +21,9 @@ def test_a_metric_of_another_step_is_gathered_anew() -> None:
     forget_outdated(graph, ctx, [first, second])
     assert set(ctx.metrics) == {first, second}  # nothing changed
     plan = graph.plan.activations["x"]
-    graph.plan = graph.plan.with_activation("x", replace(plan, format="uint4", scale=plan.scale * 16, zero_point=8))
+    graph.plan = graph.plan.with_activation(
+        "x", replace(plan, format="uint4", scale=plan.scale * 16, zero_point=8)
+    )
     forget_outdated(graph, ctx, [first, second])
     assert set(ctx.metrics) == {second}
     assert {name for name, _ in ctx.rounded} == {second}
