@@ -24,6 +24,7 @@ PASSES = {
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
+    "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
 }
 TARGETS = {

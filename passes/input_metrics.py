@@ -50,6 +50,9 @@ def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Map
         different = {setting: name for name, setting in settings.items()}
         made = pool.map(lambda item: _metric(graph, grams[item[1]], *item[0]), different.items())
         shared = dict(zip(different, made, strict=True))
+    stale = ctx.metrics.keys() & set(missing)
+    for key in [k for k in ctx.rounded if k[0] in stale]:
+        del ctx.rounded[key]
     ctx.metrics |= {name: shared[setting] for name, setting in settings.items()}
     return ctx.metrics
 

@@ -107,7 +107,7 @@ class AssignmentLoss:
         if (name, weight) in self.rounded:
             return self.rounded[name, weight]
         return rounded_layer(
-            self.graph, self._nodes[name], weight, self.statistics, metric=self.metrics.get(name), tried=True
+            self.graph, self._nodes[name], weight, self.statistics, metric=self.metrics.get(name), rounds=0
         )
 
     def _keep(self, name: str, pick: int, plan: LayerPlan) -> None:

@@ -18,6 +18,7 @@ from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
+from lpcompile.quant.input_metric import ROUNDS
 from lpcompile.records import PassReport
 
 GRANULARITIES = ("tensor", "channel", "group")
@@ -41,6 +42,7 @@ class QuantizeWeights(Pass):
     rule: str = "absmax"
     scale_format: str = "float32"
     rounding: str = "nearest"
+    sweeps: int = ROUNDS  # of codes and scales in turn after GPTQ
     rho: float = -1.0  # below 0: measured for each layer
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class QuantizeWeights(Pass):
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
+        if self.sweeps < 0:
+            raise ValueError(f"option 'sweeps' is at least 0, not {self.sweeps}")
         if self.group_size < 2:
             raise ValueError(f"option 'group-size' is at least 2, not {self.group_size}")
         fmt = format_of(self.format)
@@ -97,7 +101,7 @@ class QuantizeWeights(Pass):
         """As it was rounded when its format was tried, or rounded now."""
         layer = graph.plan.layers[node.name]
         found = ctx.rounded.get((node.name, layer.weight))
-        unfinished = found is not None and found.weight.rounding in METRIC_ROUNDINGS
+        unfinished = found is not None and self.sweeps > 0 and found.weight.rounding in METRIC_ROUNDINGS
         if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
             return self._rounded(graph, node, ctx)
         return replace(
@@ -107,12 +111,19 @@ class QuantizeWeights(Pass):
             codes_sha256=found.codes_sha256,
             weight_sqnr_db=found.weight_sqnr_db,
             local_sqnr_db=found.local_sqnr_db,
+            bias_correction=found.bias_correction,
         )
 
     def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
         metric = ctx.metrics.get(node.name)
         return rounded_layer(
-            graph, node, self._decided(graph, node), ctx.statistics, metric=metric, rho=self.rho
+            graph,
+            node,
+            self._decided(graph, node),
+            ctx.statistics,
+            metric=metric,
+            rounds=self.sweeps,
+            rho=self.rho,
         )
 
     def _decided(self, graph: LpGraph, node: Node) -> WeightPlan:

@@ -20,6 +20,7 @@ from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.analysis.segments import affordable_segments, segments
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F32, F64
@@ -77,7 +78,11 @@ class _Requantizing:
         self.observe = ctx.observe
         activations = with_rounded_activations(graph, graph.plan.activations)
         parts = [calls[0::2], calls[1::2]] if len(calls) > 1 else [calls]
-        self.sweeps = [MismatchSweeps(graph, activations, ctx.observe, part, seed=ctx.seed) for part in parts]
+        most = MOST_ROWS // len(parts)
+        self.sweeps = [
+            MismatchSweeps(graph, activations, ctx.observe, part, most_rows=most, seed=ctx.seed)
+            for part in parts
+        ]
         self.shares = [len(part) / len(calls) for part in parts]
 
     def run(self, names: Sequence[str], most: int) -> None:

@@ -36,7 +36,7 @@ def rounded_layer(
     statistics: Mapping[str, TensorStatistics],
     *,
     metric: InputMetric | None = None,
-    tried: bool = False,
+    rounds: int = ROUNDS,
     rho: float = -1.0,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
@@ -47,7 +47,7 @@ def rounded_layer(
         decided: how its weights are stored.
         statistics: of activations.
         metric: of its rounding errors, for `gptq`; without one that becomes `kernel-sums`.
-        tried: only to compare formats: GPTQ without what comes after it.
+        rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
 
     Raises:
@@ -92,7 +92,6 @@ def rounded_layer(
     if decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
     if by_metric is not None:
-        rounds = 0 if tried else ROUNDS
         tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds)
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)

@@ -6,33 +6,26 @@ gradient stands for the rounding is an option: straight-through, learned step si
 2.9, 3]
 """
 
-import hashlib
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lpcompile.analysis.input_moments import second_moments
-from lpcompile.analysis.rounding_loss import column_energy, ratio_db
-from lpcompile.errors import PassError
-from lpcompile.formats.arrays import F32
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.node import Node
-from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.materialise.qdq import fake_quantised
+from lpcompile.materialise.qdq import fake_quantised, scale_node
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
+from lpcompile.passes.learned_range import RANGES, learnable_ranges, write_ranges
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
-from lpcompile.provenance import data_sha256
 from lpcompile.quant.fit import LIMITED_RULES
-from lpcompile.quant.granularity import PerGroup
-from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
+from lpcompile.tuning.activation_scales import TunedScale
 from lpcompile.tuning.batches import Samples, may_join
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.estimators import ESTIMATORS, Estimator
@@ -73,6 +66,7 @@ class TuneWeights(Pass):
         labels: name of the array of labels among the samples.
         batchnorm: parameters of norms in the graph: frozen (trained on the stored statistics), batch (on those of each
             batch, with running averages) or off (not trained).
+        ranges: activations whose scale is trained too: fixed (none), narrow (below 8 bits) or all.
     """
 
     name: ClassVar[str] = "tune-weights"
@@ -97,6 +91,7 @@ class TuneWeights(Pass):
     loss: str = "auto"
     labels: str = "labels"
     batchnorm: str = "frozen"
+    ranges: str = "fixed"
 
     def __post_init__(self) -> None:
         for key, value, known in (
@@ -105,6 +100,7 @@ class TuneWeights(Pass):
             ("scales", self.scales, SCALES),
             ("loss", self.loss, LOSSES),
             ("batchnorm", self.batchnorm, BATCHNORM),
+            ("ranges", self.ranges, RANGES),
         ):
             if value not in known:
                 raise ValueError(f"option '{key}' is one of {', '.join(filter(None, known))}, not '{value}'")
@@ -177,7 +173,7 @@ class TuneWeights(Pass):
             plan = graph.plan.layers.get(node.name, LayerPlan())
             if plan.tensor is None:
                 continue
-            if reason := _fixed(plan):
+            if reason := fixed_codes(plan):
                 report.skip(node, reason)
                 continue
             estimator = self._estimator(resolve(plan.weight.format))
@@ -187,8 +183,8 @@ class TuneWeights(Pass):
                     plan.tensor,
                     estimator,
                     self._learns_scales(plan, estimator),
-                    None if bias_obstacle(node, plan.kernel) else _bias(node, plan),
-                    _spread(node, ctx),
+                    None if bias_obstacle(node, plan.kernel) else bias_now(node, plan),
+                    output_spread(node, ctx),
                     least_scale(graph, node, plan.kernel),
                 )
             )
@@ -235,9 +231,15 @@ class TuneWeights(Pass):
         share = (
             np.mean([len(c[0]) for c in zip(*columns, strict=True)]) if joined else 1
         )  # of a call in its samples
-        fake = fake_quantised(graph)
+        ranges = learnable_ranges(graph, self.ranges)
+        fake = fake_quantised(graph, ranges)
+        scales = _scales(graph, fake, ranges)
         student = make_student(
-            fake, layers, norms, compared(fake, self.loss), [float(share) / signal(c) for c in columns]
+            fake,
+            layers,
+            [*norms, *scales],
+            compared(fake, self.loss),
+            [float(share) / signal(c) for c in columns],
         )
         if teacher.kind == "labels":
             columns = [label_targets(columns[0], ctx.calibration.deciding_labels, ctx.calibration.source)]
@@ -268,6 +270,7 @@ class TuneWeights(Pass):
             self.batch,
             self.clip,
             ctx.seed,
+            scales,
             self._checkpoints(graph, ctx),
             lambda done, of: ctx.progress("retraining", done, of),
         )
@@ -275,20 +278,7 @@ class TuneWeights(Pass):
     def _checkpoints(self, graph: LpGraph, ctx: PassContext) -> Checkpoints | None:
         if ctx.checkpoint is None:
             return None
-        assert ctx.calibration is not None
-        digest = hashlib.sha256()
-        for name, plan in graph.plan.layers.items():
-            digest.update(f"{name} {plan.kernel} {plan.codes_sha256}\n".encode())
-            digest.update(b"" if plan.bias_correction is None else plan.bias_correction.tobytes())
-        for name, activation in graph.plan.activations.items():
-            digest.update(f"{name} {activation}\n".encode())
-        options = {k: str(getattr(self, k.replace("-", "_"))) for k in self.options()}
-        about = {
-            "model": digest.hexdigest()[:16],
-            "data": data_sha256(ctx.calibration)[:16],
-            "seed": str(ctx.seed),
-        }
-        return Checkpoints(ctx.checkpoint, {**options, **about})
+        return Checkpoints(ctx.checkpoint, made_for(self, graph, ctx))
 
     # what comes back
 
@@ -297,73 +287,30 @@ class TuneWeights(Pass):
         for layer in training.layers:
             plan = graph.plan.layers[layer.name]
             assert plan.tensor is not None
-            tensor = layer.round(best)
-            bias = layer.real_bias(best)
-            moved = int(np.count_nonzero(tensor.codes != plan.tensor.codes))
-            changed, total = changed + moved, total + tensor.codes.size
-            signal, noise = column_energy(to_rows(layer.op, _weight(layer.node)), tensor.dequantize())
-            reason = plan.reason if RETRAINED in plan.reason else f"{plan.reason}; {RETRAINED}".lstrip("; ")
-            graph.plan = graph.plan.with_layer(
-                layer.name,
-                replace(
-                    plan,
-                    tensor=tensor,
-                    codes_sha256=tensor.digest(),
-                    bias_correction=plan.bias_correction
-                    if bias is None
-                    else bias - _own_bias(layer.node, bias),
-                    reason=reason,
-                    weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
-                    local_sqnr_db=None,
-                ),
-            )
-            share = f"{100 * moved / max(1, tensor.codes.size):.1f} % of its codes"
+            learned = with_learned(plan, layer, best, RETRAINED)
+            assert learned.tensor is not None
+            codes = learned.tensor.codes
+            moved = int(np.count_nonzero(codes != plan.tensor.codes))
+            changed, total = changed + moved, total + codes.size
+            graph.plan = graph.plan.with_layer(layer.name, learned)
+            share = f"{100 * moved / max(1, codes.size):.1f} % of its codes"
             report.change(layer.name, f"retrained, {layer.estimator.name}", after=share)
         for norm in training.norms:
             for role, array in norm.feeds(best).items():
                 constant = graph.constant(f"{norm.name}/{role}", array)
                 norm.node.set_input(norm.roles[role], constant)
             report.change(norm.name, "retrained, " + ", ".join(norm.roles))
+        for tensor in write_ranges(graph, training.scales, best):
+            report.change(tensor, "range retrained")
         report.metrics["changed_codes_share"] = changed / max(1, total)
 
 
-def _fixed(plan: LayerPlan) -> str:
-    """Why the codes of a layer cannot be trained; empty where they can."""
-    assert plan.tensor is not None
-    if plan.weight.codebooks:
-        return "its codebooks were fitted to its weights"
-    if plan.tensor.zeros is not None:
-        return "its weights have zero points"
-    if isinstance(plan.tensor.granularity, PerGroup) and not plan.tensor.has_integer_groups:
-        return "its group scales are no integers"
-    return ""
-
-
-def _weight(node: Node) -> NDArray[np.float32]:
-    weight = node.inputs[1]
-    if weight is None:
-        raise PassError("a layer without weights", where=node.name)
-    return np.asarray(weight.values)
-
-
-def _bias(node: Node, plan: LayerPlan) -> F32:
-    found = planned_bias(node, plan)
-    assert plan.tensor is not None
-    return np.zeros(len(plan.tensor.codes), np.float32) if found is None else np.asarray(found, np.float32)
-
-
-def _own_bias(node: Node, like: F32) -> F32:
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    return np.zeros_like(like) if value is None else np.asarray(value.values, np.float32)
-
-
-def _spread(node: Node, ctx: PassContext) -> F32 | None:
-    """(C,) standard deviations of a layer's outputs, of uncorrelated inputs; None where they are not known."""
-    moments = second_moments(node, ctx.statistics)
-    if moments is None:
-        return None
-    rows = to_rows(node.op, _weight(node))
-    return np.asarray(np.sqrt(np.square(rows) @ moments), np.float32)
+def _scales(graph: LpGraph, fake: LpGraph, ranges: Mapping[str, float]) -> list[TunedScale]:
+    """Scales that nodes of the rounded graph give."""
+    plans = {p.tie_group: p for p in graph.plan.activations.values()}
+    nodes = {n.name for n in fake.nodes("Identity")}
+    found = {group: scale_node(group) for group in ranges}
+    return [TunedScale(name, plans[g], ranges[g]) for g, name in found.items() if name in nodes]
 
 
 def _opened(student: Student, ctx: PassContext) -> Runs:

@@ -4,7 +4,7 @@ The form that other execution providers and converters take. Same codes, scales 
 Weights are stored as their int8 image, so this form has no 4-bit size. [ort-lowering 10, 15]
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from lpcompile.materialise.layers import LayerWriter, metadata
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
-from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.rows import channel_axis, from_rows
 
 
@@ -64,20 +64,55 @@ def integer_reads(graph: LpGraph, work: Sequence[Unit]) -> list[tuple[Value, lis
     return [(value, [] if name in filled else readers) for name, (value, readers) in found.items()]
 
 
-def fake_quantised(graph: LpGraph) -> LpGraph:
+def fake_quantised(graph: LpGraph, learned: Collection[str] = ()) -> LpGraph:
     """A copy of the graph that computes with floats, its planned activations rounded; weights are as they were.
 
     What gradients are taken of: nothing but floats stands between a parameter and the loss, but for the pairs.
+
+    Args:
+        graph: with a plan.
+        learned: tie groups whose scale comes out of a node `scale_node(group)`, so that it can be trained.
     """
     result = graph.copy()
     tensors = IntegerTensors(result, result.plan)
+    scales: dict[str, Value] = {}
     for value, readers in integer_reads(result, units(result)):
-        _pair(result, tensors, value, readers, clip=True)
+        group = result.plan.activations[value.name].tie_group
+        if group in learned and group not in scales:
+            constant, _ = tensors.parameters(value.name)
+            node = result.add_node("Identity", [constant], name=scale_node(group))
+            scales[group] = IntegerTensors.filled(node)
+            result.set_type(scales[group], np.dtype(np.float32), ())
+        _pair(result, tensors, value, readers, clip=True, learned=scales.get(group))
+    return result
+
+
+def scale_node(tie_group: str) -> str:
+    """Name of the node that gives the scale of a tie group, where it is to be trained."""
+    return f"{stem(tie_group)}/learned_scale"
+
+
+def rounded_floats(graph: LpGraph) -> LpGraph:
+    """The same with weights and biases of rounded layers as planned: what the plan computes, in floats."""
+    result = fake_quantised(graph)
+    for name, plan in graph.plan.layers.items():
+        if plan.tensor is not None:
+            node = result.node(name)
+            weight = node.inputs[1]
+            assert weight is not None
+            rows = from_rows(node.op, plan.tensor.dequantize(), weight.dims)
+            result.set_weights(node, np.asarray(rows, np.float32), planned_bias(node, plan))
     return result
 
 
 def _pair(
-    graph: LpGraph, tensors: IntegerTensors, value: Value, only: list[Node], *, clip: bool = False
+    graph: LpGraph,
+    tensors: IntegerTensors,
+    value: Value,
+    only: list[Node],
+    *,
+    clip: bool = False,
+    learned: Value | None = None,
 ) -> None:
     """A Q-DQ pair on `value`, read by the nodes in `only`, or by everybody where that is empty.
 
@@ -87,15 +122,14 @@ def _pair(
         value: the planned tensor.
         only: readers, or none.
         clip: hold 4-bit ranges by a Clip of the floats before they are rounded, not by one of the codes after it.
+        learned: what gives the scale in place of the constant.
     """
     scale, zero = tensors.parameters(value.name)
+    scale = scale if learned is None else learned
     plan = graph.plan.activations[value.name]
     floats, first = value, None
     if clip and plan.code_max < 255:
-        ends = [
-            graph.constant(f"{stem(plan.tie_group)}_{k}", np.array(end, np.float32))
-            for k, end in (("low", plan.low), ("high", plan.high))
-        ]
+        ends = [_end(graph, plan, k, code, learned) for k, code in (("low", 0), ("high", plan.code_max))]
         first = graph.add_node("Clip", [value, *ends])
         floats = IntegerTensors.filled(first)
         graph.set_type(floats, np.dtype(np.float32), value.shape)
@@ -115,6 +149,17 @@ def _pair(
         graph.replace_uses(value, back, only=lambda n: n.name != first.name)
         if value.is_output or value.used_in_subgraph:
             _swap_output(graph, value, back, first)
+
+
+def _end(graph: LpGraph, plan: ActivationPlan, role: str, code: int, learned: Value | None) -> Value:
+    """One end of a range, the value of a code."""
+    name = f"{stem(plan.tie_group)}_{role}"
+    if learned is None:
+        return graph.constant(name, np.array(plan.scale * (code - plan.zero_point), np.float32))
+    steps = graph.constant(name, np.array(code - plan.zero_point, np.float32))
+    end = IntegerTensors.filled(graph.add_node("Mul", [learned, steps]))
+    graph.set_type(end, np.dtype(np.float32), ())
+    return end
 
 
 def _swap_output(graph: LpGraph, value: Value, back: Value, first: Node) -> None:

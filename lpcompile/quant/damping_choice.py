@@ -19,7 +19,7 @@ from lpcompile.quant.gram_loss import row_losses
 DAMPINGS = (0.001, 0.006, 0.03, 0.15)
 FORMAT = "fixp4"  # the coarsest usual one; others want the same damping
 MOST_ROWS = 64  # that are tried
-BOTH_WAYS = 320  # inputs up to which each half judges the other
+BOTH_WAYS = 128  # inputs up to which each half judges the other
 
 
 def chosen_damping(rows: F32, halves: Sequence[F32]) -> float:

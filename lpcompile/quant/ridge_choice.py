@@ -7,8 +7,8 @@ import numpy as np
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.quant.mismatch import retargeted
 
-RIDGES = (0.003, 0.03, 0.3, 3.0)
-BOTH_WAYS = 320  # inputs up to which each half judges the other
+RIDGES = (0.01, 0.1, 1.0)
+BOTH_WAYS = 128  # inputs up to which each half judges the other
 _MARGIN = 1e-6  # relative: less is rounding of float32
 
 

@@ -36,7 +36,7 @@ class Samples:
             size: samples a batch; the last one may be smaller.
         """
         order = np.asarray(order, np.intp)
-        step = size if self.joined else max(1, round(size / self._each))
+        step = self.step(size)
         for first in range(0, len(order), step):
             at = order[first : first + step]
             if self.joined:
@@ -50,8 +50,11 @@ class Samples:
 
     def batch_count(self, samples: int, size: int) -> int:
         """How many batches so many samples (or calls) make."""
-        step = size if self.joined else max(1, round(size / self._each))
-        return -(-samples // step)
+        return -(-samples // self.step(size))
+
+    def step(self, size: int) -> int:
+        """How many of what `count` counts make a batch of about `size` samples."""
+        return size if self.joined else max(1, round(size / self._each))
 
 
 def may_join(graph: LpGraph, calls: Sequence[Feeds], outputs: Sequence[Mapping[str, np.ndarray]]) -> bool:

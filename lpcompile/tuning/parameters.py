@@ -7,6 +7,7 @@ is unit * array.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +23,35 @@ SCALE_STEPS = 10.0  # a scale starts at 10 units; larger units (3) made short tr
 SCALE_LIMITS = (SCALE_STEPS / 4, SCALE_STEPS * 4)
 BIAS_SHARE = 0.1  # of the spread of a layer's output
 _SMALLEST = 1e-12
+
+
+class Trained(Protocol):
+    """What is trained: arrays of its own by "name/role", and what the model reads of them by role."""
+
+    @property
+    def name(self) -> str:
+        """Name of its node."""
+
+    def start(self) -> Arrays:
+        """Arrays before training, by "name/role"; the caller may change them in place."""
+
+    def feeds(self, values: Mapping[str, F32]) -> Arrays:
+        """What the model reads, by role."""
+
+    def gradients(self, found: Mapping[str, F32]) -> Arrays:
+        """Gradients of the arrays, from those of what the model read last, by role."""
+
+
+class TunedConstants(Trained, Protocol):
+    """Constants of one node that are trained."""
+
+    @property
+    def roles(self) -> Mapping[str, int]:
+        """Role -> number of the input."""
+
+    @property
+    def running(self) -> bool:
+        """Whether they follow the statistics of the batches."""
 
 
 @dataclass
@@ -52,7 +82,7 @@ class TunedLayer:
     def __post_init__(self) -> None:
         weight = self.node.inputs[1]
         assert weight is not None
-        self.name, self.op, self.shape = self.node.name, self.node.op, weight.dims
+        self.op, self.shape = self.node.op, weight.dims
         self.quantiser = WeightQuantiser(self.tensor)
         w = to_rows(self.op, weight.values)
         self._units["weight"] = np.maximum(self.quantiser.steps, np.float32(_SMALLEST))
@@ -65,6 +95,11 @@ class TunedLayer:
             mean = max(float(np.mean(spread)), _SMALLEST)
             self._units["bias"] = np.asarray(BIAS_SHARE * np.maximum(spread, 0.01 * mean), np.float32)
             self._start["bias"] = np.asarray(self.bias / self._units["bias"], np.float32)
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return self.node.name
 
     def start(self) -> Arrays:
         """Arrays before training, by "layer/role"; the caller may change them in place."""
@@ -146,7 +181,6 @@ class TunedNorm:
     _units: Arrays = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.name = self.node.name
         present = {i for i, v in enumerate(self.node.inputs) if v is not None and v.is_constant}
         wanted = {"scale": 1, "bias": 2} | ({"mean": 3, "variance": 4} if self.running else {})
         self.roles = {role: i for role, i in wanted.items() if i in present}
@@ -157,6 +191,11 @@ class TunedNorm:
             for role in ("scale", "bias")
             if role in self._initial
         }
+
+    @property
+    def name(self) -> str:
+        """Name of the node."""
+        return self.node.name
 
     def _constant(self, i: int) -> F32:
         value = self.node.inputs[i]

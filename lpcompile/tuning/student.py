@@ -12,10 +12,8 @@ from lpcompile.errors import GradientError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.tuning.parameters import TunedLayer, TunedNorm
+from lpcompile.tuning.parameters import Trained, TunedConstants, TunedLayer
 from lpcompile.tuning.targets import Compared
-
-Trained = TunedLayer | TunedNorm
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Student:
 def make_student(
     graph: LpGraph,
     layers: Sequence[TunedLayer],
-    norms: Sequence[TunedNorm],
+    norms: Sequence[TunedConstants],
     compared: Compared,
     scales: Sequence[float],
 ) -> Student:
@@ -53,7 +51,7 @@ def make_student(
     Args:
         graph: with float weights, activations rounded as planned; it becomes the judged graph.
         layers: of it, by name of their nodes.
-        norms: of it, by name of their nodes.
+        norms: of it, by name of their nodes; or others whose constants are trained.
         compared: what the loss compares, in this graph.
         scales: factor of each of them, for "mse".
 

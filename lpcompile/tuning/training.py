@@ -16,11 +16,12 @@ from lpcompile.analysis.calibration import RunFeeds
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.errors import GradientError, OutputError
 from lpcompile.formats.arrays import F32
+from lpcompile.tuning.activation_scales import TunedScale
 from lpcompile.tuning.batches import Samples
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.optimisers import Optimiser, Schedule, clip_norm
-from lpcompile.tuning.parameters import TunedLayer, TunedNorm
-from lpcompile.tuning.student import Student, Trained, parameter_feeds
+from lpcompile.tuning.parameters import Trained, TunedLayer, TunedNorm
+from lpcompile.tuning.student import Student, parameter_feeds
 
 Arrays = dict[str, F32]
 HELD_SHARE = 8  # one sample in eight decides which epoch is kept
@@ -70,6 +71,7 @@ class Training:
         batch: samples a step.
         clip: largest norm of all gradients together; 0: any.
         seed: of the order of samples.
+        scales: of activations, trained too.
         checkpoints: where the state goes after each epoch, or None.
         progress: called with (steps done, steps).
     """
@@ -87,11 +89,12 @@ class Training:
     batch: int
     clip: float = 0.0
     seed: int = 0
+    scales: Sequence[TunedScale] = ()
     checkpoints: Checkpoints | None = None
     progress: Callable[[int, int], None] = lambda _done, _total: None
 
     def __post_init__(self) -> None:
-        self.trained: list[Trained] = [*self.layers, *self.norms]
+        self.trained: list[Trained] = [*self.layers, *self.norms, *self.scales]
         self.values: Arrays = {k: a for t in self.trained for k, a in t.start().items()}
         self.best: Arrays = {}
         self.history = History()
@@ -196,6 +199,8 @@ class Training:
         self.method.step(self.values, gradients, rate)
         for layer in self.layers:
             layer.hold(self.values)
+        for scale in self.scales:
+            scale.hold(self.values)
         return total
 
     def _follow(self, found: Mapping[str, F32]) -> None:

@@ -110,6 +110,21 @@ def test_every_granularity_and_activation_width_trains(text: str, granularity: s
     assert report.metrics["loss_held_after"] < report.metrics["loss_held_before"]
 
 
+def test_ranges_of_narrow_activations_are_trained_if_asked_for() -> None:
+    found = start(activations="uint4")
+    old = found.graph.plan.activations
+    fixed, _ = tuned(found)
+    assert dict(fixed.plan.activations) == dict(old)
+    graph, report = tuned(found, f"{SHORT},ranges=narrow")
+    assert report.metrics["loss_held_after"] < report.metrics["loss_held_before"]
+    new = graph.plan.activations
+    moved = {t for t in new if new[t].scale != old[t].scale}
+    assert moved
+    assert moved <= {t for t in old if old[t].code_max < 255}
+    assert moved <= {c.node for c in report.changes if c.what == "range retrained"}
+    assert all(len({new[t].scale for t in new if new[t].tie_group == p.tie_group}) == 1 for p in new.values())
+
+
 def test_the_same_again_gives_the_same_plan_and_model(cnn: Quantized) -> None:
     (one, first), (two, second) = tuned(cnn), tuned(cnn)
     assert same_plan(one, two)

@@ -1,0 +1,1 @@
+"""Block reconstruction: rounding, scales and biases of a few layers are learned together, from float tensors."""
