@@ -2,7 +2,7 @@
 
 The first rounding saw the inputs of the float network. Here each layer's weights are aimed at the float layer's outputs
 from the inputs that all rounded layers before it give (the asymmetric term of [li2025]), and its bias takes the
-difference of the means, which is the empirical bias correction of [nagel2019, sec. 4.2]. Scales stay.
+difference of the means, which is the empirical bias correction of [nagel2019, sec. 4.2].
 
 How far weights may follow the mismatch of the samples is chosen on one half of them and judged on the other; where
 that does not pay, the layer keeps its codes and only its bias moves.
@@ -20,6 +20,7 @@ from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.rounding_loss import column_energy, ratio_db
 from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.analysis.segments import affordable_segments, segments
 from lpcompile.autodiff.losses import float_outputs
@@ -119,10 +120,10 @@ class _Requantizing:
         moments = [_moments(h, biased) for h in halves]
         whole, mean, rounded_mean = self._together(halves, biased)
         tensor, aimed = plan.tensor, "bias alone"
+        known = self.ctx.metrics.get(name)
         if plan.weight.rounding in METRIC_ROUNDINGS:
             ridge = chosen_ridge(rows, moments)
             target = rows if ridge is None else retargeted(rows, *whole, ridge=ridge)
-            known = self.ctx.metrics.get(name)
             damping = DAMPING if known is None else known.damping
             metric = InputMetric(whole[0], rounded_mean, biased, damping)
             floor = least_scale(self.graph, node, plan.kernel)
@@ -134,9 +135,22 @@ class _Requantizing:
         if biased:
             wide = (np.repeat(m, len(rows) // len(m), axis=0) for m in (mean, rounded_mean))
             shift = _shift(rows, tensor.dequantize(), *wide)
+        if tensor is plan.tensor and _equal(shift, plan.bias_correction):
+            self.report.skip(name, "its codes and its bias suit these inputs as they are")
+            return
         changed = int((tensor.codes != plan.tensor.codes).sum())
         self.report.change(node, f"rounded again ({aimed})", after=f"{changed} of {rows.size} codes changed")
-        plan = replace(plan, tensor=tensor, codes_sha256=tensor.digest(), bias_correction=shift)
+        signal, noise = column_energy(rows, tensor.dequantize())
+        plan = replace(
+            plan,
+            tensor=tensor,
+            codes_sha256=tensor.digest(),
+            bias_correction=shift,
+            weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
+            local_sqnr_db=plan.local_sqnr_db
+            if known is None
+            else ratio_db(*known.signal_and_noise(rows, tensor, known.step)),
+        )
         self.graph.plan = self.graph.plan.with_layer(name, plan)
 
     def _together(self, halves: Sequence[Mismatch], centred: bool) -> tuple[tuple[F32, F32], F64, F64]:
@@ -192,6 +206,10 @@ def _shift(rows: F32, rounded: F32, mean: F64, rounded_mean: F64) -> F32:
     """What makes the mean outputs those of the float layer, (C_out,)."""
     wanted = np.einsum("ok,ok->o", rows, mean) - np.einsum("ok,ok->o", rounded, rounded_mean)
     return np.asarray(wanted, np.float32)
+
+
+def _equal(one: F32 | None, other: F32 | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _plan(graph: LpGraph, name: str) -> LayerPlan:
