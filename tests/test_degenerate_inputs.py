@@ -1,4 +1,4 @@
-"""Networks and samples at the edge of what moments of inputs can tell: they compile and run, and stay near the model."""
+"""Networks and samples at the edge of what moments of inputs can tell: they compile, run, and stay near the model."""
 
 import functools
 

@@ -1,11 +1,17 @@
 """Metrics of a compilation's layers: who has one, who has none and why, and who shares."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from lpcompile.analysis import grams
 from lpcompile.analysis.calibration import Calibration
+from lpcompile.analysis.grams import Grams, gather_grams
 from lpcompile.analysis.product_sums import summing_bytes
+from lpcompile.ir.graph import LpGraph
 from lpcompile.passes import input_metrics as module
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.plan import Kernel
@@ -23,8 +29,8 @@ CONV = """m (float[2,4,5,5] x) => (float[2,6,4,4] y) <float[6,2,2,2] w, float[6]
 }"""
 
 
-def planned(text: str = NET, **options: int) -> tuple[Quantized, list[str]]:
-    found = quantized(text, NO_COSTS, **options)
+def planned(text: str = NET, *, calls: int = 40) -> tuple[Quantized, list[str]]:
+    found = quantized(text, NO_COSTS, calls=calls)
     return found, [n.name for n in found.graph.layers()]
 
 
@@ -64,13 +70,13 @@ def test_it_is_the_covariance_of_what_the_layer_reads(text: str) -> None:
 def test_they_are_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found, names = planned()
     before = dict(input_metrics(found.graph, found.context, names[:2]))
-    gathered: list[list[str]] = []
-    original = module.gather_grams
-    monkeypatch.setattr(
-        module,
-        "gather_grams",
-        lambda g, layers, *a, **k: (gathered.append(layers), original(g, layers, *a, **k))[1],
-    )
+    gathered: list[Sequence[str]] = []
+
+    def counted(graph: LpGraph, layers: Sequence[str], *args: Any, **options: Any) -> Grams:
+        gathered.append(layers)
+        return gather_grams(graph, layers, *args, **options)
+
+    monkeypatch.setattr(module, "gather_grams", counted)
     after = input_metrics(found.graph, found.context, names)
     input_metrics(found.graph, found.context, names)
     assert gathered == [names[2:]]
@@ -102,3 +108,22 @@ def test_a_matrix_that_is_too_large_is_left_out_alone(monkeypatch: pytest.Monkey
     metrics = input_metrics(found.graph, found.context, names)
     assert set(metrics) == {names[3]}
     assert found.context.without_metric == dict.fromkeys(names[:3], "a matrix of its 6 inputs is too large")
+
+
+def test_they_follow_the_width_of_the_input() -> None:
+    """A range of 4 bits that is chosen later brings its own noise; what was rounded for the old one is let go."""
+    found, names = planned()
+    ctx, graph = found.context, found.graph
+    wide = dict(input_metrics(graph, ctx, names))
+    ctx.rounded = {(n, graph.plan.layers[n].weight): graph.plan.layers[n] for n in names}
+    plan = graph.plan.activations["x"]
+    graph.plan = graph.plan.with_activation(
+        "x", replace(plan, format="uint4", scale=plan.scale * 17, zero_point=8)
+    )
+    narrow = input_metrics(graph, ctx, names)
+    added = (17**2 - 1) * plan.scale**2 / 12
+    np.testing.assert_allclose(
+        narrow[names[0]].matrix, wide[names[0]].matrix + added * np.eye(6), rtol=1e-4, atol=1e-6
+    )
+    assert narrow[names[3]] is wide[names[3]]  # reads another tensor
+    assert {n for n, _ in ctx.rounded} == {names[3]}

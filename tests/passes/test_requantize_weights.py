@@ -12,6 +12,7 @@ from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.passes import requantize_weights
+from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.runtime.execution import observer
 from tests.networks import without_costs
@@ -232,7 +233,7 @@ def test_scales_keep_the_bias_within_the_accumulator() -> None:
     found = quantized(model, f"{NO_COSTS},{GPTQ},{NAME}", calls=8)
     node, layer = found.graph.node("depthwise"), found.layers["depthwise"]
     assert layer.kernel is Kernel.INTEGER
-    floor = requantize_weights.least_scale(found.graph, node, layer.kernel)
+    floor = least_scale(found.graph, node, layer.kernel)
     assert floor is not None
     assert layer.tensor is not None
     _, scale = layer.tensor.int8_image()
