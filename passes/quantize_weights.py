@@ -16,7 +16,7 @@ from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.input_metric import ROUNDS
 from lpcompile.records import PassReport
@@ -24,7 +24,6 @@ from lpcompile.records import PassReport
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
-ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 The first rounding saw the inputs of the float network. Here each layer's weights are aimed at the float layer's outputs
 from the inputs that all rounded layers before it give (the asymmetric term of [li2025]), and its bias takes the
-difference of the means, which is the empirical bias correction of [nagel2019, sec. 4.2]. Scales stay.
+difference of the means, which is the empirical bias correction of [nagel2019, sec. 4.2].
 
 How far weights may follow the mismatch of the samples is chosen on one half of them and judged on the other; where
 that does not pay, the layer keeps its codes and only its bias moves.
@@ -21,6 +21,7 @@ from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.rounding_loss import column_energy, ratio_db
 from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.analysis.segments import affordable_segments, segments
 from lpcompile.autodiff.losses import float_outputs
@@ -42,6 +43,7 @@ from lpcompile.records import PassReport
 
 THREADS = 2
 LEAST_PER_INPUT = 4  # positions of a half
+SUITS = "its codes and its bias suit these inputs as they are"
 STAYS = "its codes were not chosen by the moments of its inputs, and it has no bias"
 
 
@@ -103,8 +105,11 @@ class _Requantizing:
                 known = [n for n in wanted if n not in left_out]
                 plans = pool.map(lambda n: self._layer(n, [f[n] for f in found]), known)  # noqa: B023
                 for name, (plan, what, after) in zip(known, plans, strict=True):
-                    self.graph.plan = self.graph.plan.with_layer(name, plan)
-                    self.report.change(name, what, after=after)
+                    if what:
+                        self.graph.plan = self.graph.plan.with_layer(name, plan)
+                        self.report.change(name, what, after=after)
+                    else:
+                        self.report.skip(name, SUITS)
                 for name in part:
                     if name not in wanted:
                         self.report.skip(name, STAYS)
@@ -128,10 +133,10 @@ class _Requantizing:
         moments = [_moments(h, biased) for h in halves]
         whole, mean, rounded_mean = self._together(halves, biased)
         tensor, aimed = plan.tensor, "bias alone"
+        known = self.ctx.metrics.get(name)
         if plan.weight.rounding in METRIC_ROUNDINGS:
             ridge = chosen_ridge(rows, moments)
             target = rows if ridge is None else retargeted(rows, *whole, ridge=ridge)
-            known = self.ctx.metrics.get(name)
             damping = DAMPING if known is None else known.damping
             metric = InputMetric(whole[0], rounded_mean, biased, damping)
             floor = least_scale(self.graph, node, plan.kernel)
@@ -144,7 +149,19 @@ class _Requantizing:
             wide = (np.repeat(m, len(rows) // len(m), axis=0) for m in (mean, rounded_mean))
             shift = _shift(rows, tensor.dequantize(), *wide)
         changed = int((tensor.codes != plan.tensor.codes).sum())
-        plan = replace(plan, tensor=tensor, codes_sha256=tensor.digest(), bias_correction=shift)
+        if tensor is plan.tensor and _equal(shift, plan.bias_correction):
+            return plan, "", ""
+        signal, noise = column_energy(rows, tensor.dequantize())
+        plan = replace(
+            plan,
+            tensor=tensor,
+            codes_sha256=tensor.digest(),
+            bias_correction=shift,
+            weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
+            local_sqnr_db=plan.local_sqnr_db
+            if known is None
+            else ratio_db(*known.signal_and_noise(rows, tensor, known.step)),
+        )
         return plan, f"rounded again ({aimed})", f"{changed} of {rows.size} codes changed"
 
     def _together(self, halves: Sequence[Mismatch], centred: bool) -> tuple[tuple[F32, F32], F64, F64]:
@@ -206,6 +223,10 @@ def widest(graph: LpGraph) -> int:
     """The most products that an output of a rounded layer sums."""
     plans = graph.plan.layers
     return max((p.tensor.shape[1] for p in plans.values() if p.tensor is not None), default=1)
+
+
+def _equal(one: F32 | None, other: F32 | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _plan(graph: LpGraph, name: str) -> LayerPlan:
