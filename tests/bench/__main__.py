@@ -1,4 +1,5 @@
-"""Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--quick]`.
+"""Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--effort N,N]
+[--quick]`.
 
 Times are ratios of interleaved runs on one thread, since machines differ and are shared. This is no test.
 """
@@ -27,6 +28,7 @@ TABLES = (
     "tuning",
     "candidates",
     "compile_time",
+    "rounding_time",
     "startup",
     "determinism",
     "encode",
@@ -49,6 +51,7 @@ NEED_ZOO = (
     "speed",
     "four_bit",
     "groups",
+    "rounding_time",
     "tuning",
     "determinism",
     "autodiff",
