@@ -88,7 +88,7 @@ def test_beside_other_tools() -> None:
             Baseline("W4A8", "broken", "e", None, None, None, 1000, 99.0),
         ],
     )
-    ours = Ours(8.0, 8.16, 0.02, None, None, None, 18.0, 900, 4.5, 10.0)
+    ours = Ours(8.0, 8.16, 0.02, None, None, None, 18.0, 900, 700, 4.5, 10.0)
     row = dict(zip(HEADER, ("entry", "auto", 1, *compared(ours, "W4A8", others, "perplexity")), strict=True))
     assert row["best other"] == "slow a"
     assert row["SQNR gain dB"] == pytest.approx(-2.0)

@@ -25,7 +25,7 @@ QUICK_SAMPLES = 100
 EFFORTS = (1,)
 SQNR_SAMPLES = 64
 HEADER = ("entry", "config", "effort", "widths", "metric", "float score", "score", "drop", "b", "c",
-          "drop standard error", "SQNR dB", "bytes", "bits a weight", "seconds", "best other", "its SQNR dB",
+          "drop standard error", "SQNR dB", "bytes", "constants bytes", "bits a weight", "seconds", "best other", "its SQNR dB",
           "SQNR gain dB", "its bytes", "bytes / its bytes", "its drop", "drop gain", "its seconds", "slower others",
           "slower and beaten", "slower and not beaten")  # fmt: skip
 
@@ -55,7 +55,7 @@ class Ours:
         float_score, score: the entry's metric.
         drop: positive where the model is worse; of perplexity relative to the float model's.
         lost, won, error: of paired samples and the standard error of the drop, where the metric is top-1.
-        sqnr_db, size, bits, seconds: as the columns say.
+        sqnr_db, size, constants, bits, seconds: as the columns say; constants are those of the graph, not of functions.
     """
 
     float_score: float
@@ -66,6 +66,7 @@ class Ours:
     error: float | None
     sqnr_db: float
     size: int
+    constants: int
     bits: float
     seconds: float
 
@@ -121,7 +122,8 @@ def measured(zoo: Zoo, entry: str, options: Mapping[str, Any], was: float, limit
     seconds = time.perf_counter() - start
     model = bytes(made.model.SerializeToString(deterministic=True))
     bits = float(made.report["totals"]["bits_per_weight"])
-    rest = (zoo.sqnr_db(entry, model, SQNR_SAMPLES), len(model), bits, seconds)
+    constants = sum(t.ByteSize() for t in made.model.graph.initializer)
+    rest = (zoo.sqnr_db(entry, model, SQNR_SAMPLES), len(model), constants, bits, seconds)
     if zoo.entries[entry]["metric"] == "top1":
         pair = zoo.paired(entry, model, limit)
         return Ours(was, was - pair.drop, pair.drop, pair.lost, pair.won, pair.standard_error, *rest)
@@ -134,7 +136,7 @@ def measured(zoo: Zoo, entry: str, options: Mapping[str, Any], was: float, limit
 def compared(ours: Ours, widths: str, others: EntryBaselines | None, metric: str) -> tuple[Cell, ...]:
     """The cells of a row after the effort."""
     own: tuple[Cell, ...] = (widths, metric, ours.float_score, ours.score, ours.drop, ours.lost, ours.won, ours.error,
-                             ours.sqnr_db, ours.size, ours.bits, ours.seconds)  # fmt: skip
+                             ours.sqnr_db, ours.size, ours.constants, ours.bits, ours.seconds)  # fmt: skip
     rows = [] if others is None else others.of(widths)
     if others is None or not rows:
         return (*own, *[None] * (len(HEADER) - 3 - len(own)))
