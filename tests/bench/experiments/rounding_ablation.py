@@ -78,6 +78,8 @@ STEPS = (
     Step("damping 0.01", "left out", ONCE, variation=Variation(damped=False)),
     Step("scales by the diagonal", "left out", ONCE, variation=Variation(conditional=False)),
     Step("biases as they are", "left out", ONCE, variation=Variation(centred=False), after=""),
+    Step("damping 0.01, again", "left out", WHOLE, variation=Variation(damped=False), after=AGAIN),
+    Step("scales by the diagonal, again", "left out", WHOLE, variation=Variation(conditional=False), after=AGAIN),
     Step("kernel-sums, biases again", "left out", WHOLE, "kernel-sums", after=AGAIN),
     Step("nearest, biases again", "left out", WHOLE, "nearest", after=AGAIN),
     Step("orders", "on top", ONCE, variation=Variation(orders=True)),
