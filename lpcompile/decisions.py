@@ -20,7 +20,7 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import METRIC_ROUNDINGS, ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import ROUNDINGS, ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 
 SCHEMA = 1
@@ -30,7 +30,6 @@ WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
-ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
 _HINT = "compile once without --decisions and edit the decisions.toml it writes"
 

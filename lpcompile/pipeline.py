@@ -52,7 +52,6 @@ class PassContext:
         activations: how a later pass will round activations; None where none does.
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
         metrics: of rounding errors, by layer, once a pass has gathered them.
-        metric_settings: what a metric depends on beside the samples, by layer; see `passes.input_metrics`.
         without_metric: layers that have none, and why.
         ranges: how planned activations got theirs, so that other widths can be weighed; None where none is planned.
         layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
@@ -78,7 +77,6 @@ class PassContext:
     activations: ActivationOptions | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     metrics: dict[str, InputMetric] = field(default_factory=dict)
-    metric_settings: dict[str, tuple[bool, float]] = field(default_factory=dict)
     without_metric: dict[str, str] = field(default_factory=dict)
     ranges: ActivationRanges | None = None
     layer_formats: tuple[str, ...] = ()

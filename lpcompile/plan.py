@@ -20,6 +20,7 @@ V = TypeVar("V")
 
 
 METRIC_ROUNDINGS = ("gptq",)  # those that need the moments of a layer's inputs
+ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 
 class Kernel(StrEnum):
@@ -66,7 +67,7 @@ class WeightPlan:
         granularity: "tensor", "channel" or "group<N>" (integer group scales, N inputs each).
         scale_rule: one of `quant.fit.RULES` or, per tensor or channel, of its LIMITED_RULES.
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
-        rounding: how codes are chosen: "nearest", "kernel-sums" or one of METRIC_ROUNDINGS.
+        rounding: how codes are chosen: one of ROUNDINGS.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
     """
 

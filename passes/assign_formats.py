@@ -44,6 +44,7 @@ from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
@@ -114,6 +115,7 @@ class AssignFormats(Pass):
         if ctx.decisions is not None:
             for name, layer in graph.plan.layers.items():
                 report.skip(name, f"{layer.weight.format}, as decided in the file")
+            self._metrics(graph, ctx)  # biases are corrected by them
             return report
         overrides = parse_overrides(ctx.layer_formats)
         for pattern in unmatched(overrides, (n.name for n in graph.layers())):
@@ -275,12 +277,18 @@ class AssignFormats(Pass):
             ctx.open_patched,
             ctx.progress,
             ctx.warnings,
-            input_metrics(graph, ctx, self._by_metric(graph)) if self.rounding in METRIC_ROUNDINGS else {},
+            self._metrics(graph, ctx),
             self._sensitivity,
         )
 
-    def _by_metric(self, graph: LpGraph) -> list[str]:
-        return [n.name for n in graph.layers() if graph.plan.layers[n.name].kernel is not Kernel.FLOAT]
+    def _metrics(self, graph: LpGraph, ctx: PassContext) -> Mapping[str, InputMetric]:
+        """Metrics of all layers that are rounded, where any format is to be rounded by them."""
+        if self.rounding not in METRIC_ROUNDINGS:
+            return {}
+        plans = graph.plan.layers
+        return input_metrics(
+            graph, ctx, [n.name for n in graph.layers() if plans[n.name].kernel is not Kernel.FLOAT]
+        )
 
     def _groups(
         self, graph: LpGraph, ctx: PassContext, pricing: Pricing, layers: Sequence[ScoredLayer]

@@ -18,7 +18,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel
+from lpcompile.plan import Kernel
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
@@ -48,9 +48,7 @@ class CorrectBias(Pass):
                 report.skip(node, reason)
                 continue
             weight = node.inputs[1]
-            # a metric that rounded only candidates is not there in a replay
-            metrics = ctx.metrics if layer.weight.rounding in METRIC_ROUNDINGS else {}
-            mean = mean_inputs(node, ctx.statistics, metrics)
+            mean = mean_inputs(node, ctx.statistics, ctx.metrics)
             if mean is None or weight is None:
                 report.skip(node, "no calibration data, so the mean of its input is not known")
                 continue

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lpcompile.analysis.grams import Gram, gather_grams
+from lpcompile.analysis.grams import Gram, gather_grams, readings_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.pipeline import PassContext
@@ -19,13 +19,15 @@ STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Mapping[str, InputMetric]:
     """Metrics of layers by name; those without samples, or whose matrix is too large, have none.
 
+    They depend on the graph, its activations and the samples alone, not on who asked before: a replay rounds alike.
+
     Args:
         graph: float graph whose plan knows kernels and activations.
         ctx: keeps them.
         names: of layers.
     """
     calibration = ctx.calibration
-    missing = [n for n in names if n not in ctx.metrics and n not in ctx.without_metric]
+    missing = [n for n in names if n not in ctx.without_metric and not _known(graph, n, ctx.metrics.get(n))]
     if not missing:
         return ctx.metrics
     if calibration is None or calibration.generated or ctx.observe is None:
@@ -40,29 +42,24 @@ def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Map
         progress=lambda done, total: ctx.progress("gathering moments of inputs", done, total),
     )
     ctx.without_metric |= grams.left_out
-    ctx.metric_settings |= {name: _setting(graph, name) for name in grams}
-    settings = {name: (id(gram), *_setting(graph, name)) for name, gram in grams.items()}
-    first = {setting: name for name, setting in reversed(settings.items())}
+    readings, _ = readings_of(graph, [n.name for n in graph.layers()])
+    first = {reading: name for name, reading in reversed(readings.items())}
+    settings = {name: (first[readings[name]], *_setting(graph, name)) for name in grams}
     # Readings are independent and numpy releases the interpreter lock: two at a time.
     with ThreadPoolExecutor(THREADS) as pool:
-        made = pool.map(lambda item: _metric(graph, item[1], grams[item[1]], *item[0][1:]), first.items())
-        shared = dict(zip(first, made, strict=True))
+        different = {setting: name for name, setting in settings.items()}
+        made = pool.map(lambda item: _metric(graph, grams[item[1]], *item[0]), different.items())
+        shared = dict(zip(different, made, strict=True))
+    stale = ctx.metrics.keys() & set(missing)
+    for key in [k for k in ctx.rounded if k[0] in stale]:
+        del ctx.rounded[key]
     ctx.metrics |= {name: shared[setting] for name, setting in settings.items()}
     return ctx.metrics
 
 
-def forget_outdated(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> None:
-    """Let go of metrics whose layers read activations of another step now, and of what was rounded by them.
-
-    Formats are assigned before the widths of activations are final; a replay knows those from the start, and must round
-    by the same metric.
-    """
-    known = ctx.metric_settings
-    outdated = {n for n in names if n in known and n in ctx.metrics and known[n] != _setting(graph, n)}
-    for name in outdated:
-        del ctx.metrics[name]
-    for key in [k for k in ctx.rounded if k[0] in outdated]:
-        del ctx.rounded[key]
+def _known(graph: LpGraph, name: str, metric: InputMetric | None) -> bool:
+    """Whether a metric is that of the layer as it is planned now."""
+    return metric is not None and (metric.centred, metric.step) == _setting(graph, name)
 
 
 def _setting(graph: LpGraph, name: str) -> tuple[bool, float]:
@@ -73,8 +70,9 @@ def _setting(graph: LpGraph, name: str) -> tuple[bool, float]:
     return not bias_obstacle(node, kernel), 0.0 if plan is None else plan.scale
 
 
-def _metric(graph: LpGraph, name: str, gram: Gram, centred: bool, step: float) -> InputMetric:
-    node = graph.node(name)
+def _metric(graph: LpGraph, gram: Gram, first: str, centred: bool, step: float) -> InputMetric:
+    """One metric for all layers that read alike; the weights of the first one in the graph choose the damping."""
+    node = graph.node(first)
     weight = node.inputs[1]
     assert weight is not None
     halves = [InputMetric.of(h.matrix, h.mean, centred=centred, step=step).matrix for h in gram.halves]

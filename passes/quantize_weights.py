@@ -13,10 +13,10 @@ from lpcompile.formats.planned import format_of, planned_name, short_name
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.input_metrics import forget_outdated, input_metrics
+from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.input_metric import ROUNDS
 from lpcompile.records import PassReport
@@ -24,7 +24,6 @@ from lpcompile.records import PassReport
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
-ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,6 @@ class QuantizeWeights(Pass):
         ]
         todo = [n for n in todo if graph.plan.layers[n.name].tensor is None]
         wanting = [n.name for n in todo if self._decided(graph, n).rounding in METRIC_ROUNDINGS]
-        forget_outdated(graph, ctx, wanting)
         input_metrics(graph, ctx, wanting)
         for name in wanting:
             if reason := ctx.without_metric.get(name):

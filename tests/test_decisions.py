@@ -1,5 +1,6 @@
 """decisions.toml: written, edited by hand, replayed, refused."""
 
+import functools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,16 @@ TOY = "residual_add"
 LAYER = '[layers."Conv_0"]'
 
 
+@functools.cache
+def made() -> lpcompile.Artefacts:
+    return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8")
+
+
 @pytest.fixture
 def text(monkeypatch: pytest.MonkeyPatch) -> str:
     """The decisions of a small residual block: Conv_0, Conv_2 and the activations around them."""
     without_costs(monkeypatch)
-    return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8").decisions
+    return made().decisions
 
 
 def replayed(text: str, folder: Path) -> lpcompile.Artefacts:
@@ -60,37 +66,36 @@ def test_it_is_made_for_people(text: str) -> None:
 
 def test_an_edited_format(text: str, tmp_path: Path) -> None:
     changed = edited(text, LAYER, "format", '"posit4"')
-    made = replayed(edited(changed, LAYER, "granularity", '"channel"'), tmp_path)
-    rows = {r["name"]: (r["weight_format"], r["weight_granularity"]) for r in made.report["layers"]}
+    found = replayed(edited(changed, LAYER, "granularity", '"channel"'), tmp_path)
+    rows = {r["name"]: (r["weight_format"], r["weight_granularity"]) for r in found.report["layers"]}
     assert rows == {"Conv_0": ("posit4", "channel"), "Conv_2": ("fixp4", "group32")}
-    assert any("'Conv_0': its codes are not those" in w for w in made.report["warnings"])
-    assert made.report["quality"]["sqnr_db_output"] > 10
+    assert any("'Conv_0': its codes are not those" in w for w in found.report["warnings"])
+    assert found.report["quality"]["sqnr_db_output"] > 10
 
 
 def test_an_edited_kernel(text: str, tmp_path: Path) -> None:
-    made = replayed(edited(text, LAYER, "kernel", '"weight-only"'), tmp_path)
-    rows = {r["name"]: r["activation_format"] for r in made.report["layers"]}
+    found = replayed(edited(text, LAYER, "kernel", '"weight-only"'), tmp_path)
+    rows = {r["name"]: r["activation_format"] for r in found.report["layers"]}
     assert rows == {"Conv_0": "float32", "Conv_2": "uint8"}
-    made = replayed(edited(text, LAYER, "kernel", '"float"'), tmp_path)
-    assert {r["name"]: r["weight_format"] for r in made.report["layers"]}["Conv_0"] == "float32"
+    found = replayed(edited(text, LAYER, "kernel", '"float"'), tmp_path)
+    assert {r["name"]: r["weight_format"] for r in found.report["layers"]}["Conv_0"] == "float32"
 
 
 def test_an_edited_scale_is_taken(text: str, tmp_path: Path) -> None:
     data = tomllib.loads(text)
     name, plan = next(iter(data["activations"].items()))
-    made = replayed(edited(text, f'[activations."{name}"]', "scale", repr(plan["scale"] * 4)), tmp_path)
-    again = tomllib.loads(made.decisions)["activations"][name]
+    again_made = replayed(edited(text, f'[activations."{name}"]', "scale", repr(plan["scale"] * 4)), tmp_path)
+    again = tomllib.loads(again_made.decisions)["activations"][name]
     assert again["scale"] == pytest.approx(plan["scale"] * 4)
-    usual = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8").report["quality"]
-    assert made.report["quality"]["sqnr_db_output"] < usual["sqnr_db_output"]
+    assert again_made.report["quality"]["sqnr_db_output"] < made().report["quality"]["sqnr_db_output"]
 
 
 def test_a_layer_that_is_left_out_stays_float(text: str, tmp_path: Path) -> None:
-    made = replayed(without_table(text, LAYER), tmp_path)
-    rows = {r["name"]: r for r in made.report["layers"]}
+    found = replayed(without_table(text, LAYER), tmp_path)
+    rows = {r["name"]: r for r in found.report["layers"]}
     assert rows["Conv_0"]["weight_format"] == "float32"
     assert rows["Conv_0"]["reason"] == "not in the decisions"
-    assert any("'Conv_0' is not in the decisions" in w for w in made.report["warnings"])
+    assert any("'Conv_0' is not in the decisions" in w for w in found.report["warnings"])
 
 
 def renamed(text: str) -> str:

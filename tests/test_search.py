@@ -35,7 +35,7 @@ quantize-weights{{format=fixp4,granularity=group,group-size=32,rule=output-mse,s
 '''
 """
 ASSIGN = "assign-formats{formats=fixp4+nf4+int8,granularities=channel+group16,joint=2,samples=16},"
-SQNR = 41.0  # between what 4 bits and 8 bits give
+SQNR = 44.0  # between what 4 bits and 8 bits give
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_the_summary_has_a_line_of_it(found: lpcompile.Artefacts) -> None:
     (line,) = [row for row in summary(found.report).splitlines() if row.startswith("search")]
     search = found.report["search"]
     assert f"{search['avg_bits']:.2f} bits after {search['evaluated']} evaluations: sqnr-db" in line
-    assert "(bound 41)" in line
+    assert "(bound 44)" in line
 
 
 def test_what_was_kept_is_what_a_compilation_at_that_width_gives(
@@ -241,7 +241,7 @@ def test_what_misses_a_bound_on_held_back_calls_is_asked_for_with_more_to_spare(
     monkeypatch.setattr(trials.Trials, "judged", worse)
     found = compiled(recipe, budget={"sqnr-db": SQNR})
     search = found.report["search"]
-    assert any("not on the judging calls: sqnr-db 39" in note for note in search["notes"])
+    assert any(f"not on the judging calls: sqnr-db {SQNR - 2:g}" in note for note in search["notes"])
     (chosen,) = [e for e in search["evaluations"] if e["avg_bits"] == search["avg_bits"]]
     assert chosen["values"]["sqnr-db"] >= SQNR + 2
 

@@ -110,7 +110,8 @@ class Judge:
         """Run all calls and compare."""
         terms: dict[str, list[F64]] = {"kl": [], "noise": [], "loss": []}
         for i, call in enumerate(self.calls):
-            found, base = run(call), self._float[i]
+            base = self._float[i]
+            found = _comparable(base, run(call))
             terms["noise"].append(self._noise(base, found))
             if self._classes:
                 pairs = [(_classes_last(base[o]), _classes_last(found[o])) for o in self._classes]
@@ -123,7 +124,7 @@ class Judge:
     def noise_terms(self, run: RunFeeds) -> F64:
         """Noise power over signal power of every sample (or call), the mean over outputs."""
         pairs = zip(self.calls, self._float, strict=True)
-        return concatenated([self._noise(base, run(call)) for call, base in pairs])
+        return concatenated([self._noise(base, _comparable(base, run(call))) for call, base in pairs])
 
     def _noise(self, base: Feeds, found: Feeds) -> F64:
         parts = []
@@ -283,6 +284,14 @@ def check_labels(labels: NDArray[Any], logits_shape: Sequence[int]) -> None:
 def _finite(x: NDArray[Any]) -> F64:
     wide = x.astype(np.float64)
     return np.where(np.isfinite(wide), wide, 0.0)
+
+
+def _comparable(base: Feeds, found: Feeds) -> Feeds:
+    """Outputs; one whose length depends on data and came out another holds nothing."""
+    return {
+        k: v if k not in base or v.shape == base[k].shape else np.full(base[k].shape, np.nan)
+        for k, v in found.items()
+    }
 
 
 def _gap(base: NDArray[Any], found: NDArray[Any]) -> F64:

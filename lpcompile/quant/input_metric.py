@@ -29,12 +29,14 @@ class InputMetric:
         mean: E[x], (G, K).
         centred: whether H is the covariance: the layer's bias must then take the mean of the error.
         damping: added to the diagonal while codes are chosen, relative to its mean.
+        step: of the input's quantiser, whose noise H holds; 0 where floats are read.
     """
 
     matrix: F32
     mean: F64
     centred: bool
     damping: float = DAMPING
+    step: float = 0.0
 
     @classmethod
     def of(
@@ -46,7 +48,7 @@ class InputMetric:
             moments: E[x x^T], (G, K, K).
             mean: E[x], (G, K).
             centred: whether the bias takes the mean of the error away.
-            step: of the input's quantiser; 0 where floats are read.
+            step: see the attribute.
             damping: see the attribute.
         """
         if not centred and not step:
@@ -56,7 +58,7 @@ class InputMetric:
             matrix -= mean[:, :, None] * mean[:, None, :]
         at = np.arange(matrix.shape[1])
         matrix[:, at, at] = np.maximum(matrix[:, at, at], 0) + step**2 / 12
-        return cls(matrix.astype(np.float32), mean, centred, damping)
+        return cls(matrix.astype(np.float32), mean, centred, damping, step)
 
     @cached_property
     def factors(self) -> GramFactor:

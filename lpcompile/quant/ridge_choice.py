@@ -9,6 +9,7 @@ from lpcompile.quant.mismatch import retargeted
 
 RIDGES = (0.01, 0.1, 1.0)
 BOTH_WAYS = 128  # inputs up to which each half judges the other
+_MARGIN = 1e-6  # relative: less is rounding of float32
 
 
 def chosen_ridge(rows: F32, halves: Sequence[tuple[F32, F32]]) -> float | None:
@@ -31,7 +32,8 @@ def chosen_ridge(rows: F32, halves: Sequence[tuple[F32, F32]]) -> float | None:
             aimed = retargeted(rows, *halves[chosen], ridge=ridge)
             losses[i] += output_distance(rows, aimed, *halves[judged])
     best = int(np.argmin(losses))
-    return None if best == len(RIDGES) else RIDGES[best]
+    as_they_are = losses[-1]
+    return None if losses[best] >= as_they_are - _MARGIN * abs(as_they_are) else RIDGES[best]
 
 
 def output_distance(rows: F32, found: F32, gram: F32, cross: F32) -> float:

@@ -241,3 +241,46 @@ def test_an_input_that_never_changes_has_a_matrix_of_rank_one() -> None:
     gram = gather_grams(graph, [name], observe, calls)[name]
     np.testing.assert_allclose(gram.matrix[0], np.outer(np.arange(6), np.arange(6)), rtol=1e-6)
     np.testing.assert_allclose(gram.mean[0], np.arange(6))
+
+
+@pytest.mark.parametrize("most_rows", [None, 24])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_halves_are_those_of_every_other_call_and_combine_to_the_whole(
+    count: int, most_rows: int | None
+) -> None:
+    graph = LpGraph.from_proto(
+        parse_model(
+            "m (float[N,4,H,6] x) => (float[N,4,A,B] y) <float[4,2,2,3] w> { y = Conv <group = 2> (x, w) }"
+        )
+    )
+    rng = np.random.default_rng(0)
+    calls = [{"x": rng.normal(i, 1 + i, (1 + i, 4, 3 + i, 6)).astype(np.float32)} for i in range(count)]
+    name = graph.layers()[0].name
+    whole = gather_grams(graph, [name], observe, calls, most_rows=most_rows)[name]
+    first, second = whole.halves
+    assert whole.rows == first.rows + second.rows
+    assert not first.halves
+    positions = [(1 + i) * (2 + i) * 4 for i in range(count)]
+    shares = [sum(positions[part::2]) / sum(positions) for part in range(2)]
+    for attribute in ("matrix", "mean"):
+        together = sum(s * getattr(h, attribute) for s, h in zip(shares, whole.halves, strict=True))
+        np.testing.assert_allclose(getattr(whole, attribute), together, rtol=1e-5, atol=1e-6)
+    if most_rows is None:
+        for part, found in enumerate(whole.halves):
+            alone = gather_grams(graph, [name], observe, calls[part::2])[name]
+            np.testing.assert_allclose(found.matrix, alone.matrix, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(found.mean, alone.mean, rtol=1e-6)
+            assert found.rows == alone.rows
+
+
+def test_one_call_has_no_halves_and_an_empty_one_makes_none() -> None:
+    graph = LpGraph.from_proto(
+        parse_model("m (float[N,4] x) => (float[N,3] y) <float[4,3] w> { y = MatMul (x, w) }")
+    )
+    name, rng = graph.layers()[0].name, np.random.default_rng(0)
+    full, empty = ({"x": rng.normal(size=(n, 4)).astype(np.float32)} for n in (5, 0))
+    one = gather_grams(graph, [name], observe, [full])[name]
+    assert one.halves == ()
+    beside = gather_grams(graph, [name], observe, [full, empty])[name]
+    assert beside.halves == ()
+    np.testing.assert_array_equal(beside.matrix, one.matrix)

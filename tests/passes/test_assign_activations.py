@@ -27,7 +27,7 @@ NET = """m (float[N,3,8,8] x) => (float[N,5] y)
     e = Add (p, t)  u = Relu (e)
     g = GlobalAveragePool (u)  f = Flatten (g)  y = Gemm <transB = 1> (f, w4, b4)
 }"""
-ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse},correct-bias"
+ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse,sweeps=0},correct-bias"
 SMALL = "formats=fixp4+int8,granularities=channel,joint=0"
 
 

@@ -22,7 +22,7 @@ CNN = """m (float[N,3,8,8] x) => (float[N,5] y)
     c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)  s = Relu (c)
     g = GlobalAveragePool (s)  f = Flatten (g)  y = Gemm <transB = 1> (f, w3, b3)
 }"""
-ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse},correct-bias"
+ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse,sweeps=0},correct-bias"
 SMALL = "formats=fixp4+posit4+nf4+int8,granularities=channel+group16"
 
 

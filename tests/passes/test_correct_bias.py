@@ -124,3 +124,13 @@ def test_a_convolution_without_bias_gets_one() -> None:
     found = quantized(text, ALL)
     assert found.layer("Conv").bias_correction is not None
     assert found.sqnr_db() > 12
+
+
+def test_what_was_corrected_when_it_was_rounded_stays() -> None:
+    found = quantized(CNN, f"{NO_COSTS},quantize-weights{{format=fixp4,rounding=gptq}}")
+    before = found.graph.copy()
+    report = found.rerun("correct-bias")["correct-bias"]
+    assert {s.reason for s in report.skips} == {"its bias was corrected when its weights were rounded"}
+    assert [s.node for s in report.skips] == [n.name for n in found.graph.layers()]
+    assert report.changes == []
+    assert same_plan(before, found.graph)

@@ -171,3 +171,36 @@ def test_a_format_that_does_not_exist_draws_the_nearest() -> None:
     assert caught.value.message == "no number format is called 'fixp44'"
     assert caught.value.hint is not None
     assert "fixp4" in caught.value.hint
+
+
+GPTQ = f"format=fixp4,{GROUPED},rounding=gptq"
+
+
+def test_gptq_lowers_the_noise_of_the_outputs_and_corrects_biases() -> None:
+    """Where inputs are alike, errors of their weights make up for each other."""
+    text = """m (float[16,24] x) => (float[16,8] y) <float[96,64] w, float[64] b, float[64,8] v> {
+        c = Concat <axis = 1> (x, x, x, x)  h = Gemm (c, w, b)  r = Relu (h)  y = MatMul (r, v)
+    }"""
+    nearest, found = (with_weights(o, text, calls=20) for o in (f"format=fixp4,{GROUPED}", GPTQ))
+    assert found.sqnr_db() > nearest.sqnr_db() + 2
+    assert weight_sqnr_db(found) < weight_sqnr_db(nearest)  # the weights themselves are further away
+    assert {layer.weight.rounding for layer in found.layers.values()} == {"gptq"}
+    assert found.layer("Gemm").bias_correction is not None
+    assert found.layer("MatMul").bias_correction is None
+
+
+def test_without_samples_gptq_says_what_it_cannot_regard() -> None:
+    found = with_weights(GPTQ, calls=0)
+    reason = "not rounded with regard to its outputs: no calibration data, so its inputs are not known"
+    assert found.skip_reason("quantize-weights", "Gemm") == reason
+    assert found.skip_reason("quantize-weights", "MatMul") == reason
+    assert {layer.weight.rounding for layer in found.layers.values()} == {"kernel-sums"}
+    assert found.sqnr_db() > 12
+
+
+def test_sweeps_end_below_gptq_alone_and_cannot_be_negative() -> None:
+    alone, swept = (with_weights(f"{GPTQ},sweeps={n}", calls=60) for n in (0, 2))
+    pairs = [(alone.layer(op).local_sqnr_db, swept.layer(op).local_sqnr_db) for op in ("Gemm", "MatMul")]
+    assert all(a is not None and b is not None and a < b for a, b in pairs)
+    with pytest.raises(PassOptionError, match="'sweeps' is at least 0"):
+        QuantizeWeights.configured({"sweeps": "-1"})
