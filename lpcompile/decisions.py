@@ -69,7 +69,8 @@ def write_decisions(decisions: Decisions) -> str:
         lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
     for name, activation in decisions.plan.activations.items():
         lines += ["", f"[activations.{_toml(name)}]"]
-        lines += [f"{key} = {_toml(getattr(activation, key))}" for key in ACTIVATION_KEYS]
+        known = [key for key in ACTIVATION_KEYS if key != "start" or activation.start]
+        lines += [f"{key} = {_toml(getattr(activation, key))}" for key in known]
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
         lines += [f"{_toml(name)} = {_toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
@@ -188,20 +189,23 @@ def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
     if fmt not in ("uint8", "uint4"):
         raise DecisionsError(f"activation '{name}': no format '{fmt}'", hint="activations are uint8 or uint4")
     scale, zero = table.get("scale"), table.get("zero_point")
-    if (
-        isinstance(scale, bool)
-        or not isinstance(scale, (int, float))
-        or not 0 < float(np.float32(scale)) < np.inf
-    ):
-        raise DecisionsError(f"activation '{name}': scale {scale!r} is no positive number", hint=_HINT)
+    for key, number in (("scale", scale), ("start", table.get("start", 1.0))):
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, (int, float))
+            or not 0 < float(np.float32(number)) < np.inf
+        ):
+            raise DecisionsError(f"activation '{name}': {key} {number!r} is no positive number", hint=_HINT)
+    assert scale is not None
     top = (1 << int(fmt.removeprefix("uint"))) - 1
     if isinstance(zero, bool) or not isinstance(zero, int) or not 0 <= zero <= top:
         raise DecisionsError(
             f"activation '{name}': zero point {zero!r} is no code of {fmt}", hint=f"codes are 0..{top}"
         )
     texts = {k: str(table.get(k, "")) for k in ("tie_group", "rule", "reason")}
+    start = float(np.float32(table.get("start", 0.0)))
     return ActivationPlan(
-        fmt, float(np.float32(scale)), zero, texts["tie_group"] or name, texts["rule"], texts["reason"]
+        fmt, float(np.float32(scale)), zero, texts["tie_group"] or name, texts["rule"], texts["reason"], start
     )
 
 

@@ -110,6 +110,7 @@ class ActivationPlan:
         tie_group: name of the tensor that stands for the group; members share scale and zero point.
         rule: how the range was found.
         reason: why, in the user's words.
+        start: the scale before it was learned, where a replay begins to learn it anew; 0: it was not.
     """
 
     format: str
@@ -118,6 +119,7 @@ class ActivationPlan:
     tie_group: str
     rule: str = ""
     reason: str = ""
+    start: float = 0.0
 
     @property
     def code_max(self) -> int:

@@ -46,6 +46,7 @@ def write_ranges(graph: LpGraph, scales: Sequence[TunedScale], values: Mapping[s
     for tensor, plan in graph.plan.activations.items():
         found = learned.get(plan.tie_group, plan)
         if found.scale != plan.scale:
-            graph.plan = graph.plan.with_activation(tensor, replace(plan, scale=found.scale, rule=found.rule))
+            learned_plan = replace(plan, scale=found.scale, rule=found.rule, start=found.start)
+            graph.plan = graph.plan.with_activation(tensor, learned_plan)
             moved.append(tensor)
     return moved

@@ -28,6 +28,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
+from lpcompile.tuning.activation_scales import LEARNED
 
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
@@ -130,6 +131,11 @@ class QuantizeActivations(Pass):
         """Carry out the decisions that were given; the sweep only serves passes that need means of activations."""
         assert ctx.decisions is not None
         graph.plan, warnings = fitted(ctx.decisions, graph)
+        for name, activation in graph.plan.activations.items():
+            if activation.start:  # learned by a later pass, which learns it anew
+                rule = activation.rule.removesuffix(LEARNED).removesuffix(", ")
+                before = replace(activation, scale=activation.start, rule=rule, start=0.0)
+                graph.plan = graph.plan.with_activation(name, before)
         ctx.warnings.extend(warnings)
         self._statistics(graph, ctx, list(graph.plan.activations))
         for name, layer in graph.plan.layers.items():

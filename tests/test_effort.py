@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import lpcompile
-from lpcompile.errors import GradientError
+from lpcompile.errors import DecisionsError, GradientError
 from lpcompile.passes import expected_time
 from lpcompile.recipe_passes import effort_document, has_few_bits, recipe_passes
 from lpcompile.recipes import load_recipe
@@ -22,6 +22,12 @@ from tests.support import parse_model
 AFTER = ("correct-bias", "requantize-weights", "reconstruct-blocks", "tune-weights")
 NET = """m (float[N,16] x) => (float[N,5] y) <float[16,32] w, float[32,5] v> {
     h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v) }"""
+
+CNN = """m (float[N,3,6,6] x) => (float[N,5] y)
+<float[4,3,3,3] u, float[4] a, float[4,4,3,3] v, float[4,4,3,3] w, float[4,5] t> {
+    b = Conv <pads = [1, 1, 1, 1]> (x, u, a)  r = Relu (b)  c = Conv <pads = [1, 1, 1, 1]> (r, v)  s = Relu (c)
+    d = Conv <pads = [1, 1, 1, 1]> (s, w)  e = Relu (d)  p = GlobalAveragePool (e)  f = Flatten (p)
+    y = MatMul (f, t) }"""
 
 
 def passes(recipe: str, **given: Any) -> tuple[Any, ...]:
@@ -133,6 +139,28 @@ def test_learned_codes_from_end_to_end(network: Path, tmp_path: Path, recipe: st
         assert learned["metrics"]["gain_db"] > 1
         assert learned["metrics"]["gain_db"] > 2 * learned["metrics"]["gain_error_db"]
         assert row["gain_db"] > 1
+
+
+def test_learned_ranges_are_learned_anew_in_a_replay(tmp_path: Path) -> None:
+    """Weights are rounded over the ranges before, and learned together with them."""
+    activations = "quantize-activations{cost=none,format=uint4,ends=uint8}"
+    pipeline = f"{GRAPH_PASSES},{activations},quantize-weights{{format=fixp4}}"
+    calls = [{"x": x[None].astype(np.float32)} for x in np.random.default_rng(3).normal(size=(40, 3, 6, 6))]
+    given: dict[str, Any] = {
+        "calibration": calls,
+        "passes": f"{pipeline},reconstruct-blocks{{iterations=40}}",
+    }
+    first = lpcompile.compile(parse_model(CNN), **given)
+    assert "learned" in first.decisions
+    assert "start = " in first.decisions
+    path = tmp_path / "decisions.toml"
+    path.write_text(first.decisions, "utf-8")
+    again = lpcompile.compile(parse_model(CNN), calibration=calls, decisions=path)
+    assert again.decisions == first.decisions
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+    path.write_text(first.decisions.replace("start = ", "start = -"), "utf-8")
+    with pytest.raises(DecisionsError, match=r"start -.* is no positive number"):
+        lpcompile.compile(parse_model(CNN), calibration=calls, decisions=path)
 
 
 def test_everything_at_once(network: Path) -> None:

@@ -58,6 +58,7 @@ def to_state(plan: QuantPlan, outcomes: Sequence[BlockOutcome]) -> Arrays:
     for tensor, activation in plan.activations.items():
         state[f"range|{tensor}"] = np.asarray(activation.scale)
         state[f"rule|{tensor}"] = np.asarray(activation.rule)
+        state[f"start|{tensor}"] = np.asarray(activation.start)
     return state
 
 
@@ -68,9 +69,9 @@ def of_state(plan: QuantPlan, state: Mapping[str, F32]) -> tuple[QuantPlan, list
         if kind == "codes":
             plan = plan.with_layer(name, _restored(plan.layers[name], name, state))
         elif kind == "range":
-            plan = plan.with_activation(
-                name, replace(plan.activations[name], scale=float(array), rule=str(state[f"rule|{name}"]))
-            )
+            rule, start = str(state[f"rule|{name}"]), float(state[f"start|{name}"])
+            activation = replace(plan.activations[name], scale=float(array), rule=rule, start=start)
+            plan = plan.with_activation(name, activation)
     return plan, [BlockOutcome(**found) for found in json.loads(str(state[_OUTCOMES]))]
 
 

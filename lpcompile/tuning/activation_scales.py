@@ -80,4 +80,4 @@ class TunedScale:
         if scale == self.plan.scale:
             return self.plan
         rule = self.plan.rule if LEARNED in self.plan.rule else f"{self.plan.rule}, {LEARNED}".lstrip(", ")
-        return replace(self.plan, scale=scale, rule=rule)
+        return replace(self.plan, scale=scale, rule=rule, start=self.plan.start or self.plan.scale)
