@@ -7,7 +7,7 @@ gains are paired, draw by draw.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from tests.bench.bench_table import Bench
 from tests.bench.experiments.chart import Series
 from tests.bench.experiments.prepared_entry import FOLDS, SHARE, PreparedEntry, draws, passes_of
 from tests.bench.experiments.results import Cell, Results
-from tests.bench.experiments.varied_metric import Variation, varied
+from tests.bench.experiments.varied_metric import Variation, VariedRounding, varied
 from tests.support import Array
 
 ENTRIES = ("resnet20_cifar10", "tiny_dscnn_kws", "char_gpt_shakespeare", "tiny_resnet8_cifar10")
@@ -80,6 +80,7 @@ STEPS = (
     Step("biases as they are", "left out", ONCE, variation=Variation(centred=False), after=""),
     Step("damping 0.01, again", "left out", WHOLE, variation=Variation(damped=False), after=AGAIN),
     Step("scales by the diagonal, again", "left out", WHOLE, variation=Variation(conditional=False), after=AGAIN),
+    Step("sweeps before rounding again", "left out", WHOLE, variation=Variation(sweeps=False), after=AGAIN),
     Step("kernel-sums, biases again", "left out", WHOLE, "kernel-sums", after=AGAIN),
     Step("nearest, biases again", "left out", WHOLE, "nearest", after=AGAIN),
     Step("orders", "on top", ONCE, variation=Variation(orders=True)),
@@ -170,9 +171,14 @@ def _of_logits(row: tuple[Cell, ...]) -> tuple[float, float]:
 
 
 def _figures(network: PreparedEntry, step: Step, samples: int) -> Figures:
-    metrics = varied(network.metrics(), step.variation) if step.rounding == "gptq" else None
-    tail = _rounding(step.rounding) + (f", {step.after}" if step.after else "")
-    made = network.made(passes_of(tail), metrics)
+    rounding, *after = passes_of(_rounding(step.rounding) + (f", {step.after}" if step.after else ""))
+    if step.rounding != "gptq":
+        made = network.made([rounding, *after])
+    else:
+        own = network.metrics()
+        by_step = VariedRounding(*astuple(rounding), metrics=varied(own, step.variation))
+        known = varied(own, Variation(damped=step.variation.damped))  # rounding again takes its damping
+        made = network.made([by_step, *after], known)
     logits = network.logits_db(made.proto, samples)
     return network.sqnr_db(made.proto, samples), np.nan if logits is None else logits, made.bits, made.seconds
 
