@@ -92,6 +92,9 @@ STEPS = (
     Step("equalize before nearest", "on top", "+ correct-bias", "nearest", equalized=True),
     Step("search-ranges before nearest", "on top", "+ correct-bias", "nearest", searched=True),
 )  # fmt: skip
+LEARNED = Step(
+    "reconstruct-blocks", "on top", WHOLE, after=f"{AGAIN}, reconstruct-blocks"
+)  # with --effort 2 or more
 Figures = tuple[float, float, float, float]  # SQNR of outputs and of logits (nan: none), bits, seconds
 
 
@@ -125,16 +128,17 @@ def run(bench: Bench, seeds: int | None) -> Results:
 def entry_rows(bench: Bench, entry: str, bits: int, count: int) -> Iterator[tuple[Cell, ...]]:
     """Every step of one entry at one width."""
     assert bench.zoo is not None
+    wanted = (*STEPS, LEARNED) if max(bench.efforts, default=1) > 1 else STEPS
     samples = QUICK_SAMPLES if bench.quick else SAMPLES
-    found: dict[str, list[Figures]] = {step.name: [] for step in STEPS}
+    found: dict[str, list[Figures]] = {step.name: [] for step in wanted}
     for draw, feeds in enumerate(draws(bench.zoo.samples(entry), count)):
         for equalized, searched in itertools.product((False, True), repeat=2):
-            steps = [s for s in STEPS if (s.equalized, s.searched) == (equalized, searched)]
+            steps = [s for s in wanted if (s.equalized, s.searched) == (equalized, searched)]
             head = _head(bits, equalized=equalized, searched=searched)
             network = PreparedEntry(bench.zoo, entry, head, _rounding("gptq"), feeds, seed=draw)
             for step in steps:
                 found[step.name].append(_figures(network, step, samples))
-    for step in STEPS:
+    for step in wanted:
         own, other = (np.array(found[name]) for name in (step.name, step.against))
         columns: list[Cell] = []
         for k in (0, 1):
@@ -149,7 +153,7 @@ def summary(rows: Sequence[tuple[Cell, ...]]) -> Iterator[str]:
     """Mean gain of each step over entries, and on how many it is clear."""
     at = {name: HEADER.index(name) for name in HEADER}
     for bits in ACTIVATIONS:
-        for step in STEPS:
+        for step in (*STEPS, LEARNED):
             own = [r for r in rows if r[at["step"]] == step.name and r[at["activation bits"]] == bits]
             if not own or step.name == step.against:
                 continue
