@@ -14,7 +14,7 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.macs import macs_of_call
+from lpcompile.analysis.macs import macs_on
 from lpcompile.analysis.measured import Judge, OpenPatched
 from lpcompile.analysis.own_weights import with_own_weights
 from lpcompile.analysis.rounded_activations import with_rounded_activations
@@ -204,8 +204,8 @@ def affordable(graph: LpGraph, calls: Sequence[Feeds], rivals: int, moves: int) 
         rivals: that are there.
         moves: that are wanted.
     """
-    macs = max(1, sum(macs_of_call(n) or 0 for n in graph.layers()))
     sizes = [max((len(v) for v in c.values() if v.ndim), default=1) for c in calls]
+    macs = max(1, macs_on(graph, calls[0]) // sizes[0])
     samples = MOST_MACS / macs / max(1, rivals + moves)
     per_call = sum(sizes) / max(1, len(sizes))
     kept = int(np.clip(round(max(samples, LEAST_SAMPLES) / per_call), 1, len(calls)))

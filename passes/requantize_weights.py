@@ -9,6 +9,7 @@ that does not pay, the layer keeps its codes and only its bias moves.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,6 +40,11 @@ from lpcompile.quant.mismatch import retargeted
 from lpcompile.quant.ridge_choice import chosen_ridge, output_distance
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
+
+THREADS = 2
+LEAST_PER_INPUT = 4  # positions of a half
+SUITS = "its codes and its bias suit these inputs as they are"
+STAYS = "its codes were not chosen by the moments of its inputs, and it has no bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class _Requantizing:
         self.observe = ctx.observe
         activations = with_rounded_activations(graph, graph.plan.activations)
         parts = [calls[0::2], calls[1::2]] if len(calls) > 1 else [calls]
-        most = MOST_ROWS // len(parts)
+        most = max(MOST_ROWS // (2 * len(parts)), LEAST_PER_INPUT * widest(graph))
         self.sweeps = [
             MismatchSweeps(graph, activations, ctx.observe, part, most_rows=most, seed=ctx.seed)
             for part in parts
@@ -89,21 +95,27 @@ class _Requantizing:
     def run(self, names: Sequence[str], most: int) -> None:
         """Every layer, in segments."""
         parts = segments(self.graph, names, most or affordable_segments(self.graph, self.calls))
-        for done, part in enumerate(parts):
-            self.ctx.progress("rounding again", done, len(parts))
-            wanted = [n for n in part if self._moves(n)]
-            found = [sweep.moments(wanted) for sweep in self.sweeps] if wanted else []
-            for name in part:
-                left_out = next((f.left_out[name] for f in found if name in f.left_out), "")
-                if name in wanted and left_out:
-                    self.report.skip(name, left_out)
-                elif name in wanted:
-                    self._layer(name, [f[name] for f in found])
-                else:
-                    self.report.skip(
-                        name, "its codes were not chosen by the moments of its inputs, and it has no bias"
-                    )
-                self._patch(name)
+        # Halves, and the layers of a segment, are independent and numpy releases the interpreter lock: two at a time.
+        with ThreadPoolExecutor(THREADS) as pool:
+            for done, part in enumerate(parts):
+                self.ctx.progress("rounding again", done, len(parts))
+                wanted = [n for n in part if self._moves(n)]
+                found = list(pool.map(lambda s: s.moments(wanted), self.sweeps)) if wanted else []  # noqa: B023
+                left_out = {name: reason for f in found for name, reason in f.left_out.items()}
+                known = [n for n in wanted if n not in left_out]
+                plans = pool.map(lambda n: self._layer(n, [f[n] for f in found]), known)  # noqa: B023
+                for name, (plan, what, after) in zip(known, plans, strict=True):
+                    if what:
+                        self.graph.plan = self.graph.plan.with_layer(name, plan)
+                        self.report.change(name, what, after=after)
+                    else:
+                        self.report.skip(name, SUITS)
+                for name in part:
+                    if name not in wanted:
+                        self.report.skip(name, STAYS)
+                    elif name in left_out:
+                        self.report.skip(name, left_out[name])
+                    self._patch(name)
         self.ctx.progress("rounding again", len(parts), len(parts))
 
     def _moves(self, name: str) -> bool:
@@ -112,7 +124,8 @@ class _Requantizing:
             self.graph.node(name), plan.kernel
         )
 
-    def _layer(self, name: str, halves: Sequence[Mismatch]) -> None:
+    def _layer(self, name: str, halves: Sequence[Mismatch]) -> tuple[LayerPlan, str, str]:
+        """The layer's new plan, what was done, and how much changed."""
         node, plan = self.graph.node(name), _plan(self.graph, name)
         assert plan.tensor is not None
         rows = _rows(node)
@@ -135,11 +148,9 @@ class _Requantizing:
         if biased:
             wide = (np.repeat(m, len(rows) // len(m), axis=0) for m in (mean, rounded_mean))
             shift = _shift(rows, tensor.dequantize(), *wide)
-        if tensor is plan.tensor and _equal(shift, plan.bias_correction):
-            self.report.skip(name, "its codes and its bias suit these inputs as they are")
-            return
         changed = int((tensor.codes != plan.tensor.codes).sum())
-        self.report.change(node, f"rounded again ({aimed})", after=f"{changed} of {rows.size} codes changed")
+        if tensor is plan.tensor and _equal(shift, plan.bias_correction):
+            return plan, "", ""
         signal, noise = column_energy(rows, tensor.dequantize())
         plan = replace(
             plan,
@@ -151,7 +162,7 @@ class _Requantizing:
             if known is None
             else ratio_db(*known.signal_and_noise(rows, tensor, known.step)),
         )
-        self.graph.plan = self.graph.plan.with_layer(name, plan)
+        return plan, f"rounded again ({aimed})", f"{changed} of {rows.size} codes changed"
 
     def _together(self, halves: Sequence[Mismatch], centred: bool) -> tuple[tuple[F32, F32], F64, F64]:
         """H and C, E[x] and E[x^] of all samples."""
@@ -206,6 +217,12 @@ def _shift(rows: F32, rounded: F32, mean: F64, rounded_mean: F64) -> F32:
     """What makes the mean outputs those of the float layer, (C_out,)."""
     wanted = np.einsum("ok,ok->o", rows, mean) - np.einsum("ok,ok->o", rounded, rounded_mean)
     return np.asarray(wanted, np.float32)
+
+
+def widest(graph: LpGraph) -> int:
+    """The most products that an output of a rounded layer sums."""
+    plans = graph.plan.layers
+    return max((p.tensor.shape[1] for p in plans.values() if p.tensor is not None), default=1)
 
 
 def _equal(one: F32 | None, other: F32 | None) -> bool:

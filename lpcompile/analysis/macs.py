@@ -1,7 +1,11 @@
 """Multiply-accumulates and shapes of layers, from the shapes of the graph."""
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
+
+from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.target import LayerShape
 
@@ -50,6 +54,18 @@ def macs_of_call(node: Node) -> int | None:
     x, found = node.inputs[0], macs(node)
     first = x.shape[0] if node.op in ("Conv", "ConvTranspose") and x is not None and x.shape else 1
     return found * first if found is not None and isinstance(first, int) else found
+
+
+def macs_on(graph: LpGraph, feeds: Mapping[str, np.ndarray]) -> int:
+    """Multiply-accumulates of all layers for these inputs, whose shapes settle symbolic axes; unknown layers count 0.
+
+    Args:
+        graph: the float graph; it is not changed.
+        feeds: of one call.
+    """
+    shaped = graph.copy()
+    shaped.infer_shapes({name: array.shape for name, array in feeds.items()})
+    return sum(macs_of_call(node) or 0 for node in shaped.layers())
 
 
 def _product(dims: object) -> int | None:

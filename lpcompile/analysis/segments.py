@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.macs import macs, macs_of_call
+from lpcompile.analysis.macs import macs, macs_on
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.topology import digraph
@@ -46,9 +46,7 @@ def affordable_segments(graph: LpGraph, calls: Sequence[Feeds]) -> int:
         graph: the float graph.
         calls: of the model, of which the first tells the shapes.
     """
-    shaped = graph.copy()
-    shaped.infer_shapes({k: v.shape for k, v in calls[0].items()} if calls else {})
-    work = len(calls) * sum(macs_of_call(n) or 0 for n in shaped.layers())
+    work = len(calls) * macs_on(graph, calls[0] if calls else {})
     return int(np.clip(2 * MOST_MACS / max(1, work), LEAST_SEGMENTS, MOST_SEGMENTS))
 
 

@@ -19,7 +19,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import Samples
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import row_means, second_moments
-from lpcompile.analysis.macs import macs_of_call
+from lpcompile.analysis.macs import macs_on
 from lpcompile.analysis.measured import Judge, OpenPatched, measure_weights
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.scores import F64, Score
@@ -215,7 +215,7 @@ class Scorer:
     def draws(self, samples: Samples) -> int:
         """How many random functionals of the loss each sample gets."""
         count = sum(samples.sizes)
-        macs = sum(macs_of_call(n) or 0 for n in self.graph.layers())
+        macs = macs_on(self.graph, samples.calls[0]) / max(1, samples.sizes[0])
         affordable = MOST_MACS / max(1.0, 3.0 * macs * count)
         return int(np.clip(min(SAMPLE_PAIRS / max(1, count), affordable), 1, MOST_DRAWS))
 
