@@ -17,16 +17,18 @@ from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError
+from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pipeline, Progress
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.prepared import Preparation, Prepared
 from lpcompile.provenance import data_sha256
-from lpcompile.recipe_passes import split_at_assignment
+from lpcompile.recipe_passes import effort_document, split_at_assignment
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.report.command import command_line
+from lpcompile.runtime.execution import observer
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import Metric, load_metric
 from lpcompile.search import Searched, search
@@ -81,7 +83,11 @@ class Compilation:
         preparation = Preparation(self.target_name, self.options, self.progress, self.warnings)
         prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
         graph, target, context = prepared.graph, prepared.target, prepared.context
-        watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries)
+        ledger = Ledger.of(
+            None if prepared.generated else prepared.calibration,
+            lambda g, tensors: observer(g, tensors, threads=self.options.threads),
+        )
+        watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries, ledger)
         head, tail = split_at_assignment(prepared.passes)
         reports = Pipeline(head).run(graph, context, watch.after)
         yardstick = Yardstick.of(self._metric, graph, self.options)
@@ -100,6 +106,7 @@ class Compilation:
         if found is not None and not watch.compares:
             for i, (done, said) in enumerate(zip(tail, found.reports, strict=True), len(head)):
                 watch.observe(i, done, found.graph, said)
+            ledger.add(AS_SEARCHED, found.graph, sum(r.seconds for r in found.reports))
             reports += found.reports
         else:
             reports += Pipeline(tail, frozenset(graph.facts)).run(
@@ -129,6 +136,8 @@ class Compilation:
         report = self._report(_Facts(prepared, emission, reports, products))
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
+        report["effort"] = effort_document((*head, *tail), self.options)
+        report |= ledger.document()
         if found is not None:
             report["search"] = found.document
         self._check_budget(report)

@@ -1,6 +1,6 @@
 """The passes of a compilation: the recipe's pipeline with what the options and the target change in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpcompile import registry
@@ -10,12 +10,15 @@ from lpcompile.decisions import Decisions
 from lpcompile.errors import TargetError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
+from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
 from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
-AFTER_ROUNDING = ("correct-bias", "requantize-weights")
+LEARN = "reconstruct-blocks"
+AFTER_ROUNDING = ("correct-bias", "requantize-weights", LEARN)  # what effort 0 leaves out
+LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
 POSITS = "posit-fraction"  # a bound under which int8 would always win
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
 
@@ -69,7 +72,43 @@ def recipe_passes(
         if name == "fold-constants" and strict:
             extra = {"growth-bytes": 0}
         found.append(registry.pass_class(name).configured({**given, **extra}))
+    return tuple(found) if options.passes or decisions is not None else _with_learning(found, options)
+
+
+def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]:
+    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole."""
+    names = [p.name for p in passes]
+    if options.effort < 2 or not has_few_bits(passes):
+        return tuple(passes)
+    found = list(passes)
+    if LEARN not in names:
+        last = max(i for i, name in enumerate(names) if name in (ASSIGN, ROUND, *AFTER_ROUNDING))
+        found.insert(last + 1, registry.pass_class(LEARN).configured({}))
+    if options.effort > 2 and TUNE not in names:
+        found.append(registry.pass_class(TUNE).configured({**LAST_STAGE, "required": False}))
     return tuple(found)
+
+
+def has_few_bits(passes: Sequence[Pass]) -> bool:
+    """Whether weights of a pipeline may have fewer than 8 bits."""
+    assigning = [p for p in passes if isinstance(p, AssignFormats)]
+    if assigning:
+        return any(format_of(f).bits < 8 for p in assigning for f in p.formats.split("+"))
+    planned = [w for p in passes if (w := p.planned_weights()) is not None]
+    return any(format_of(w.format).bits < 8 for w in planned)
+
+
+def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
+    """For report.json: the level, what of the pipeline learns, and a note where a level adds nothing."""
+    learned = [p.name for p in passes if p.name in (LEARN, TUNE)]
+    note = ""
+    if options.effort > 1 and not learned:
+        rounds = any(p.name == ROUND for p in passes)
+        why = "its weights have 8 bits or more" if rounds else "it rounds no weights"
+        if options.passes or options.decisions is not None:
+            why = "the pipeline is given"
+        note = f"-O{options.effort} adds nothing to -O1 here: {why}"
+    return {"level": options.effort, "learned_by": learned, "note": note}
 
 
 def _with_assignment(

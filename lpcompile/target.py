@@ -39,7 +39,9 @@ class Options:
         opset: raise the model to at least this opset; None raises only where a format needs it.
         input_shapes: concrete shapes of inputs with symbolic axes.
         seed: of every random choice.
-        effort: 0 rounds to nearest and does no more; 1 is the recipe as it stands.
+        effort: 0 rounds to nearest and does no more; 1 is the recipe as it stands; 2 also learns codes block by block
+            where weights have few bits; 3 also retrains the whole network, gently. A pipeline of one's own, as of
+            `passes` and `decisions`, stays as it is but for what 0 leaves out.
         verify: check after every pass that outputs agree.
         benchmark: time the result against the float model.
         save_temps: keep the graph after each pass under OUT/passes.
@@ -51,7 +53,7 @@ class Options:
         strict: no warning where an error is possible (targets with machines).
         host: names of nodes that stay on the host (targets with machines).
         tuning: options of `tune-weights` by name; a pipeline without the pass gets it. None: as the recipe has it.
-        checkpoint: folder for the state of retraining after each epoch.
+        checkpoint: folder for the state of learning after each block and of retraining after each epoch.
         resume: go on from the state in that folder.
     """
 

@@ -1,4 +1,4 @@
-"""What happens after each pass beyond the pass: observers, temporaries, and with --verify a comparison of outputs."""
+"""What happens after each pass beyond it: observers, the ledger, temporaries, and with --verify a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from onnx import ModelProto
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ledger import Ledger
 from lpcompile.materialise import materialise
 from lpcompile.pipeline import Observer, Pass
 from lpcompile.plan import Kernel, QuantPlan
@@ -19,13 +20,14 @@ from lpcompile.target import Options
 
 @dataclass
 class Watch:
-    """After each pass: tell the observer, keep temporaries, and with --verify compare outputs."""
+    """After each pass: tell the observer and the ledger, keep temporaries, and with --verify compare outputs."""
 
     options: Options
     calls: Sequence[Feeds]
     expected: Sequence[Feeds]
     observe: Observer
     temporaries: dict[str, ModelProto]
+    ledger: Ledger
 
     @property
     def compares(self) -> bool:
@@ -51,6 +53,7 @@ class Watch:
                         f"pass '{done.name}' changed the outputs: SQNR {found.sqnr_db:.1f} dB",
                         hint="this is a bug of lpcompile: please report it with the model",
                     )
+        self.ledger.after(index, done, graph, report)
         self.observe(index, done, graph, report)
 
 

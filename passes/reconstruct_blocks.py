@@ -2,7 +2,7 @@
 
 Block after block, in execution order: what comes in is that of the network rounded so far, what shall come out is the
 float model's. Codes, biases and the ranges of narrow activations are learned by gradient descent; a block whose error
-on held-out samples did not fall stays as it was. [li2021, wei2022]
+on held-out samples did not fall stays as it was, and all of them where the network as a whole lost. [li2021, wei2022]
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from typing import ClassVar
 from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
+from lpcompile.passes.expected_time import LEARNING, labelled, samples_of
+from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.learned_layer import made_for
 from lpcompile.passes.learned_range import RANGES
 from lpcompile.passes.reconstructed_block import BlockLearner, Method
@@ -107,14 +109,17 @@ class ReconstructBlocks(Pass):
         checkpoints = None
         if ctx.checkpoint is not None:
             checkpoints = Checkpoints(ctx.checkpoint / FOLDER, made_for(self, graph, ctx))
+        unlearned = graph.plan
         outcomes = _begun(graph, ctx, checkpoints)
         learner = self._learner(graph, ctx, blocks)
         total = len(blocks) * self.iterations
+        label = labelled("reconstructing blocks", graph, ctx, self._runs(graph, ctx, len(blocks)), total)
+        ctx.progress(label, len(outcomes) * self.iterations, total)
         for i, block in enumerate(blocks[len(outcomes) :], len(outcomes)):
             first = i * self.iterations
 
             def told(steps: int, before: int = first) -> None:
-                ctx.progress("reconstructing blocks", before + steps, total)
+                ctx.progress(label, before + steps, total)
 
             outcomes.append(learner.learn(block, ctx.seed + i, told))
             told(self.iterations)
@@ -122,7 +127,13 @@ class ReconstructBlocks(Pass):
                 checkpoints.save(i + 1, to_state(graph.plan, outcomes))
         for i, outcome in enumerate(outcomes):
             _tell(report, i, outcome)
+        keep_if_better(graph, ctx, unlearned, report)
         return report
+
+    def _runs(self, graph: LpGraph, ctx: PassContext, blocks: int) -> float:
+        """Runs of the float network that it takes: the steps of all blocks, and their samples one after the other."""
+        assert ctx.calibration is not None
+        return LEARNING * self.iterations * self.batch + blocks * samples_of(graph, ctx.calibration.deciding)
 
     def _learner(self, graph: LpGraph, ctx: PassContext, blocks: Sequence[Block]) -> BlockLearner:
         assert ctx.observe is not None

@@ -16,24 +16,21 @@ from typing import ClassVar
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.gain import gain_db
-from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
 from lpcompile.analysis.rounded_activations import with_rounded_activations
-from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.analysis.rounding_loss import column_energy, ratio_db
 from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.analysis.segments import affordable_segments, segments
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, LayerPlan, QuantPlan
+from lpcompile.plan import METRIC_ROUNDINGS, LayerPlan
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.mismatch import retargeted
@@ -72,7 +69,7 @@ class RequantizeWeights(Pass):
         work = _Requantizing(graph, ctx, calibration.deciding, report)
         before = graph.plan
         work.run([n.name for n in rounded], self.segments)
-        work.keep_if_better(before)
+        keep_if_better(graph, ctx, before, report)
         return report
 
 
@@ -183,23 +180,6 @@ class _Requantizing:
         bias = None if plan.bias_correction is None else planned_bias(node, plan)
         for sweep in self.sweeps:
             sweep.patch(name, plan.tensor.dequantize(), bias)
-
-    def keep_if_better(self, before: QuantPlan) -> None:
-        """Measure the whole network on the deciding calls, and go back where it lost."""
-        outputs = [v.name for v in float_outputs(self.graph)]
-        if not outputs:
-            return
-        judge = Judge(self.observe(self.graph, outputs), self.calls, outputs, per_sample=False)
-        noise = [
-            judge.noise_terms(self.observe(rounded_network(self.graph, p), outputs))
-            for p in (before, self.graph.plan)
-        ]
-        gain = gain_db(*noise)
-        self.report.metrics["gain_db"], self.report.metrics["gain_error_db"] = gain
-        if gain[0] < 0:
-            self.graph.plan = before
-            self.report.changes.clear()
-            self.report.skip("all layers", f"the network lost {-gain[0]:.2f} dB on the samples: codes stay")
 
 
 def _moments(found: Mismatch, centred: bool) -> tuple[F32, F32]:

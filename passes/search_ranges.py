@@ -15,13 +15,14 @@ import numpy as np
 from lpcompile.analysis.activation_scores import project_activation_choices
 from lpcompile.analysis.batches import batch_inputs, rebatched
 from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.gain import Gain
 from lpcompile.analysis.gradients import Samples, choose_head
 from lpcompile.analysis.integer_reads import with_separate_reads
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.planned_groups import PlannedGroup, planned_groups
 from lpcompile.analysis.range_candidates import candidates
 from lpcompile.analysis.range_noise import RangeNoise
-from lpcompile.analysis.range_search import Gain, Plans, Task, cross_validated, search
+from lpcompile.analysis.range_search import Plans, Task, cross_validated, search
 from lpcompile.analysis.scores import F64
 from lpcompile.analysis.stored_weights import with_stored_weights
 from lpcompile.autodiff.losses import float_outputs

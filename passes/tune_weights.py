@@ -13,11 +13,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile.errors import GradientError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise.qdq import fake_quantised, scale_node
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.expected_time import LEARNING, labelled, samples_of
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
 from lpcompile.passes.learned_range import RANGES, learnable_ranges, write_ranges
 from lpcompile.passes.rounded_layer import least_scale
@@ -62,11 +64,13 @@ class TuneWeights(Pass):
         outside: gradient of weights beyond the largest level: clipped (0) or through (1).
         scales: fixed, learned, or auto: learned by lsq. Scales stored in 8 bits lie 3 to 6 % apart: short trainings
             do not move them.
-        loss: mse or kl, both against the float model (auto: mse), or cross-entropy, on labels.
+        loss: mse or kl, both against the float model (auto: mse; kl-or-mse: kl where outputs give classes), or
+            cross-entropy, on labels.
         labels: name of the array of labels among the samples.
         batchnorm: parameters of norms in the graph: frozen (trained on the stored statistics), batch (on those of each
             batch, with running averages) or off (not trained).
         ranges: activations whose scale is trained too: fixed (none), narrow (below 8 bits) or all.
+        required: whether a model without gradients is an error; else a warning.
     """
 
     name: ClassVar[str] = "tune-weights"
@@ -92,6 +96,7 @@ class TuneWeights(Pass):
     labels: str = "labels"
     batchnorm: str = "frozen"
     ranges: str = "fixed"
+    required: bool = True
 
     def __post_init__(self) -> None:
         for key, value, known in (
@@ -141,9 +146,17 @@ class TuneWeights(Pass):
         if not layers:
             return report
         start = time.perf_counter()
-        training = self._training(graph, ctx, layers, self._norms(graph))
-        before = training.loss(training.values, training.train)
-        best = training.run(resume=ctx.resume)
+        try:
+            training = self._training(graph, ctx, layers, self._norms(graph))
+            before = training.loss(training.values, training.train)
+            best = training.run(resume=ctx.resume)
+        except GradientError as error:
+            if self.required:
+                raise
+            ctx.warnings.append(f"weights are not retrained: {error.message}")
+            for layer in layers:
+                report.skip(layer.name, f"it cannot be retrained: {error.message}")
+            return report
         history = training.history
         report.metrics |= {
             "loss_held_before": history.held[0],
@@ -251,6 +264,8 @@ class TuneWeights(Pass):
                 f"{samples.count} samples to retrain on: none is spared to choose the best epoch"
             )
         total = self.epochs * samples.batch_count(len(train), self.batch)
+        runs = LEARNING * self.epochs * samples_of(graph, calls)
+        label = labelled("retraining", graph, ctx, runs, total)
         return Training(
             student,
             _opened(student, ctx),
@@ -272,7 +287,7 @@ class TuneWeights(Pass):
             ctx.seed,
             scales,
             self._checkpoints(graph, ctx),
-            lambda done, of: ctx.progress("retraining", done, of),
+            lambda done, of: ctx.progress(label, done, of),
         )
 
     def _checkpoints(self, graph: LpGraph, ctx: PassContext) -> Checkpoints | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.analysis.gain import Gain
 from lpcompile.analysis.range_candidates import neighbours
 from lpcompile.analysis.scores import F64
 from lpcompile.plan import ActivationPlan
@@ -173,29 +174,6 @@ def lowers(before: F64, after: F64) -> bool:
         return False
     error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
     return bool(gain.mean() > max(LEAST_GAIN * before.mean(), ERRORS * error))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What ranges gain on samples that they were not found on.
-
-    Attributes:
-        db: of output SQNR.
-        standard_error_db: of `db`, from the spread over samples.
-    """
-
-    db: float
-    standard_error_db: float
-
-    @classmethod
-    def of(cls, before: F64, after: F64) -> "Gain":
-        """From the noise of each sample, (N,) and (N,)."""
-        low, high = float(before.mean()), float(after.mean())
-        if low <= 0 or high <= 0 or not np.isfinite(high):
-            return cls(0.0 if low <= 0 else float("-inf"), 0.0)
-        spread = float(np.std(before / low - after / high, ddof=1)) if len(before) > 1 else 0.0
-        in_db = 10 / np.log(10)
-        return cls(float(in_db * np.log(low / high)), float(in_db * spread / np.sqrt(len(before))))
 
 
 def cross_validated(

@@ -121,7 +121,7 @@ checkpoint_option = click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder for the state of retraining after each epoch.",
+    help="Folder for the state of what is learned, after each block or epoch.",
 )
 resume_option = click.option("--resume", is_flag=True, help="Go on from the state in the checkpoint folder.")
 input_shape_option = click.option(

@@ -66,7 +66,13 @@ if TYPE_CHECKING:
 )
 @input_shape_option
 @click.option(
-    "-O", "effort", type=click.IntRange(0, 1), default=1, metavar="0|1", help="0: round to nearest, no more."
+    "-O",
+    "effort",
+    type=click.IntRange(0, 3),
+    default=1,
+    metavar="0|1|2|3",
+    help="0: round to nearest, no more. 1: the recipe as it stands. 2: also learn codes of few bits block by block. "
+    "3: also retrain the whole network, gently.",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
 @click.option("-p", "--passes", metavar="TEXT", help="Pipeline text that replaces the recipe's.")

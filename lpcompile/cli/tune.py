@@ -20,7 +20,7 @@ from lpcompile.registry import TARGETS
 
 # of the pass tune-weights, without its imports
 ESTIMATORS = ("auto", "tanh", "ste", "linear", "lsq")
-LOSSES = ("auto", "kl", "mse", "cross-entropy")
+LOSSES = ("auto", "kl", "mse", "kl-or-mse", "cross-entropy")
 OPTIMISERS = ("adam", "sgd", "nesterov")
 PASS_OPTIONS = ("epochs", "batch", "estimator", "optimiser", "learning_rate", "loss", "labels")
 

@@ -15,7 +15,7 @@ GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
-    """At most 17 lines: what became of the layers, what it cost and gained, what to do next.
+    """At most 17 lines and the ledger: what became of the layers, what it cost and gained, what to do next.
 
     Args:
         report: schema 1.
@@ -28,10 +28,12 @@ def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
         _quality(report),
         _metric(report),
         _checked(report),
+        _effort(report),
         _program(report),
         _energy(report),
     )
     lines += [line for line in found if line]
+    lines += _ledger(report)
     warnings = [str(w) for w in report.get("warnings", [])]
     lines += [f"warning   {w}" for w in warnings[:WARNINGS_SHOWN]]
     if len(warnings) > WARNINGS_SHOWN:
@@ -121,6 +123,32 @@ def _search(report: Mapping[str, Any]) -> str:
     bounds = search["bounds"].items()
     shown = ", ".join(f"{k} {_figure(values.get(k))} (bound {b:g})" for k, b in bounds)
     return f"search    {search['avg_bits']:.2f} bits after {search['evaluated']} evaluations: {shown}"
+
+
+def _effort(report: Mapping[str, Any]) -> str:
+    note = (report.get("effort") or {}).get("note")
+    return f"effort    {note}" if note else ""
+
+
+def _ledger(report: Mapping[str, Any]) -> list[str]:
+    """A row for each step that a float simulation was measured after; see `lpcompile.ledger`."""
+    rows = [_step(e) for e in report.get("ledger", [])]
+    if len(rows) < 2:  # the line of the quality says as much
+        return []
+    basis = report["ledger_basis"]
+    which = "" if basis["held_back"] else " that also decided"
+    shown = table(("step", "SQNR dB", "gain dB", "seconds", ""), rows).splitlines()
+    first = f"gains     of each step, simulated in floats on {basis['samples']} samples{which}"
+    return [first, *(f"          {line}" for line in shown)]
+
+
+def _step(entry: Mapping[str, Any]) -> tuple[object, ...]:
+    gain, error, seconds = entry["gain_db"], entry["gain_error_db"], entry["seconds"]
+    shown = "" if gain is None else f"{gain:+.2f}" + ("" if error is None else f" +- {error:.2f}")
+    took = "" if seconds is None else f"{seconds:.1f}"
+    compared = seconds is None
+    left = "" if entry["kept"] else "for comparison" if compared else "changed nothing"
+    return entry["step"], f"{entry['sqnr_db']:.2f}", shown if entry["kept"] or compared else "", took, left
 
 
 def _metric(report: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from lpcompile.errors import CalibrationError, GradientError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 
-LOSSES = ("auto", "kl", "mse", "cross-entropy")
+LOSSES = ("auto", "kl", "mse", "kl-or-mse", "cross-entropy")
 _KINDS = {"auto": "mse", "mse": "mse", "kl": "kl", "cross-entropy": "labels"}
 _MOST_AXES = 3  # of logits: samples, positions, classes
 _TINY = float(np.finfo(np.float32).tiny)
@@ -37,14 +37,19 @@ class Compared:
 def compared(graph: LpGraph, loss: str) -> Compared:
     """What is compared under a loss, one of LOSSES.
 
-    "mse" takes every float output, before its softmax where it has one; "kl" every output with classes;
-    "cross-entropy" the first of these. "auto" is "mse": of few samples, logits teach more than the probabilities of the
-    likeliest classes. Measured with 160 samples, W4A8: output SQNR of ds_cnn with posit4 23.1 dB (kl: 19.6), top-1 of
-    resnet20 with fixp4 0.803 (kl: 0.796).
+    "mse" takes every float output, before its softmax where it has one; "kl" every output with classes; "kl-or-mse"
+    the first of these two that fits; "cross-entropy" the first output with classes. "auto" is "mse": of few samples,
+    logits teach more than the probabilities of the likeliest classes. Measured with 160 samples, W4A8: output SQNR of
+    ds_cnn with posit4 23.1 dB (kl: 19.6), top-1 of resnet20 with fixp4 0.803 (kl: 0.796).
 
     Raises:
         GradientError: no output fits.
     """
+    if loss == "kl-or-mse":
+        try:
+            return compared(graph, "kl")
+        except GradientError:
+            return compared(graph, "mse")
     kind = _KINDS[loss]
     if kind == "mse":
         found = [logits_of(v) or v for v in float_outputs(graph)]

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lpcompile.analysis import range_search
+from lpcompile.analysis.gain import Gain
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.planned_groups import PlannedGroup
 from lpcompile.analysis.range_candidates import candidates, neighbours
-from lpcompile.analysis.range_search import Gain, Plans, Task, cross_validated, joint_picks, lowers, search
+from lpcompile.analysis.range_search import Plans, Task, cross_validated, joint_picks, lowers, search
 from lpcompile.plan import ActivationPlan
 
 F64 = NDArray[np.float64]

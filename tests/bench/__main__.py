@@ -1,4 +1,5 @@
-"""Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--quick]`.
+"""Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--effort N,N]
+[--quick]`.
 
 Times are ratios of interleaved runs on one thread, since machines differ and are shared. This is no test.
 """
@@ -27,6 +28,7 @@ TABLES = (
     "tuning",
     "candidates",
     "compile_time",
+    "rounding_time",
     "startup",
     "determinism",
     "encode",
@@ -49,6 +51,7 @@ NEED_ZOO = (
     "speed",
     "four_bit",
     "groups",
+    "rounding_time",
     "tuning",
     "determinism",
     "autodiff",
@@ -67,10 +70,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--zoo", help="folder with zoo.json; default LPCOMPILE_ZOO")
     parser.add_argument("--entries", help="zoo entries, separated by commas; default those of each table")
     parser.add_argument("--json", type=Path, help="write the tables to a file, too")
+    parser.add_argument(
+        "--effort", type=efforts, default=(), help="of the compiler, as 1 or 0,1; default those of each"
+    )
     parser.add_argument("--quick", action="store_true", help="few entries, samples and rounds")
     asked = parser.parse_args(words)
     onnxruntime.set_default_logger_severity(4)  # its remarks on other tools' files are not our table
-    bench = Bench(find_zoo(asked.zoo), asked.quick, tuple(asked.entries.split(",")) if asked.entries else ())
+    bench = Bench(find_zoo(asked.zoo), asked.quick, names(asked.entries), asked.effort)
     about = {"cpu": cpu_name(), "platform": platform.platform(), **versions()}
     print(", ".join(f"{k} {v}" for k, v in about.items()), flush=True)
     found: dict[str, Any] = {"about": about}
@@ -86,6 +92,16 @@ def main(words: list[str] | None = None) -> int:
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return 0
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """Words between commas."""
+    return tuple(text.split(",")) if text else ()
+
+
+def efforts(text: str) -> tuple[int, ...]:
+    """Numbers between commas."""
+    return tuple(int(word) for word in text.split(","))
 
 
 def cpu_name() -> str:

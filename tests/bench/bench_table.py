@@ -27,6 +27,7 @@ class Bench:
     zoo: Zoo | None
     quick: bool = False
     entries: tuple[str, ...] = ()
+    efforts: tuple[int, ...] = ()
 
     def names(self, wanted: tuple[str, ...], quick: tuple[str, ...]) -> tuple[str, ...]:
         """Zoo entries of a table."""

@@ -73,7 +73,7 @@ def test_help_loads_nothing_heavy() -> None:
         ("m.onnx -t ort --budget agreement=99", "agreement is a rate up to 1, not 99", "agreement=0.99"),
         ("m.onnx -t ort --input-shape x=3y", "takes NAME=SHAPE, not 'x=3y'", "image=1x3x224x224"),
         ("m.onnx -t ort --input-shape 1x3", "takes NAME=SHAPE, not '1x3'", "image=1x3x224x224"),
-        ("m.onnx -t ort -O4", "Invalid value for '-O': 4 is not in the range 0<=x<=1", "compile --help"),
+        ("m.onnx -t ort -O4", "Invalid value for '-O': 4 is not in the range 0<=x<=3", "compile --help"),
     ],
 )
 def test_usage_errors(words: str, error: str, hint: str) -> None:

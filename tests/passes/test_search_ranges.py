@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lpcompile.analysis.calibration import Calibration
+from lpcompile.analysis.gain import Gain
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.planned_groups import planned_groups
-from lpcompile.analysis.range_search import Gain
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.stored_weights import with_stored_weights
 from lpcompile.errors import PassOptionError

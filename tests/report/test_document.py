@@ -47,7 +47,9 @@ LAYER_KEYS = [
 ]
 KEYS = {
     "": "schema tool created_with model target recipe warnings assumptions "
-    "passes layers totals quality verification",
+    "passes layers totals quality verification effort ledger ledger_basis",
+    "effort": "level learned_by note",
+    "ledger_basis": "calls of_calls samples held_back seconds reason",
     "tool": "name version",
     "created_with": "command options seed versions",
     "model": "path sha256 opset inputs outputs",

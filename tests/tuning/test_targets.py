@@ -37,6 +37,12 @@ def test_classes_are_those_of_a_softmax_or_of_outputs_without_one() -> None:
     assert compared(bare, "cross-entropy").tensors == ("a",)
 
 
+def test_the_divergence_where_it_fits_and_else_the_squared_error() -> None:
+    assert compared(graph(), "kl-or-mse") == compared(graph(), "kl")
+    image = graph("m (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Relu (x) }")
+    assert compared(image, "kl-or-mse") == compared(image, "mse")
+
+
 def test_outputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(GradientError, match="no output gives classes"):
         compared(graph("m (float[4] x) => (float[4] y) { y = Relu (x) }"), "kl")

@@ -11,8 +11,9 @@ import numpy as np
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
 from tests.bench.bench_table import Bench
-from tests.bench.experiments.assignments import Assigned, Figures, Network
+from tests.bench.experiments.assignments import Assigned, Network
 from tests.bench.experiments.chart import Series
+from tests.bench.experiments.entry_figures import Figures
 from tests.bench.experiments.results import Cell, Results
 from tests.support import Array
 

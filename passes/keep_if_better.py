@@ -1,0 +1,36 @@
+"""Whether the network as a whole gained by a pass: measured on the deciding calls, and undone where it lost."""
+
+from lpcompile.analysis.gain import gain_db
+from lpcompile.analysis.measured import Judge
+from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.autodiff.losses import float_outputs
+from lpcompile.ir.graph import LpGraph
+from lpcompile.pipeline import PassContext
+from lpcompile.plan import QuantPlan
+from lpcompile.records import PassReport
+
+
+def keep_if_better(graph: LpGraph, ctx: PassContext, before: QuantPlan, report: PassReport) -> None:
+    """Go back to an earlier plan where the outputs of the rounded network lost, call by call, in dB of their noise.
+
+    The gain, its standard error and the number of calls go into the metrics of the report. The calls are those that
+    the pass learned from: a gain on them may be chance, a loss is one indeed. Of one call no error is known, and that
+    call decides alone. Nothing is measured where no output holds floats.
+
+    Args:
+        graph: with the plan of the pass; its plan is what is kept.
+        ctx: with samples.
+        before: the plan as the pass found it, for the same float graph.
+        report: of the pass.
+    """
+    outputs = [v.name for v in float_outputs(graph)]
+    if not outputs or ctx.calibration is None or ctx.observe is None or graph.plan is before:
+        return
+    judge = Judge(ctx.observe(graph, outputs), ctx.calibration.deciding, outputs, per_sample=False)
+    noise = [judge.noise_terms(ctx.observe(rounded_network(graph, p), outputs)) for p in (before, graph.plan)]
+    gain, error = gain_db(*noise)
+    report.metrics |= {"gain_db": gain, "gain_error_db": error, "gain_calls": len(noise[0])}
+    if gain < 0:
+        graph.plan = before
+        report.changes.clear()
+        report.skip("all layers", f"the network lost {-gain:.2f} dB on the samples: codes stay")

@@ -1,0 +1,181 @@
+"""What -O0 to -O3 mean: passes, notes, command lines; and learned codes from end to end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import lpcompile
+from lpcompile.errors import GradientError
+from lpcompile.passes import expected_time
+from lpcompile.recipe_passes import effort_document, has_few_bits, recipe_passes
+from lpcompile.recipes import load_recipe
+from lpcompile.registry import pass_class, target
+from lpcompile.target import Options
+from tests.cli.cli_runner import lpcompile as command
+from tests.quantizing import GRAPH_PASSES, NO_COSTS, quantized
+from tests.support import parse_model
+
+AFTER = ("correct-bias", "requantize-weights", "reconstruct-blocks", "tune-weights")
+NET = """m (float[N,16] x) => (float[N,5] y) <float[16,32] w, float[32,5] v> {
+    h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v) }"""
+
+
+def passes(recipe: str, **given: Any) -> tuple[Any, ...]:
+    options = Options(**given)
+    return recipe_passes(target("ort"), options, load_recipe(recipe), None, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "effort", "wanted"),
+    [
+        ("w4a8", 0, ()),
+        ("w4a8", 1, AFTER[:2]),
+        ("w4a8", 2, AFTER[:3]),
+        ("w4a8", 3, AFTER),
+        ("w4a4", 2, AFTER[:3]),
+        ("auto", 2, AFTER[:3]),
+        ("int8", 0, ()),
+        ("int8", 1, AFTER[:1]),
+        ("int8", 2, AFTER[:1]),
+        ("int8", 3, AFTER[:1]),
+        ("fp32", 3, ()),
+        ("mixed-posit-tuned", 2, AFTER),
+    ],
+)
+def test_what_each_level_runs_after_rounding(recipe: str, effort: int, wanted: tuple[str, ...]) -> None:
+    found = passes(recipe, effort=effort)
+    names = [p.name for p in found]
+    assert tuple(n for n in names if n in AFTER) == wanted
+    document = effort_document(found, Options(effort=effort))
+    assert document["level"] == effort
+    assert document["learned_by"] == [n for n in wanted if n in AFTER[2:]]
+    assert bool(document["note"]) is (effort > 1 and not has_few_bits(found))
+
+
+def test_notes_give_the_reason() -> None:
+    def note(recipe: str, **given: Any) -> str:
+        found: str = effort_document(passes(recipe, effort=2, **given), Options(effort=2, **given))["note"]
+        return found
+
+    assert note("int8") == "-O2 adds nothing to -O1 here: its weights have 8 bits or more"
+    assert note("fp32") == "-O2 adds nothing to -O1 here: it rounds no weights"
+    assert note("w4a8", passes="canonicalize") == "-O2 adds nothing to -O1 here: the pipeline is given"
+    assert note("int8", weight_format="posit4") == ""
+
+
+def test_the_last_stage_is_gentle_and_takes_the_options_of_retraining() -> None:
+    last = passes("w4a8", effort=3)[-1]
+    assert (last.epochs, last.learning_rate, last.loss, last.ranges) == (4, 0.0003, "kl-or-mse", "narrow")
+    own = passes("w4a8", effort=3, tuning={"epochs": "2"})
+    assert [p.name for p in own].count("tune-weights") == 1
+    assert (own[-1].epochs, own[-1].loss) == (2, "auto")  # as --tune without an effort
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network, and samples whose inputs go together."""
+    folder = tmp_path_factory.mktemp("net")
+    onnx.save(parse_model(NET), folder / "net.onnx")
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(128, 6)) @ rng.normal(size=(6, 16)) + 0.1 * rng.normal(size=(128, 16))
+    np.savez(folder / "data.npz", x=x.astype(np.float32))
+    (folder / "nearest.toml").write_text(f"""name = "nearest"
+summary = "nearest weights, which leave much to learn"
+pipeline = "{GRAPH_PASSES},{NO_COSTS},quantize-weights{{format=fixp4}},correct-bias"
+min-sqnr-db = 0.0
+""")
+    return folder
+
+
+def written(folder: Path) -> Mapping[str, bytes]:
+    return {n: (folder / n).read_bytes() for n in ("model.onnx", "decisions.toml")}
+
+
+@pytest.mark.parametrize("recipe", ["w4a8", "nearest.toml"])
+def test_learned_codes_from_end_to_end(network: Path, tmp_path: Path, recipe: str) -> None:
+    """The command line, twice, from a checkpoint, and from the decisions: the same bytes."""
+    chosen = network / recipe if recipe.endswith("toml") else recipe
+    words = [
+        network / "net.onnx",
+        "-t",
+        "ort",
+        "--recipe",
+        chosen,
+        "--calibration-data",
+        network / "data.npz",
+    ]
+    runs = {
+        "once": ("-O2", "--checkpoint", tmp_path / "state"),
+        "resumed": ("-O2", "--checkpoint", tmp_path / "state", "--resume"),
+        "again": ("-O2",),
+        "replayed": ("-O2", "--decisions", tmp_path / "once" / "decisions.toml"),
+    }
+    for name, more in runs.items():
+        result = command(*words, *more, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+    assert list((tmp_path / "state" / "blocks").glob("*.npz"))
+    once = written(tmp_path / "once")
+    for name in runs:
+        assert written(tmp_path / name) == once, name
+    report = lpcompile.load(tmp_path / "once").report
+    assert " -O2" in report["created_with"]["command"]
+    assert report["effort"] == {"level": 2, "learned_by": ["reconstruct-blocks"], "note": ""}
+    row = report["ledger"][-1]
+    assert row["step"] == "reconstruct-blocks"
+    learned = next(p for p in report["passes"] if p["name"] == "reconstruct-blocks")
+    assert row["kept"] == bool(learned["changes"])
+    if recipe == "nearest.toml":
+        assert row["kept"]
+        assert learned["metrics"]["gain_db"] > 1
+        assert learned["metrics"]["gain_db"] > 2 * learned["metrics"]["gain_error_db"]
+        assert row["gain_db"] > 1
+
+
+def test_everything_at_once(network: Path) -> None:
+    """No output gives classes to the eye of the compiler: the loss of the last stage is another then."""
+    labels: list[str] = []
+    found = lpcompile.compile(
+        network / "net.onnx",
+        calibration=str(network / "data.npz"),
+        recipe="w4a8",
+        effort=3,
+        progress=lambda what, _done, _total: labels.append(what),
+    )
+    steps = [row["step"] for row in found.report["ledger"]]
+    assert steps[-2:] == ["reconstruct-blocks", "tune-weights"]
+    assert any(w.startswith("reconstructing blocks, about ") for w in labels)
+    assert any(w.startswith("retraining, about ") for w in labels)
+    assert not [w for w in found.report["warnings"] if "-O" in w]
+
+
+def test_a_network_without_gradients_is_left_alone_where_retraining_is_not_required() -> None:
+    made = quantized("""m (float[2,4] x) => (float[2,4] y) <float[4,4] w, float[4] b> {
+        h = Gemm (x, w, b)  k = Constant <value = int64[3] {2, 2, 2}> ()  m = Reshape (h, k)  d = Det (m)
+        e = Constant <value = int64[2] {2, 1}> ()  c = Reshape (d, e)  y = Add (h, c) }""")
+    with pytest.raises(GradientError):
+        made.rerun("tune-weights{epochs=1}")
+    report = made.rerun("tune-weights{epochs=1,required=false}")["tune-weights"]
+    assert not report.changes
+    assert all("it cannot be retrained" in s.reason for s in report.skips)
+    assert any("weights are not retrained: " in w for w in made.context.warnings)
+
+
+def test_times_are_shown_as_guesses() -> None:
+    shown = [expected_time.shown(s) for s in (0.2, 31, 89.9, 90, 200, 5399, 5400, 9000)]
+    assert shown == ["10 s", "40 s", "90 s", "2 min", "3 min", "90 min", "2 h", "2 h"]
+
+
+def test_what_is_said_of_an_effort_is_printed(network: Path) -> None:
+    words = ["-t", "ort", "--recipe", "int8", "--calibration-data", network / "data.npz", "-O2", "--dry-run"]
+    result = command(network / "net.onnx", *words)
+    assert "effort    -O2 adds nothing to -O1 here: its weights have 8 bits or more" in result.stdout
+    assert result.stderr == ""
+    assert "3: also retrain" in " ".join(command("compile", "--help").stdout.split())
+
+
+def test_the_pass_is_known() -> None:
+    assert pass_class("reconstruct-blocks").configured({}).text == "reconstruct-blocks"
