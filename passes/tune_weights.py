@@ -240,7 +240,7 @@ class TuneWeights(Pass):
         calls = ctx.calibration.deciding
         outputs = [run(feeds) for feeds in calls]
         columns = [[found[t] for found in outputs] for t in teacher.tensors]
-        joined = may_join(graph, calls, outputs)
+        joined = may_join(graph, calls, outputs, ctx.observe)
         share = (
             np.mean([len(c[0]) for c in zip(*columns, strict=True)]) if joined else 1
         )  # of a call in its samples

@@ -8,24 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
+from lpcompile.assignment.budget import ADDITIVE, MEASURED, RATES
 from lpcompile.cli._output import Output
 from lpcompile.errors import ModelError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# names of assignment.budget, without its imports
-BUDGETS = (
-    "ace",
-    "acev2",
-    "agreement",
-    "avg-bits",
-    "bytes",
-    "energy-pj",
-    "metric-drop",
-    "posit-fraction",
-    "sqnr-db",
-)
-RATES = ("agreement", "posit-fraction")
+BUDGETS = tuple(sorted((*ADDITIVE, *MEASURED)))
 Shapes = dict[str, tuple[int, ...]]
 EMIT_FORMS = ("functions", "standard", "qdq")  # target.EMIT_FORMS, without its imports
 

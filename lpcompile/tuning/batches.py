@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from lpcompile.analysis.batches import ObserveGraph, separable_bytes
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.graph import LpGraph
 
@@ -57,20 +58,31 @@ class Samples:
         return size if self.joined else max(1, round(size / self._each))
 
 
-def may_join(graph: LpGraph, calls: Sequence[Feeds], outputs: Sequence[Mapping[str, np.ndarray]]) -> bool:
+def may_join(
+    graph: LpGraph,
+    calls: Sequence[Feeds],
+    outputs: Sequence[Mapping[str, np.ndarray]],
+    observe: ObserveGraph,
+) -> bool:
     """Whether the samples of several calls make one call, and those of one call several.
 
-    Every input has a first axis without a fixed length, the same one in all arrays of a call, and every output has it
-    too; other axes agree between calls.
+    Every array has a first axis that counts samples, other axes agree between calls, and samples do not touch each
+    other (`separable_bytes`).
+
+    Args:
+        graph: the float graph.
+        calls: of it.
+        outputs: what it gives, by name, for each call.
+        observe: opens it.
     """
-    if not all(v.shape and not isinstance(v.shape[0], int) for v in graph.inputs):
-        return False
     rows = [[*feeds.values(), *out.values()] for feeds, out in zip(calls, outputs, strict=True)]
     if not all(a.ndim for row in rows for a in row):
         return False
     if any(len({len(a) for a in row}) != 1 for row in rows):
         return False
-    return all([a.shape[1:] for a in row] == [a.shape[1:] for a in rows[0]] for row in rows)
+    if any([a.shape[1:] for a in row] != [a.shape[1:] for a in rows[0]] for row in rows):
+        return False
+    return bool(outputs) and separable_bytes(graph, list(outputs[0]), observe, calls) is not None
 
 
 def _length(feeds: Mapping[str, np.ndarray]) -> int:

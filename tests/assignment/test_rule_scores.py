@@ -9,6 +9,7 @@ from lpcompile.analysis.scores import F64
 from lpcompile.analysis.weight_moments import per_weight_scores
 from lpcompile.assignment.candidates import FittedCandidates, fit_candidates
 from lpcompile.assignment.rule_scores import RuleScores
+from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import WeightPlan
 from tests.quantizing import context
@@ -25,20 +26,20 @@ SIZE = 1 / abs(float(W @ G))  # of the probe: one over the output
 class Toy:
     """y = w x with fixp4 and posit4sc,4 at the scales of the notes."""
 
-    def __init__(self, x: F64 | np.ndarray) -> None:
-        model = parse_model(LINEAR, opset=17)
+    def __init__(self, x: F64 | np.ndarray, text: str = LINEAR, bias: F32 | None = None) -> None:
+        model = parse_model(text, opset=17)
         self.graph = LpGraph.from_proto(model)
         self.graph.infer_shapes()
         node = self.graph.layers()[0]
-        self.graph.set_weights(node, W[:, None], None)
+        self.graph.set_weights(node, W[:, None], bias)
         self.name = node.name
         self.context = context(model, 0)
         self.samples = Samples([{"x": np.asarray(x, np.float32)[None]}], per_sample=True)
         plans = [WeightPlan(f, "tensor", "fixed") for f in ("fixp4", "posit4")]
         self.fitted: FittedCandidates = fit_candidates(W[None], plans, prune=False)
 
-    def scores(self, rule: str) -> F64:
-        """Of fixp4 and posit4."""
+    def scores(self, rule: str, mean: F64 | None = None) -> F64:
+        """Of fixp4 and posit4; a bias takes the error of the mean input away where that is given."""
         assert self.context.observe is not None
         assert self.context.open_patched is not None
         rules = RuleScores(
@@ -47,7 +48,7 @@ class Toy:
             self.samples,
             self.context.observe,
             self.context.open_patched,
-            centre={},
+            centre={} if mean is None else {self.name: mean},
         )
         return rules.of(rule)[self.name].mean
 
@@ -93,20 +94,5 @@ def test_the_trace_of_a_layer_that_reads_one_number_is_exact() -> None:
 def test_a_corrected_bias_takes_the_mean_of_the_error_away() -> None:
     """With one sample the mean is all there is."""
     text = "m (float[N,6] x) => (float[N,1] y) <float[6,1] w, float[1] b> { y = Gemm (x, w, b) }"
-    toy = Toy(G)
-    toy.graph = LpGraph.from_proto(parse_model(text, opset=17))
-    toy.graph.infer_shapes()
-    node = toy.graph.layers()[0]
-    toy.name = node.name
-    toy.graph.set_weights(node, W[:, None], np.zeros(1, np.float32))
-    assert toy.context.observe is not None
-    assert toy.context.open_patched is not None
-    rules = RuleScores(
-        toy.graph,
-        {toy.name: toy.fitted},
-        toy.samples,
-        toy.context.observe,
-        toy.context.open_patched,
-        centre={toy.name: G[None].astype(np.float64)},
-    )
-    np.testing.assert_allclose(rules.of("measured")[toy.name].mean, [0, 0], atol=1e-9)
+    found = Toy(G, text, np.zeros(1, np.float32)).scores("measured", G[None].astype(np.float64))
+    np.testing.assert_allclose(found, [0, 0], atol=1e-9)

@@ -36,7 +36,7 @@ FEW = """name = "few"
 summary = "few candidates"
 pipeline = '''
 fold-constants, canonicalize, fold-batchnorm, quantize-activations,
-assign-formats{formats=fixp4+int8,granularities=channel,joint=0,samples=8},
+assign-formats{formats=fixp4+int8,granularities=channel,joint=0,samples=8,rounding=nearest},
 quantize-weights{format=fixp4,scale-format=ufloat8_e4m4}
 '''
 """

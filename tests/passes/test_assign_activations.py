@@ -31,7 +31,7 @@ ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse
 SMALL = "formats=fixp4+int8,granularities=channel,joint=0"
 
 
-def assigned(options: str, *, calls: int = 40) -> Quantized:
+def assigned(options: str, *, calls: int = 20) -> Quantized:
     return quantized(NET, f"{NO_COSTS},assign-formats{{{SMALL},{options}}},{ROUND}", calls=calls)
 
 
@@ -240,7 +240,7 @@ def test_a_width_that_does_not_exist_is_named() -> None:
 def measured(share: float, eight_bits: Quantized) -> Quantized:
     options = SMALL.replace("joint=0", "joint=1")
     bound = share * ace_of(eight_bits)
-    return quantized(NET, f"{NO_COSTS},assign-formats{{{options},ace={bound!r}}},{ROUND}")
+    return quantized(NET, f"{NO_COSTS},assign-formats{{{options},ace={bound!r}}},{ROUND}", calls=20)
 
 
 def test_the_whole_is_measured_with_activations_rounded(eight_bits: Quantized) -> None:

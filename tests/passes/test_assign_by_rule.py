@@ -22,7 +22,7 @@ CNN = """m (float[N,3,8,8] x) => (float[N,5] y)
     g = GlobalAveragePool (s)  f = Flatten (g)
     h = Gemm <transB = 1> (f, w3, b3)  i = Relu (h)  y = Gemm <transB = 1> (i, w4, b4)
 }"""
-ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse},correct-bias"
+ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse,sweeps=0},correct-bias"
 MIXED = "formats=fixp4+posit4,granularities=channel"
 
 
@@ -38,7 +38,7 @@ def heavy_tailed() -> ModelProto:
 
 
 def assigned(options: str) -> Quantized:
-    return quantized(heavy_tailed(), f"{NO_COSTS},assign-formats{{{MIXED},{options}}},{ROUND}")
+    return quantized(heavy_tailed(), f"{NO_COSTS},assign-formats{{{MIXED},{options}}},{ROUND}", calls=20)
 
 
 def scored(found: Quantized) -> Sequence[ScoredLayer]:

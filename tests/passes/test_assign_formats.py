@@ -26,7 +26,7 @@ ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse
 SMALL = "formats=fixp4+posit4+nf4+int8,granularities=channel+group16"
 
 
-def assigned(options: str, *, calls: int = 40) -> Quantized:
+def assigned(options: str, *, calls: int = 20) -> Quantized:
     return quantized(CNN, f"{NO_COSTS},assign-formats{{{options}}},{ROUND}", calls=calls)
 
 
@@ -255,7 +255,7 @@ def test_a_model_that_gives_nothing_but_classes_is_scored_by_its_logits() -> Non
         "(f, w3, b3)", "(f, w3, b3)  z = ArgMax <axis=1, keepdims=0> (y)"
     )
     options = f"{SMALL},avg-bits=5"
-    found = quantized(text, f"{NO_COSTS},assign-formats{{{options}}},{ROUND}")
+    found = quantized(text, f"{NO_COSTS},assign-formats{{{options}}},{ROUND}", calls=20)
     metrics, wanted = (
         found.reports["assign-formats"].metrics,
         assigned(options).reports["assign-formats"].metrics,

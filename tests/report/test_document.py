@@ -254,6 +254,7 @@ def test_posits_are_counted_in_parameters_and_macs(monkeypatch: pytest.MonkeyPat
             calibration=shipped_data("digits_resnet"),
             recipe="w4a8",
             weight_format=fmt,
+            effort=0,
         )
         layers, totals = made.report["layers"], made.report["totals"]
         held = [r for r in layers if r["weight_format"] == "posit4"]

@@ -6,8 +6,9 @@ import numpy as np
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.graph import LpGraph
+from lpcompile.runtime.execution import observer
 from lpcompile.tuning.batches import Samples, may_join
-from tests.support import parse_model
+from tests.support import Array, parse_model
 
 
 def calls(*sizes: int) -> list[Feeds]:
@@ -18,10 +19,9 @@ def calls(*sizes: int) -> list[Feeds]:
     ]
 
 
-def graph(batch: str) -> LpGraph:
-    return LpGraph.from_proto(
-        parse_model(f"m (float[{batch},3] x) => (float[{batch},3] y) {{ y = Relu (x) }}")
-    )
+def graph(batch: str, node: str = "Relu (x)", width: str = "3") -> LpGraph:
+    text = f"m (float[{batch},{width}] x) => (float y) {{ y = {node} }}"
+    return LpGraph.from_proto(parse_model(text, check=False))
 
 
 def test_joined_samples_are_cut_anew_in_any_order() -> None:
@@ -42,14 +42,23 @@ def test_calls_that_cannot_be_joined_stay_whole() -> None:
     assert [len(b) for b in samples.batches([0, 1, 2], 1)] == [1, 1, 1]
 
 
+def joinable(model: LpGraph, *feeds: Array) -> bool:
+    calls = [{"x": np.asarray(x, np.float32)} for x in feeds]
+    run = observer(model, ["y"])
+    return may_join(model, calls, [run(c) for c in calls], observer)
+
+
 def test_only_an_open_batch_axis_may_be_joined() -> None:
-    feeds = [{"x": np.zeros((2, 3), np.float32)}, {"x": np.zeros((1, 3), np.float32)}]
-    outputs = [{"y": np.zeros((2, 3))}, {"y": np.zeros((1, 3))}]
-    assert may_join(graph("N"), feeds, outputs)
-    assert not may_join(graph("2"), feeds[:1], outputs[:1]), "a fixed batch"
-    assert not may_join(graph("N"), feeds, [{"y": np.zeros((6,))}, {"y": np.zeros((3,))}]), (
-        "outputs have another"
-    )
-    assert not may_join(graph("N"), feeds, [{"y": np.zeros(())}] * 2), "scalars"
-    uneven = [feeds[0], {"x": np.zeros((1, 4), np.float32)}]
-    assert not may_join(graph("N"), uneven, outputs), "other axes differ"
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    assert joinable(graph("N"), x[:2], x[2:3])
+    assert not joinable(graph("2"), x[:2], x[2:4]), "a fixed batch"
+    assert not joinable(graph("N", "Flatten <axis = 0> (x)"), x[:2], x[2:3]), "outputs have another"
+    assert not joinable(graph("N", "ReduceSum <keepdims = 0> (x)"), x[:2], x[2:3]), "scalars"
+    assert not joinable(graph("N", width="M"), x[:2], x[2:3, :2]), "other axes differ"
+    assert not joinable(graph("N"), x[:1], x[:1]), "samples that are all alike show nothing"
+
+
+def test_samples_that_touch_each_other_are_not_joined() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    assert not joinable(graph("N", "Softmax <axis = 0> (x)"), x[:2], x[2:4])
+    assert joinable(graph("N", "Softmax <axis = 1> (x)"), x[:2], x[2:4])

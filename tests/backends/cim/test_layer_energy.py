@@ -39,6 +39,7 @@ def compiled(name: str, fmt: str, activation: str, machine: str) -> dict[str, An
         calibration=shipped_data(name),
         activation_format=activation,
         machine=machine,
+        effort=0,  # any codes will do
         **recipe,
     )
     return dict(made.report)

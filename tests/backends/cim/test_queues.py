@@ -250,7 +250,7 @@ def nest(count: int, *words: Instruction) -> list[Instruction]:
 
 
 def test_hostile_programs_end_soon() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     b = Builder()
     place = b.desc((4,))
     for words, message in (
@@ -270,7 +270,7 @@ def test_hostile_programs_end_soon() -> None:
         b.run[0] = words
         with pytest.raises(ProgramError, match=message):
             simulate(b.program(), {})
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_limits_of_cycles_and_sizes() -> None:
