@@ -7,7 +7,7 @@ gains are paired, draw by draw.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from tests.bench.bench_table import Bench
 from tests.bench.experiments.chart import Series
 from tests.bench.experiments.prepared_entry import FOLDS, SHARE, PreparedEntry, draws, passes_of
 from tests.bench.experiments.results import Cell, Results
-from tests.bench.experiments.varied_metric import Variation, varied
+from tests.bench.experiments.varied_metric import Variation, VariedRounding, varied
 from tests.support import Array
 
 ENTRIES = ("resnet20_cifar10", "tiny_dscnn_kws", "char_gpt_shakespeare", "tiny_resnet8_cifar10")
@@ -80,6 +80,7 @@ STEPS = (
     Step("biases as they are", "left out", ONCE, variation=Variation(centred=False), after=""),
     Step("damping 0.01, again", "left out", WHOLE, variation=Variation(damped=False), after=AGAIN),
     Step("scales by the diagonal, again", "left out", WHOLE, variation=Variation(conditional=False), after=AGAIN),
+    Step("sweeps before rounding again", "left out", WHOLE, variation=Variation(sweeps=False), after=AGAIN),
     Step("kernel-sums, biases again", "left out", WHOLE, "kernel-sums", after=AGAIN),
     Step("nearest, biases again", "left out", WHOLE, "nearest", after=AGAIN),
     Step("orders", "on top", ONCE, variation=Variation(orders=True)),
@@ -91,6 +92,9 @@ STEPS = (
     Step("equalize before nearest", "on top", "+ correct-bias", "nearest", equalized=True),
     Step("search-ranges before nearest", "on top", "+ correct-bias", "nearest", searched=True),
 )  # fmt: skip
+LEARNED = Step(
+    "reconstruct-blocks", "on top", WHOLE, after=f"{AGAIN}, reconstruct-blocks"
+)  # with --effort 2 or more
 Figures = tuple[float, float, float, float]  # SQNR of outputs and of logits (nan: none), bits, seconds
 
 
@@ -124,16 +128,17 @@ def run(bench: Bench, seeds: int | None) -> Results:
 def entry_rows(bench: Bench, entry: str, bits: int, count: int) -> Iterator[tuple[Cell, ...]]:
     """Every step of one entry at one width."""
     assert bench.zoo is not None
+    wanted = (*STEPS, LEARNED) if max(bench.efforts, default=1) > 1 else STEPS
     samples = QUICK_SAMPLES if bench.quick else SAMPLES
-    found: dict[str, list[Figures]] = {step.name: [] for step in STEPS}
+    found: dict[str, list[Figures]] = {step.name: [] for step in wanted}
     for draw, feeds in enumerate(draws(bench.zoo.samples(entry), count)):
         for equalized, searched in itertools.product((False, True), repeat=2):
-            steps = [s for s in STEPS if (s.equalized, s.searched) == (equalized, searched)]
+            steps = [s for s in wanted if (s.equalized, s.searched) == (equalized, searched)]
             head = _head(bits, equalized=equalized, searched=searched)
             network = PreparedEntry(bench.zoo, entry, head, _rounding("gptq"), feeds, seed=draw)
             for step in steps:
                 found[step.name].append(_figures(network, step, samples))
-    for step in STEPS:
+    for step in wanted:
         own, other = (np.array(found[name]) for name in (step.name, step.against))
         columns: list[Cell] = []
         for k in (0, 1):
@@ -148,7 +153,7 @@ def summary(rows: Sequence[tuple[Cell, ...]]) -> Iterator[str]:
     """Mean gain of each step over entries, and on how many it is clear."""
     at = {name: HEADER.index(name) for name in HEADER}
     for bits in ACTIVATIONS:
-        for step in STEPS:
+        for step in (*STEPS, LEARNED):
             own = [r for r in rows if r[at["step"]] == step.name and r[at["activation bits"]] == bits]
             if not own or step.name == step.against:
                 continue
@@ -170,9 +175,14 @@ def _of_logits(row: tuple[Cell, ...]) -> tuple[float, float]:
 
 
 def _figures(network: PreparedEntry, step: Step, samples: int) -> Figures:
-    metrics = varied(network.metrics(), step.variation) if step.rounding == "gptq" else None
-    tail = _rounding(step.rounding) + (f", {step.after}" if step.after else "")
-    made = network.made(passes_of(tail), metrics)
+    rounding, *after = passes_of(_rounding(step.rounding) + (f", {step.after}" if step.after else ""))
+    if step.rounding != "gptq":
+        made = network.made([rounding, *after])
+    else:
+        own = network.metrics()
+        by_step = VariedRounding(*astuple(rounding), metrics=varied(own, step.variation))
+        known = varied(own, Variation(damped=step.variation.damped))  # rounding again takes its damping
+        made = network.made([by_step, *after], known)
     logits = network.logits_db(made.proto, samples)
     return network.sqnr_db(made.proto, samples), np.nan if logits is None else logits, made.bits, made.seconds
 

@@ -1,4 +1,4 @@
-"""Rounding with single steps left out or added: a metric of rounding errors that does as it is told."""
+"""Rounding with single steps left out or added, by metrics of rounding errors that do as they are told."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lpcompile.formats.arrays import F32
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.passes.quantize_weights import QuantizeWeights
+from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.pipeline import PassContext
+from lpcompile.plan import LayerPlan
 from lpcompile.quant.adaround import adaround
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
@@ -57,6 +63,19 @@ class VariedMetric(InputMetric):
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class VariedRounding(QuantizeWeights):
+    """`quantize-weights` by given metrics, also by some that do not fit how layers are planned."""
+
+    metrics: Mapping[str, InputMetric] = field(default_factory=dict)
+
+    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+        decided, metric = self._decided(graph, node), self.metrics.get(node.name)
+        return rounded_layer(
+            graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps, rho=self.rho
+        )
+
+
 def varied(metrics: Mapping[str, InputMetric], variation: Variation) -> dict[str, InputMetric]:
     """Metrics of layers under a variation; layers that share one still do."""
     distinct = {id(m): _varied(m, variation) for m in metrics.values()}
@@ -69,7 +88,7 @@ def _varied(metric: InputMetric, variation: Variation) -> InputMetric:
         mean = metric.mean
         matrix = (matrix + mean[:, :, None] * mean[:, None, :]).astype(np.float32)
     damping = metric.damping if variation.damped else DAMPING
-    return VariedMetric(matrix, metric.mean, centred, damping, variation)
+    return VariedMetric(matrix, metric.mean, centred, damping=damping, step=metric.step, variation=variation)
 
 
 def _mean_one(sizes: F32) -> F32:
