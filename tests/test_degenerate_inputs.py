@@ -70,11 +70,12 @@ def test_it_compiles_and_stays_near(samples: str, recipe: str) -> None:
     assert errors < 0.1 * power
 
 
-def test_lengths_that_follow_from_data() -> None:
+@pytest.mark.parametrize("recipe", ["w4a8", "auto"])
+def test_lengths_that_follow_from_data(recipe: str) -> None:
     """A float output whose length is another after rounding is not compared, and nothing fails for it."""
     found = parse_model("""m (float[4,16] x) => (float[4,16] y, float[A,B] z) <float[16,16] w, float[2,16] v> {
         t = MatMul (x, w)  y = Relu (t)
         n = NonZero (y)  c = Cast <to = 1> (n)  s = Transpose <perm = [1, 0]> (c)  z = MatMul (s, v) }""")
     calls = [{"x": np.random.default_rng(i).normal(size=(4, 16)).astype(np.float32)} for i in range(6)]
-    report = lpcompile.compile(found, calibration=calls, recipe="w4a8").report
+    report = lpcompile.compile(found, calibration=calls, recipe=recipe).report
     assert report["layers"][0]["weight_format"] != "float32"

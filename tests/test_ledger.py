@@ -21,7 +21,7 @@ from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.report.json import to_json
 from lpcompile.report.text import summary
 from lpcompile.runtime.execution import observer
-from tests.networks import shipped, shipped_data
+from tests.networks import shipped, shipped_data, without_costs
 from tests.quantizing import NO_COSTS, context, quantized
 from tests.support import parse_model
 
@@ -190,9 +190,12 @@ def test_it_decides_nothing_and_is_in_the_report(monkeypatch: pytest.MonkeyPatch
     assert "gains   " not in summary(without.report)
 
 
-def test_a_search_is_one_row() -> None:
-    model, data = shipped("digits_resnet"), str(shipped_data("digits_resnet"))
-    found = lpcompile.compile(model, calibration=data, recipe="auto", budget={"sqnr-db": 15.0}, effort=0)
+def test_a_search_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_costs(monkeypatch)
+    model = parse_model(NET)
+    found = lpcompile.compile(
+        model, calibration=samples(model), recipe="auto", budget={"sqnr-db": 15.0}, effort=0
+    )
     steps = [row["step"] for row in found.report["ledger"]]
     assert steps[0] == ACTIVATIONS_ALONE
     assert steps[-1] == AS_SEARCHED

@@ -31,7 +31,8 @@ RECIPE = """name = "{name}"
 summary = "few candidates"
 pipeline = '''
 fold-constants, canonicalize, fold-batchnorm, quantize-activations{{cost=none}}, {assign}
-quantize-weights{{format=fixp4,granularity=group,group-size=32,rule=output-mse,scale-format=ufloat8_e4m4,sweeps=0}}, correct-bias
+quantize-weights{{format=fixp4,granularity=group,group-size=32,rule=output-mse,scale-format=ufloat8_e4m4,sweeps=0}},
+correct-bias
 '''
 """
 ASSIGN = "assign-formats{formats=fixp4+nf4+int8,granularities=channel+group16,joint=2,samples=16},"

@@ -37,6 +37,9 @@ from lpcompile.ir.value import Value
 
 DRAWS_AT_ONCE = 4  # more make the graph large
 RANDOM = ("sampled", "softmax", "probe", "contrast")
+FREE_LENGTHS = frozenset(
+    {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Unique"}
+)  # found in the data
 LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
 Progress = Callable[[int, int], None]
 Labels = Sequence[NDArray[np.int64]]
@@ -240,6 +243,7 @@ class Sweep:
         self._forward = observe(graph, read) if read else None
         self._types = {x.name: gradient_graph.value(x.name).dtype for loss in losses for x in loss.inputs}
         self._shapes: dict[object, dict[str, tuple[int, ...]]] = {}
+        self._free = any(n.op in FREE_LENGTHS for n in graph.nodes())
         self._run = observe(gradient_graph, tensors)
 
     def runs(
@@ -283,9 +287,9 @@ class Sweep:
         return [[_drawn(x, shapes[x.of], rng) for x in inputs] for _ in range(draws)]
 
     def _shapes_of(self, call: Feeds) -> dict[str, tuple[int, ...]]:
-        """Shapes follow from those of the inputs, so one forward run tells them for all calls of these shapes."""
+        """Where shapes follow from those of the inputs, one forward run tells them for all calls of these shapes."""
         key = tuple((k, v.shape) for k, v in sorted(call.items()))
-        if key not in self._shapes:
+        if self._free or key not in self._shapes:
             values = {} if self._forward is None else self._forward(call)
             self._shapes[key] = {k: v.shape for k, v in values.items()}
         return self._shapes[key]

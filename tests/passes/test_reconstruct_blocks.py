@@ -36,7 +36,7 @@ FIXED = """m (float[4,16] x) => (float[4,6] y) <float[16,12] w1, float[12] b1, f
     y = MatMul (r, w2)
 }"""
 SHORT = "iterations=24,batch=8,learning-rate=0.04"
-SLOW = "iterations=24,batch=8"
+SLOW = "iterations=60,batch=8"
 
 
 def start(
