@@ -57,13 +57,13 @@ def test_inputs_that_never_change_have_no_negative_variance() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_importance_is_the_variance_left_by_later_inputs(count: int) -> None:
+def test_importance_lies_between_second_moments_and_what_later_inputs_leave(count: int) -> None:
     found = metric(inputs(9, count=count))
     variances = conditional_variances(found.matrix, found.damping)
     np.testing.assert_allclose(found.variances, variances.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(
-        found.importance, (variances / variances.mean(axis=1, keepdims=True)).mean(axis=0), rtol=1e-5
-    )
+    between = np.sqrt(variances * np.diagonal(found.matrix, axis1=1, axis2=2))
+    expected = (between / between.mean(axis=1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(found.importance, expected, rtol=1e-5)
     assert found.importance.mean() == pytest.approx(1, rel=1e-5)
     np.testing.assert_allclose(found.sizes, [np.mean(found.matrix[:, k, k]) for k in range(9)], rtol=1e-6)
     assert (found.variances <= found.sizes + found.damping * found.sizes.mean() * 1.01).all()
