@@ -74,7 +74,7 @@ class AssignFormats(Pass):
     samples: int = 256
     rounding: str = "gptq"
     activations: str = "auto"  # both widths where a bound counts them
-    joint: int = 24  # changes that are measured with all others in place; 0: nothing is measured
+    joint: int = 8  # changes that are measured with all others in place; 0: nothing is measured
     nearest: bool = False  # take the nearest point where bounds cannot be kept, with a warning
     avg_bits: float = 0.0
     bytes: float = 0.0

@@ -17,7 +17,7 @@ from lpcompile.ir.topology import digraph
 MOST_MACS = (
     1e11  # of all runs of one graph; some ten seconds on one core with the float and the rounded graph
 )
-LEAST_SEGMENTS, MOST_SEGMENTS = 4, 32
+LEAST_SEGMENTS, MOST_SEGMENTS = 4, 12
 
 
 def segments(graph: LpGraph, layers: Sequence[str], most: int) -> list[list[str]]:
