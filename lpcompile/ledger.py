@@ -175,7 +175,8 @@ class Ledger:
         assert judge is not None
         if before is None or kept or step == NEAREST_WEIGHTS:
             run = self.observe(rounded_network(graph, plan), judge.outputs)
-            self._noise = judge.noise_terms(run)
+            # what is shown as exact has no gains
+            self._noise = np.maximum(judge.noise_terms(run), 10 ** (-EXACT_DB / 10))
         noise = self._noise
         assert noise is not None
         gain = error = None

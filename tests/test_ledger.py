@@ -199,3 +199,12 @@ def test_a_search_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [row["step"] for row in found.report["ledger"]]
     assert steps[0] == ACTIVATIONS_ALONE
     assert steps[-1] == AS_SEARCHED
+
+
+def test_what_is_shown_as_exact_has_no_gains() -> None:
+    """Beside outputs of 1e13 the noise of the others is there, but less than what can be shown."""
+    net = """m (float[N,24] x) => (float[N,30] y) <float[24,6] w, float far = {1e13}> {
+        h = MatMul (x, w)  a = Abs (x)  b = Add (a, far)  y = Concat <axis=1> (h, b) }"""
+    found, _ = run(net, f"{GPTQ},correct-bias", samples(parse_model(ONE)))
+    assert {e.sqnr_db for e in found.entries} == {200.0}
+    assert {e.gain_db for e in found.entries[1:]} == {0.0}
