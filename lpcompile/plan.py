@@ -43,6 +43,9 @@ class Kernel(StrEnum):
     FLOAT = "float"
 
 
+STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)  # kernels that read integers of a static range
+
+
 @dataclass(frozen=True, slots=True)
 class ActivationOptions:
     """How activations will be rounded, for passes that come before.

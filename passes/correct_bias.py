@@ -5,21 +5,18 @@ from the calibration sweep. Where inputs are far from zero on average (after Rel
 error. [nagel2019, sec. 4.2]
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.input_moments import row_means
+from lpcompile.analysis.mean_inputs import mean_inputs
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel
-from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
@@ -56,19 +53,6 @@ class CorrectBias(Pass):
             graph.plan = graph.plan.with_layer(node.name, replace(layer, bias_correction=shift))
             report.change(node, "bias corrected", after=f"by {float(np.abs(shift).max()):.3g} at most")
         return report
-
-
-def mean_inputs(
-    node: Node, statistics: Mapping[str, TensorStatistics], metrics: Mapping[str, InputMetric]
-) -> F64 | None:
-    """E[x] for each row of a layer's weights, (C_out, K); None where it is not known.
-
-    A metric knows how often a convolution reads its padding; statistics of channels do not.
-    """
-    metric, weight = metrics.get(node.name), node.inputs[1]
-    if metric is None or weight is None:
-        return row_means(node, statistics)
-    return metric.row_means(len(to_rows(node.op, weight.values)))
 
 
 def mean_shift(rows: F32, tensor: QuantizedTensor, mean: F64) -> F32:

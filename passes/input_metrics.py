@@ -7,13 +7,12 @@ from lpcompile.analysis.grams import Gram, gather_grams, readings_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.pipeline import PassContext
-from lpcompile.plan import Kernel
+from lpcompile.plan import STATIC
 from lpcompile.quant.damping_choice import chosen_damping
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.rows import to_rows
 
 THREADS = 2
-STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
 def input_metrics(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> Mapping[str, InputMetric]:

@@ -15,6 +15,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.macs import macs_on
+from lpcompile.analysis.mean_inputs import mean_inputs
 from lpcompile.analysis.measured import Judge, OpenPatched
 from lpcompile.analysis.own_weights import with_own_weights
 from lpcompile.analysis.rounded_activations import with_rounded_activations
@@ -24,7 +25,7 @@ from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.correct_bias import bias_obstacle, mean_inputs, mean_shift
+from lpcompile.passes.correct_bias import bias_obstacle, mean_shift
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.plan import ActivationPlan, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric

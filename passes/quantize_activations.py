@@ -26,11 +26,9 @@ from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel, LayerPlan, QuantPlan
+from lpcompile.plan import STATIC, ActivationOptions, ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
 from lpcompile.tuning.activation_scales import LEARNED
-
-STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
 @dataclass(frozen=True, slots=True)

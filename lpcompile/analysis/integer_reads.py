@@ -10,9 +10,7 @@ from functools import partial
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
-from lpcompile.plan import Kernel
-
-STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
+from lpcompile.plan import STATIC, Kernel
 
 
 def with_separate_reads(graph: LpGraph) -> tuple[LpGraph, dict[str, str]]:

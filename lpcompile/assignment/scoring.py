@@ -18,8 +18,9 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gradients import Samples
 from lpcompile.analysis.histogram import TensorStatistics
-from lpcompile.analysis.input_moments import row_means, second_moments
+from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.macs import macs_on
+from lpcompile.analysis.mean_inputs import mean_inputs
 from lpcompile.analysis.measured import Judge, OpenPatched, measure_weights
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.scores import F64, Score
@@ -139,7 +140,8 @@ class Scorer:
             centre = {
                 n: mean
                 for n in fitted
-                if self.corrects_bias(node := self.graph.node(n)) and (mean := self._mean(node)) is not None
+                if self.corrects_bias(node := self.graph.node(n))
+                and (mean := mean_inputs(node, self.statistics, self.metrics)) is not None
             }
             if self.sensitivity != "fisher":
                 return Projected(self._by_rule(fitted, samples, centre), {})
@@ -178,13 +180,6 @@ class Scorer:
             lambda done, total: self.progress("scoring formats", done, total),
         )
         return rules.of(self.sensitivity)
-
-    def _mean(self, node: Node) -> F64 | None:
-        metric = self.metrics.get(node.name)
-        weight = node.inputs[1]
-        if metric is None or weight is None:
-            return row_means(node, self.statistics)
-        return metric.row_means(len(to_rows(node.op, weight.values)))
 
     def _rows(self, name: str) -> F32:
         node = self.graph.node(name)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from lpcompile.analysis.activation_ranges import ActivationRanges
 from lpcompile.analysis.planned_groups import planned_groups
 from lpcompile.ir.graph import LpGraph
-from lpcompile.plan import ActivationPlan, Kernel
+from lpcompile.plan import STATIC, ActivationPlan
 
 WIDE, NARROW = "uint8", "uint4"
 NARROW_BITS = 4
-STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
 @dataclass(frozen=True)
