@@ -1,9 +1,9 @@
 """Choose the number format, granularity and scale format of every layer: least predicted loss within a budget.
 
 Candidates are fitted as they will be rounded, scored by the exact Fisher form of their errors (or by a sensitivity by
-name), and chosen by a multiple-choice knapsack. The result is measured as a whole beside each single format with int8:
-it is never worse than those on the calibration loss. A greedy rule by name is followed as it stands, from the first of
-the formats to the second. [architecture 6; papers/mixed-posit 2.7, 2.8]
+name), and chosen by a multiple-choice knapsack. The result is measured as a whole beside the single formats with int8
+that are predicted best: it is never worse than those on the calibration loss. A greedy rule by name is followed as it
+stands, from the first of the formats to the second. [architecture 6; papers/mixed-posit 2.7, 2.8]
 """
 
 from collections.abc import Mapping, Sequence
@@ -371,7 +371,7 @@ class AssignFormats(Pass):
         rivals = [first, *singles(scored, bounds)]
         if interactions.known:
             together = with_picks(layers, interactions.refined(first.picks).picks, "together")
-            rivals.insert(0, replace(together, lower_bound=first.lower_bound))
+            rivals[0] = replace(together, lower_bound=first.lower_bound)
         if not self.joint or ctx.calibration is None or ctx.observe is None or ctx.open_patched is None:
             return Joint(first, {})
         if ctx.calibration.generated or not float_outputs(graph):

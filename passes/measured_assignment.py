@@ -31,7 +31,7 @@ from lpcompile.plan import ActivationPlan, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.rows import to_rows
 
-MOST_MACS = 1e11  # of all measurements of one assignment; some seconds on two cores
+MOST_MACS = 6e10  # of all measurements of one assignment; some seconds on two cores
 LEAST_SAMPLES = 32
 LEAST_RIVALS = 3
 HELD_BYTES = 1 << 28  # of codes that are kept

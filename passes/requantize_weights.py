@@ -66,9 +66,10 @@ class RequantizeWeights(Pass):
             for node in rounded:
                 report.skip(node, "no calibration data, so its inputs are not known")
             return report
-        work = _Requantizing(graph, ctx, calibration.deciding, report)
+        names = [n.name for n in rounded]
+        work = _Requantizing(graph, ctx, calibration.deciding, names, report)
         before = graph.plan
-        work.run([n.name for n in rounded], self.segments)
+        work.run(names, self.segments)
         keep_if_better(graph, ctx, before, report)
         return report
 
@@ -76,7 +77,14 @@ class RequantizeWeights(Pass):
 class _Requantizing:
     """One run over the layers of a graph; plans are written as it goes."""
 
-    def __init__(self, graph: LpGraph, ctx: PassContext, calls: Sequence[Feeds], report: PassReport) -> None:
+    def __init__(
+        self,
+        graph: LpGraph,
+        ctx: PassContext,
+        calls: Sequence[Feeds],
+        names: Sequence[str],
+        report: PassReport,
+    ) -> None:
         assert ctx.observe is not None
         self.graph, self.ctx, self.calls, self.report = graph, ctx, calls, report
         self.observe = ctx.observe
@@ -84,7 +92,7 @@ class _Requantizing:
         parts = [calls[0::2], calls[1::2]] if len(calls) > 1 else [calls]
         most = max(MOST_ROWS // (2 * len(parts)), LEAST_PER_INPUT * widest(graph))
         self.sweeps = [
-            MismatchSweeps(graph, activations, ctx.observe, part, most_rows=most, seed=ctx.seed)
+            MismatchSweeps(graph, activations, ctx.observe, part, layers=names, most_rows=most, seed=ctx.seed)
             for part in parts
         ]
         self.shares = [len(part) / len(calls) for part in parts]

@@ -6,12 +6,13 @@ What a layer with weights W^ then gives is off by W x - W^ x^, of mean square
 
 so that W^ can make good for what came before it. [li2025]
 
-Both graphs are run from their inputs, each in a session that ends with the layers that are asked for: ONNX Runtime 1.32
-runs all of a graph whatever is fetched of it (`only_execute_path_to_fetches` changed no time), loading a part of it
-takes milliseconds, and a session whose weights are not exchanged is up to twice as fast as one where they may be.
+Both graphs are run in sessions that end with the layers that are asked for: ONNX Runtime 1.32 runs all of a graph
+whatever is fetched of it (`only_execute_path_to_fetches` changed no time), loading a part of it takes milliseconds, and
+a session whose weights are not exchanged is up to twice as fast as one where they may be. Where it is known which
+layers will change, they also start behind what is settled (`settled_runs`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from lpcompile.analysis.layer_inputs import InputReading
 from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.sampled_columns import RowDraw, weighted
+from lpcompile.analysis.settled_runs import SettledRuns
 from lpcompile.errors import PassError
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
@@ -73,6 +75,8 @@ class MismatchSweeps:
         memory_bytes: of the matrices of one sweep.
         most_rows: positions that are counted of a layer; None: as `sampled_columns` has it.
         seed: of their choice.
+        layers: those that will be patched, each once, after the moments of all that come before it; only moments of
+            such as are not patched yet may be asked for. None: any layer at any time.
     """
 
     def __init__(
@@ -82,12 +86,15 @@ class MismatchSweeps:
         observe: ObserveGraph,
         calls: Sequence[Feeds],
         *,
+        layers: Collection[str] | None = None,
         memory_bytes: int = SWEEP_BYTES,
         most_rows: int | None = None,
         seed: int = 0,
     ) -> None:
         self._graph, self._rounded = graph, rounded.copy()
-        self._observe, self._calls = observe, calls
+        self._calls = calls
+        self._runs, self._rounded_runs = SettledRuns(observe, calls), SettledRuns(observe, calls)
+        self._changing = None if layers is None else set(layers)
         self._memory, self._most_rows, self._seed = memory_bytes, most_rows, seed
 
     def patch(self, layer: str, rows: F32, bias: NDArray[np.floating] | None = None) -> None:
@@ -95,6 +102,10 @@ class MismatchSweeps:
         node = self._rounded.node(layer)
         if bias is not None and node.op == "MatMul":
             raise PassError("MatMul has no bias of its own", where=layer)
+        if self._changing is not None:
+            if layer not in self._changing:
+                raise PassError("its weights were settled before", where=layer)
+            self._changing.remove(layer)
         self._rounded.set_weights(node, as_weight(node, rows), bias)
 
     def moments(self, layers: Sequence[str], progress: Progress | None = None) -> Mismatches:
@@ -128,10 +139,10 @@ class MismatchSweeps:
         self, part: Sequence[Readings], done: int, total: int, progress: Progress | None
     ) -> Mapping[Readings, Mismatch | str]:
         sums = {pair: _MismatchSum(pair, len(self._calls), self._most_rows) for pair in part}
-        run = self._observe(self._graph, list(dict.fromkeys(a.tensor for a, _ in part)))
-        run_rounded = self._observe(self._rounded, list(dict.fromkeys(b.tensor for _, b in part)))
-        for i, feeds in enumerate(self._calls):
-            values, rounded = run(feeds), run_rounded(feeds)
+        tensors, others = ([*dict.fromkeys(r.tensor for r in side)] for side in zip(*part, strict=True))
+        runs = self._runs.run(self._graph, tensors, self._changing)
+        rounded_runs = self._rounded_runs.run(self._rounded, others, self._changing)
+        for i, (values, rounded) in enumerate(zip(runs, rounded_runs, strict=True)):
             for (a, b), s in sums.items():
                 s.add(values[a.tensor], rounded[b.tensor], np.random.default_rng([self._seed, i]))
             if progress is not None:

@@ -12,7 +12,7 @@ from lpcompile.errors import BudgetError
 from lpcompile.formats.planned import short_name
 
 WIDE = "int8"
-REFINED = 3  # single formats whose cross terms are looked at
+RIVALS = 4  # single formats that are worth measuring
 
 
 def exact(layers: Sequence[ScoredLayer], bounds: Mapping[str, float], name: str = "exact") -> Assignment:
@@ -85,9 +85,11 @@ def single(
 
 
 def singles(scored: Scored, bounds: Mapping[str, float]) -> list[Assignment]:
-    """Each format that is a candidate somewhere, by itself with int8; the best predicted first, these refined, too."""
+    """Single formats with int8, the best predicted first: RIVALS of them, their cross terms looked at where known."""
     formats = dict.fromkeys(short_name(c.weight.format) for layer in scored.layers for c in layer.candidates)
     found = [(a, f) for f in formats if f != WIDE and (a := single(scored, bounds, f)) is not None]
     found.sort(key=lambda pair: (pair[0].loss, pair[1]))
-    refined = [single(scored, bounds, f, together=True) for _, f in found[:REFINED] if scored.projections]
-    return [a for a, _ in found] + [a for a in refined if a is not None]
+    refined = [
+        single(scored, bounds, f, together=True) if scored.projections else a for a, f in found[:RIVALS]
+    ]
+    return [a for a in refined if a is not None]

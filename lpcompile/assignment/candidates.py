@@ -30,9 +30,9 @@ FORMATS = ("fixp4", "posit4", "nf4", "float4_e2m1fn", "pot4", LEARNED, "int8")
 GRANULARITIES = ("channel", "group8", "group16", "group32", "group64", "group128")
 SHORT_SCALES = "ufloat8_e4m4"
 SAMPLE_WEIGHTS = 1 << 16
-TABLE_WEIGHTS = 1 << 15  # that decide on a learned table
-TABLE_ROUNDS = 2
-TABLE_STARTS = ("posit4", "nf4")
+TABLE_WEIGHTS = 1 << 13  # that decide on a learned table
+TABLE_ROUNDS = 1
+TABLE_STARTS = ("nf4",)
 TABLE_GROUP = 32  # one table serves all group sizes
 MOST = 12
 _DOUBT = 0.03  # estimates are that close to what a fit gives
@@ -90,7 +90,7 @@ class FittedCandidates:
         kept: list[Candidate] = []
         for name in dict.fromkeys(short_name(c.weight.format) for c in self.candidates):
             own = [c for c in self.candidates if short_name(c.weight.format) == name]
-            kept += _thinned(_undominated(own), most)
+            kept += [own[i] for _, _, i in _thinned(_undominated(_points(own)), most)]
         return replace(self, candidates=tuple(sorted(kept, key=_cost)))
 
 
@@ -158,6 +158,7 @@ def fit_candidates(
     sample_weights: int = SAMPLE_WEIGHTS,
     most: int = MOST,
     prune: bool = True,
+    by_format: int = 0,
 ) -> FittedCandidates:
     """Fit the plans of one layer and keep those that are worth their bits.
 
@@ -171,6 +172,7 @@ def fit_candidates(
         sample_weights: of layers with more weights channels spread evenly are tried, of at least so many.
         most: candidates kept; where there are more, those that the others replace best go.
         prune: drop candidates; else all are fitted and kept.
+        by_format: where none are dropped, at most so many of each format are fitted, by their estimates; 0: all.
     """
     channels = np.arange(0, len(rows), max(1, rows.size // sample_weights))
     sample = np.ascontiguousarray(rows[channels], np.float32)
@@ -182,8 +184,10 @@ def fit_candidates(
     found = []
     for by_metric, fitting in layers.items():
         own = [p for p in plans if (metric is not None and p.rounding in METRIC_ROUNDINGS) is by_metric]
-        found += [*fitting.coarse(own, prune=prune), *fitting.exact(own)]
-    kept = _thinned(_undominated(found), most) if prune else sorted(found, key=_cost)
+        found += [*fitting.coarse(own, prune=prune, by_format=by_format), *fitting.exact(own)]
+    kept = sorted(found, key=_cost)
+    if prune:
+        kept = [found[i] for _, _, i in _thinned(_undominated(_points(found)), most)]
     if rounded is not None:
         kept = [
             nearest.candidate(c.weight, rounded(sample, c.tensor))
@@ -222,8 +226,11 @@ class _Layer:
         table = format_of(plan.format).codebook_bits
         return stored_bits(shape, LayerFormat(plan, kernel=Kernel.WEIGHT_ONLY)) + table
 
-    def coarse(self, plans: Sequence[WeightPlan], *, prune: bool) -> list[Candidate]:
-        """Those that share work (searched scales, a group table); pruned: estimated near the best of their size."""
+    def coarse(self, plans: Sequence[WeightPlan], *, prune: bool, by_format: int = 0) -> list[Candidate]:
+        """Those that share work (searched scales, a group table); pruned: estimated near the best of their size.
+
+        Not pruned, at most `by_format` of a format, unless 0.
+        """
         found = []
         for scale_format in dict.fromkeys(p.scale_format for p in plans):
             todo = [p for p in plans if p.scale_format == scale_format and _shares(p)]
@@ -237,6 +244,8 @@ class _Layer:
                 min_scale=self.min_scale,
             )
             estimates = self._estimated(shared, todo)
+            if by_format and not prune:
+                estimates = self._worth_fitting(estimates, by_format)
             best: dict[int, float] = {}
             for _, e in estimates:
                 best[e.size] = min(best.get(e.size, np.inf), e.loss)
@@ -260,6 +269,16 @@ class _Layer:
                     if plan is not None and tables[estimate.size != CHANNEL] == fmt:
                         found.append((plan, estimate))
         return found
+
+    def _worth_fitting(
+        self, estimates: Sequence[tuple[WeightPlan, Estimate]], by_format: int
+    ) -> list[tuple[WeightPlan, Estimate]]:
+        """At most so many of a format: none that loses more than a cheaper one, then those that add most."""
+        kept = []
+        for name in dict.fromkeys(p.format for p, _ in estimates):
+            own = [(self.bits(p), e.loss, i) for i, (p, e) in enumerate(estimates) if p.format == name]
+            kept += _thinned(_undominated(own), by_format)
+        return [estimates[i] for _, _, i in sorted(kept, key=lambda k: k[2])]
 
     def _learned(self, plan: WeightPlan, grouped: bool) -> NumberFormat:
         step = max(1, self.sample.size // TABLE_WEIGHTS)
@@ -305,22 +324,28 @@ def _cost(candidate: Candidate) -> tuple[int, float]:
     return candidate.bits, candidate.loss
 
 
-def _undominated(found: Sequence[Candidate]) -> list[Candidate]:
+Point = tuple[int, float, int]  # bits, loss, index
+
+
+def _points(candidates: Sequence[Candidate]) -> list[Point]:
+    return [(*_cost(c), i) for i, c in enumerate(candidates)]
+
+
+def _undominated(found: Sequence[Point]) -> list[Point]:
     """Cheapest first, each with less loss than all before it."""
-    kept: list[Candidate] = []
-    for c in sorted(found, key=_cost):
-        if not kept or c.loss < kept[-1].loss:
-            kept.append(c)
+    kept: list[Point] = []
+    for point in sorted(found):
+        if not kept or point[1] < kept[-1][1]:
+            kept.append(point)
     return kept
 
 
-def _thinned(kept: list[Candidate], most: int) -> list[Candidate]:
+def _thinned(kept: list[Point], most: int) -> list[Point]:
     """At most so many: of inner ones the one goes that adds least area to the curve of loss over bits."""
     kept = list(kept)
     while len(kept) > max(most, 2):
         gains = [
-            (kept[i - 1].loss - kept[i].loss) * (kept[i + 1].bits - kept[i].bits)
-            for i in range(1, len(kept) - 1)
+            (kept[i - 1][1] - kept[i][1]) * (kept[i + 1][0] - kept[i][0]) for i in range(1, len(kept) - 1)
         ]
         del kept[int(np.argmin(gains)) + 1]
     return kept

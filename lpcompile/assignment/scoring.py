@@ -41,8 +41,8 @@ THREADS = 2
 SAMPLE_PAIRS = 4096  # of samples and draws that are wanted: cross terms are noisier than squares
 MOST_DRAWS = 16
 MOST_THOROUGH = 32_000_000  # weights of a network in which every format is fitted in every layer
-MOST_BY_FORMAT = 5
-MOST_MACS = 1.5e11  # of all gradient runs; a draw costs three forward runs
+MOST_BY_FORMAT = 4
+MOST_MACS = 4e10  # of all gradient runs; a draw costs three forward runs
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class Scorer:
             min_scale=floor,
             rounded=self.rounded(node),
             prune=not thorough,
+            by_format=MOST_BY_FORMAT,
         )
         return found.best_by_format(MOST_BY_FORMAT) if thorough else found
 

@@ -9,6 +9,7 @@ from lpcompile.quant.mismatch import retargeted
 
 RIDGES = (0.01, 0.1, 1.0)
 BOTH_WAYS = 128  # inputs up to which each half judges the other
+MOST_ROWS = 128  # that are tried
 _MARGIN = 1e-6  # relative: less is rounding of float32
 
 
@@ -16,7 +17,7 @@ def chosen_ridge(rows: F32, halves: Sequence[tuple[F32, F32]]) -> float | None:
     """The ridge of RIDGES whose weights are nearest to the float outputs on samples that did not choose them.
 
     Args:
-        rows: the real weights, (C_out, K), all of the layer.
+        rows: the real weights, (C_out, K), all of the layer; where one matrix serves all, some of them are tried.
         halves: H and C of two sets of samples, (G, K, K) each, as `retargeted` takes them.
 
     Returns:
@@ -24,6 +25,8 @@ def chosen_ridge(rows: F32, halves: Sequence[tuple[F32, F32]]) -> float | None:
     """
     if len(halves) < 2:
         return None
+    if len(halves[0][0]) == 1:
+        rows = np.ascontiguousarray(rows[:: max(1, len(rows) // MOST_ROWS)])
     ways = [(0, 1), (1, 0)] if rows.shape[1] <= BOTH_WAYS else [(0, 1)]
     losses: F64 = np.zeros(len(RIDGES) + 1)
     for chosen, judged in ways:

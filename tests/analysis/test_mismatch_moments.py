@@ -250,3 +250,19 @@ def test_an_activation_that_is_not_finite_is_named() -> None:
     sweeps.patch(first, np.full_like(rows_of(graph, first), 3e38))
     with pytest.raises(CalibrationError, match="r: activation is not finite"):
         sweeps.moments([second])
+
+
+def test_moments_do_not_depend_on_what_is_known_to_change() -> None:
+    graph = network("Gemm")
+    calls, names = calls_of(graph), [n.name for n in graph.layers()]
+    rounded = with_rounded_activations(graph, PLANS)
+    found = []
+    for layers in (None, names):
+        sweeps = MismatchSweeps(graph, rounded, observe, calls, layers=layers)
+        sweeps.moments(names[:1])
+        sweeps.patch(names[0], coarse(rows_of(graph, names[0])), np.full(6, 0.1, np.float32))
+        found.append(sweeps.moments(names[1:])[names[1]])
+    np.testing.assert_allclose(found[0].matrix, found[1].matrix, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[0].cross, found[1].cross, rtol=1e-6, atol=1e-6)
+    with pytest.raises(PassError, match="settled before"):
+        sweeps.patch(names[0], rows_of(graph, names[0]))
