@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -89,14 +90,25 @@ def quantized(
     calls: int = 40,
     opset: int = 17,
     graph_passes: str = GRAPH_PASSES,
+    scored: dict[str, Any] | None = None,
 ) -> Quantized:
-    """Take a model (or parser text) through graph passes and plan passes."""
+    """Take a model (or parser text) through graph passes and plan passes.
+
+    Args:
+        model: that.
+        passes: on its plan.
+        calls: of random samples.
+        opset: of a text.
+        graph_passes: on the graph, before.
+        scored: candidates of the same model and samples that were scored before, and those that are scored now.
+    """
     model = parse_model(model, opset=opset) if isinstance(model, str) else model
     twin = ModelProto()
     twin.CopyFrom(model)
     graph = LpGraph.from_proto(twin)
     graph.infer_shapes()
     ctx = context(model, calls)
+    ctx.scored = {} if scored is None else scored
     return Quantized(model, graph, ctx, _run(graph, ctx, f"{graph_passes},{passes}"))
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,12 @@ ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse
 SMALL = "formats=fixp4+int8,granularities=channel,joint=0"
 
 
-def assigned(options: str, *, calls: int = 20) -> Quantized:
-    return quantized(RESIDUAL, f"{NO_COSTS},assign-formats{{{SMALL},{options}}},{ROUND}", calls=calls)
+SCORES: dict[str, Any] = {}  # no bound changes them
+
+
+def assigned(options: str, scored: dict[str, Any] = SCORES) -> Quantized:
+    passes = f"{NO_COSTS},assign-formats{{{SMALL},{options}}},{ROUND}"
+    return quantized(RESIDUAL, passes, calls=20, scored=scored)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +175,7 @@ def _noise(found: Quantized, changed: object, calls: Sequence[dict[str, np.ndarr
 def test_widths_stay_where_no_bound_counts_them_or_the_user_says_so(
     options: str, eight_bits: Quantized
 ) -> None:
-    found = assigned(options.format(ace=repr(0.9 * ace_of(eight_bits))))
+    found = assigned(options.format(ace=repr(0.9 * ace_of(eight_bits))), {})
     assert {a.format for a in found.graph.plan.activations.values()} == {"uint8"}
     assert not any(k.startswith("activations ") for k in found.context.scored)
 
