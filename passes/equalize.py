@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
 from lpcompile.analysis.grams import SWEEP_BYTES, Grams, GramSum, memory_parts, readings_of
@@ -57,8 +58,7 @@ class Equalize(Pass):
     absorb: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"option 'method' is one of {', '.join(METHODS)}, not '{self.method}'")
+        option_checks.one_of("method", self.method, METHODS)
         if self.absorb and self.method == "ranges":
             raise ValueError("option 'absorb' goes with method=output-error")
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.analysis.activation_ranges import LEVELS, ActivationRanges
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.histogram import TensorStatistics
@@ -51,15 +52,11 @@ class QuantizeActivations(Pass):
     cost: str = "time"
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("format", self.format, tuple(LEVELS)),
-            ("ends", self.ends, tuple(LEVELS)),
-            ("rule", self.rule, ("auto", *RULES)),
-            ("matmul", self.matmul, ("auto", "static", "dynamic")),
-            ("cost", self.cost, ("time", "none")),
-        ):
-            if value not in known:
-                raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
+        option_checks.one_of("format", self.format, LEVELS)
+        option_checks.one_of("ends", self.ends, LEVELS)
+        option_checks.one_of("rule", self.rule, ("auto", *RULES))
+        option_checks.one_of("matmul", self.matmul, ("auto", "static", "dynamic"))
+        option_checks.one_of("cost", self.cost, ("time", "none"))
         if not 50 < self.percentile <= 100:
             raise ValueError(f"option 'percentile' lies between 50 and 100, not {self.percentile}")
 

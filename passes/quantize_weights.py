@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from lpcompile import option_checks
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name, short_name
 from lpcompile.ir.facts import Fact
@@ -46,18 +47,12 @@ class QuantizeWeights(Pass):
     rho: float = -1.0  # below 0: measured for each layer
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("rule", self.rule, (*RULES, *LIMITED_RULES)),
-            ("granularity", self.granularity, GRANULARITIES),
-            ("rounding", self.rounding, ROUNDINGS),
-            ("scale-format", self.scale_format, SCALE_FORMATS),
-        ):
-            if value not in known:
-                raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
-        if self.sweeps < 0:
-            raise ValueError(f"option 'sweeps' is at least 0, not {self.sweeps}")
-        if self.group_size < 2:
-            raise ValueError(f"option 'group-size' is at least 2, not {self.group_size}")
+        option_checks.one_of("rule", self.rule, (*RULES, *LIMITED_RULES))
+        option_checks.one_of("granularity", self.granularity, GRANULARITIES)
+        option_checks.one_of("rounding", self.rounding, ROUNDINGS)
+        option_checks.one_of("scale-format", self.scale_format, SCALE_FORMATS)
+        option_checks.at_least("sweeps", self.sweeps, 0)
+        option_checks.at_least("group-size", self.group_size, 2)
         fmt = format_of(self.format)
         if self.granularity == "group" and self.rule in LIMITED_RULES:
             raise ValueError(f"rule '{self.rule}' is for scales per tensor or channel")

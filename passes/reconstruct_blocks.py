@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lpcompile import option_checks
 from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -67,27 +68,16 @@ class ReconstructBlocks(Pass):
     samples_mb: int = 512
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("method", self.method, METHODS),
-            ("ranges", self.ranges, RANGES),
-            ("loss", self.loss, LOSSES),
-        ):
-            if value not in known:
-                raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
-        for key, number in (
-            ("iterations", self.iterations),
-            ("batch", self.batch),
-            ("joined", self.joined),
-            ("samples-mb", self.samples_mb),
-        ):
-            if number < 1:
-                raise ValueError(f"option '{key}' is at least 1, not {number}")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"option 'drop' is a share below 1, not {self.drop}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"option 'learning-rate' is positive, {self.learning_rate} is given")
-        if not 0 <= self.pull < float("inf"):
-            raise ValueError(f"option 'pull' is not negative, {self.pull} is given")
+        option_checks.one_of("method", self.method, METHODS)
+        option_checks.one_of("ranges", self.ranges, RANGES)
+        option_checks.one_of("loss", self.loss, LOSSES)
+        option_checks.at_least("iterations", self.iterations)
+        option_checks.at_least("batch", self.batch)
+        option_checks.at_least("joined", self.joined)
+        option_checks.at_least("samples-mb", self.samples_mb)
+        option_checks.share("drop", self.drop)
+        option_checks.positive("learning-rate", self.learning_rate)
+        option_checks.not_negative("pull", self.pull)
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Reconstruct every block that has rounded layers; codes, biases and ranges go into the plan.

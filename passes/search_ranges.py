@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.analysis.activation_scores import project_activation_choices
 from lpcompile.analysis.batches import batch_inputs, rebatched
 from lpcompile.analysis.calibration import Feeds
@@ -60,8 +61,7 @@ class SearchRanges(Pass):
     runs: int = 120  # measurements of one search at most
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"option 'loss' is one of {', '.join(LOSSES)}, not '{self.loss}'")
+        option_checks.one_of("loss", self.loss, LOSSES)
         if self.samples < LEAST_SAMPLES or self.runs < LEAST_RUNS:
             raise ValueError(f"option 'samples' is at least {LEAST_SAMPLES}, 'runs' at least {LEAST_RUNS}")
 

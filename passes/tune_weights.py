@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.errors import GradientError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
@@ -99,27 +100,18 @@ class TuneWeights(Pass):
     required: bool = True
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("estimator", self.estimator, ("auto", *ESTIMATORS)),
-            ("table-estimator", self.table_estimator, ("", *ESTIMATORS)),
-            ("scales", self.scales, SCALES),
-            ("loss", self.loss, LOSSES),
-            ("batchnorm", self.batchnorm, BATCHNORM),
-            ("ranges", self.ranges, RANGES),
-        ):
-            if value not in known:
-                raise ValueError(f"option '{key}' is one of {', '.join(filter(None, known))}, not '{value}'")
-        for key, number, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1)):
-            if number < least:
-                raise ValueError(f"option '{key}' is at least {least}, not {number}")
-        for key, amount in (
-            ("learning-rate", self.learning_rate),
-            ("weight-decay", self.weight_decay),
-            ("clip", self.clip),
-            ("momentum", self.momentum),
-        ):
-            if not 0 <= amount < float("inf"):
-                raise ValueError(f"option '{key}' is not negative, {amount} is given")
+        option_checks.one_of("estimator", self.estimator, ("auto", *ESTIMATORS))
+        option_checks.one_of("table-estimator", self.table_estimator, ("", *ESTIMATORS))
+        option_checks.one_of("scales", self.scales, SCALES)
+        option_checks.one_of("loss", self.loss, LOSSES)
+        option_checks.one_of("batchnorm", self.batchnorm, BATCHNORM)
+        option_checks.one_of("ranges", self.ranges, RANGES)
+        option_checks.at_least("epochs", self.epochs)
+        option_checks.at_least("batch", self.batch)
+        option_checks.not_negative("learning-rate", self.learning_rate)
+        option_checks.not_negative("weight-decay", self.weight_decay)
+        option_checks.not_negative("clip", self.clip)
+        option_checks.not_negative("momentum", self.momentum)
         optimiser(self.optimiser)
         Schedule(1.0, 1, self.schedule, self.warm_up)
         Estimator("ste", self.steepness, self.outside)

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -54,6 +55,29 @@ def shipped_data(name: str, part: str = "calib") -> Path:
 def compiled_network(name: str, recipe: str) -> lpcompile.Artefacts:
     """A shipped network compiled with its samples; made once for all tests, so do not change it."""
     return lpcompile.compile(shipped(name), calibration=shipped_data(name), recipe=recipe)
+
+
+def compiled_toy(
+    name: str, recipe: str = "int8", *, emit: str = "functions", costs: bool = False, **options: Any
+) -> lpcompile.Artefacts:
+    """A toy compiled with its samples; made once for all tests, so do not change it.
+
+    Args:
+        name: of the toy.
+        recipe: as `lpcompile.compile` takes it.
+        emit: as there.
+        costs: whether costs are known; else `without_costs`.
+        options: more of them.
+    """
+    return _compiled_toy(name, recipe, emit, costs, **options)
+
+
+@functools.cache
+def _compiled_toy(name: str, recipe: str, emit: str, costs: bool, **options: Any) -> lpcompile.Artefacts:
+    with pytest.MonkeyPatch.context() as patch:
+        if not costs:
+            without_costs(patch)
+        return lpcompile.compile(toy(name), calibration=toy_calls(name), recipe=recipe, emit=emit, **options)
 
 
 def without_costs(monkeypatch: pytest.MonkeyPatch) -> None:

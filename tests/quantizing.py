@@ -1,6 +1,8 @@
 """A small model with calibration calls taken through the plan passes, and what comes out of ONNX Runtime."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -20,6 +22,16 @@ from tests.support import parse_model, random_feeds, run_model
 GRAPH_PASSES = "canonicalize,fold-constants,fold-batchnorm"
 NO_COSTS = "quantize-activations{cost=none}"  # kernels by ability, not by the recorded table
 PLAN_PASSES = f"{NO_COSTS},quantize-weights"
+
+RESIDUAL = """m (float[N,3,8,8] x) => (float[N,5] y)
+<float[8,3,1,1] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] w3, float[8] b3,
+ float[5,8] w4, float[5] b4> {
+    a = Conv (x, w1, b1)  r = Relu (a)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+    c = Conv <pads = [1, 1, 1, 1]> (p, w2, b2)  s = Relu (c)
+    d = Conv (s, w3, b3)  t = Relu (d)
+    e = Add (p, t)  u = Relu (e)
+    g = GlobalAveragePool (u)  f = Flatten (g)  y = Gemm <transB = 1> (f, w4, b4)
+}"""
 
 
 @dataclass
@@ -78,15 +90,47 @@ def quantized(
     calls: int = 40,
     opset: int = 17,
     graph_passes: str = GRAPH_PASSES,
+    scored: dict[str, Any] | None = None,
 ) -> Quantized:
-    """Take a model (or parser text) through graph passes and plan passes."""
+    """Take a model (or parser text) through graph passes and plan passes.
+
+    Args:
+        model: that.
+        passes: on its plan.
+        calls: of random samples.
+        opset: of a text.
+        graph_passes: on the graph, before.
+        scored: candidates of the same model and samples that were scored before, and those that are scored now.
+    """
     model = parse_model(model, opset=opset) if isinstance(model, str) else model
     twin = ModelProto()
     twin.CopyFrom(model)
     graph = LpGraph.from_proto(twin)
     graph.infer_shapes()
     ctx = context(model, calls)
+    ctx.scored = {} if scored is None else scored
     return Quantized(model, graph, ctx, _run(graph, ctx, f"{graph_passes},{passes}"))
+
+
+@functools.cache
+def rounded(
+    text: str, fmt: str = "fixp4", *, activations: str = "uint8", granularity: str = "channel"
+) -> Quantized:
+    """Where passes that learn begin: layers rounded, biases corrected. Shared: `learned` works on copies."""
+    return quantized(
+        text,
+        f"quantize-activations{{cost=none,format={activations}}},"
+        f"quantize-weights{{format={fmt},granularity={granularity},group-size=8}},correct-bias",
+        calls=24,
+    )
+
+
+def learned(found: Quantized, text: str, **context: object) -> tuple[LpGraph, PassReport, PassContext]:
+    """A copy of the graph after one more pass, its report, and the context that the pass was given."""
+    graph = found.graph.copy()
+    ((name, options),) = split_pipeline(text)
+    ctx = replace(found.context, warnings=[], **context)  # type: ignore[arg-type]
+    return graph, pass_class(name).configured(options).run(graph, ctx), ctx
 
 
 def _run(graph: LpGraph, ctx: PassContext, text: str) -> dict[str, PassReport]:

@@ -217,6 +217,7 @@ def optimised(model: ModelProto, folder: Path, level: str = "ORT_ENABLE_EXTENDED
     """The graph that ONNX Runtime runs."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     path = folder / f"{zlib.crc32(model.SerializeToString())}.onnx"
     options.optimized_model_filepath = str(path)

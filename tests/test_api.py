@@ -15,7 +15,16 @@ from lpcompile.errors import InputError, OutputError
 from lpcompile.passes.assign_formats import AUTO_FORMATS
 from lpcompile.recipes import load_recipe, recipe_names
 from lpcompile.runtime.compare import compare
-from tests.networks import SHIPPED, TOYS, compiled_network, shipped, shipped_data, toy, toy_calls
+from tests.networks import (
+    SHIPPED,
+    TOYS,
+    compiled_network,
+    compiled_toy,
+    shipped,
+    shipped_data,
+    toy,
+    toy_calls,
+)
 from tests.support import run_model
 
 LOSSY = [r for r in ("int8", "w4a8", "w4a4") if r in recipe_names()]
@@ -39,10 +48,9 @@ def test_path_bytes_and_proto_are_one_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["fp32", *LOSSY])
 @pytest.mark.parametrize("name", TOYS)
 def test_every_recipe_on_every_toy(name: str, recipe: str) -> None:
-    model, calls = toy(name), toy_calls(name)
-    compiled = lpcompile.compile(model, calibration=calls, recipe=recipe)
+    compiled = compiled_toy(name, recipe, costs=True)
     fresh = toy_calls(name, 12)[8:]
-    found = compare((run_model(model, c), compiled.run(c)) for c in fresh).sqnr_db
+    found = compare((run_model(toy(name), c), compiled.run(c)) for c in fresh).sqnr_db
     assert found is not None
     assert found >= load_recipe(recipe).min_sqnr_db
     assert found >= {"fp32": 80, "int8": 20}.get(recipe, 0)
@@ -121,7 +129,7 @@ def test_load_takes_a_file_too_and_refuses_an_empty_folder(tmp_path: Path) -> No
 
 
 def test_feeds_that_do_not_fit_are_an_input_error() -> None:
-    compiled = lpcompile.compile(toy("conv_bn_relu"), calibration=toy_calls("conv_bn_relu"), recipe="int8")
+    compiled = compiled_toy("conv_bn_relu", costs=True)
     with pytest.raises(InputError, match="the feeds do not fit the model"):
         compiled.run({"x": np.zeros((1, 2, 8, 8), np.float32)})
 

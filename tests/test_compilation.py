@@ -21,7 +21,7 @@ from lpcompile.records import PassReport
 from lpcompile.runtime import gate
 from lpcompile.runtime.layer_check import LayerCheck
 from tests.cli.cli_runner import lpcompile as run_lpcompile
-from tests.networks import FOUR_BIT, toy, toy_calls, without_costs
+from tests.networks import FOUR_BIT, compiled_toy, toy, toy_calls, without_costs
 from tests.support import parse_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,7 @@ def absurd_recipe(folder: Path, bound_db: float, base: str = "int8") -> str:
 @pytest.mark.parametrize("emit", EMITS)
 @pytest.mark.parametrize("recipe", ["int8", "w4a8", "w4a4"])
 def test_two_runs_are_byte_identical(recipe: str, emit: str) -> None:
-    first, second = (compiled(recipe=recipe, emit=emit) for _ in range(2))
+    first, second = compiled_toy(TOY, recipe, emit=emit), compiled(recipe=recipe, emit=emit)
     assert model_bytes(first) == model_bytes(second)
     assert first.decisions == second.decisions
     assert without_times(first.report) == without_times(second.report)
@@ -78,7 +78,7 @@ def test_two_runs_are_byte_identical(recipe: str, emit: str) -> None:
 @pytest.mark.parametrize("name", ["concat_branches", "matmul_bias", "shared_weights", "depthwise", "if_body"])
 @pytest.mark.parametrize("emit", EMITS)
 def test_a_replay_is_byte_identical(name: str, emit: str, tmp_path: Path) -> None:
-    first = compiled(name, recipe="w4a8", emit=emit)
+    first = compiled_toy(name, "w4a8", emit=emit)
     file = tmp_path / "decisions.toml"
     file.write_text(first.decisions)
     again = compiled(name, recipe="w4a8", emit=emit, decisions=file)
@@ -101,7 +101,7 @@ def test_a_replay_is_byte_identical(name: str, emit: str, tmp_path: Path) -> Non
 )
 def test_a_replay_of_every_format(options: dict[str, Any], tmp_path: Path) -> None:
     """The decisions alone carry format, groups and ranges: the replay gets no other option."""
-    first = compiled(**options)
+    first = compiled_toy(TOY, **options)
     file = tmp_path / "decisions.toml"
     file.write_text(first.decisions)
     again = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file)
@@ -111,7 +111,7 @@ def test_a_replay_of_every_format(options: dict[str, Any], tmp_path: Path) -> No
 def test_a_replay_without_data_needs_none(tmp_path: Path) -> None:
     """Ranges stand in the decisions; only the bias correction wants samples."""
     file = tmp_path / "decisions.toml"
-    file.write_text(compiled(recipe="w4a8").decisions)
+    file.write_text(compiled_toy(TOY, "w4a8").decisions)
     again = lpcompile.compile(toy(TOY), decisions=file)
     assert set(kernels(again).values()) == {"integer"}
     assert any("other calibration data" in w for w in again.report["warnings"])
@@ -119,7 +119,7 @@ def test_a_replay_without_data_needs_none(tmp_path: Path) -> None:
 
 def test_other_models_and_data_are_named(tmp_path: Path) -> None:
     file = tmp_path / "decisions.toml"
-    file.write_text(compiled().decisions)
+    file.write_text(compiled_toy(TOY).decisions)
     other = toy(TOY).__class__()
     other.CopyFrom(toy(TOY))
     weights = np.frombuffer(other.graph.initializer[0].raw_data or b"", np.float32).copy()
@@ -174,7 +174,7 @@ def test_a_budget_that_is_not_met(bounds: dict[str, float], message: str, tmp_pa
 
 def test_too_low_an_sqnr_ends_with_kernels_that_reach_it(tmp_path: Path) -> None:
     """Float activations first: 8-bit weights alone reach what weights and activations together do not."""
-    usual = compiled().report["quality"]["sqnr_db_output"]
+    usual = compiled_toy(TOY).report["quality"]["sqnr_db_output"]
     made = compiled(recipe=absurd_recipe(tmp_path, usual + 1))
     assert set(kernels(made).values()) == {"weight-only"}
     assert made.report["quality"]["sqnr_db_output"] >= usual + 1
@@ -185,7 +185,7 @@ def test_too_low_an_sqnr_ends_with_kernels_that_reach_it(tmp_path: Path) -> None
 
 
 def test_a_replay_of_what_fell_back_is_byte_identical(tmp_path: Path) -> None:
-    recipe = absurd_recipe(tmp_path, compiled().report["quality"]["sqnr_db_output"] + 1)
+    recipe = absurd_recipe(tmp_path, compiled_toy(TOY).report["quality"]["sqnr_db_output"] + 1)
     first = compiled(recipe=recipe)
     file = tmp_path / "decisions.toml"
     file.write_text(first.decisions)
@@ -271,10 +271,10 @@ def test_an_opset_is_raised_on_request() -> None:
 def test_options_override_the_recipe() -> None:
     rows: Sequence[dict[str, Any]] = compiled(recipe="int8", weight_format="posit4").report["layers"]
     assert {r["weight_format"] for r in rows} == {"posit4"}
-    assert {r["weight_granularity"] for r in compiled(recipe="w4a8", group_size=0).report["layers"]} == {
+    assert {r["weight_granularity"] for r in compiled_toy(TOY, "w4a8", group_size=0).report["layers"]} == {
         "channel"
     }
-    assert {r["weight_granularity"] for r in compiled(recipe="w4a8", group_size=16).report["layers"]} == {
+    assert {r["weight_granularity"] for r in compiled_toy(TOY, "w4a8", group_size=16).report["layers"]} == {
         "group16"
     }
     only = compiled(passes="fold-constants,canonicalize,fold-batchnorm")
@@ -326,7 +326,7 @@ def test_everything_there_is_to_watch_from_the_command_line(tmp_path: Path) -> N
     ("recipe", "rounding"), [("int8", "kernel-sums"), ("w4a8", "gptq"), ("auto", "gptq")]
 )
 def test_effort_zero_rounds_to_nearest_and_does_no_more(recipe: str, rounding: str) -> None:
-    plain, full = compiled(recipe=recipe, effort=0), compiled(recipe=recipe)
+    plain, full = compiled_toy(TOY, recipe, effort=0), compiled_toy(TOY, recipe)
     assert {r["rounding"] for r in plain.report["layers"]} == {"nearest"}
     assert rounding in {r["rounding"] for r in full.report["layers"]}
     after = {"correct-bias", "requantize-weights"} - ({"requantize-weights"} if recipe == "int8" else set())

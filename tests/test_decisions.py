@@ -1,6 +1,5 @@
 """decisions.toml: written, edited by hand, replayed, refused."""
 
-import functools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +13,17 @@ import lpcompile
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
 from lpcompile.errors import DecisionsError
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
-from tests.networks import toy, toy_calls, without_costs
+from tests.networks import compiled_toy, toy, toy_calls, without_costs
 
 TOY = "residual_add"
 LAYER = '[layers."Conv_0"]'
-
-
-@functools.cache
-def made() -> lpcompile.Artefacts:
-    return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8")
 
 
 @pytest.fixture
 def text(monkeypatch: pytest.MonkeyPatch) -> str:
     """The decisions of a small residual block: Conv_0, Conv_2 and the activations around them."""
     without_costs(monkeypatch)
-    return made().decisions
+    return compiled_toy(TOY, "w4a8").decisions
 
 
 def replayed(text: str, folder: Path) -> lpcompile.Artefacts:
@@ -87,7 +81,10 @@ def test_an_edited_scale_is_taken(text: str, tmp_path: Path) -> None:
     again_made = replayed(edited(text, f'[activations."{name}"]', "scale", repr(plan["scale"] * 4)), tmp_path)
     again = tomllib.loads(again_made.decisions)["activations"][name]
     assert again["scale"] == pytest.approx(plan["scale"] * 4)
-    assert again_made.report["quality"]["sqnr_db_output"] < made().report["quality"]["sqnr_db_output"]
+    assert (
+        again_made.report["quality"]["sqnr_db_output"]
+        < compiled_toy(TOY, "w4a8").report["quality"]["sqnr_db_output"]
+    )
 
 
 def test_a_layer_that_is_left_out_stays_float(text: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import lpcompile
 from lpcompile.report.text import summary
-from tests.networks import toy, toy_calls, without_costs
+from tests.networks import compiled_toy, toy, toy_calls, without_costs
 
 TOY = "residual_add"
 
@@ -37,7 +37,7 @@ def test_every_layer_has_a_table_of_its_own_and_replays_it(
 
 
 def test_a_decision_can_ask_for_a_table(tmp_path: Path) -> None:
-    made = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), recipe="w4a8")
+    made = compiled_toy(TOY, "w4a8")
     file = tmp_path / "decisions.toml"
     file.write_text(made.decisions.replace('format = "fixp4"', 'format = "lut4"', 1), "utf-8")
     again = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file)

@@ -34,9 +34,13 @@ def calls() -> tuple[dict[str, Array], ...]:
     return tuple({"x": rng.standard_normal((1, 1, 704)).astype(np.float32)} for _ in range(8))
 
 
-@functools.cache
 def compiled(*, data: bool = True, emit: str = "functions", recipe: str = "w4a8") -> lpcompile.Artefacts:
-    """Rounded to nearest: how codes are chosen is no matter here."""
+    """Rounded to nearest: how codes are chosen is no matter here. Made once for all tests."""
+    return _compiled(data, emit, recipe)
+
+
+@functools.cache
+def _compiled(data: bool, emit: str, recipe: str) -> lpcompile.Artefacts:
     samples = list(calls()) if data else None
     return lpcompile.compile(model(), calibration=samples, recipe=recipe, emit=emit, effort=0)
 

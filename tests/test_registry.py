@@ -1,5 +1,8 @@
 """Names, near matches and pipeline text."""
 
+from operator import add
+from string import ascii_lowercase, digits
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +12,8 @@ from lpcompile.pipeline import Pass
 from lpcompile.registry import PASSES, TARGETS, all_passes, pass_class, split_pipeline, target
 from lpcompile.target import Target
 
-NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
-VALUES = st.from_regex(r"[a-z0-9._+-]{1,8}", fullmatch=True)
+NAMES = st.builds(add, st.sampled_from(ascii_lowercase), st.text(f"{ascii_lowercase}{digits}-", max_size=8))
+VALUES = st.text(f"{ascii_lowercase}{digits}._+-", min_size=1, max_size=8)
 
 
 def test_every_name_loads_a_pass_of_that_name() -> None:

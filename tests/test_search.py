@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,32 @@ def error(session: ort.InferenceSession) -> float:
 error.smaller_is_better = True  # type: ignore[attr-defined]
 
 
+@dataclass
+class Watched:
+    """A search, the passes that were observed and the progress that was told."""
+
+    found: lpcompile.Artefacts
+    observed: list[tuple[int, str]]
+    told: list[tuple[str, int, int]]
+
+
 @pytest.fixture(scope="module")
-def found(recipe: str) -> lpcompile.Artefacts:
+def watched(recipe: str) -> Watched:
     """The fewest bits at SQNR decibels."""
-    return compiled(recipe, budget={"sqnr-db": SQNR})
+    observed: list[tuple[int, str]] = []
+    told: list[tuple[str, int, int]] = []
+    found = compiled(
+        recipe,
+        budget={"sqnr-db": SQNR},
+        observe=lambda index, done, _graph, _report: observed.append((index, done.name)),
+        progress=lambda what, done, total: told.append((what, done, total)),
+    )
+    return Watched(found, observed, told)
+
+
+@pytest.fixture(scope="module")
+def found(watched: Watched) -> lpcompile.Artefacts:
+    return watched.found
 
 
 def test_the_bound_is_met_by_what_is_written(found: lpcompile.Artefacts) -> None:
@@ -147,17 +170,14 @@ def test_decisions_of_a_search_are_replayed_to_the_byte(
     assert again.decisions == found.decisions
 
 
-def test_every_pass_is_observed_once_and_progress_is_told(recipe: str) -> None:
-    observed, told = [], []
-    compiled(
-        recipe,
-        budget={"sqnr-db": SQNR},
-        observe=lambda index, done, _graph, _report: observed.append((index, done.name)),
-        progress=lambda what, done, total: told.append((what, done, total)),
-    )
-    assert [i for i, _ in observed] == list(range(7))
-    assert [name for _, name in observed][4:] == ["assign-formats", "quantize-weights", "correct-bias"]
-    steps = [(done, total) for what, done, total in told if what == "searching the fewest bits"]
+def test_every_pass_is_observed_once_and_progress_is_told(watched: Watched) -> None:
+    assert [i for i, _ in watched.observed] == list(range(7))
+    assert [name for _, name in watched.observed][4:] == [
+        "assign-formats",
+        "quantize-weights",
+        "correct-bias",
+    ]
+    steps = [(done, total) for what, done, total in watched.told if what == "searching the fewest bits"]
     assert steps[0][0] == 0
     assert steps == sorted(steps)
     assert steps[-1][0] == steps[-1][1]

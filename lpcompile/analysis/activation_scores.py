@@ -20,25 +20,6 @@ from lpcompile.plan import ActivationPlan
 CHUNK = 32  # tensors in one sweep: a gradient of each is alive until it is used
 
 
-def score_activations(
-    graph: LpGraph,
-    plans: Mapping[str, ActivationPlan],
-    observe: ObserveGraph,
-    samples: Samples,
-    head: Head,
-    *,
-    draws: int = 1,
-    seed: int = 0,
-    propagated: bool = False,
-    step: Step | None = None,
-) -> dict[str, Score]:
-    """Score the rounding of each tensor alone, in one way: `score_activation_choices`."""
-    choices = {n: (plan,) for n, plan in plans.items()}
-    return score_activation_choices(
-        graph, choices, observe, samples, head, draws=draws, seed=seed, propagated=propagated, step=step
-    )
-
-
 def score_activation_choices(
     graph: LpGraph,
     plans: Mapping[str, Sequence[ActivationPlan]],

@@ -6,7 +6,7 @@ that rounding with regard to the outputs of one layer needs. [frantar2023, sec. 
 Of layers with very many positions a sample is counted (`sampled_columns`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -68,35 +68,7 @@ def gather_grams(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Grams:
-    """Gram matrices of layers, all at once; see `gram_sweeps` for the arguments and errors."""
-    found = Grams()
-    for part in gram_sweeps(
-        graph,
-        layers,
-        observe,
-        calls,
-        memory_bytes=memory_bytes,
-        most_rows=most_rows,
-        seed=seed,
-        progress=progress,
-    ):
-        found.update(part)
-        found.left_out.update(part.left_out)
-    return found
-
-
-def gram_sweeps(
-    graph: LpGraph,
-    layers: Sequence[str],
-    observe: ObserveGraph,
-    calls: Sequence[Feeds],
-    *,
-    memory_bytes: int = SWEEP_BYTES,
-    most_rows: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Iterator[Grams]:
-    """Gram matrices of layers, as many at a time as fit; one sweep over the calls for each part.
+    """Gram matrices of layers; one sweep over the calls for as many as fit into memory at a time.
 
     Args:
         graph: the float graph.
@@ -111,14 +83,11 @@ def gram_sweeps(
     Raises:
         CalibrationError: an activation is not finite.
     """
-    readings, left_out = readings_of(graph, layers)
+    found = Grams()
+    readings, found.left_out = readings_of(graph, layers)
     different = list(dict.fromkeys(readings.values()))
     sizes = [summing_bytes(r.groups, r.inputs) for r in different]
     parts = memory_parts(different, sizes, memory_bytes)
-    if not parts:
-        found = Grams()
-        found.left_out = left_out
-        yield found
     for done, part in enumerate(parts):
         sums = [GramSum(r, len(calls), most_rows) for r in part]
         run = observe(graph, list(dict.fromkeys(r.tensor for r in part)))
@@ -128,8 +97,6 @@ def gram_sweeps(
                 s.add(values[s.reading.tensor], np.random.default_rng([seed, i]))
             if progress is not None:
                 progress(done * len(calls) + i + 1, len(parts) * len(calls))
-        found = Grams()
-        found.left_out, left_out = left_out, {}
         grams = {s.reading: s.result() for s in sums}
         for name in (n for n, r in readings.items() if r in grams):
             gram = grams[readings[name]]
@@ -137,7 +104,7 @@ def gram_sweeps(
                 found.left_out[name] = "its input is empty in all samples"
             else:
                 found[name] = gram
-        yield found
+    return found
 
 
 def readings_of(graph: LpGraph, layers: Sequence[str]) -> tuple[dict[str, InputReading], dict[str, str]]:
@@ -173,7 +140,7 @@ class GramSum:
     Args:
         reading: of a layer.
         calls: how many will come.
-        most_rows: as of `gram_sweeps`.
+        most_rows: as of `gather_grams`.
 
     Attributes:
         reading: of a layer.

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lpcompile.analysis.activation_scores import score_activations
+from lpcompile.analysis.activation_scores import score_activation_choices
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.gradients import Head, Samples, choose_head
 from lpcompile.analysis.hessian import hessian_traces
@@ -199,9 +199,9 @@ def _apply(study: Study, method: str) -> tuple[Columns, Columns]:
     weights = WEIGHT_METHODS[method](study)
     activations: dict[str, Score] = {}
     if study.activations and method in ON_ACTIVATIONS:
-        activations = score_activations(
+        activations = score_activation_choices(
             study.graph,
-            study.activations,
+            {name: (plan,) for name, plan in study.activations.items()},
             study.observe,
             study.samples,
             study.head,

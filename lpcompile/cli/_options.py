@@ -124,6 +124,19 @@ checkpoint_option = click.option(
     help="Folder for the state of what is learned, after each block or epoch.",
 )
 resume_option = click.option("--resume", is_flag=True, help="Go on from the state in the checkpoint folder.")
+feeds_option = click.option(
+    "--input", "feeds", type=click.Path(path_type=Path), metavar="FEEDS.npz", help="Inputs by name."
+)
+result_option = click.option(
+    "-o", "--output", "result", type=click.Path(path_type=Path), metavar="RESULT.npz", help="Outputs by name."
+)
+random_feeds_option = click.option(
+    "--random",
+    "seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Seed of random inputs (without --input).",
+)
 input_shape_option = click.option(
     "--input-shape",
     "input_shapes",

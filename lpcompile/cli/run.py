@@ -5,25 +5,24 @@ from pathlib import Path
 
 import click
 
-from lpcompile.cli._options import Shapes, common_options, input_shape_option, model_file, threads_option
+from lpcompile.cli._options import (
+    Shapes,
+    common_options,
+    feeds_option,
+    input_shape_option,
+    model_file,
+    random_feeds_option,
+    result_option,
+    threads_option,
+)
 from lpcompile.cli._output import Output
 
 
 @click.command(short_help="Run a model in ONNX Runtime.")
 @click.argument("model")
-@click.option(
-    "--input", "feeds", type=click.Path(path_type=Path), metavar="FEEDS.npz", help="Inputs by name."
-)
-@click.option(
-    "-o", "--output", "result", type=click.Path(path_type=Path), metavar="RESULT.npz", help="Outputs by name."
-)
-@click.option(
-    "--random",
-    "seed",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Seed of random inputs (without --input).",
-)
+@feeds_option
+@result_option
+@random_feeds_option
 @input_shape_option
 @threads_option
 @click.option("--force", is_flag=True, help="Overwrite RESULT.npz.")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpcompile.cli._options import OptionError, common_options, threads_option
+from lpcompile.cli._options import (
+    OptionError,
+    common_options,
+    feeds_option,
+    random_feeds_option,
+    result_option,
+    threads_option,
+)
 from lpcompile.cli._output import Output
 from lpcompile.cli._programs import program_file, refuse_existing_file, write_file
 
@@ -20,19 +27,9 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Run a compute-in-memory program in the simulator.")
 @click.argument("program")
-@click.option(
-    "--input", "feeds", type=click.Path(path_type=Path), metavar="FEEDS.npz", help="Inputs by name."
-)
-@click.option(
-    "-o", "--output", "result", type=click.Path(path_type=Path), metavar="RESULT.npz", help="Outputs by name."
-)
-@click.option(
-    "--random",
-    "seed",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Seed of random inputs (without --input).",
-)
+@feeds_option
+@result_option
+@random_feeds_option
 @click.option(
     "--machine", metavar="NAME|FILE", help="The machine it was compiled for, if it is not built in."
 )

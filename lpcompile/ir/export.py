@@ -72,6 +72,26 @@ def model_proto(
     return model
 
 
+def without_large_constants(
+    graph: "LpGraph", is_large: Callable[[Weights], bool]
+) -> tuple[ModelProto, dict[str, Weights]]:
+    """The model as ONNX with its small constants alone, and the large ones by name."""
+    large: dict[str, Weights] = {}
+
+    def write(target: TensorProto, name: str, weights: Weights) -> None:
+        target.name = name
+        if is_large(weights):
+            large[name] = weights
+        else:
+            weights.write_to(target, name)
+
+    model = model_proto(graph, write)
+    kept = [t for t in model.graph.initializer if t.name not in large]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model, large
+
+
 def used_constants(store: Store, live: Iterable[StoredNode], outputs: Iterable[Tensor]) -> list[Tensor]:
     """Initialisers that a live node, a body of one, or the caller reads, in order of entry."""
     names = {t.name for t in outputs}

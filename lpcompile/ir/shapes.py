@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto
 
 from lpcompile.errors import InputError
 from lpcompile.ir import export, pool_shapes, value_info
 from lpcompile.ir.store import is_constant
-from lpcompile.ir.weights import Weights
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph
@@ -61,21 +60,8 @@ def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
 
 def light_proto(graph: "LpGraph") -> ModelProto:
     """The model with its large constants as typed graph inputs: cheap to copy and convert."""
-    large: list[tuple[str, Weights]] = []
-
-    def write(target: TensorProto, name: str, weights: Weights) -> None:
-        target.name = name
-        if weights.nbytes <= READ_BY_INFERENCE_BYTES:
-            weights.write_to(target, name)
-        else:
-            large.append((name, weights))
-
-    model = export.model_proto(graph, write)
-    names = {name for name, _ in large}
-    kept = [t for t in model.graph.initializer if t.name not in names]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    for name, weights in large:
+    model, large = export.without_large_constants(graph, lambda w: w.nbytes > READ_BY_INFERENCE_BYTES)
+    for name, weights in large.items():
         info = model.graph.input.add()
         info.name = name
         info.type.tensor_type.elem_type = weights.data_type

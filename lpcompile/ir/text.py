@@ -1,12 +1,11 @@
 """The textual form of a model: what tests and reviews read."""
 
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from lpcompile.errors import ModelError
 from lpcompile.ir import export
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.weights import Weights
 
 _HINT = "the syntax is that of onnx.parser"
 
@@ -16,21 +15,8 @@ def to_text(graph: LpGraph, *, max_elements: int = 16) -> str:
 
     A text without such lines can be parsed again.
     """
-    large: list[tuple[str, Weights]] = []
-
-    def write(target: TensorProto, name: str, weights: Weights) -> None:
-        target.name = name
-        if weights.array().size <= max_elements:
-            weights.write_to(target, name)
-        else:
-            large.append((name, weights))
-
-    model = export.model_proto(graph, write)
-    names = {name for name, _ in large}
-    kept = [t for t in model.graph.initializer if t.name not in names]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    lines = [f"# {n}: {w.dtype}[{','.join(map(str, w.shape))}], {w.nbytes} bytes" for n, w in large]
+    model, large = export.without_large_constants(graph, lambda w: w.array().size > max_elements)
+    lines = [f"# {n}: {w.dtype}[{','.join(map(str, w.shape))}], {w.nbytes} bytes" for n, w in large.items()]
     return "\n".join([onnx.printer.to_text(model).rstrip(), *lines, ""])
 
 

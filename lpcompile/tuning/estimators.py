@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.formats.arrays import F32
 
 ESTIMATORS = ("ste", "tanh", "linear", "lsq")
@@ -60,14 +61,9 @@ class Estimator:
     outside: str = "clipped"
 
     def __post_init__(self) -> None:
-        for what, value, known in (
-            ("estimator", self.name, ESTIMATORS),
-            ("outside", self.outside, OUTSIDE),
-        ):
-            if value not in known:
-                raise ValueError(f"option '{what}' is one of {', '.join(known)}, not '{value}'")
-        if not self.steepness > 0:
-            raise ValueError(f"option 'steepness' is positive, not {self.steepness}")
+        option_checks.one_of("estimator", self.name, ESTIMATORS)
+        option_checks.one_of("outside", self.outside, OUTSIDE)
+        option_checks.positive("steepness", self.steepness)
 
     @property
     def learns_scales(self) -> bool:

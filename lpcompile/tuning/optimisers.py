@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.formats.arrays import F32
 
 Arrays = dict[str, F32]
@@ -113,11 +114,10 @@ def optimiser(
     Raises:
         ValueError: there is none of that name.
     """
+    option_checks.one_of("optimiser", name, OPTIMISERS)
     if name == "adam":
         return Adam(weight_decay, decayed)
-    if name in ("sgd", "nesterov"):
-        return Sgd(weight_decay, decayed, momentum=momentum, nesterov=name == "nesterov")
-    raise ValueError(f"option 'optimiser' is one of {', '.join(OPTIMISERS)}, not '{name}'")
+    return Sgd(weight_decay, decayed, momentum=momentum, nesterov=name == "nesterov")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,8 @@ class Schedule:
     warm_up: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.kind not in SCHEDULES:
-            raise ValueError(f"option 'schedule' is one of {', '.join(SCHEDULES)}, not '{self.kind}'")
-        if not 0 <= self.warm_up < 1:
-            raise ValueError(f"option 'warm-up' is a share below 1, not {self.warm_up}")
+        option_checks.one_of("schedule", self.kind, SCHEDULES)
+        option_checks.share("warm-up", self.warm_up)
 
     def rate(self, step: int) -> float:
         """Of step 0, 1, ...: the k-th of w steps of warm-up has peak * k / w."""

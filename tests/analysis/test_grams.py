@@ -7,7 +7,7 @@ import pytest
 
 from lpcompile.analysis import grams
 from lpcompile.analysis.calibration import RunFeeds
-from lpcompile.analysis.grams import Gram, gather_grams, gram_sweeps
+from lpcompile.analysis.grams import Gram, gather_grams
 from lpcompile.errors import CalibrationError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.quant.rows import to_rows
@@ -166,15 +166,20 @@ def test_sweeps_keep_to_the_memory_and_change_nothing() -> None:
     names = [n.name for n in graph.layers()]
     calls = [{"x": np.random.default_rng(i).normal(size=(2, 4, 6, 6)).astype(np.float32)} for i in range(2)]
     steps: list[tuple[int, int]] = []
-    parts = list(
-        gram_sweeps(graph, names, observe, calls, memory_bytes=1, progress=lambda *s: steps.append(s))
-    )
-    assert [sorted(p) for p in parts] == [sorted(names[:2]), names[2:]]
+    opened: list[list[str]] = []
+
+    def counted(graph: LpGraph, tensors: Sequence[str]) -> RunFeeds:
+        opened.append(list(tensors))
+        return observe(graph, tensors)
+
+    whole = gather_grams(graph, names, counted, calls)
+    assert len(opened) == 1
+    parts = gather_grams(graph, names, counted, calls, memory_bytes=1, progress=lambda *s: steps.append(s))
+    assert len(opened[1:]) == 2
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    whole = gather_grams(graph, names, observe, calls)
-    for part in parts:
-        for name, gram in part.items():
-            np.testing.assert_array_equal(gram.matrix, whole[name].matrix)
+    assert list(parts) == list(whole)
+    for name, gram in parts.items():
+        np.testing.assert_array_equal(gram.matrix, whole[name].matrix)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.cli.cli_runner import error_lines, lpcompile
+from tests.networks import toy, toy_calls
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = f"""
@@ -88,7 +89,10 @@ def test_the_summary_tells_of_the_search(words: list[str]) -> None:
 
 @pytest.mark.parametrize("bound", ["sqnr-db=70", "sqnr-db=70,avg-bits=5"])
 def test_a_bound_out_of_reach_ends_with_the_nearest_point(words: list[str], bound: str) -> None:
-    error, hint = error_lines(*words, "--budget", bound, code=4)
+    onnx.save(toy("residual_add"), "toy.onnx")
+    np.savez("toy.npz", x=np.concatenate([call["x"] for call in toy_calls("residual_add")]))
+    small = ["toy.onnx", *words[1:3], "--calibration-data", "toy.npz", *words[5:]]
+    error, hint = error_lines(*small, "--budget", bound, code=4)
     assert error.startswith("error: sqnr-db 70 is not met: it is ")
     assert error.endswith("bits a weight, the nearest point")
     assert "loosen the bound to sqnr-db=" in hint

@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
@@ -15,6 +15,7 @@ BYTEWISE = ["FLOAT", "FLOAT16", "BFLOAT16", "INT64", "BOOL", "FLOAT8E4M3FN", "FL
 
 
 @pytest.mark.parametrize("name", NARROW + BYTEWISE)
+@settings(max_examples=30)
 @given(codes=st.lists(st.integers(1, 15), max_size=9))
 def test_packing_is_that_of_onnx(name: str, codes: list[int]) -> None:
     data_type = TensorProto.DataType.Value(name)

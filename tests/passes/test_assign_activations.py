@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,24 +16,19 @@ from lpcompile.errors import BudgetError, PassOptionError
 from lpcompile.passes import assign_formats
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.report.document import layer_records, totals
-from tests.quantizing import NO_COSTS, Quantized, quantized
+from tests.quantizing import NO_COSTS, RESIDUAL, Quantized, quantized
 from tests.support import run_model
 
-NET = """m (float[N,3,8,8] x) => (float[N,5] y)
-<float[8,3,1,1] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] w3, float[8] b3,
- float[5,8] w4, float[5] b4> {
-    a = Conv (x, w1, b1)  r = Relu (a)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
-    c = Conv <pads = [1, 1, 1, 1]> (p, w2, b2)  s = Relu (c)
-    d = Conv (s, w3, b3)  t = Relu (d)
-    e = Add (p, t)  u = Relu (e)
-    g = GlobalAveragePool (u)  f = Flatten (g)  y = Gemm <transB = 1> (f, w4, b4)
-}"""
 ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse,sweeps=0},correct-bias"
 SMALL = "formats=fixp4+int8,granularities=channel,joint=0"
 
 
-def assigned(options: str, *, calls: int = 20) -> Quantized:
-    return quantized(NET, f"{NO_COSTS},assign-formats{{{SMALL},{options}}},{ROUND}", calls=calls)
+SCORES: dict[str, Any] = {}  # no bound changes them
+
+
+def assigned(options: str, scored: dict[str, Any] = SCORES) -> Quantized:
+    passes = f"{NO_COSTS},assign-formats{{{SMALL},{options}}},{ROUND}"
+    return quantized(RESIDUAL, passes, calls=20, scored=scored)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def ace_of(found: Quantized) -> float:
 
 def groups_of(found: Quantized) -> list[TieGroup]:
     """The tie groups that could be narrow, before any became so."""
-    fresh = quantized(NET, NO_COSTS)
+    fresh = quantized(RESIDUAL, NO_COSTS)
     assert found.graph.plan.activations.keys() == fresh.graph.plan.activations.keys()
     return narrowable_groups(fresh.graph, fresh.context.ranges)
 
@@ -179,14 +175,14 @@ def _noise(found: Quantized, changed: object, calls: Sequence[dict[str, np.ndarr
 def test_widths_stay_where_no_bound_counts_them_or_the_user_says_so(
     options: str, eight_bits: Quantized
 ) -> None:
-    found = assigned(options.format(ace=repr(0.9 * ace_of(eight_bits))))
+    found = assigned(options.format(ace=repr(0.9 * ace_of(eight_bits))), {})
     assert {a.format for a in found.graph.plan.activations.values()} == {"uint8"}
     assert not any(k.startswith("activations ") for k in found.context.scored)
 
 
 def test_a_narrow_group_has_the_range_that_4_bit_activations_would_have(eight_bits: Quantized) -> None:
     """Against `quantize-activations{format=uint4}`, which plans all of them so."""
-    all_narrow = quantized(NET, "quantize-activations{cost=none,format=uint4}").graph.plan.activations
+    all_narrow = quantized(RESIDUAL, "quantize-activations{cost=none,format=uint4}").graph.plan.activations
     for group in groups_of(eight_bits):
         for tensor in group.members:
             wanted = all_narrow[tensor]
@@ -216,7 +212,7 @@ def test_an_impossible_bound_names_the_nearest_point_of_both_widths(eight_bits: 
 
 def test_without_samples_relative_errors_decide(eight_bits: Quantized) -> None:
     """Samples that were made up give ranges but no gradients."""
-    found = quantized(NET, NO_COSTS)
+    found = quantized(RESIDUAL, NO_COSTS)
     context = found.context
     assert context.calibration is not None
     context.calibration = Calibration(context.calibration.calls, generated=True)
@@ -240,7 +236,7 @@ def test_a_width_that_does_not_exist_is_named() -> None:
 def measured(share: float, eight_bits: Quantized) -> Quantized:
     options = SMALL.replace("joint=0", "joint=1")
     bound = share * ace_of(eight_bits)
-    return quantized(NET, f"{NO_COSTS},assign-formats{{{options},ace={bound!r}}},{ROUND}", calls=20)
+    return quantized(RESIDUAL, f"{NO_COSTS},assign-formats{{{options},ace={bound!r}}},{ROUND}", calls=20)
 
 
 def test_the_whole_is_measured_with_activations_rounded(eight_bits: Quantized) -> None:

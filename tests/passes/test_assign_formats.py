@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,17 @@ ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse
 SMALL = "formats=fixp4+posit4+nf4+int8,granularities=channel+group16"
 
 
+SCORES: dict[str, Any] = {}  # no budget changes them
+
+
 def assigned(options: str, *, calls: int = 20) -> Quantized:
     return quantized(CNN, f"{NO_COSTS},assign-formats{{{options}}},{ROUND}", calls=calls)
+
+
+def assigned_within(bound: str) -> Quantized:
+    """A choice among the candidates of SMALL, which are scored once for all tests."""
+    passes = f"{NO_COSTS},assign-formats{{{SMALL},{bound}}},{ROUND}"
+    return quantized(CNN, passes, calls=20, scored=SCORES)
 
 
 def scored(found: Quantized) -> Sequence[ScoredLayer]:
@@ -48,7 +58,7 @@ def bits_of(found: Quantized) -> float:
 
 @pytest.mark.parametrize("bound", [4.4, 5.0, 6.5])
 def test_the_budget_is_kept_and_used(bound: float) -> None:
-    found = assigned(f"{SMALL},avg-bits={bound}")
+    found = assigned_within(f"avg-bits={bound}")
     assert found.reports["assign-formats"].metrics["avg_bits"] <= bound
     assert bits_of(found) <= bound + 0.02  # the float32 unit of 8-bit scales is counted in the file
     assert bits_of(found) > bound - 1.5
@@ -56,7 +66,7 @@ def test_the_budget_is_kept_and_used(bound: float) -> None:
 
 def test_more_bits_lose_less() -> None:
     losses = [
-        assigned(f"{SMALL},avg-bits={b},joint=0").reports["assign-formats"].metrics["predicted_loss"]
+        assigned_within(f"avg-bits={b},joint=0").reports["assign-formats"].metrics["predicted_loss"]
         for b in (4.4, 5.0, 6.5)
     ]
     assert losses[0] > losses[1] > losses[2]
@@ -64,7 +74,7 @@ def test_more_bits_lose_less() -> None:
 
 def test_the_choice_is_the_best_of_all_within_the_budget() -> None:
     """Against every combination of candidates."""
-    found = assigned(f"{SMALL},avg-bits=5,joint=0")
+    found = assigned_within("avg-bits=5,joint=0")
     layers = scored(found)
     weights = sum(layer.weights for layer in layers)
     best = min(
@@ -77,7 +87,7 @@ def test_the_choice_is_the_best_of_all_within_the_budget() -> None:
 
 
 def test_it_is_never_worse_than_one_format_on_the_measured_loss() -> None:
-    metrics = assigned(f"{SMALL},avg-bits=4.6").reports["assign-formats"].metrics
+    metrics = assigned_within("avg-bits=4.6").reports["assign-formats"].metrics
     singles = [v for k, v in metrics.items() if "with int8" in k]
     assert len(singles) >= 3
     assert metrics["measured_loss[chosen]"] <= min(singles) + 1e-12
@@ -143,7 +153,7 @@ def _with_formats(formats: tuple[str, ...]) -> Quantized:
 
 def test_an_impossible_budget_names_the_nearest_point() -> None:
     with pytest.raises(BudgetError) as caught:
-        assigned(f"{SMALL},avg-bits=3")
+        assigned_within("avg-bits=3")
     assert "bits" in str(caught.value)
     assert caught.value.hint
 
@@ -205,14 +215,14 @@ def test_generated_samples_are_no_basis_for_gradients() -> None:
 
 def test_the_nearest_point_is_named_as_the_budget_was_asked_and_can_be_had() -> None:
     with pytest.raises(BudgetError, match="avg-bits cannot be brought to 3: the least is 4") as caught:
-        assigned(f"{SMALL},joint=0,avg-bits=3")
+        assigned_within("joint=0,avg-bits=3")
     least = caught.value.nearest["avg-bits"]
-    found = assigned(f"{SMALL},joint=0,avg-bits={least!r}")
+    found = assigned_within(f"joint=0,avg-bits={least!r}")
     assert least - 1e-5 < found.reports["assign-formats"].metrics["avg_bits"] <= least
 
 
 def test_a_bound_that_nobody_asked_for_gives_way_with_a_warning() -> None:
-    found = assigned(f"{SMALL},joint=0,avg-bits=3,nearest=true")
+    found = assigned_within("joint=0,avg-bits=3,nearest=true")
     assert any("avg-bits cannot be brought to 3" in w for w in found.context.warnings)
     assert found.reports["assign-formats"].metrics["avg_bits"] < 5
 

@@ -13,7 +13,7 @@ from lpcompile.pipeline import PassContext
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.tuning.training import split_held
-from tests.quantizing import Quantized, quantized, same_plan
+from tests.quantizing import Quantized, learned, rounded, same_plan
 from tests.support import run_model
 
 CNN = """m (float[N,3,6,6] x) => (float[N,5] y)
@@ -39,35 +39,21 @@ SHORT = "iterations=24,batch=8,learning-rate=0.04"
 SLOW = "iterations=60,batch=8"
 
 
-def start(
-    text: str = CNN, fmt: str = "fixp4", *, activations: str = "uint8", granularity: str = "channel"
-) -> Quantized:
-    return quantized(
-        text,
-        f"quantize-activations{{cost=none,format={activations},ends=uint8}},"
-        f"quantize-weights{{format={fmt},granularity={granularity},group-size=8}},correct-bias",
-        calls=24,
-    )
-
-
 def reconstructed(
     found: Quantized, options: str = SHORT, **context: object
 ) -> tuple[LpGraph, PassReport, PassContext]:
     """A copy of the graph after reconstruction, the report, and what was asked."""
-    graph = found.graph.copy()
-    ((name, given),) = split_pipeline(f"reconstruct-blocks{{{options}}}")
-    ctx = replace(found.context, warnings=[], **context)  # type: ignore[arg-type]
-    return graph, pass_class(name).configured(given).run(graph, ctx), ctx
+    return learned(found, f"reconstruct-blocks{{{options}}}", **context)
 
 
 @pytest.fixture(scope="module")
 def cnn() -> Quantized:
-    return start()
+    return rounded(CNN)
 
 
 @pytest.fixture(scope="module")
 def narrow() -> Quantized:
-    return start(activations="uint4")
+    return rounded(CNN, activations="uint4")
 
 
 def gains(report: PassReport) -> list[float]:
@@ -110,12 +96,12 @@ def test_blocks_come_nearer_to_the_float_model(cnn: Quantized, method: str, loss
 @pytest.mark.parametrize("fmt", ["posit4", "float4_e2m1fn"])
 @pytest.mark.parametrize("method", ["ste", "adaround,pull=50"])
 def test_levels_need_not_be_equally_spaced(fmt: str, method: str) -> None:
-    _, report, _ = reconstructed(start(fmt=fmt), f"{SHORT},method={method}")
+    _, report, _ = reconstructed(rounded(CNN, fmt), f"{SHORT},method={method}")
     assert max(gains(report)) > 0
 
 
 def test_integer_groups_stay_what_they_are() -> None:
-    found = start(granularity="group")
+    found = rounded(CNN, granularity="group")
     graph, report, _ = reconstructed(found)
     assert max(gains(report)) > 0
     for name, layer in graph.plan.layers.items():
@@ -155,7 +141,7 @@ def test_ranges_of_narrow_activations_are_learned(narrow: Quantized) -> None:
 
 @pytest.mark.parametrize("activations", ["uint8", "uint4"])
 def test_the_emitted_model_has_the_error_that_is_reported(activations: str) -> None:
-    found = start(FIXED, activations=activations)
+    found = rounded(FIXED, activations=activations)
     graph, report, _ = reconstructed(found, "iterations=20,batch=32,loss=mse")
     calls = found.context.calibration.deciding  # type: ignore[union-attr]
     _, held = split_held(len(calls))
@@ -216,7 +202,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(narrow: Quantized, t
 
 
 def test_samples_of_fixed_batches_are_calls() -> None:
-    _, report, _ = reconstructed(start(FIXED), "iterations=30,batch=4")
+    _, report, _ = reconstructed(rounded(FIXED), "iterations=30,batch=4")
     assert report.metrics["block_000_samples"] == 21, "calls"
     assert max(gains(report)) > 0
 
@@ -242,7 +228,7 @@ def test_without_samples_nothing_is_learned(cnn: Quantized) -> None:
 
 
 def test_codes_that_cannot_be_learned_are_named() -> None:
-    found = start(FIXED, fmt="lut4")
+    found = rounded(FIXED, fmt="lut4")
     graph, report, _ = reconstructed(found)
     reasons = {s.reason for s in report.skips}
     assert reasons <= {"its codebooks were fitted to its weights", NOT_BETTER}
@@ -250,7 +236,7 @@ def test_codes_that_cannot_be_learned_are_named() -> None:
 
 
 def test_an_operator_without_gradient_stops_its_block_only() -> None:
-    found = start(
+    found = rounded(
         """m (float[2,4] x) => (float[2,4] y) <float[4,4] w, float[4] b, float[4,4] v> {
             h = Gemm (x, w, b)
             k = Constant <value = int64[3] {2, 2, 2}> ()
@@ -271,7 +257,7 @@ def test_an_operator_without_gradient_stops_its_block_only() -> None:
 
 
 def test_control_flow_stops_its_block() -> None:
-    found = start(
+    found = rounded(
         """m (float[N,4] x, bool flag) => (float[N,4] y) <float[4,4] w0, float[4] b0, float[4,4] w1> {
             a = Gemm (x, w0, b0)
             b = If (flag) <

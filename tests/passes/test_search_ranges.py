@@ -17,18 +17,9 @@ from lpcompile.passes import search_ranges
 from lpcompile.passes.rounded_layer import BIAS_UNITS
 from lpcompile.plan import ActivationPlan
 from lpcompile.registry import pass_class
-from tests.quantizing import Quantized, quantized, same_plan
+from tests.quantizing import RESIDUAL, Quantized, quantized, same_plan
 from tests.support import random_feeds
 
-NET = """m (float[N,3,8,8] x) => (float[N,5] y)
-<float[8,3,1,1] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] w3, float[8] b3,
- float[5,8] w4, float[5] b4> {
-    a = Conv (x, w1, b1)  r = Relu (a)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
-    c = Conv <pads = [1, 1, 1, 1]> (p, w2, b2)  s = Relu (c)
-    d = Conv (s, w3, b3)  t = Relu (d)
-    e = Add (p, t)  u = Relu (e)
-    g = GlobalAveragePool (u)  f = Flatten (g)  y = Gemm <transB = 1> (f, w4, b4)
-}"""
 NARROW = "quantize-activations{cost=none,format=uint4,rule=minmax}"
 WEIGHTS = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4},correct-bias"
 SEARCH = "search-ranges{runs=40}"
@@ -46,7 +37,7 @@ def noise(found: Quantized, plans: dict[str, ActivationPlan], seeds: range) -> f
 
 @pytest.mark.parametrize("before", [NARROW, f"{NARROW},{WEIGHTS}"])
 def test_ranges_that_were_too_wide_are_found_and_pay_on_other_samples(before: str) -> None:
-    found = quantized(NET, before)
+    found = quantized(RESIDUAL, before)
     old = dict(found.graph.plan.activations)
     report = found.rerun(SEARCH)["search-ranges"]
     new = dict(found.graph.plan.activations)
@@ -61,7 +52,7 @@ def test_ranges_that_were_too_wide_are_found_and_pay_on_other_samples(before: st
 
 
 def test_what_is_reported_is_what_a_run_of_its_own_measures() -> None:
-    found = quantized(NET, f"{NARROW},{WEIGHTS}")
+    found = quantized(RESIDUAL, f"{NARROW},{WEIGHTS}")
     old = dict(found.graph.plan.activations)
     metrics = found.rerun(SEARCH)["search-ranges"].metrics
     calls = found.context.calibration
@@ -78,7 +69,7 @@ def test_what_is_reported_is_what_a_run_of_its_own_measures() -> None:
 
 @pytest.mark.parametrize("before", [NARROW, "quantize-activations{cost=none}"])
 def test_a_second_run_changes_nothing(before: str) -> None:
-    found = quantized(NET, f"{before},{SEARCH}")
+    found = quantized(RESIDUAL, f"{before},{SEARCH}")
     first = found.graph.copy()
     report = found.rerun(SEARCH)["search-ranges"]
     assert not report.changes
@@ -86,13 +77,13 @@ def test_a_second_run_changes_nothing(before: str) -> None:
 
 
 def test_the_same_seed_finds_the_same() -> None:
-    one, other = (quantized(NET, f"{NARROW},{SEARCH}") for _ in range(2))
+    one, other = (quantized(RESIDUAL, f"{NARROW},{SEARCH}") for _ in range(2))
     assert same_plan(one.graph, other.graph)
 
 
 def test_ranges_that_do_not_win_elsewhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_ranges, "cross_validated", lambda *_: (Gain(-0.1, 0.2), []))
-    found = quantized(NET, NARROW)
+    found = quantized(RESIDUAL, NARROW)
     before = found.graph.copy()
     report = found.rerun(SEARCH)["search-ranges"]
     assert same_plan(before, found.graph)
@@ -110,20 +101,20 @@ def skipped(found: Quantized) -> set[str]:
 
 
 def test_without_samples_ranges_stay() -> None:
-    found = quantized(NET, NARROW)
+    found = quantized(RESIDUAL, NARROW)
     found.context.calibration = None
     assert skipped(found) == {"no samples to measure outputs on"}
 
 
 def test_generated_samples_do_not_count() -> None:
-    found = quantized(NET, NARROW)
+    found = quantized(RESIDUAL, NARROW)
     assert found.context.calibration is not None
     found.context.calibration = replace(found.context.calibration, generated=True)
     assert skipped(found) == {"no samples to measure outputs on"}
 
 
 def test_a_few_samples_are_too_few() -> None:
-    found = quantized(NET, NARROW)
+    found = quantized(RESIDUAL, NARROW)
     found.context.calibration = Calibration(
         [{"x": random_feeds(found.original, seed=i)["x"][:1]} for i in range(3)]
     )
@@ -131,19 +122,19 @@ def test_a_few_samples_are_too_few() -> None:
 
 
 def test_statistics_must_be_there() -> None:
-    found = quantized(NET, NARROW)
+    found = quantized(RESIDUAL, NARROW)
     found.context.statistics = {}
     assert skipped(found) == {"its values were not gathered"}
 
 
 def test_given_decisions_stay() -> None:
-    found = quantized(NET, NARROW)
+    found = quantized(RESIDUAL, NARROW)
     found.context.decisions = found.graph.plan
     assert skipped(found) == {"as decided in the file"}
 
 
 def test_outputs_of_no_floats_tell_nothing() -> None:
-    text = NET.replace("float[N,5] y", "int64[2] k").replace("w4, b4)\n", "w4, b4)  k = Shape (y)\n")
+    text = RESIDUAL.replace("float[N,5] y", "int64[2] k").replace("w4, b4)\n", "w4, b4)  k = Shape (y)\n")
     assert skipped(quantized(text, NARROW, graph_passes="fold-batchnorm")) == {"no output is made of floats"}
 
 
@@ -156,7 +147,7 @@ def test_ranges_measured_at_run_time_are_named() -> None:
 
 
 def test_an_operator_without_a_gradient_is_measured() -> None:
-    text = NET.replace(
+    text = RESIDUAL.replace(
         "y = Gemm <transB = 1> (f, w4, b4)", "z = Gemm <transB = 1> (f, w4, b4)  q = Reshape (z, k)"
     )
     text = text.replace("(z, k)", "(z, k)  y = Det (q)").replace("(float[N,5] y)", "(float[N] y)")
@@ -169,7 +160,7 @@ def test_an_operator_without_a_gradient_is_measured() -> None:
 
 
 def test_biases_of_rounded_weights_still_fit() -> None:
-    found = quantized(NET, f"{NARROW},{WEIGHTS}")
+    found = quantized(RESIDUAL, f"{NARROW},{WEIGHTS}")
     group = next(g for g in planned_groups(found.graph) if "s" in g.members)
     node = next(
         n for n in found.graph.layers() if n.inputs[0] is not None and n.inputs[0].name in group.members
@@ -196,7 +187,7 @@ def test_wrong_options(options: dict[str, str], message: str) -> None:
 
 
 def test_without_static_ranges_there_is_nothing_to_search() -> None:
-    found = quantized(NET, NARROW, calls=0)
+    found = quantized(RESIDUAL, NARROW, calls=0)
     report = found.rerun(SEARCH)["search-ranges"]
     assert not report.changes
     assert {s.reason for s in report.skips} == {"its range is measured at run time"}  # of the Gemm

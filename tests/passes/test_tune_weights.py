@@ -13,7 +13,7 @@ from lpcompile.pipeline import PassContext
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.runtime.execution import observer
-from tests.quantizing import Quantized, quantized, same_plan
+from tests.quantizing import Quantized, learned, rounded, same_plan
 from tests.support import Array, parse_model, run_model
 
 CNN = """m (float[N,3,8,8] x) => (float[N,5] y)
@@ -43,34 +43,21 @@ NORM = """m (float[N,4,6,6] x) => (float[N,3,6,6] y)
 SHORT = "epochs=4,learning-rate=0.006,batch=8"
 
 
-def start(
-    text: str = CNN, fmt: str = "fixp4", *, activations: str = "uint8", granularity: str = "channel"
-) -> Quantized:
-    return quantized(
-        text,
-        f"quantize-activations{{cost=none,format={activations}}},"
-        f"quantize-weights{{format={fmt},granularity={granularity},group-size=8}},correct-bias",
-        calls=24,
-    )
-
-
 def tuned(found: Quantized, options: str = SHORT, **context: object) -> tuple[LpGraph, PassReport]:
     """A copy of the graph after retraining, and the report."""
-    graph = found.graph.copy()
-    ((name, given),) = split_pipeline(f"tune-weights{{{options}}}")
-    ctx = replace(found.context, warnings=[], **context)  # type: ignore[arg-type]
-    return graph, pass_class(name).configured(given).run(graph, ctx)
+    graph, report, _ = learned(found, f"tune-weights{{{options}}}", **context)
+    return graph, report
 
 
 @pytest.fixture(scope="module")
 def cnn() -> Quantized:
-    return start()
+    return rounded(CNN)
 
 
 @pytest.mark.parametrize("estimator", ["ste", "tanh", "linear", "lsq"])
 @pytest.mark.parametrize("fmt", ["fixp4", "posit4"])
 def test_the_loss_falls_with_every_estimator(fmt: str, estimator: str) -> None:
-    found = start(fmt=fmt)
+    found = rounded(CNN, fmt)
     graph, report = tuned(found, f"{SHORT},estimator={estimator}")
     metrics = report.metrics
     assert metrics["loss_held_after"] < metrics["loss_held_before"]
@@ -106,12 +93,12 @@ def test_the_compiled_model_is_nearer_to_the_float_model(cnn: Quantized) -> None
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
 @pytest.mark.parametrize("activations", ["uint8", "uint4"])
 def test_every_granularity_and_activation_width_trains(text: str, granularity: str, activations: str) -> None:
-    _, report = tuned(start(text, granularity=granularity, activations=activations))
+    _, report = tuned(rounded(text, granularity=granularity, activations=activations))
     assert report.metrics["loss_held_after"] < report.metrics["loss_held_before"]
 
 
 def test_ranges_of_narrow_activations_are_trained_if_asked_for() -> None:
-    found = start(activations="uint4")
+    found = rounded(CNN, activations="uint4")
     old = found.graph.plan.activations
     fixed, _ = tuned(found)
     assert dict(fixed.plan.activations) == dict(old)
@@ -137,7 +124,7 @@ def test_the_same_again_gives_the_same_plan_and_model(cnn: Quantized) -> None:
 
 
 def test_samples_of_fixed_batches_are_gathered_to_a_step() -> None:
-    _, report = tuned(start(MLP), "epochs=1,batch=16")
+    _, report = tuned(rounded(MLP), "epochs=1,batch=16")
     assert report.metrics["samples"] == 19, "calls, of 22 that decide, less those held out"
     assert report.metrics["steps"] == 5
 
@@ -169,7 +156,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     with pytest.raises(InputError, match="another batch: 8, now 4"):
         tuned(cnn, options.replace("batch=8", "batch=4"), checkpoint=tmp_path / "broken", resume=True)
     with pytest.raises(InputError, match="another model"):
-        tuned(start(fmt="posit4"), options, checkpoint=tmp_path / "broken", resume=True)
+        tuned(rounded(CNN, fmt="posit4"), options, checkpoint=tmp_path / "broken", resume=True)
 
 
 def test_resuming_needs_a_folder(cnn: Quantized) -> None:
@@ -215,7 +202,7 @@ def test_labels_that_are_missing_or_out_of_range_are_refused(cnn: Quantized) -> 
     ("batchnorm", "wanted"), [("frozen", [True, True, False, False]), ("off", [False] * 4)]
 )
 def test_norms_that_stayed_in_the_graph(batchnorm: str, wanted: list[bool]) -> None:
-    found = start(NORM)
+    found = rounded(NORM)
     assert found.graph.nodes("BatchNormalization")
     graph, report = tuned(found, f"{SHORT},batchnorm={batchnorm}")
     assert report.metrics["best_epoch"] > 0
@@ -229,7 +216,7 @@ def test_norms_that_stayed_in_the_graph(batchnorm: str, wanted: list[bool]) -> N
 
 
 def test_statistics_follow_the_batches(tmp_path: Path) -> None:
-    found = start(NORM)
+    found = rounded(NORM)
     _, report = tuned(found, f"{SHORT},batchnorm=batch", checkpoint=tmp_path)
     (node,) = found.graph.nodes("BatchNormalization")
     with np.load(next(tmp_path.glob("*.npz"))) as state:
@@ -249,7 +236,7 @@ def test_without_samples_nothing_is_trained(cnn: Quantized) -> None:
 
 
 def test_an_operator_without_gradient_is_named() -> None:
-    found = start(
+    found = rounded(
         """m (float[2,4] x) => (float[2,4] y) <float[4,4] w, float[4] b, float[4,1] v> {
             h = Gemm (x, w, b)
             k = Constant <value = int64[3] {2, 2, 2}> ()

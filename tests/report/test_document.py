@@ -18,6 +18,7 @@ from tests.networks import (
     SHIPPED,
     TOYS,
     compiled_network,
+    compiled_toy,
     shipped,
     shipped_data,
     toy,
@@ -119,12 +120,9 @@ def test_the_layers_are_those_of_the_model(name: str, recipe: str) -> None:
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
-def test_weight_bytes_are_those_of_the_file(
-    options: dict[str, Any], emit: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_costs(monkeypatch)
+def test_weight_bytes_are_those_of_the_file(options: dict[str, Any], emit: str) -> None:
     for name in ("residual_add", "matmul_bias"):
-        made = lpcompile.compile(toy(name), calibration=toy_calls(name), emit=emit, **options)
+        made = compiled_toy(name, emit=emit, effort=0, **options)  # any codes will do
         for row in made.report["layers"]:
             found = stored_bytes(made.model, row["name"])
             assert found > 0
@@ -176,14 +174,14 @@ def test_bits_of_four_and_eight(recipe: str) -> None:
 @pytest.mark.parametrize("name", TOYS)
 def test_no_layer_is_float_without_a_reason(name: str) -> None:
     for recipe in ("fp32", "int8"):
-        report = lpcompile.compile(toy(name), calibration=toy_calls(name), recipe=recipe).report
+        report = compiled_toy(name, recipe, costs=True).report
         assert report["layers"]
         for row in report["layers"]:
             assert row["reason"] or row["weight_format"] != "float32"
 
 
 def test_layers_in_bodies_are_listed_as_left_alone() -> None:
-    rows = lpcompile.compile(toy("if_body"), calibration=toy_calls("if_body"), recipe="int8").report["layers"]
+    rows = compiled_toy("if_body", costs=True).report["layers"]
     inner = [r for r in rows if "control-flow body" in r["reason"]]
     assert [r["op"] for r in inner] == ["MatMul", "MatMul"]
     assert {r["weight_format"] for r in inner} == {"float32"}

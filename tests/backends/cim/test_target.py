@@ -21,7 +21,7 @@ from tests.support import parse_model, random_feeds, run_model
 
 SQUEEZE = ["DyadicGlobalAveragePool", "Lookup", "DyadicMul"]
 NETWORK = """
-    net (float[N,{c},8,8] x) => (float[N,3] y)
+    net (float[N,{c},4,4] x) => (float[N,3] y)
     <float[6,{c},3,3] w1, float[6] b1, float[6,6,3,3] w2, float[6] b2, float[6,3] w3, float[3] b3> {{
         a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
         b = Relu (a)
