@@ -28,7 +28,7 @@ class Storage:
         row_tables: every output channel has its own 16-entry int8 table.
         transposed: codes are stored (C_out, K) but the operator wants (K, C_out).
         straddling: a byte may hold codes of two rows or groups (an odd number of inputs), so that its two codes
-            need different tables.
+            need different tables; or the multipliers leave half a byte over.
     """
 
     format: NumberFormat

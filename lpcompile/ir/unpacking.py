@@ -9,8 +9,8 @@ Nibbles     bytes of two codes, low one first: int32 codes, flat
 Pairs       (R, 16) int8 levels: row 256 * r + byte of (R * 256, 2) holds the levels of the byte's two codes
 GroupLevels (17,) levels n and d: T[m] = round_half_even(m * n / d), (16, 16) int8
 Weights     codes of one table
-GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte holds codes of two of them
-GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may
+GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
+GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
 ==========  ===========================================================================================
 """
 
@@ -94,7 +94,8 @@ def _weights(opset: int) -> FunctionProto:
 def _group_weights(opset: int) -> FunctionProto:
     b = _start("GroupWeights", "multipliers", "levels", "y = T[multiplier of the group][code]")
     size = b.op("Div", b.attribute("group_size"), whole(b, 2))
-    return _looked_up(b, b.call("GroupLevels", "levels"), _spread(b, "codes", size), opset)
+    rows = _spread(b, "codes", b.call("Nibbles", "multipliers"), size)
+    return _looked_up(b, b.call("GroupLevels", "levels"), rows, opset)
 
 
 def _row_weights(opset: int) -> FunctionProto:
@@ -111,10 +112,11 @@ def _looked_up(b: FunctionBuilder, tables: str, rows: str, opset: int) -> Functi
 
 def _group_weights_odd(opset: int) -> FunctionProto:
     b = _start("GroupWeightsOdd", "multipliers", "levels", "y = T[multiplier of the group][code]")
-    codes = _code_rows(b)
-    return _looked_up_singly(
-        b, b.call("GroupLevels", "levels"), codes, _spread(b, codes, b.attribute("group_size")), opset
-    )
+    codes, flat = _code_rows(b), b.call("Nibbles", "multipliers")
+    first = b.op("Gather", b.attribute("weight_shape"), whole(b, 0))
+    count = b.op("Mul", b.op("Div", b.op("Shape", flat), first), first)  # of one row, a group that is cut off again
+    rows = _spread(b, codes, b.op("Slice", flat, whole(b, 0), count), b.attribute("group_size"))
+    return _looked_up_singly(b, b.call("GroupLevels", "levels"), codes, rows, opset)
 
 
 def _row_weights_odd(opset: int) -> FunctionProto:
@@ -138,17 +140,11 @@ def _looked_up_singly(b: FunctionBuilder, tables: str, codes: str, rows: str, op
     return b.build(opset)
 
 
-def _spread(b: FunctionBuilder, codes: str, size: str) -> str:
-    """(C_out, n) multipliers of codes or bytes (C_out, n), `size` to a group; the last group of a row may be short.
-
-    The flat multipliers may end in half a byte that is not used: for one row it makes a group that is cut off again.
-    """
+def _spread(b: FunctionBuilder, codes: str, multipliers: str, size: str) -> str:
+    """(C_out, n) multipliers of codes or bytes (C_out, n), `size` to a group; the last group of a row may be short."""
     shape = b.op("Shape", codes)
     rows, length = (b.op("Gather", shape, whole(b, i)) for i in (0, 1))
-    flat = b.call("Nibbles", "multipliers")
-    count = b.op("Mul", b.op("Div", b.op("Shape", flat), rows), rows)
-    used = b.op("Slice", flat, whole(b, 0), count)
-    column = b.op("Reshape", used, b.op("Concat", rows, whole(b, -1, 1), axis=0))
+    column = b.op("Reshape", multipliers, b.op("Concat", rows, whole(b, -1, 1), axis=0))
     spread = b.op("Expand", column, b.op("Concat", whole(b, 1, 1), size, axis=0))
     return b.op("Slice", b.op("Reshape", spread, whole(b, 0, -1)), whole(b, 0), length, whole(b, 1))
 

@@ -83,7 +83,7 @@ def store_weights(
             scale_codes=scale_codes,
             row_tables=bool(plan.weight.codebooks),
             transposed=transposed,
-            straddling=_straddling(plan, q.codes.shape[1], multipliers is not None),
+            straddling=_straddling(plan, q.codes.shape[1], multipliers),
         )
         attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
         packed = np.frombuffer(pack(q.codes, 4), np.uint8) if fmt.bits <= 4 else q.codes
@@ -119,10 +119,10 @@ def _shared(graph: LpGraph, name: str, array: NDArray[Any]) -> Value:
     return graph.constant(name, array)
 
 
-def _straddling(plan: LayerPlan, inputs: int, grouped: bool) -> bool:
-    """Whether a byte can hold codes that need different tables."""
-    if grouped:
-        return inputs % 2 == 1 or _group_size(plan) % 2 == 1
+def _straddling(plan: LayerPlan, inputs: int, multipliers: NDArray[np.uint8] | None) -> bool:
+    """Whether a byte can hold codes that need different tables, or half a byte of multipliers is left over."""
+    if multipliers is not None:
+        return inputs % 2 == 1 or _group_size(plan) % 2 == 1 or multipliers.size % 2 == 1
     return bool(plan.weight.codebooks) and inputs % 2 == 1
 
 
