@@ -170,7 +170,9 @@ def _drop_inferred(proto: ModelProto) -> None:
     kept: list[ValueInfoProto] = []
     for _ in range(_MOST_ANCHORS):
         try:
-            inferred = {v.name: v for v in shape_inference.infer_shapes(light, data_prop=True).graph.value_info}
+            inferred = {
+                v.name: v for v in shape_inference.infer_shapes(light, data_prop=True).graph.value_info
+            }
         except (RuntimeError, ValueError, shape_inference.InferenceError):
             return
         lost = [v for name, v in known.items() if not _says_as_much(inferred.get(name), v)]

@@ -114,7 +114,9 @@ def _group_weights_odd(opset: int) -> FunctionProto:
     b = _start("GroupWeightsOdd", "multipliers", "levels", "y = T[multiplier of the group][code]")
     codes, flat = _code_rows(b), b.call("Nibbles", "multipliers")
     first = b.op("Gather", b.attribute("weight_shape"), whole(b, 0))
-    count = b.op("Mul", b.op("Div", b.op("Shape", flat), first), first)  # of one row, a group that is cut off again
+    count = b.op(
+        "Mul", b.op("Div", b.op("Shape", flat), first), first
+    )  # of one row, a group that is cut off again
     rows = _spread(b, codes, b.op("Slice", flat, whole(b, 0), count), b.attribute("group_size"))
     return _looked_up_singly(b, b.call("GroupLevels", "levels"), codes, rows, opset)
 

@@ -90,7 +90,9 @@ class Call:
             match["family"],
             attributes,
             _stored_format(match["format"], attributes),
-            int(match["group"] or 0) if match["grouped"] is None or match["group"] else _group_size(attributes),
+            int(match["group"] or 0)
+            if match["grouped"] is None or match["group"]
+            else _group_size(attributes),
             match["scale_codes"] is not None,
             match["tables"] is not None,
             match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,

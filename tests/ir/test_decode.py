@@ -41,7 +41,9 @@ def expanding_model(
     function = dequantize_weights(stored.storage, opset, len(shape), axis)
     add_function(graph, function)
     attributes = {k: v for k, v in stored.attributes.items() if k in function.attribute}
-    call = graph.add_node(function.name, [*stored.values, *stored.shared], ["w_back"], domain=DOMAIN, attrs=attributes)
+    call = graph.add_node(
+        function.name, [*stored.values, *stored.shared], ["w_back"], domain=DOMAIN, attrs=attributes
+    )
     (expanded,) = call.outputs
     assert expanded is not None
     graph.set_type(expanded, np.dtype(np.float32), shape)
