@@ -22,7 +22,7 @@ from lpcompile.formats.group import is_exact
 from lpcompile.formats.planned import short_name
 from lpcompile.ir.decode import Storage, channel_scale
 from lpcompile.ir.function import FunctionBuilder, integer
-from lpcompile.ir.unpacking import whole
+from lpcompile.ir.unpacking import nibbles, whole
 
 BLOCK = 32  # inputs that share a scale, of weights and of activations
 ACCURACY_LEVEL = 4  # activations rounded to int8; 0 would leave them float, at a quarter of the speed
@@ -109,7 +109,7 @@ def _block_scales(b: FunctionBuilder, storage: Storage) -> str:
     shape = b.op("Slice", b.attribute("block_shape"), first, second)  # N, K / 32
     if not storage.group_size:
         return b.op("Expand", column, shape)
-    codes = b.op("Slice", b.call("Nibbles", "multipliers"), whole(b, 0), b.attribute("group_count"))
+    codes = b.op("Slice", nibbles(b, "multipliers"), whole(b, 0), b.attribute("group_count"))
     multipliers = b.op("Cast", codes, to=1)
     rows = b.op("Reshape", multipliers, b.attribute("group_shape"))  # (N, groups, 1)
     spread = b.op("Expand", rows, b.constant(np.array([1, 1, storage.group_size // BLOCK], np.int64)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_levels, group_unit
 from lpcompile.ir.function import FunctionBuilder
-from lpcompile.ir.unpacking import LEVELS, unpacked
+from lpcompile.ir.unpacking import LEVELS, nibbles, unpacked
 
 ROW_TABLES = "tables"
 LOOKED_UP = "w4"  # what names of functions say of codes whose levels the call brings
@@ -131,7 +131,7 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
 
 def weights_float(b: FunctionBuilder, storage: Storage) -> str:
     """Values of a format without an int8 image (float8, posit with es >= 1) as float32, still to be scaled."""
-    codes = b.call("Nibbles", "codes") if storage.packed else b.op("Cast", "codes", to=6)
+    codes = nibbles(b, "codes") if storage.packed else b.op("Cast", "codes", to=6)
     if storage.packed:
         codes = b.op("Slice", codes, b.constant(np.array([0], np.int64)), b.attribute("code_count"))
     table = b.constant(np.nan_to_num(storage.format.table()).astype(np.float32))

@@ -5,9 +5,6 @@ are used: no INT4 Cast (missing before 1.21), no BitwiseAnd (opset 18). [archite
 
 ==========  ===========================================================================================
 Scale       ufloat8_e4m4 codes c and a unit u: u * (16 + (c & 15)) * 2^(c >> 4), float32, exact but for u
-Nibbles     bytes of two codes, low one first: int32 codes, flat
-Pairs       (R, 16) int8 levels: row 256 * r + byte of (R * 256, 2) holds the levels of the byte's two codes
-GroupLevels (17,) levels n and d: T[m] = round_half_even(m * n / d), (16, 16) int8
 Weights     codes of one table
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
 GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
@@ -55,35 +52,32 @@ def _scale(opset: int) -> FunctionProto:
     return b.build(opset)
 
 
-def _nibbles(opset: int) -> FunctionProto:
-    b = FunctionBuilder("Nibbles", ["bytes"], ["y"], "y = two codes a byte, low one first")
-    x, column = b.op("Cast", "bytes", to=INT32), whole(b, -1, 1)
+def nibbles(b: FunctionBuilder, packed: str) -> str:
+    """Codes of bytes of two, low one first, int32, flat."""
+    x, column = b.op("Cast", packed, to=INT32), whole(b, -1, 1)
     halves = (b.op("Reshape", b.op(op, x, number(b, 16)), column) for op in ("Mod", "Div"))
-    b.op("Reshape", b.op("Concat", *halves, axis=1), whole(b, -1), out="y")
-    return b.build(opset)
+    return b.op("Reshape", b.op("Concat", *halves, axis=1), whole(b, -1))
 
 
-def _pairs(opset: int) -> FunctionProto:
-    b = FunctionBuilder("Pairs", ["levels"], ["y"], "y[256 * r + byte] = levels[r, low], levels[r, high]")
-    low = b.op("Reshape", "levels", whole(b, -1, 1, 16, 1))
-    high = b.op("Reshape", "levels", whole(b, -1, 16, 1, 1))
+def _pairs(b: FunctionBuilder, levels: str) -> str:
+    """Of (R, 16) int8 levels, (R * 256, 2): row 256 * r + byte holds the levels of the byte's two codes."""
+    low = b.op("Reshape", levels, whole(b, -1, 1, 16, 1))
+    high = b.op("Reshape", levels, whole(b, -1, 16, 1, 1))
     low = b.op("Expand", low, whole(b, 1, 16, 1, 1))
     high = b.op("Expand", high, whole(b, 1, 1, 16, 1))
-    b.op("Reshape", b.op("Concat", low, high, axis=3), whole(b, -1, 2), out="y")
-    return b.build(opset)
+    return b.op("Reshape", b.op("Concat", low, high, axis=3), whole(b, -1, 2))
 
 
-def _group_levels(opset: int) -> FunctionProto:
-    b = FunctionBuilder("GroupLevels", ["levels"], ["y"], "y[m] = round(m * levels[:16] / levels[16])")
+def _group_levels(b: FunctionBuilder) -> str:
+    """(16, 16) int8 levels by multiplier, of (17,) float32 levels n and d: T[m] = round_half_even(m * n / d)."""
     m = b.op("Cast", b.constant(np.arange(LEVELS, dtype=np.int64).reshape(LEVELS, 1)), to=FLOAT)
     n, d = (b.op("Gather", "levels", i) for i in (whole(b, *range(LEVELS)), whole(b, LEVELS)))
-    b.op("Cast", b.op("Round", b.op("Div", b.op("Mul", m, n), d)), to=INT8, out="y")
-    return b.build(opset)
+    return b.op("Cast", b.op("Round", b.op("Div", b.op("Mul", m, n), d)), to=INT8)
 
 
 def _weights(opset: int) -> FunctionProto:
     b = _start("Weights", "levels", "y = levels[code]")
-    pairs = b.op("Gather", b.call("Pairs", "levels"), b.op("Cast", "codes", to=INT32))
+    pairs = b.op("Gather", _pairs(b, "levels"), b.op("Cast", "codes", to=INT32))
     shape = b.attribute("weight_shape")
     flat = b.op("Reshape", pairs, whole(b, -1))
     used = b.op("Slice", flat, whole(b, 0), b.op("ReduceProd", shape))  # there may be one code too many
@@ -94,8 +88,8 @@ def _weights(opset: int) -> FunctionProto:
 def _group_weights(opset: int) -> FunctionProto:
     b = _start("GroupWeights", "multipliers", "levels", "y = T[multiplier of the group][code]")
     size = b.op("Div", b.attribute("group_size"), whole(b, 2))
-    rows = _spread(b, "codes", b.call("Nibbles", "multipliers"), size)
-    return _looked_up(b, b.call("GroupLevels", "levels"), rows, opset)
+    rows = _spread(b, "codes", nibbles(b, "multipliers"), size)
+    return _looked_up(b, _group_levels(b), rows, opset)
 
 
 def _row_weights(opset: int) -> FunctionProto:
@@ -106,19 +100,19 @@ def _row_weights(opset: int) -> FunctionProto:
 def _looked_up(b: FunctionBuilder, tables: str, rows: str, opset: int) -> FunctionProto:
     """Levels of (C_out, K / 2) bytes; `rows` says which table is that of a byte."""
     index = b.op("Add", b.op("Cast", "codes", to=INT32), b.op("Mul", rows, number(b, 256)))
-    b.op("Reshape", b.op("Gather", b.call("Pairs", tables), index), b.attribute("weight_shape"), out="y")
+    b.op("Reshape", b.op("Gather", _pairs(b, tables), index), b.attribute("weight_shape"), out="y")
     return b.build(opset)
 
 
 def _group_weights_odd(opset: int) -> FunctionProto:
     b = _start("GroupWeightsOdd", "multipliers", "levels", "y = T[multiplier of the group][code]")
-    codes, flat = _code_rows(b), b.call("Nibbles", "multipliers")
+    codes, flat = _code_rows(b), nibbles(b, "multipliers")
     first = b.op("Gather", b.attribute("weight_shape"), whole(b, 0))
     count = b.op(
         "Mul", b.op("Div", b.op("Shape", flat), first), first
     )  # of one row, a group that is cut off again
     rows = _spread(b, codes, b.op("Slice", flat, whole(b, 0), count), b.attribute("group_size"))
-    return _looked_up_singly(b, b.call("GroupLevels", "levels"), codes, rows, opset)
+    return _looked_up_singly(b, _group_levels(b), codes, rows, opset)
 
 
 def _row_weights_odd(opset: int) -> FunctionProto:
@@ -130,7 +124,7 @@ def _row_weights_odd(opset: int) -> FunctionProto:
 def _code_rows(b: FunctionBuilder) -> str:
     """Codes as (C_out, K)."""
     shape = b.attribute("weight_shape")
-    used = b.op("Slice", b.call("Nibbles", "codes"), whole(b, 0), b.op("ReduceProd", shape))
+    used = b.op("Slice", nibbles(b, "codes"), whole(b, 0), b.op("ReduceProd", shape))
     first = b.op("Gather", shape, whole(b, 0))
     return b.op("Reshape", used, b.op("Concat", first, whole(b, -1), axis=0))
 
@@ -165,9 +159,6 @@ def _start(name: str, *inputs_and_doc: str) -> FunctionBuilder:
 
 BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "Scale": _scale,
-    "Nibbles": _nibbles,
-    "Pairs": _pairs,
-    "GroupLevels": _group_levels,
     "Weights": _weights,
     "GroupWeights": _group_weights,
     "RowWeights": _row_weights,
