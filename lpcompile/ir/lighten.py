@@ -10,6 +10,7 @@ a, z + number               scale and zero point of activations
 ==========================  ==========================================================================
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,7 +33,9 @@ _OF_CALL = {
 _OF_FORMAT = {"levels": "l", "image_unit": "i"}
 _SCALE, _ZERO = "a", "z"
 _TOLD_BY_CALLS = ("kernel", "format", "granularity", "scale_format")
+_LEAST_SHARED_BYTES = 64
 _READ_BY_INFERENCE_BYTES = 1024
+_MADE_UP = "unk__"  # how ONNX's inference names a size that it does not know
 _MOST_ANCHORS = 8  # tensors from which inference starts again; each is one inference of the whole model
 
 
@@ -85,24 +88,22 @@ def _drop_told(proto: ModelProto) -> None:
 
 
 def _share(proto: ModelProto, calls: Iterable[NodeProto]) -> None:
-    """One initialiser for equal scalars that calls read."""
-    read = {name for n in calls for name in n.input} - _fixed(proto)
-    first: dict[bytes, str] = {}
-    renamed, kept = {}, []
-    for tensor in proto.graph.initializer:
-        if tensor.name in read and not tensor.dims:
-            bare = _copied(tensor)
-            bare.name = ""
-            name = first.setdefault(bare.SerializeToString(deterministic=True), tensor.name)
-            if name != tensor.name:
+    """One initialiser for equal scalars that calls read, and for equal constants of some size, as masks are."""
+    fixed = _fixed(proto)
+    read = {name for n in calls for name in n.input}
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed, repeated = {}, []
+    for i, tensor in enumerate(proto.graph.initializer):
+        scalar = not tensor.dims and tensor.name in read
+        if tensor.name not in fixed and (scalar or len(tensor.raw_data) >= _LEAST_SHARED_BYTES):
+            key = (tensor.data_type, tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest())
+            name = first.setdefault(key, tensor.name)
+            if name != tensor.name and tensor.raw_data:
                 renamed[tensor.name] = name
-                continue
-        kept.append(tensor)
-    if renamed:
-        copies = [_copied(t) for t in kept]
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(copies)
-        _rename(proto, renamed)
+                repeated.append(i)
+    for i in reversed(repeated):
+        del proto.graph.initializer[i]
+    _rename(proto, renamed)
 
 
 def _short_names(
@@ -194,7 +195,8 @@ def _says_as_much(found: ValueInfoProto | None, known: ValueInfoProto) -> bool:
     a, b = (value_info.read(v) for v in (found, known))
     if a[0] != b[0] or (a[1] is None) != (b[1] is None) or len(a[1] or ()) != len(b[1] or ()):
         return False
-    return all(k is None or f == k for f, k in zip(a[1] or (), b[1] or (), strict=True))
+    sizes = zip(a[1] or (), b[1] or (), strict=True)
+    return all(k is None or str(k).startswith(_MADE_UP) or f == k for f, k in sizes)
 
 
 def _typed(tensor: TensorProto) -> ValueInfoProto:

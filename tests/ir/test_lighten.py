@@ -119,3 +119,21 @@ def test_names_that_a_branch_reads_stay() -> None:
     lighten(graph)
     assert next(n for n in graph.graph.node if n.domain == DOMAIN).input[1] == "s"
     assert "s" in {t.name for t in graph.graph.initializer}
+
+
+def test_equal_constants_of_some_size_are_one() -> None:
+    model = net()
+    text = """g (float[2,6] x) => (float[2,6] c, float[2,6] d, float[2,6] e)
+        <float[6,6] u = {%s}, float[6,6] v = {%s}, float[6,6] w = {%s}>
+        { c = MatMul (x, u)  d = MatMul (x, v)  e = MatMul (x, w) }"""
+    ones = ", ".join(["1.0"] * 36)
+    other = parse_model(text % (ones, ones, ones.replace("1.0", "2.0", 1)))
+    for tensor in other.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+    other.functions.extend(model.functions)
+    feeds = random_feeds(other)
+    wanted = run_model(other, feeds)
+    lighten(other)
+    assert [list(n.input) for n in other.graph.node] == [["x", "u"], ["x", "u"], ["x", "w"]]
+    for name, found in run_model(other, feeds).items():
+        np.testing.assert_array_equal(found, wanted[name])
