@@ -137,3 +137,11 @@ def test_equal_constants_of_some_size_are_one() -> None:
     assert [list(n.input) for n in other.graph.node] == [["x", "u"], ["x", "u"], ["x", "w"]]
     for name, found in run_model(other, feeds).items():
         np.testing.assert_array_equal(found, wanted[name])
+
+
+def test_sizes_that_inference_made_up_are_not_kept() -> None:
+    other = parse_model("g (float[n,4] x, int64[2] s) => (float[p,4] y) { a = Reshape (x, s)  y = Neg (a) }")
+    other.graph.value_info.append(onnx.helper.make_tensor_value_info("a", 1, ["unk__7", "unk__8"]))
+    other.functions.extend(quantized_layer("conv", Storing("int4")).functions)
+    lighten(other)
+    assert not other.graph.value_info
