@@ -241,3 +241,19 @@ def anatomy(model: ModelProto) -> list[tuple[Any, ...]]:
         found.append((node.domain, node.op_type, inputs, attributes))
         places.update({n: (i, j) for j, n in enumerate(node.output)})
     return [*found, [(o.name, places[o.name]) for o in model.graph.output]]  # type: ignore[list-item]
+
+
+STORED = ("codes", "multipliers", "tables", "w_scale", "scale_codes", "scale_unit")
+ROLES = ("weight", "weight_quantized", "weight_codes", "weight_multipliers", "weight_tables", "weight_scale",
+         "weight_scale_codes", "weight_scale_unit", "weight_zero_point", "multiplier", "shift", "scale")  # fmt: skip
+
+
+def stored_bytes(model: ModelProto, layer: str) -> int:
+    """Bytes of the initialisers of a layer's weights and scales, off the file: by inputs of its call, or by name."""
+    sizes = {t.name: numpy_helper.to_array(t).nbytes for t in model.graph.initializer}
+    functions = {f.name: f for f in model.functions if not f.name.startswith(("Dyadic", "Accumulate"))}
+    for node in model.graph.node:
+        if node.name in (layer, f"{layer}/weight") and node.op_type in functions:
+            inputs = zip(functions[node.op_type].input, node.input, strict=True)
+            return sum(sizes[name] for formal, name in inputs if formal in STORED)
+    return sum(sizes.get(f"{layer}/{role}", 0) for role in ROLES)

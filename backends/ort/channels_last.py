@@ -52,7 +52,7 @@ def _plane(codes: Value) -> tuple[int, int, int] | None:
 def _transpose(graph: LpGraph, codes: Value, plane: tuple[int, int, int]) -> None:
     c, h, w = plane
     n = (codes.shape or (None,))[0]
-    name = f"{codes.name}/channels_last"
+    name = "channels_last"
     readers = {r.name for r in codes.consumers if r.domain == DOMAIN}
     image = graph.constant(f"{name}/shape", np.array([-1, h, w, c], np.int64))
     x = codes

@@ -9,6 +9,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.domain import ELEMENTWISE
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.inline import inlined
+from lpcompile.ir.lighten import lighten
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
 from lpcompile.materialise import materialise
 from lpcompile.target import CostModel, Emitted, Options, Support, Target
@@ -65,4 +66,6 @@ class OrtTarget(Target):
         proto = result.to_proto()
         if options.emit != "functions" and proto.functions:
             proto = inlined(proto)
+        elif proto.functions:
+            lighten(proto)
         return Emitted(proto, weight_bytes)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
+from onnx import ModelProto, shape_inference
 
 from lpcompile.formats.planned import short_name
 from lpcompile.ir.function import DOMAIN
@@ -20,11 +20,12 @@ _WEIGHT_INPUT = {
     **dict.fromkeys(("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedConv"), 1),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3),
 }
-_NO_WEIGHT = {"x", "x_scale", "x_zero_point", "y_scale", "y_zero_point", "bias"}
+_NO_WEIGHT = {"x", "x_scale", "x_zero_point", "y_scale", "y_zero_point", "bias", "levels", "image_unit"}
 _CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "QuantConv"} | {
     "DyadicConv",
     "AccumulateConv",
 }
+_MOST_INFERRED = 1 << 30  # ONNX's own inference takes no more than 2 GiB
 _FARTHEST = 64  # nodes between a layer and the constants that its weights are computed from
 
 
@@ -56,6 +57,8 @@ def as_written(path: Path) -> LpGraph:
         return graph
     proto = ModelProto()
     proto.ParseFromString(path.read_bytes())
+    if proto.ByteSize() <= _MOST_INFERRED:  # compiled files hold no shapes that follow from the rest
+        proto = shape_inference.infer_shapes(proto, data_prop=True)
     ours = {(f.domain, f.name): f for f in proto.functions if f.domain == DOMAIN}
     others = [f for f in proto.functions if f.domain != DOMAIN]
     del proto.functions[:]
@@ -75,7 +78,7 @@ def layer_rows(graph: LpGraph) -> Iterator[LayerRow]:
 
 def _compiled(graph: LpGraph, node: Node) -> LayerRow | None:
     function = graph.functions.get((DOMAIN, node.op))
-    told = node.metadata.get("lpcompile.format")
+    told = _told(node, "format")
     if function is None or told is None or node.op.startswith("DequantizeWeights"):
         return None
     weights = [
@@ -87,13 +90,12 @@ def _compiled(graph: LpGraph, node: Node) -> LayerRow | None:
     shape = tuple(int(d) for d in node.attrs.get("weight_shape", ()))
     if not shape and weights:
         shape = _known(max(weights, key=lambda v: v.nbytes))
-    granularity = node.metadata.get("lpcompile.granularity", "-")
     return LayerRow(
         node.name,
         op,
         shape,
         short_name(told),
-        granularity,
+        _granularity(node),
         _macs(node, op, shape),
         sum(v.nbytes for v in weights),
     )
@@ -109,14 +111,24 @@ def _other(node: Node) -> LayerRow | None:
         return None
     largest = max(leaves, key=lambda v: v.nbytes)
     shape = _known(weight) or _known(largest)
-    found = node.metadata.get("lpcompile.format", str(largest.dtype))
+    call = weight.producer if weight.producer is not None and weight.producer.domain == DOMAIN else node
+    found = _told(call, "format") or str(largest.dtype)
     if node.op == "MatMulNBits":
         found, shape = f"int{node.attrs.get('bits', 4)}", (int(node.attrs["K"]), int(node.attrs["N"]))
-    granularity = node.metadata.get("lpcompile.granularity", "-")
-    macs = _macs(node, node.op, shape)
-    return LayerRow(
-        node.name, node.op, shape, short_name(found), granularity, macs, sum(v.nbytes for v in leaves)
-    )
+    macs, size = _macs(node, node.op, shape), sum(v.nbytes for v in leaves)
+    return LayerRow(node.name, node.op, shape, short_name(found), _granularity(call), macs, size)
+
+
+def _told(node: Node, key: str) -> str | None:
+    """What a call says in an attribute, and any other node in its metadata."""
+    value = node.attrs.get(key, node.metadata.get(f"lpcompile.{key}"))
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _granularity(node: Node) -> str:
+    if "group_size" in node.attrs:
+        return f"group{node.attrs['group_size'][0]}"
+    return _told(node, "granularity") or ("channel" if node.domain == DOMAIN else "-")
 
 
 def _constant_leaves(value: Value) -> list[Value] | None:

@@ -65,6 +65,28 @@ def group_table(fmt: NumberFormat) -> I8:
     return frozen(rows.astype(np.int8))
 
 
+@lru_cache(maxsize=256)
+def group_levels(fmt: NumberFormat) -> F32:
+    """(17,) float32: n for each of 16 codes, and d, so that `T[m][code] = round_half_even(m * n[code] / d)` in float32.
+
+    For integer levels that is proven: m * n is exact, a quotient that is no tie is 1 / (2 d) >= 2^-12 or more from one,
+    and a tie is exact. For others it is looked at here.
+
+    Raises:
+        FormatError: the format has no group table, or one that this formula does not give.
+    """
+    table = group_table(fmt)
+    exact = is_exact(fmt)
+    values = _image_of(fmt) if exact else np.nan_to_num(fmt.table()) * 127
+    levels = np.zeros(17, np.float32)
+    levels[: len(values)] = values
+    levels[16] = 1 if exact else MULTIPLIERS * fmt.max
+    m = np.arange(MULTIPLIERS + 1, dtype=np.float32)[:, None]
+    if not np.array_equal(np.rint(m * levels[: len(values)] / levels[16]), table):
+        raise FormatError(f"the group table of {fmt.name} is not that of its levels")
+    return frozen(levels)
+
+
 def group_unit(fmt: NumberFormat) -> float:
     """`T[m][code] * group_unit` is the value m * grid[code] (nearly, where T is not exact)."""
     return fmt.image_scale if is_exact(fmt) else MULTIPLIERS * fmt.max / 127

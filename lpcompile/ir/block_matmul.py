@@ -20,8 +20,9 @@ from onnx import FunctionProto
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import is_exact
 from lpcompile.formats.planned import short_name
-from lpcompile.ir.decode import Storage, channel_scale, unpack
+from lpcompile.ir.decode import Storage, channel_scale
 from lpcompile.ir.function import FunctionBuilder, integer
+from lpcompile.ir.unpacking import nibbles, whole
 
 BLOCK = 32  # inputs that share a scale, of weights and of activations
 ACCURACY_LEVEL = 4  # activations rounded to int8; 0 would leave them float, at a quarter of the speed
@@ -72,7 +73,7 @@ def obstacle(fmt: NumberFormat, granularity: str, inputs: int, *, codebooks: boo
 def block_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
     """BlockQuantMatMul: float32 (..., K) times stored (N, K), K a multiple of 32 -> float32 (..., N)."""
     doc = "y = MatMulNBits(x, codes + 8, w_scale * multipliers), accuracy_level 4: x rounded to int8 by blocks of 32"
-    b = FunctionBuilder(f"{FAMILY}_{storage.label}", ["x", *storage.inputs], ["y"], doc)
+    b = FunctionBuilder(f"{FAMILY}_{storage.own_label}", ["x", *storage.inputs], ["y"], doc)
     b.declare(*_ATTRIBUTES)
     nibbles = b.op("Gather", b.constant(_offset_pairs(storage)), b.op("Cast", "codes", to=6))
     blocks = b.op("Reshape", nibbles, b.attribute("block_shape"))  # (N, K / 32, 16)
@@ -103,12 +104,13 @@ def _offset_pairs(storage: Storage) -> np.ndarray:
 
 def _block_scales(b: FunctionBuilder, storage: Storage) -> str:
     """(N, K / 32) float32 scales of the blocks."""
-    column = b.op("Reshape", channel_scale(b, storage), b.constant(np.array([-1, 1], np.int64)))
+    column = b.op("Reshape", channel_scale(b, storage, own=True), b.constant(np.array([-1, 1], np.int64)))
     first, second = (b.constant(np.array([i], np.int64)) for i in (0, 2))
     shape = b.op("Slice", b.attribute("block_shape"), first, second)  # N, K / 32
     if not storage.group_size:
         return b.op("Expand", column, shape)
-    multipliers = b.op("Cast", unpack(b, "multipliers", b.attribute("group_count")), to=1)
+    codes = b.op("Slice", nibbles(b, "multipliers"), whole(b, 0), b.attribute("group_count"))
+    multipliers = b.op("Cast", codes, to=1)
     rows = b.op("Reshape", multipliers, b.attribute("group_shape"))  # (N, groups, 1)
     spread = b.op("Expand", rows, b.constant(np.array([1, 1, storage.group_size // BLOCK], np.int64)))
     flat = b.op("Reshape", spread, b.constant(np.array([0, -1], np.int64)))

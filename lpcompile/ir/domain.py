@@ -26,8 +26,7 @@ from lpcompile.ir.function import FunctionBuilder, integer, ints, real
 from lpcompile.ir.movement import BINARY
 
 CONV_ATTRIBUTES = ("strides", "pads", "dilations", "kernel_shape")
-GROUP_ATTRIBUTES = ("group_count", "group_shape", "row_shape", "row_length")
-ROW_ATTRIBUTES = ("row_length", "row_offsets")
+INT32 = 6  # ONNX's number of the type
 
 # Elementwise operators: name -> references to their own attributes. Each body is dequantise, operator, quantise.
 ELEMENTWISE: dict[str, dict[str, Any]] = {
@@ -50,11 +49,9 @@ ELEMENTWISE: dict[str, dict[str, Any]] = {
 
 def storage_attributes(storage: Storage) -> tuple[str, ...]:
     """Names of the attributes that the body reads to unpack weights in this storage."""
-    if not storage.packed:
-        return ("weight_shape",)
-    more = GROUP_ATTRIBUTES if storage.group_size else ROW_ATTRIBUTES if storage.row_tables else ()
-    counted = storage.straddling or not more  # whole bytes of pairs need no count
-    return ("weight_shape", *(("code_count",) if counted else ()), *more)
+    if storage.packed and not storage.looked_up:
+        return ("weight_shape", "code_count")
+    return ("weight_shape", *(("group_size",) if storage.group_size else ()))
 
 
 def _start(
@@ -99,11 +96,12 @@ def quant_conv(storage: Storage, opset: int, *, bias: bool, code_max: int = 255)
         "x_scale",
         "x_zero_point",
         *storage.inputs,
+        *storage.format_inputs,
         "y_scale",
         "y_zero_point",
         *(["bias"] if bias else []),
     ]
-    doc = "y = clip(rne(sum(w8 * (x - x_zero_point) + bias) * x_scale * w_scale / y_scale) + y_zero_point)"
+    doc = "y = quantise(sum(w8 * (x - x_zero_point)) + bias)"
     b = _start("QuantConv", storage, inputs, doc, suffix=("" if bias else "_nobias") + _suffix(code_max))
     w8, scale = weights_int8(b, storage), channel_scale(b, storage)
     zero = b.constant(np.array(0, np.int8))
@@ -116,7 +114,7 @@ def quant_conv(storage: Storage, opset: int, *, bias: bool, code_max: int = 255)
         zero,
         "y_scale",
         "y_zero_point",
-        *(["bias"] if bias else []),
+        *([b.op("Cast", "bias", to=INT32)] if bias else []),
     ]
     attributes: dict[str, Any] = {**{k: ints(k) for k in CONV_ATTRIBUTES}, "group": integer("group")}
     y = b.op("QLinearConv", *args, **attributes)
@@ -128,7 +126,8 @@ def quant_gemm(
 ) -> FunctionProto:
     """QuantGemm: uint8 (M, K) times int8 (K, N) plus int32 bias -> uint8, or float32 with `float_out`."""
     y_inputs = [] if float_out else ["y_scale", "y_zero_point"]
-    inputs = ["x", "x_scale", "x_zero_point", *storage.inputs, *y_inputs, *(["bias"] if bias else [])]
+    weights = [*storage.inputs, *storage.format_inputs]
+    inputs = ["x", "x_scale", "x_zero_point", *weights, *y_inputs, *(["bias"] if bias else [])]
     doc = "y = (sum(w8 * (x - x_zero_point)) + bias) * x_scale * w_scale" + (
         "" if float_out else ", quantised to y"
     )
@@ -145,7 +144,8 @@ def quant_gemm(
     args = [x, w]
     if bias:
         unit = b.op("Mul", "x_scale", scale)
-        args.append(b.op("DequantizeLinear", "bias", unit, _zeros_like(b, scale, 6), axis=0))
+        whole = b.op("Cast", "bias", to=INT32)
+        args.append(b.op("DequantizeLinear", whole, unit, _zeros_like(b, scale, INT32), axis=0))
     y = b.op("Gemm", *args)
     if not float_out:
         y = _held(b, b.op("QuantizeLinear", y, "y_scale", "y_zero_point"), code_max)
@@ -159,6 +159,7 @@ def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int
         "x_scale",
         "x_zero_point",
         *storage.inputs,
+        *storage.format_inputs,
         *([] if float_out else ["y_scale", "y_zero_point"]),
     ]
     doc = "y = sum(w8 * (x - x_zero_point)) * x_scale * w_scale" + ("" if float_out else ", quantised to y")
@@ -179,7 +180,7 @@ def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int
 def dynamic_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
     """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32."""
     doc = "x_q, x_scale, x_zero_point = DynamicQuantizeLinear(x); y = sum(w8 * (x_q - x_zero_point)) * scales"
-    b = _start("DynamicQuantMatMul", storage, ["x", *storage.inputs], doc)
+    b = _start("DynamicQuantMatMul", storage, ["x", *storage.inputs, *storage.format_inputs], doc)
     w8, scale = weights_int8(b, storage), channel_scale(b, storage)
     b.op("DynamicQuantizeLinear", "x", out="x_q")
     b.nodes[-1].output.extend(["x_scale", "x_zero_point"])
@@ -190,7 +191,8 @@ def dynamic_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
 def dequantize_weights(storage: Storage, opset: int, rank: int, axis: int) -> FunctionProto:
     """DequantizeWeights: float32 weights of rank `rank`, output channels along `axis`; folded at load."""
     doc = "w = w_scale * w8, expanded when the model is loaded"
-    b = _start("DequantizeWeights", storage, storage.inputs, doc, suffix=f"_r{rank}a{axis}")
+    inputs = [*storage.inputs, *storage.format_inputs]
+    b = _start("DequantizeWeights", storage, inputs, doc, suffix=f"_r{rank}a{axis}")
     image = storage.format.image() is not None or storage.row_tables
     w8 = weights_int8(b, storage) if image else weights_float(b, storage)
     scale = channel_scale(b, storage)

@@ -67,7 +67,7 @@ def dyadic_layer(
     doc = "acc = sum(w8 * (x - x_zero_point))"
     if not accumulate:
         doc += "; y = clip(((acc * m + b) >> k) + zero, low, high)"
-    inputs = ["x", *storage.integer_inputs, *([] if accumulate else ["m", "b", "k"])]
+    inputs = ["x", *storage.integer_inputs, *storage.level_inputs, *([] if accumulate else ["m", "b", "k"])]
     b = FunctionBuilder(name, inputs, ["y"], doc)
     b.declare("format", "granularity", *storage_attributes(storage))
     x = b.op("Sub", b.op("Cast", "x", to=FLOAT), number(b, "x_zero_point", FLOAT))

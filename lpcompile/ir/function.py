@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 DOMAIN = "lpcompile"
 DOMAIN_VERSION = 1
@@ -53,7 +53,7 @@ class FunctionBuilder:
         """Append a node with one output and return the name of that output."""
         if out is None:
             self._count += 1
-            out = f"{op.lower()}_{self._count}"
+            out = f"t{self._count}"  # names stand in every file
         plain = {k: v for k, v in attributes.items() if not isinstance(v, Ref)}
         node = helper.make_node(op, list(inputs), [out], domain=domain or None, **plain)
         if domain:
@@ -74,9 +74,13 @@ class FunctionBuilder:
         key = (str(value.dtype), value.shape, value.tobytes())
         if key not in self._constants:
             self._count += 1
-            name = self._constants[key] = f"const_{self._count}"
-            self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)))
+            name = self._constants[key] = f"c{self._count}"
+            self.nodes.append(helper.make_node("Constant", [], [name], value=_shortest(value)))
         return self._constants[key]
+
+    def call(self, function: str, *inputs: str, **attributes: Any) -> str:
+        """Append a call of a function of this domain and return the name of its output."""
+        return self.op(function, *inputs, domain=DOMAIN, **attributes)
 
     def attribute(self, name: str) -> str:
         """A list-of-integers attribute of the function as an int64 tensor."""
@@ -96,6 +100,15 @@ class FunctionBuilder:
             self.attributes,
             doc_string=self.doc,
         )
+
+
+def _shortest(value: np.ndarray) -> TensorProto:
+    """A constant in the fewest bytes: small whole numbers take one byte each where they are not raw data."""
+    raw = numpy_helper.from_array(value)
+    if value.dtype not in (np.int64, np.int32, np.uint8):
+        return raw
+    listed = helper.make_tensor("", raw.data_type, value.shape, value.reshape(-1).tolist())
+    return min(raw, listed, key=lambda t: t.ByteSize())
 
 
 def import_domain(model: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import bounds
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import Unit
 from lpcompile.materialise.layers import CONV_KEPT, metadata
@@ -51,12 +52,11 @@ class DyadicLayerWriter:
         if digits is None:
             raise PassError(f"{rows.shape[1]} products are too many to be exact in float32", where=node.name)
         self._remember(node, plan, rows, shape, x_plan)
-        used = stored.values[: len(stored.storage.integer_inputs)]
-        self.weight_bytes[node.name] = sum(v.nbytes for v in used)
+        self.weight_bytes[node.name] = sum(v.nbytes for v in stored.own_integers)
         step = np.float64(x_plan.scale) * np.broadcast_to(scale.reshape(-1), rows.shape[:1]).astype(
             np.float64
         )
-        inputs = [self.tensors.codes(x), *used]
+        inputs = [self.tensors.codes(x), *stored.integer_values]
         attributes = {**stored.attributes, "x_zero_point": x_plan.zero_point}
         if node.op == "Conv":
             attributes |= {k: node.attrs[k] for k in KEPT if k in node.attrs}
@@ -178,8 +178,7 @@ def call(
     name: str | None = None,
 ) -> Value:
     """Add a call of a function under the name of the float node, and give what it fills."""
-    graph.functions[(DOMAIN, function.name)] = function
-    graph.opset_imports[DOMAIN] = 1
+    add_function(graph, function)
     attrs = {k: v for k, v in attributes.items() if k in function.attribute}
     made = graph.add_node(
         function.name,

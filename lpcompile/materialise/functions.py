@@ -12,6 +12,7 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
 from lpcompile.ir.node import Node
+from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import clamped, write_clamp, write_movement
@@ -113,8 +114,7 @@ def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
 def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, output: Value) -> None:
     code_max = graph.plan.activations[output.name].code_max
     function = domain.quant_elementwise(node.op, graph.opset, code_max)
-    graph.functions[(DOMAIN, function.name)] = function
-    graph.opset_imports[DOMAIN] = 1
+    add_function(graph, function)
     inputs: list[Value] = []
     for value in node.inputs[: 2 if node.op in BINARY else 1]:
         assert value is not None

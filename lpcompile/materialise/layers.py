@@ -11,9 +11,10 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
-from lpcompile.materialise.storage import StoredWeights, quantize_bias, store_weights
+from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.rows import channel_axis
@@ -58,11 +59,11 @@ class LayerWriter:
         x_plan = self.tensors.plan.activations[x.name]
         bias = quantize_bias(planned_bias(node, plan), x_plan.scale, stored.scale)
         make, attributes = self._maker(node, stored, bias is not None, output is None, code_max)
-        inputs = [self.tensors.codes(x), *self.tensors.parameters(x.name), *stored.values]
+        inputs = [self.tensors.codes(x), *self.tensors.parameters(x.name), *stored.values, *stored.shared]
         if output is not None:
             inputs += self.tensors.parameters(output.name)
         if bias is not None:
-            inputs.append(self.graph.constant(f"{stem(node.name)}/bias_quantized", bias))
+            inputs.append(self.graph.constant(f"{stem(node.name)}/bias_quantized", shortest_bias(bias)))
         self.tensors.take_out(node)
         out = self.tensors.name_of_codes(output) if output is not None else self.tensors.float_name(y)
         call = self._call(make(), node, plan, inputs, out, {**stored.attributes, **attributes})
@@ -97,7 +98,7 @@ class LayerWriter:
         else:
             function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset)
         self.tensors.take_out(node)
-        inputs = [x, *stored.values]
+        inputs = [x, *stored.values, *(() if plan.kernel is Kernel.NBITS else stored.shared)]
         out = self.tensors.float_name(y) if bias is None else self.graph.fresh(f"{y.name}/product")
         call = self._call(function, node, plan, inputs, out, attributes)
         if bias is not None:
@@ -114,7 +115,8 @@ class LayerWriter:
         rank = len(weight.dims)
         function = domain.dequantize_weights(stored.storage, self.graph.opset, rank, channel_axis(node.op))
         out = self.graph.fresh(f"{stem(node.name)}/weight_dequantized")
-        call = self._call(function, node, plan, list(stored.values), out, stored.attributes, role="/weight")
+        inputs = [*stored.values, *stored.shared]
+        call = self._call(function, node, plan, inputs, out, stored.attributes, role="/weight")
         self.graph.set_type(call, np.dtype(np.float32), weight.dims)
         node.set_input(1, call)
         bias = planned_bias(node, plan)
@@ -132,8 +134,7 @@ class LayerWriter:
         attributes: Mapping[str, Any],
         role: str = "",
     ) -> Value:
-        self.graph.functions[(DOMAIN, function.name)] = function
-        self.graph.opset_imports[DOMAIN] = 1
+        add_function(self.graph, function)
         told = {"format": plan.weight.format, "granularity": plan.weight.granularity}
         attrs = {k: v for k, v in {**attributes, **told}.items() if k in function.attribute}
         call = self.graph.add_node(

@@ -26,6 +26,7 @@ class StoredWeights:
     Attributes:
         storage: which body unpacks them.
         values: initialisers in the order of `storage.inputs`.
+        shared: those in the order of `storage.format_inputs`, one of each kind for all layers of a format.
         attributes: attributes of the call node that the body refers to.
         scale: float32 scale of each output channel, (C_out,), as the body computes it.
         weight_bytes: bytes of the initialisers.
@@ -36,6 +37,17 @@ class StoredWeights:
     attributes: dict[str, Any]
     scale: NDArray[np.float32]
     weight_bytes: int
+    shared: tuple[Value, ...]
+
+    @property
+    def integer_values(self) -> tuple[Value, ...]:
+        """What the int8 weights come from, in the order of `storage.integer_inputs` and `storage.level_inputs`."""
+        return (*self.own_integers, *self.shared[: len(self.storage.level_inputs)])
+
+    @property
+    def own_integers(self) -> tuple[Value, ...]:
+        """Those of them that are the layer's own."""
+        return self.values[: len(self.storage.integer_inputs)]
 
 
 def store_weights(
@@ -71,43 +83,46 @@ def store_weights(
             scale_codes=scale_codes,
             row_tables=bool(plan.weight.codebooks),
             transposed=transposed,
-            straddling=_straddling(plan, q.codes.shape[1], multipliers is not None),
+            straddling=_straddling(plan, q.codes.shape[1], multipliers),
         )
-        per_unit = 1 if storage.straddling else 2  # codes that are looked up at once
         attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
         packed = np.frombuffer(pack(q.codes, 4), np.uint8) if fmt.bits <= 4 else q.codes
+        if fmt.bits <= 4 and q.codes.shape[1] % 2 == 0:
+            packed = packed.reshape(q.codes.shape[0], -1)
         roles = [("weight_codes", packed)]
         if multipliers is not None:
             rows, groups = multipliers.shape
             attributes |= {
-                "group_count": [multipliers.size],
+                "group_size": [storage.group_size],
+                "group_count": [multipliers.size],  # these two only BlockQuantMatMul reads
                 "group_shape": [rows, groups, 1],
-                "row_shape": [rows, groups * storage.group_size // per_unit],
-                "row_length": [q.codes.shape[1] // per_unit],
             }
             roles.append(("weight_multipliers", np.frombuffer(pack(multipliers, 4), np.uint8)))
         if storage.row_tables:
-            tables = _row_tables(plan)
-            attributes |= {
-                "row_length": [q.codes.shape[1] // per_unit],
-                "row_offsets": list(range(len(tables))),
-            }
-            roles.append(("weight_tables", tables))
+            roles.append(("weight_tables", _row_tables(plan)))
     if isinstance(channel, QuantizedTensor):
         unit = np.asarray(channel.scales, np.float32).reshape(())
         roles += [("weight_scale_codes", channel.codes.reshape(-1)), ("weight_scale_unit", unit)]
     else:
         roles.append(("weight_scale", np.ascontiguousarray(scale)))
     values = tuple(graph.constant(f"{stem(name)}/{role}", array) for role, array in roles)
-    return StoredWeights(
-        storage, values, attributes, np.ascontiguousarray(scale), sum(a.nbytes for _, a in roles)
-    )
+    shared = tuple(_shared(graph, f"{fmt.name}/{role}", a) for role, a in storage.format_values().items())
+    size = sum(a.nbytes for _, a in roles)
+    return StoredWeights(storage, values, attributes, np.ascontiguousarray(scale), size, shared)
 
 
-def _straddling(plan: LayerPlan, inputs: int, grouped: bool) -> bool:
-    """Whether a byte can hold codes that need different tables."""
-    if grouped:
-        return inputs % 2 == 1 or _group_size(plan) % 2 == 1
+def _shared(graph: LpGraph, name: str, array: NDArray[Any]) -> Value:
+    """An initialiser for all layers of a format; that of groups is another one than that without."""
+    name = f"{name}{array.shape[-1] if array.ndim else ''}"
+    if name in graph and (found := graph.value(name)).is_constant and np.array_equal(found.values, array):
+        return found
+    return graph.constant(name, array)
+
+
+def _straddling(plan: LayerPlan, inputs: int, multipliers: NDArray[np.uint8] | None) -> bool:
+    """Whether a byte can hold codes that need different tables, or half a byte of multipliers is left over."""
+    if multipliers is not None:
+        return inputs % 2 == 1 or _group_size(plan) % 2 == 1 or multipliers.size % 2 == 1
     return bool(plan.weight.codebooks) and inputs % 2 == 1
 
 
@@ -157,3 +172,9 @@ def quantize_bias(
         return None
     unit = np.float32(x_scale) * scale
     return np.clip(np.rint(bias.astype(np.float64) / unit), -(2**31), 2**31 - 1).astype(np.int32)
+
+
+def shortest_bias(bias: NDArray[np.int32]) -> NDArray[np.signedinteger[Any]]:
+    """The same numbers as int16 where that holds them all; bodies make them int32 when the model is loaded."""
+    short = bias.astype(np.int16)
+    return short if np.array_equal(short, bias) else bias

@@ -8,6 +8,7 @@ from onnx import NodeProto, helper
 
 from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
+from lpcompile.ir.decode import LOOKED_UP
 from lpcompile.ir.function import DOMAIN
 
 FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
@@ -21,7 +22,7 @@ DYADIC_ELEMENTWISE = (
     *("QuantNorm", "Lookup"),
 )
 _LAYER = re.compile(
-    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(_g(?P<group>\d+))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
+    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
@@ -44,6 +45,7 @@ class Call:
         code_max: largest code of the output.
         axis: of DequantizeWeights, the axis of the channels; 0 elsewhere.
         trailing: of QuantNorm, the axes after that of the channels.
+        format_inputs: how many inputs after the stored ones hold levels and unit of the format, in float layers.
     """
 
     family: str
@@ -57,6 +59,7 @@ class Call:
     code_max: int = 255
     axis: int = 0
     trailing: int = 2
+    format_inputs: int = 0
 
     @classmethod
     def of(cls, node: NodeProto) -> "Call":
@@ -82,18 +85,21 @@ class Call:
                     hint="the file was written by another version, or edited",
                 )
             return cls(match["family"], attributes, code_max=_code_max(match["bits"]))
-        name = match["format"]
+        looked_up = match["format"] == LOOKED_UP
         return cls(
             match["family"],
             attributes,
-            resolve(name.replace("_", ":") if name.startswith("lut4_") else name),
-            int(match["group"] or 0),
+            _stored_format(match["format"], attributes),
+            int(match["group"] or 0)
+            if match["grouped"] is None or match["group"]
+            else _group_size(attributes),
             match["scale_codes"] is not None,
             match["tables"] is not None,
             match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
             match["float_out"] is not None or match["family"] in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
+            format_inputs=looked_up * ((match["tables"] is None) + (match["scale_codes"] is not None)),
         )
 
     @property
@@ -111,6 +117,22 @@ class Call:
         """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
         scales = 0 if self.is_dyadic else 1 + self.scale_codes
         return 1 + (self.group_size > 0) + self.row_tables + scales
+
+    @property
+    def weight_inputs(self) -> int:
+        """Those and the inputs that say what the codes of the format stand for."""
+        return self.stored_inputs + self.format_inputs
+
+
+def _stored_format(name: str, attributes: dict[str, Any]) -> NumberFormat:
+    """The format that the name or, where levels are looked up, the attribute `format` says."""
+    if name != LOOKED_UP:
+        return resolve(name)
+    return resolve(bytes(attributes.get("format", b"")).decode())
+
+
+def _group_size(attributes: dict[str, Any]) -> int:
+    return int(attributes.get("group_size", [0])[0])
 
 
 def _code_max(bits: str | None) -> int:

@@ -157,5 +157,5 @@ def layer_outputs(
     unit = x_scale * rows.scale
     if call.float_out:
         return np.multiply(acc.astype(np.float32), unit, dtype=np.float32), at, shape
-    y_scale, y_zero = inputs[3 + call.stored_inputs : 5 + call.stored_inputs]
+    y_scale, y_zero = inputs[3 + call.weight_inputs :][:2]
     return requantize(acc, unit / np.float32(y_scale), int(y_zero), call.code_max), at, shape

@@ -35,7 +35,7 @@ def decode_rows(call: Call, stored: Sequence[NDArray[Any]]) -> Rows:
         stored: codes, [multipliers], [tables], then the scales, or scale codes and their unit.
     """
     assert call.format is not None
-    rest = list(stored[1:])
+    rest = list(stored[1 : call.stored_inputs])
     multipliers = rest.pop(0) if call.group_size else None
     tables = rest.pop(0) if call.row_tables else None
     return Rows(_values(call, stored[0], multipliers, tables), _scales(call, rest))

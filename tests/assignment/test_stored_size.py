@@ -1,4 +1,4 @@
-"""Counted bits are those of the initialisers that a compiled file holds, read off the file by their names."""
+"""Counted bits are those of the initialisers that a compiled file holds, read off the file."""
 
 import functools
 from dataclasses import replace
@@ -18,10 +18,8 @@ from lpcompile.materialise import materialise
 from lpcompile.plan import Kernel, WeightPlan
 from tests.networks import without_costs
 from tests.support import parse_model, random_feeds
-from tests.support_quant import Storing, layer_graph, plan_by_hand
+from tests.support_quant import Storing, layer_graph, plan_by_hand, stored_bytes
 
-ROLES = ("weight", "weight_quantized", "weight_codes", "weight_multipliers", "weight_tables", "weight_scale",
-         "weight_scale_codes", "weight_scale_unit", "weight_zero_point", "multiplier", "shift", "scale")  # fmt: skip
 INTEGERS = tuple(f"int{n}" for n in range(2, 9))
 IMAGED = (*INTEGERS, "uint4", "fixp4", "posit4", "posit5", "nf4", "pot4", "float4_e2m1fn")
 FLOATS = ("posit4es1", "posit6es1", "posit8", "float8_e4m3fn")  # become floats when loaded
@@ -48,8 +46,7 @@ def network(positive: bool = False) -> ModelProto:
 
 
 def of_file(model: ModelProto, layer: str) -> int:
-    names = {f"{layer}/{role}" for role in ROLES}
-    return 8 * sum(onnx.numpy_helper.to_array(t).nbytes for t in model.graph.initializer if t.name in names)
+    return 8 * stored_bytes(model, layer)
 
 
 def check_functions(fmt: str, granularity: str, scale_format: str) -> None:

@@ -7,7 +7,14 @@ import pytest
 
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import resolve
-from lpcompile.formats.group import group_nearest, group_table, group_unit, is_exact, max_group_multiplier
+from lpcompile.formats.group import (
+    group_levels,
+    group_nearest,
+    group_table,
+    group_unit,
+    is_exact,
+    max_group_multiplier,
+)
 
 LUT = "lut4:81a3bccdd9e4f0fa000b162230405a7f"
 EXACT = ["int2", "int3", "int4", "int4_narrow", "fixp3", "fixp4", "uint3"]
@@ -83,3 +90,32 @@ def test_formats_without_a_group_table(name: str) -> None:
         group_table(resolve(name))
     assert caught.value.hint is not None
     assert "channel" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [*EXACT, *DECLARED])
+def test_levels_give_the_table_in_single_precision(name: str) -> None:
+    fmt = resolve(name)
+    levels = group_levels(fmt)
+    assert levels.dtype == np.float32
+    assert levels.shape == (17,)
+    m = np.arange(16, dtype=np.float32)[:, None]
+    products = np.multiply(m, levels[:16], dtype=np.float32)
+    rows = np.rint(np.divide(products, levels[16], dtype=np.float32))
+    table = np.zeros((16, 16), np.int64)
+    table[:, : 2**fmt.bits] = group_table(fmt)
+    np.testing.assert_array_equal(rows, table)
+
+
+@pytest.mark.parametrize("largest", range(60, 128))
+def test_levels_of_learned_tables_of_every_range_round_ties_as_declared(largest: int) -> None:
+    """Each level of the range once, so that every tie there is occurs: m * v * 127 / (15 * largest) = k + 1/2."""
+    for first in range(-largest, largest - 14, 15):
+        codes = sorted({largest, *range(first, first + 15)})
+        hexes = bytes(v & 255 for v in (codes + [largest] * 16)[:16]).hex()
+        fmt = resolve(f"lut4:{hexes}")
+        m = np.arange(16)
+        for code, value in enumerate(codes[:16]):
+            exact = [round(Fraction(int(k) * value * 127, int(15 * fmt.max * 1))) for k in m]
+            levels = group_levels(fmt)
+            found = np.rint(m.astype(np.float32) * levels[code] / levels[16])
+            assert found.tolist() == exact

@@ -1,6 +1,7 @@
 """Functions of the domain as the file carries them: valid, self-contained, one a layout."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import pytest
@@ -20,7 +21,12 @@ STORAGES = [
     Storage(resolve("nf4"), row_tables=True),
 ]
 OPSETS = (13, 17, 21, 23)
-READ_BY_PEOPLE = {"format", "granularity", "weight_shape"}  # attributes that a body may not need
+READ_BY_PEOPLE = {
+    "format",
+    "granularity",
+    "weight_shape",
+    "group_size",
+}  # attributes that a body may not need
 
 
 def functions(opset: int) -> Iterator[FunctionProto]:
@@ -46,7 +52,10 @@ def test_functions_are_valid_and_written_for_the_opset_of_the_model(opset: int) 
         if "HardSwish" in function.name and opset < 14:
             continue
         onnx.checker.check_function(function)
-        assert [(o.domain, o.version) for o in function.opset_import] == [("", opset)]
+        called = {n.domain for n in function.node if n.domain}
+        assert called <= {DOMAIN}
+        assert next((o.domain, o.version) for o in function.opset_import) == ("", opset)
+        assert {o.domain for o in function.opset_import} == {"", *called}
         assert function.domain == DOMAIN
 
 
@@ -72,23 +81,28 @@ def test_one_name_stands_for_one_body() -> None:
 def test_every_function_says_what_it_computes_and_can_be_read_back() -> None:
     for function in functions(17):
         assert function.doc_string
-        call = Call.of(onnx.helper.make_node(function.name, [], ["y"], domain=DOMAIN))
+        told: dict[str, Any] = {"format": "nf4", "group_size": [32]} if "_w4" in function.name else {}
+        call = Call.of(onnx.helper.make_node(function.name, [], ["y"], domain=DOMAIN, **told))
         assert ("_a4" in function.name) == (call.code_max == 15)
         if call.is_layer:
             first = {"DequantizeWeights": 0, "DynamicQuantMatMul": 1}.get(call.family, 3)
             stored = function.input[first : first + call.stored_inputs]
             assert stored[0] == "codes"
             assert stored[-1] in ("w_scale", "scale_unit")
+            after = function.input[first : first + call.weight_inputs][len(stored) :]
+            assert len(after) == call.format_inputs
+            assert set(after) == {"levels", "image_unit"} & set(function.input)
             assert ("bias" in function.input) == call.has_bias
 
 
 @pytest.mark.parametrize("fmt", IMAGE_FORMATS)
-def test_a_format_changes_the_table_of_the_body_and_nothing_after_it(fmt: str) -> None:
-    function = quantized_layer("conv", Storing(fmt)).functions[0]
+def test_a_format_changes_the_levels_of_a_call_and_no_body(fmt: str) -> None:
+    model, other = (quantized_layer("conv", Storing(f)) for f in (fmt, "nf4" if "int8" not in fmt else fmt))
+    function = model.functions[-1]
     assert [n.op_type for n in function.node][-1] == "QLinearConv"
-    assert {n.op_type for n in function.node} <= {
-        "Cast", "Concat", "Constant", "Expand", "Gather", "QLinearConv", "Reshape", "Slice"
-    }  # fmt: skip
+    assert {n.op_type for n in function.node} <= {"Cast", "Constant", "QLinearConv", "Weights"}
+    if resolve(fmt).bits <= 4:
+        assert list(model.functions) == list(other.functions)
 
 
 def test_the_domain_is_imported_once() -> None:

@@ -93,9 +93,8 @@ def test_every_model_is_valid_and_carries_nothing_dead(layer: str, kernel: Kerne
         assert {t.name for t in model.graph.initializer if t.name in ("w", "b")} <= {
             "b"
         }  # no float weights stay
-        assert {f.name for f in model.functions} == {
-            n.op_type for n in model.graph.node if n.domain == DOMAIN
-        }
+        calls = [n for nodes in (model.graph.node, *(f.node for f in model.functions)) for n in nodes]
+        assert {f.name for f in model.functions} == {n.op_type for n in calls if n.domain == DOMAIN}
         assert {o.domain for o in model.opset_import} == {"", DOMAIN}
 
 

@@ -26,6 +26,7 @@ from tests.networks import (
     without_costs,
 )
 from tests.support import parse_model, run_model
+from tests.support_quant import stored_bytes
 
 LAYER_KEYS = [
     "name",
@@ -60,14 +61,6 @@ KEYS = {
     "verification": "loads runs latency_ms bytes",
 }
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-ROLES = ("weight", "weight_quantized", "weight_codes", "weight_multipliers", "weight_tables", "weight_scale",
-         "weight_scale_codes", "weight_scale_unit", "weight_zero_point")  # fmt: skip
-
-
-def stored_bytes(model: onnx.ModelProto, layer: str) -> int:
-    """Bytes of the initialisers of a layer's weights, read off the file by their names."""
-    names = {f"{layer}/{role}" for role in ROLES}
-    return sum(onnx.numpy_helper.to_array(t).nbytes for t in model.graph.initializer if t.name in names)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -31,7 +31,7 @@ from tests.support_quant import (
 )
 
 EXPAND = "DequantizeWeights"
-LUT4_CALL = f"QuantGemm_{LUT4.replace(':', '_')}_rows_float"
+LUT4_CALL = "QuantGemm_w4_rows_float"
 MATRICES = [name for name in LAYERS if not name.startswith("conv")]
 SOME = [
     Storing(),
@@ -279,16 +279,18 @@ def test_an_unknown_operator_is_a_model_error(name: str) -> None:
     "expected",
     [
         ("QuantConv_int8", "QuantConv", "int8", 0, False, False, True, False, 255, 0),
-        ("QuantConv_pot4_g32_s8_nobias_a4", "QuantConv", "pot4", 32, True, False, False, False, 15, 0),
-        ("QuantMatMul_float4_e2m1fn", "QuantMatMul", "float4_e2m1fn", 0, False, False, False, False, 255, 0),
+        ("QuantConv_w4_g_s8_nobias_a4", "QuantConv", "pot4", 32, True, False, False, False, 15, 0),
+        ("QuantMatMul_w4", "QuantMatMul", "float4_e2m1fn", 0, False, False, False, False, 255, 0),
         (LUT4_CALL, "QuantGemm", LUT4, 0, False, True, True, True, 255, 0),
-        ("QuantMatMul_nf4_s8", "QuantMatMul", "nf4", 0, True, False, False, False, 255, 0),
+        ("QuantMatMul_w4_s8", "QuantMatMul", "nf4", 0, True, False, False, False, 255, 0),
         ("DequantizeWeights_float8_e5m2_s8_r4a0", EXPAND, "float8_e5m2", 0, True, False, False, True, 255, 0),
+        ("BlockQuantMatMul_int4_g64_s8", "BlockQuantMatMul", "int4", 64, True, False, False, True, 255, 0),
         ("DequantizeWeights_posit4es1_r2a1", EXPAND, "posit4es1", 0, False, False, False, True, 255, 1),
     ],
 )  # fmt: skip
-def test_a_call_is_read_from_its_name(expected: tuple[Any, ...]) -> None:
-    call = Call.of(helper.make_node(expected[0], ["x"], ["y"], domain=DOMAIN))
+def test_a_call_is_read_from_its_name_and_attributes(expected: tuple[Any, ...]) -> None:
+    told = {"format": expected[2], "group_size": [expected[3]]} if "_w4" in expected[0] else {}
+    call = Call.of(helper.make_node(expected[0], ["x"], ["y"], domain=DOMAIN, **told))
     assert call.format is not None
     found = (call.family, call.format.name, call.group_size, call.scale_codes, call.row_tables)
     assert (*found, call.has_bias, call.float_out, call.code_max, call.axis) == expected[1:]

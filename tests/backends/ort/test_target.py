@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 
 from lpcompile.analysis.regions import Regions, find_regions
 from lpcompile.backends.ort.target import OrtTarget
@@ -14,7 +14,7 @@ from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
 from lpcompile.plan import Kernel
 from lpcompile.target import EMIT_FORMS, Options
 from tests.support import parse_model, random_feeds, run_model
-from tests.support_quant import FLOAT_FORMATS, IMAGE_FORMATS, Storing, layer_graph, plan_by_hand
+from tests.support_quant import FLOAT_FORMATS, IMAGE_FORMATS, Storing, layer_graph, plan_by_hand, stored_bytes
 
 
 @pytest.mark.parametrize("op", ["Conv", "Gemm", "MatMul"])
@@ -126,10 +126,7 @@ def test_the_three_forms_give_the_same_numbers(layer: str, kernel: Kernel) -> No
 @pytest.mark.parametrize("form", EMIT_FORMS)
 def test_weight_bytes_are_those_of_the_initialisers(form: str) -> None:
     model, weight_bytes = emitted("conv", form)
-    stored = [
-        numpy_helper.to_array(t).nbytes for t in model.graph.initializer if t.name.startswith("layer/weight")
-    ]
-    assert weight_bytes == {"layer": sum(stored)}
+    assert weight_bytes == {"layer": stored_bytes(model, "layer")}
 
 
 def test_emission_reads_the_graph_and_changes_nothing() -> None:
