@@ -33,7 +33,7 @@ from lpcompile.quant.rows import to_rows
 
 MOST_MACS = 6e10  # of all measurements of one assignment; some seconds on two cores
 LEAST_SAMPLES = 32
-LEAST_RIVALS = 3
+LEAST_RIVALS = 2
 HELD_BYTES = 1 << 28  # of codes that are kept
 THREADS = 2
 

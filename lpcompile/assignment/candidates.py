@@ -29,7 +29,7 @@ from lpcompile.target import Target
 FORMATS = ("fixp4", "posit4", "nf4", "float4_e2m1fn", "pot4", LEARNED, "int8")
 GRANULARITIES = ("channel", "group8", "group16", "group32", "group64", "group128")
 SHORT_SCALES = "ufloat8_e4m4"
-SAMPLE_WEIGHTS = 1 << 16
+SAMPLE_WEIGHTS = 1 << 15
 TABLE_WEIGHTS = 1 << 13  # that decide on a learned table
 TABLE_ROUNDS = 1
 TABLE_STARTS = ("nf4",)
