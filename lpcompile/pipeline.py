@@ -56,6 +56,7 @@ class PassContext:
         ranges: how planned activations got theirs, so that other widths can be weighed; None where none is planned.
         layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
+        finalists: further assignments that measured well, by name: plans before their weights are rounded.
         rounded: layers as they were rounded to formats that were tried, by name and weight plan.
         checkpoint: folder for the state of long passes after each round, or None.
         resume: go on from what is in that folder.
@@ -81,6 +82,7 @@ class PassContext:
     ranges: ActivationRanges | None = None
     layer_formats: tuple[str, ...] = ()
     scored: dict[str, Any] = field(default_factory=dict)
+    finalists: dict[str, QuantPlan] = field(default_factory=dict)
     rounded: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     checkpoint: Path | None = None

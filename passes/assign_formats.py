@@ -38,6 +38,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
@@ -112,6 +113,7 @@ class AssignFormats(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan the weights of every layer whose kernel is not `float`."""
         report = PassReport(self.name)
+        ctx.finalists.clear()
         if ctx.decisions is not None:
             for name, layer in graph.plan.layers.items():
                 report.skip(name, f"{layer.weight.format}, as decided in the file")
@@ -158,7 +160,9 @@ class AssignFormats(Pass):
         for held in [k for k in ctx.rounded if k[0] in widths.readers]:
             del ctx.rounded[held]  # rounded for another step of its input
         in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
+        before = graph.plan
         write_assignment(graph, widths, chosen, report, in_db=in_db)
+        ctx.finalists |= plans_of_finalists(graph, before, widths, chosen, in_db=in_db)
         bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
         report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report

@@ -5,7 +5,7 @@ quantised first and the codes chosen with the quantised scales. [architecture 3.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from lpcompile import option_checks
@@ -15,7 +15,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
-from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.passes.rounded_layer import rounded_layer, with_rounding
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
@@ -99,15 +99,7 @@ class QuantizeWeights(Pass):
         unfinished = found is not None and self.sweeps > 0 and found.weight.rounding in METRIC_ROUNDINGS
         if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
             return self._rounded(graph, node, ctx)
-        return replace(
-            layer,
-            weight=found.weight,
-            tensor=found.tensor,
-            codes_sha256=found.codes_sha256,
-            weight_sqnr_db=found.weight_sqnr_db,
-            local_sqnr_db=found.local_sqnr_db,
-            bias_correction=found.bias_correction,
-        )
+        return with_rounding(layer, found)
 
     def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
         metric = ctx.metrics.get(node.name)

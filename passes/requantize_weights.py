@@ -27,6 +27,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
@@ -56,6 +57,11 @@ class RequantizeWeights(Pass):
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
     segments: int = 0  # 0: as many as are affordable
+    finalists: int = -1  # of assign-formats that are tried, too, at most; -1: as many as take little time
+
+    def __post_init__(self) -> None:
+        if self.segments < 0 or self.finalists < -1:
+            raise ValueError("option 'segments' is at least 0, 'finalists' at least -1")
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Choose codes and biases anew, segment by segment."""
@@ -66,11 +72,17 @@ class RequantizeWeights(Pass):
             for node in rounded:
                 report.skip(node, "no calibration data, so its inputs are not known")
             return report
-        names = [n.name for n in rounded]
-        work = _Requantizing(graph, ctx, calibration.deciding, names, report)
-        before = graph.plan
-        work.run(names, self.segments)
-        keep_if_better(graph, ctx, before, report)
+        names, deciding = [n.name for n in rounded], calibration.deciding
+
+        def again(told: PassReport) -> None:
+            before = graph.plan
+            _Requantizing(graph, ctx, deciding, names, told).run(names, self.segments)
+            keep_if_better(graph, ctx, before, told)
+
+        again(report)
+        if ctx.finalists:
+            most = self.finalists if self.finalists >= 0 else affordable_finalists(graph, deciding, names)
+            keep_best_finalist(graph, ctx, again, most, report)
         return report
 
 

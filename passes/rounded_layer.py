@@ -113,6 +113,19 @@ def rounded_layer(
     )
 
 
+def with_rounding(layer: LayerPlan, found: LayerPlan) -> LayerPlan:
+    """A layer's plan with the weights of another plan of it."""
+    return replace(
+        layer,
+        weight=found.weight,
+        tensor=found.tensor,
+        codes_sha256=found.codes_sha256,
+        weight_sqnr_db=found.weight_sqnr_db,
+        local_sqnr_db=found.local_sqnr_db,
+        bias_correction=found.bias_correction,
+    )
+
+
 def keep_kernel_sums(
     node: Node,
     rows: F32,

@@ -28,12 +28,14 @@ class Joint:
         measured: loss by name of what was measured.
         swapped: layers whose choice measuring changed -> (label before, label after).
         measurements: how many.
+        others: rivals with other picks, the least measured loss first.
     """
 
     assignment: Assignment
     measured: Mapping[str, float]
     swapped: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     measurements: int = 0
+    others: Sequence[Assignment] = ()
 
 
 def best_measured(
@@ -101,7 +103,8 @@ def best_measured(
     }
     measured["chosen"] = float(best_losses.mean())
     kept = Assignment(best.name, picks, found.loss, found.costs, best.lower_bound, best.notes)
-    return Joint(kept, measured, swapped, len(rivals) + len(tried) - 1)
+    others = sorted((r for r in rivals if r.picks not in (best.picks, picks)), key=lambda r: measured[r.name])
+    return Joint(kept, measured, swapped, len(rivals) + len(tried) - 1, tuple(others))
 
 
 def _doubtful(
