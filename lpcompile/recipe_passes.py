@@ -22,6 +22,7 @@ ACTIVATIONS, EQUALIZE = "quantize-activations", "equalize"
 AFTER_ROUNDING = ("correct-bias", "requantize-weights", LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
 # of efforts 2 and 3 where activations are narrow: their noise adds up over blocks, which learn one after the other
+NARROW_BLOCKS = {"iterations": 150}
 NARROW_STAGE = {**LAST_STAGE, "epochs": 16, "batch": 8, "learning-rate": 0.001}
 POSITS = "posit-fraction"  # a bound under which int8 would always win
 WIDEST = "uint8"  # of activations
@@ -89,11 +90,11 @@ def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]
     names = [p.name for p in passes]
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
-    found = list(passes)
+    found, narrow = list(passes), has_narrow_activations(passes)
     if LEARN not in names:
         last = max(i for i, name in enumerate(names) if name in (ASSIGN, ROUND, *AFTER_ROUNDING))
-        found.insert(last + 1, registry.pass_class(LEARN).configured({}))
-    stage = NARROW_STAGE if has_narrow_activations(passes) else LAST_STAGE if options.effort > 2 else None
+        found.insert(last + 1, registry.pass_class(LEARN).configured(NARROW_BLOCKS if narrow else {}))
+    stage = NARROW_STAGE if narrow else LAST_STAGE if options.effort > 2 else None
     if stage is not None and TUNE not in names:
         found.append(registry.pass_class(TUNE).configured({**stage, "required": False}))
     return tuple(found)

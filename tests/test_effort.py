@@ -102,6 +102,8 @@ def test_the_last_stage_is_gentle_and_takes_the_options_of_retraining() -> None:
     assert (last.epochs, last.learning_rate, last.loss, last.ranges) == (4, 0.0003, "kl-or-mse", "narrow")
     narrow = [passes("w4a4", effort=e)[-1] for e in (2, 3)]
     assert narrow[0] == narrow[1]
+    steps = [next(p.iterations for p in passes(r, effort=2) if p.name == AFTER[2]) for r in ("w4a8", "w4a4")]
+    assert steps[0] > steps[1]
     assert (narrow[0].epochs, narrow[0].ranges, narrow[0].required) == (16, "narrow", False)
     own = passes("w4a8", effort=3, tuning={"epochs": "2"})
     assert [p.name for p in own].count("tune-weights") == 1
