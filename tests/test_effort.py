@@ -71,7 +71,8 @@ def test_what_each_level_runs_after_rounding(recipe: str, effort: int, wanted: t
         ("auto", {"activation_format": "uint4"}, "output-error"),
         ("auto", {"activation_format": "uint4", "effort": 0}, None),
         ("w4a8", {"activation_format": "uint4"}, "output-error"),
-        ("w4a4", {}, "output-error"),
+        ("w4a4", {}, None),
+        ("w4a4", {"activation_format": "uint4"}, "output-error"),
         ("int8", {"activation_format": "uint4"}, "ranges"),  # its own
         ("fp32", {"activation_format": "uint4"}, None),
     ],
