@@ -5,6 +5,7 @@ from typing import Any
 
 from lpcompile import registry
 from lpcompile.acceptance import check_weight_formats
+from lpcompile.analysis.activation_ranges import LEVELS
 from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
 from lpcompile.decisions import Decisions
 from lpcompile.errors import TargetError
@@ -17,9 +18,14 @@ from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 LEARN = "reconstruct-blocks"
+ACTIVATIONS, EQUALIZE = "quantize-activations", "equalize"
 AFTER_ROUNDING = ("correct-bias", "requantize-weights", LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
+# of efforts 2 and 3 where activations are narrow: their noise adds up over blocks, which learn one after the other
+NARROW_BLOCKS = {"iterations": 150}
+NARROW_STAGE = {**LAST_STAGE, "epochs": 16, "batch": 8, "learning-rate": 0.001}
 POSITS = "posit-fraction"  # a bound under which int8 would always win
+WIDEST = "uint8"  # of activations
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
 
 
@@ -52,6 +58,7 @@ def recipe_passes(
     named = registry.split_pipeline(text)
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
+        named = _with_equalizing(named, options)
     if options.tuning is not None and all(name != TUNE for name, _ in named):
         named = [*named, (TUNE, {})]
     assigns = any(name == ASSIGN for name, _ in named)
@@ -65,7 +72,7 @@ def recipe_passes(
             check_weight_formats(target, [{"format": WIDE, **given, **extra}["format"]])
         if name == ASSIGN and not options.passes and decisions is None:
             extra = _assignment_options(given, options, target)
-        if name == "quantize-activations" and options.activation_format:
+        if name == ACTIVATIONS and options.activation_format:
             extra = {"format": options.activation_format}
         if name == TUNE and options.tuning is not None:
             extra = dict(options.tuning)
@@ -76,16 +83,20 @@ def recipe_passes(
 
 
 def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]:
-    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole."""
+    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole.
+
+    Where activations have few bits as well, the whole is retrained at effort 2 already.
+    """
     names = [p.name for p in passes]
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
-    found = list(passes)
+    found, narrow = list(passes), has_narrow_activations(passes)
     if LEARN not in names:
         last = max(i for i, name in enumerate(names) if name in (ASSIGN, ROUND, *AFTER_ROUNDING))
-        found.insert(last + 1, registry.pass_class(LEARN).configured({}))
-    if options.effort > 2 and TUNE not in names:
-        found.append(registry.pass_class(TUNE).configured({**LAST_STAGE, "required": False}))
+        found.insert(last + 1, registry.pass_class(LEARN).configured(NARROW_BLOCKS if narrow else {}))
+    stage = NARROW_STAGE if narrow else LAST_STAGE if options.effort > 2 else None
+    if stage is not None and TUNE not in names:
+        found.append(registry.pass_class(TUNE).configured({**stage, "required": False}))
     return tuple(found)
 
 
@@ -96,6 +107,15 @@ def has_few_bits(passes: Sequence[Pass]) -> bool:
         return any(format_of(f).bits < 8 for p in assigning for f in p.formats.split("+"))
     planned = [w for p in passes if (w := p.planned_weights()) is not None]
     return any(format_of(w.format).bits < 8 for w in planned)
+
+
+def has_narrow_activations(passes: Sequence[Pass]) -> bool:
+    """Whether inputs of layers have fewer than 8 bits, whatever a budget says."""
+    return any((a := p.planned_activations()) is not None and _is_narrow(a.format) for p in passes)
+
+
+def _is_narrow(activation_format: str) -> bool:
+    return LEVELS.get(activation_format, LEVELS[WIDEST]) < LEVELS[WIDEST]
 
 
 def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
@@ -127,6 +147,18 @@ def _with_assignment(
     return [*named[:at], (ASSIGN, {"formats": formats}), *named[at:]]
 
 
+def _with_equalizing(
+    named: list[tuple[str, dict[str, str]]], options: Options
+) -> list[tuple[str, dict[str, str]]]:
+    """Where the user asks for activations of few bits, channels that share a range are first made alike."""
+    names = [name for name, _ in named]
+    narrow = _is_narrow(options.activation_format or WIDEST)
+    if not narrow or EQUALIZE in names or ACTIVATIONS not in names or options.effort == 0:
+        return named
+    at = names.index(ACTIVATIONS)
+    return [*named[:at], (EQUALIZE, {}), *named[at:]]
+
+
 def _assignment_options(given: Mapping[str, str], options: Options, target: Target) -> dict[str, Any]:
     if "energy-pj" in options.budget and not target.rules.has_machines:
         raise TargetError(
@@ -149,7 +181,7 @@ def _assignment_options(given: Mapping[str, str], options: Options, target: Targ
     elif options.group_size:
         extra["granularities"] = f"channel+group{options.group_size}"
     if options.activation_format:
-        extra["activations"] = "uint8"  # all as the user said
+        extra["activations"] = WIDEST  # all as the user said
     if options.effort == 0:
         extra |= {"joint": 0, "rounding": "nearest"}
     return extra

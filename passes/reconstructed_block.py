@@ -35,7 +35,7 @@ from lpcompile.tuning.training import split_held
 
 RECONSTRUCTED = "reconstructed"
 NOT_BETTER = "its block came no nearer to the float model on held-out samples"
-WORK_BYTES = 96 << 20  # of the rounded tensors of a step; gradients and copies take some ten times as much
+WORK_BYTES = 12 << 20  # of the rounded tensors of a step; gradients and copies take some ten times as much
 
 
 @dataclass(frozen=True)

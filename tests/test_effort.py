@@ -42,7 +42,8 @@ def passes(recipe: str, **given: Any) -> tuple[Any, ...]:
         ("w4a8", 1, AFTER[:2]),
         ("w4a8", 2, AFTER[:3]),
         ("w4a8", 3, AFTER),
-        ("w4a4", 2, AFTER[:3]),
+        ("w4a4", 1, AFTER[:2]),
+        ("w4a4", 2, AFTER),
         ("auto", 2, AFTER[:3]),
         ("int8", 0, ()),
         ("int8", 1, AFTER[:1]),
@@ -62,6 +63,30 @@ def test_what_each_level_runs_after_rounding(recipe: str, effort: int, wanted: t
     assert bool(document["note"]) is (effort > 1 and not has_few_bits(found))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "wanted"),
+    [
+        ("auto", {}, None),
+        ("auto", {"activation_format": "uint8"}, None),
+        ("auto", {"activation_format": "uint4"}, "output-error"),
+        ("auto", {"activation_format": "uint4", "effort": 0}, None),
+        ("w4a8", {"activation_format": "uint4"}, "output-error"),
+        ("w4a4", {}, None),
+        ("w4a4", {"activation_format": "uint4"}, "output-error"),
+        ("int8", {"activation_format": "uint4"}, "ranges"),  # its own
+        ("fp32", {"activation_format": "uint4"}, None),
+    ],
+)
+def test_channels_are_made_alike_where_activations_are_narrow(
+    recipe: str, given: Mapping[str, Any], wanted: str | None
+) -> None:
+    found = passes(recipe, **given)
+    assert [p.method for p in found if p.name == "equalize"] == ([] if wanted is None else [wanted])
+    if wanted is not None:
+        names = [p.name for p in found]
+        assert names.index("equalize") == names.index("quantize-activations") - 1
+
+
 def test_notes_give_the_reason() -> None:
     def note(recipe: str, **given: Any) -> str:
         found: str = effort_document(passes(recipe, effort=2, **given), Options(effort=2, **given))["note"]
@@ -76,6 +101,11 @@ def test_notes_give_the_reason() -> None:
 def test_the_last_stage_is_gentle_and_takes_the_options_of_retraining() -> None:
     last = passes("w4a8", effort=3)[-1]
     assert (last.epochs, last.learning_rate, last.loss, last.ranges) == (4, 0.0003, "kl-or-mse", "narrow")
+    narrow = [passes("w4a4", effort=e)[-1] for e in (2, 3)]
+    assert narrow[0] == narrow[1]
+    steps = [next(p.iterations for p in passes(r, effort=2) if p.name == AFTER[2]) for r in ("w4a8", "w4a4")]
+    assert steps[0] > steps[1]
+    assert (narrow[0].epochs, narrow[0].ranges, narrow[0].required) == (16, "narrow", False)
     own = passes("w4a8", effort=3, tuning={"epochs": "2"})
     assert [p.name for p in own].count("tune-weights") == 1
     assert (own[-1].epochs, own[-1].loss) == (2, "auto")  # as --tune without an effort

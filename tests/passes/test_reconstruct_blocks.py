@@ -8,6 +8,7 @@ import pytest
 
 from lpcompile.errors import InputError, OutputError, PassOptionError
 from lpcompile.ir.graph import LpGraph
+from lpcompile.passes import reconstructed_block
 from lpcompile.passes.reconstructed_block import NOT_BETTER
 from lpcompile.pipeline import PassContext
 from lpcompile.records import PassReport
@@ -287,3 +288,13 @@ def test_options_are_checked(option: str, message: str) -> None:
     ((name, given),) = split_pipeline(f"reconstruct-blocks{{{option}}}")
     with pytest.raises(PassOptionError, match=message):
         pass_class(name).configured(given)
+
+
+@pytest.mark.parametrize(("room", "wanted"), [(1, 1), (10 << 20, 8)])
+def test_a_step_takes_fewer_samples_where_their_tensors_are_large(
+    cnn: Quantized, monkeypatch: pytest.MonkeyPatch, room: int, wanted: int
+) -> None:
+    monkeypatch.setattr(reconstructed_block, "WORK_BYTES", room)
+    _, report, _ = reconstructed(cnn, "iterations=4,batch=8")
+    found = {v for k, v in report.metrics.items() if k.endswith("_batch")}
+    assert found == {wanted}
