@@ -12,14 +12,16 @@ from lpcompile.errors import TargetError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.passes.assign_formats import AssignFormats
+from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
 from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
+AGAIN = "requantize-weights"
 LEARN = "reconstruct-blocks"
 ACTIVATIONS, EQUALIZE = "quantize-activations", "equalize"
-AFTER_ROUNDING = ("correct-bias", "requantize-weights", LEARN)  # what effort 0 leaves out
+AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
 # of efforts 2 and 3 where activations are narrow: their noise adds up over blocks, which learn one after the other
 NARROW_BLOCKS = {"iterations": 150}
@@ -76,6 +78,8 @@ def recipe_passes(
             extra = {"format": options.activation_format}
         if name == TUNE and options.tuning is not None:
             extra = dict(options.tuning)
+        if name == AGAIN and options.effort > 1 and not options.passes and "finalists" not in given:
+            extra = {"finalists": MOST_FINALISTS}
         if name == "fold-constants" and strict:
             extra = {"growth-bytes": 0}
         found.append(registry.pass_class(name).configured({**given, **extra}))

@@ -49,7 +49,9 @@ def plans_of_finalists(
     found, kept = {}, graph.plan
     for other in chosen.others[:MOST]:
         graph.plan = before
-        write_assignment(graph, widths, replace(chosen, assignment=other, swapped={}), PassReport(""), in_db=in_db)
+        write_assignment(
+            graph, widths, replace(chosen, assignment=other, swapped={}), PassReport(""), in_db=in_db
+        )
         found[other.name] = graph.plan
     graph.plan = kept
     return found
@@ -94,6 +96,7 @@ def keep_best_finalist(
     """
     plans = {name: p for name, plan in ctx.finalists.items() if (p := _first_rounded(plan, ctx)) is not None}
     plans = dict(list(plans.items())[:most])
+    ctx.finalists.clear()  # another run has nothing to choose from
     outputs = float_outputs(graph)
     if not plans or not outputs or ctx.calibration is None or ctx.observe is None:
         return
@@ -132,4 +135,3 @@ def _first_rounded(plan: QuantPlan, ctx: PassContext) -> QuantPlan | None:
             return None
         plan = plan.with_layer(name, replace(with_rounding(layer, found), kernel=found.kernel))
     return plan
-

@@ -63,6 +63,12 @@ def test_what_each_level_runs_after_rounding(recipe: str, effort: int, wanted: t
     assert bool(document["note"]) is (effort > 1 and not has_few_bits(found))
 
 
+@pytest.mark.parametrize(("effort", "wanted"), [(1, -1), (2, 3), (3, 3)])
+def test_finalists_are_all_tried_where_time_is_given(effort: int, wanted: int) -> None:
+    (again,) = (p for p in passes("auto", effort=effort) if p.name == "requantize-weights")
+    assert again.finalists == wanted
+
+
 @pytest.mark.parametrize(
     ("recipe", "given", "wanted"),
     [

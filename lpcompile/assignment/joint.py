@@ -103,8 +103,20 @@ def best_measured(
     }
     measured["chosen"] = float(best_losses.mean())
     kept = Assignment(best.name, picks, found.loss, found.costs, best.lower_bound, best.notes)
-    others = sorted((r for r in rivals if r.picks not in (best.picks, picks)), key=lambda r: measured[r.name])
-    return Joint(kept, measured, swapped, len(rivals) + len(tried) - 1, tuple(others))
+    return Joint(
+        kept, measured, swapped, len(rivals) + len(tried) - 1, _others(rivals, measured, (best.picks, picks))
+    )
+
+
+def _others(
+    rivals: Sequence[Assignment], measured: Mapping[str, float], known: Sequence[Picks]
+) -> Sequence[Assignment]:
+    seen, others = list(known), []
+    for rival in sorted(rivals, key=lambda r: measured[r.name]):
+        if rival.picks not in seen:
+            seen.append(rival.picks)
+            others.append(rival)
+    return tuple(others)
 
 
 def _doubtful(

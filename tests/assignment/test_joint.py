@@ -56,3 +56,13 @@ def test_no_swap_leaves_the_bounds() -> None:
     start = with_picks(layers, {"a": 0}, "exact")
     found = best_measured(layers, [start], lambda p: np.full(2, 1.0 - p["a"]), bounds={"bits": 6}, swaps=8)
     assert found.assignment.picks == {"a": 0}
+
+
+def test_other_rivals_are_told_by_their_measured_loss() -> None:
+    layers = [layer("a", 1.0, 2.0, 3.0)]
+    rivals = [
+        with_picks(layers, {"a": i}, name) for i, name in ((0, "exact"), (1, "posit4"), (2, "nf4"), (0, "x"))
+    ]
+    found = best_measured(layers, rivals, lambda p: np.full(4, (2.0, 3.0, 1.0)[p["a"]]), bounds={}, swaps=0)
+    assert found.assignment.name == "nf4"
+    assert [o.name for o in found.others] == ["exact", "posit4"]  # x has the picks of exact
