@@ -43,7 +43,7 @@ from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, ass
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 
@@ -88,6 +88,7 @@ class AssignFormats(Pass):
             ("method", self.method, METHODS),
             ("loss", self.loss, LOSSES),
             ("sensitivity", self._sensitivity, SENSITIVITIES),
+            ("rounding", self.rounding, ROUNDINGS),
             ("activations", self.activations, ACTIVATIONS),
         ):
             if value not in known:

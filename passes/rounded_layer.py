@@ -16,7 +16,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
@@ -38,6 +38,7 @@ def rounded_layer(
     metric: InputMetric | None = None,
     rounds: int = ROUNDS,
     rho: float = -1.0,
+    learns: bool = True,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -46,9 +47,10 @@ def rounded_layer(
         node: the layer.
         decided: how its weights are stored.
         statistics: of activations.
-        metric: of its rounding errors, for `gptq`; without one that becomes `kernel-sums`.
+        metric: of its rounding errors, for `gptq` and `adaround`; without one they become `kernel-sums`.
         rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
+        learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
         FormatError: weights that no format can hold.
@@ -92,7 +94,8 @@ def rounded_layer(
     if decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
     if by_metric is not None:
-        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds)
+        learned = learns and decided.rounding == ADAROUND
+        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds, learned=learned)
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)
