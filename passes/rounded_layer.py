@@ -20,6 +20,7 @@ from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, Weight
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
+from lpcompile.quant.output_codebook import improved_table
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 
@@ -86,6 +87,8 @@ def rounded_layer(
     )
     if decided.format == LEARNED:
         tensor = fit_codebook(rows, fitting)
+        if by_metric is not None:
+            tensor = improved_table(rows, fitting, by_metric, tensor, rounds=rounds)
         decided = replace(decided, format=tensor.format.name)
     else:
         tensor = fitting.fit(rows, resolve(decided.format))

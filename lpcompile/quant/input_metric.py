@@ -90,6 +90,10 @@ class InputMetric:
         """(K,) the same in units of the outputs, mean over groups."""
         return np.asarray(self._variances.mean(axis=0), np.float32)
 
+    def row_variances(self, outputs: int) -> F32:
+        """The same for each row of the weights, (C_out, K)."""
+        return np.repeat(self._variances.astype(np.float32), outputs // len(self._variances), axis=0)
+
     @property
     def sizes(self) -> F32:
         """(K,) what errors of nearest codes cost where they do not correlate: the diagonal, mean over groups."""
