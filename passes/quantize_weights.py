@@ -98,6 +98,7 @@ class QuantizeWeights(Pass):
         found = ctx.rounded.get((node.name, layer.weight))
         rounding = "" if found is None else found.weight.rounding
         unfinished = rounding == ADAROUND or (self.sweeps > 0 and rounding in METRIC_ROUNDINGS)
+        unfinished = unfinished or node.name in ctx.learned_tables
         if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
             return self._rounded(graph, node, ctx)
         return replace(
@@ -120,6 +121,7 @@ class QuantizeWeights(Pass):
             metric=metric,
             rounds=self.sweeps,
             rho=self.rho,
+            improves_table=node.name in ctx.learned_tables,
         )
 
     def _decided(self, graph: LpGraph, node: Node) -> WeightPlan:

@@ -40,6 +40,7 @@ def rounded_layer(
     rounds: int = ROUNDS,
     rho: float = -1.0,
     learns: bool = True,
+    improves_table: bool = False,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -51,6 +52,7 @@ def rounded_layer(
         metric: of its rounding errors, for `gptq` and `adaround`; without one they become `kernel-sums`.
         rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
+        improves_table: its table was learned from some of its weights, and may be improved.
         learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
@@ -86,12 +88,13 @@ def rounded_layer(
         min_scale=least_scale(graph, node, kernel),
     )
     if decided.format == LEARNED:
-        tensor = fit_codebook(rows, fitting)
+        tensor, improves_table = fit_codebook(rows, fitting), True
+    else:
+        tensor = fitting.fit(rows, resolve(decided.format))
+    if improves_table:
         if by_metric is not None:
             tensor = improved_table(rows, fitting, by_metric, tensor, rounds=rounds)
         decided = replace(decided, format=tensor.format.name)
-    else:
-        tensor = fitting.fit(rows, resolve(decided.format))
     if grouped and not tensor.has_integer_groups:
         decided = replace(decided, granularity="channel")  # one group a row
     if decided.rounding == "kernel-sums":
