@@ -7,6 +7,7 @@ from lpcompile.formats.arrays import F32, F64
 from lpcompile.formats.codebook import LearnedTable
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.gptq import rounded_values
+from lpcompile.quant.gram_loss import row_losses
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.output_codebook import improved_table, table_for_targets
 from lpcompile.quant.qtensor import QuantizedTensor
@@ -85,3 +86,26 @@ def test_the_table_of_a_layer_is_never_worse_once_codes_are_chosen(granularity: 
         assert found == improved_table(w, fitting, metric, start, rounds=0)
     assert min(gains) >= -1e-6
     assert max(gains) > 0.1
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (3, 7)])
+@pytest.mark.parametrize("samples", ["none alive", "one", "constant"])
+def test_degenerate_layers_have_a_table_too(
+    granularity: str, size: float, rows: int, columns: int, samples: str
+) -> None:
+    x = inputs(columns, samples=1 if samples == "one" else 5)
+    x = np.zeros_like(x) if samples == "none alive" else x
+    x = np.ones_like(x) if samples == "constant" else x
+    metric = InputMetric.of(gram_of(x).astype(np.float32), x.mean(axis=1), centred=True)
+    w = np.float32(size) * weights(rows, columns)
+    fitting = Fitting(granularity, 2, "output-mse", "ufloat8_e4m4", metric.importance)
+    start = fit_codebook(w, fitting)
+    found = improved_table(w, fitting, metric, start, rounds=0)
+    before, after = (
+        row_losses(w, metric.rounded(w, t, rounds=0), metric.matrix, damping=metric.damping).sum()
+        for t in (start, found)
+    )
+    assert after <= before
+    assert np.isfinite(found.dequantize()).all()
