@@ -58,6 +58,7 @@ class PassContext:
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
         finalists: further assignments that measured well, by name: plans before their weights are rounded.
         rounded: layers as they were rounded to formats that were tried, by name and weight plan.
+        learned_tables: layers whose tables were learned from some of their weights while formats were tried.
         checkpoint: folder for the state of long passes after each round, or None.
         resume: go on from what is in that folder.
         open_patched: opens a float graph so that named weights can be exchanged between runs.
@@ -84,6 +85,7 @@ class PassContext:
     scored: dict[str, Any] = field(default_factory=dict)
     finalists: dict[str, QuantPlan] = field(default_factory=dict)
     rounded: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
+    learned_tables: frozenset[str] = frozenset()
     warnings: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
     resume: bool = False

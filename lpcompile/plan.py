@@ -19,7 +19,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-METRIC_ROUNDINGS = ("gptq",)  # those that need the moments of a layer's inputs
+ADAROUND = "adaround"  # learned, from what "gptq" gives
+METRIC_ROUNDINGS = ("gptq", ADAROUND)  # those that need the moments of a layer's inputs
 ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 

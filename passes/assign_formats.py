@@ -16,7 +16,7 @@ from lpcompile.assignment.activation_scoring import score_narrow
 from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding, candidates_of
-from lpcompile.assignment.costs import Setting, additive_bounds, costs_of, missed_as_asked
+from lpcompile.assignment.costs import Setting, additive_bounds, bits_left_alone, costs_of, missed_as_asked
 from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.greedy import RULES as GREEDY
 from lpcompile.assignment.greedy import Rule
@@ -42,9 +42,9 @@ from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
-from lpcompile.passes.written_assignment import write_assignment
+from lpcompile.passes.written_assignment import learned_tables, write_assignment
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 
@@ -89,6 +89,7 @@ class AssignFormats(Pass):
             ("method", self.method, METHODS),
             ("loss", self.loss, LOSSES),
             ("sensitivity", self._sensitivity, SENSITIVITIES),
+            ("rounding", self.rounding, ROUNDINGS),
             ("activations", self.activations, ACTIVATIONS),
         ):
             if value not in known:
@@ -163,7 +164,10 @@ class AssignFormats(Pass):
         before = graph.plan
         write_assignment(graph, widths, chosen, report, in_db=in_db)
         ctx.finalists |= plans_of_finalists(graph, before, widths, chosen, in_db=in_db)
-        bits = chosen.assignment.costs.get("bits", 0.0) + _float_bits(facts, scored.layers)
+        ctx.learned_tables = learned_tables(graph, nodes, self.formats.split("+"), overrides)
+        bits = chosen.assignment.costs.get("bits", 0.0) + bits_left_alone(
+            facts, [layer.name for layer in scored.layers]
+        )
         report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
         return report
 
@@ -212,7 +216,7 @@ class AssignFormats(Pass):
             return [], []
         facts = {n.name: layer_facts(n) for n in graph.layers()}
         weights = sum(f.weights for f in facts.values())
-        fixed = _float_bits(facts, scored.layers)
+        fixed = bits_left_alone(facts, [layer.name for layer in scored.layers])
         points = curve([layer.item for layer in scored.layers], "bits")
         return [(p.cost + fixed) / weights for p in points], [p.loss for p in points]
 
@@ -405,12 +409,6 @@ class AssignFormats(Pass):
             moves=interactions.moves if interactions.known else None,
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
-
-
-def _float_bits(facts: Mapping[str, LayerFacts], layers: Sequence[ScoredLayer]) -> float:
-    """Of the layers that are not assigned."""
-    assigned = {layer.name for layer in layers}
-    return sum(costs_of(["bits"], f, f.left_alone)["bits"] for n, f in facts.items() if n not in assigned)
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

@@ -108,7 +108,13 @@ class AssignmentLoss:
         if (name, weight) in self.rounded:
             return self.rounded[name, weight]
         return rounded_layer(
-            self.graph, self._nodes[name], weight, self.statistics, metric=self.metrics.get(name), rounds=0
+            self.graph,
+            self._nodes[name],
+            weight,
+            self.statistics,
+            metric=self.metrics.get(name),
+            rounds=0,
+            learns=False,
         )
 
     def _keep(self, name: str, pick: int, plan: LayerPlan) -> None:

@@ -17,7 +17,7 @@ from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.rounded_layer import rounded_layer, with_rounding
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.input_metric import ROUNDS
 from lpcompile.records import PassReport
@@ -29,7 +29,7 @@ THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class QuantizeWeights(Pass):
-    """Round to nearest with scale search; the options are those of the recipe."""
+    """Scales are searched, codes chosen by `rounding`; the options are those of the recipe."""
 
     name: ClassVar[str] = "quantize-weights"
     summary: ClassVar[str] = "round weights to their format; channel scales at 8 bits, integer group scales"
@@ -96,7 +96,9 @@ class QuantizeWeights(Pass):
         """As it was rounded when its format was tried, or rounded now."""
         layer = graph.plan.layers[node.name]
         found = ctx.rounded.get((node.name, layer.weight))
-        unfinished = found is not None and self.sweeps > 0 and found.weight.rounding in METRIC_ROUNDINGS
+        rounding = "" if found is None else found.weight.rounding
+        unfinished = rounding == ADAROUND or (self.sweeps > 0 and rounding in METRIC_ROUNDINGS)
+        unfinished = unfinished or node.name in ctx.learned_tables
         if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
             return self._rounded(graph, node, ctx)
         return with_rounding(layer, found)
@@ -111,6 +113,7 @@ class QuantizeWeights(Pass):
             metric=metric,
             rounds=self.sweeps,
             rho=self.rho,
+            improves_table=node.name in ctx.learned_tables,
         )
 
     def _decided(self, graph: LpGraph, node: Node) -> WeightPlan:

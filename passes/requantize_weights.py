@@ -31,7 +31,7 @@ from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, LayerPlan
+from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, LayerPlan
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.mismatch import retargeted
@@ -157,7 +157,8 @@ class _Requantizing:
             damping = DAMPING if known is None else known.damping
             metric = InputMetric(whole[0], rounded_mean, biased, damping)
             floor = least_scale(self.graph, node, plan.kernel)
-            found = metric.rounded(target, tensor, min_scale=floor)
+            learned = plan.weight.rounding == ADAROUND
+            found = metric.rounded(target, tensor, min_scale=floor, learned=learned)
             before, after = (output_distance(rows, t.dequantize(), *whole) for t in (tensor, found))
             if after < before:
                 tensor, aimed = found, "as it is" if ridge is None else f"ridge {ridge:g}"

@@ -16,10 +16,11 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
+from lpcompile.quant.output_codebook import improved_table
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 
@@ -38,6 +39,8 @@ def rounded_layer(
     metric: InputMetric | None = None,
     rounds: int = ROUNDS,
     rho: float = -1.0,
+    learns: bool = True,
+    improves_table: bool = False,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -46,9 +49,11 @@ def rounded_layer(
         node: the layer.
         decided: how its weights are stored.
         statistics: of activations.
-        metric: of its rounding errors, for `gptq`; without one that becomes `kernel-sums`.
+        metric: of its rounding errors, for `gptq` and `adaround`; without one they become `kernel-sums`.
         rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
+        improves_table: its table was learned from some of its weights, and may be improved.
+        learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
         FormatError: weights that no format can hold.
@@ -83,16 +88,20 @@ def rounded_layer(
         min_scale=least_scale(graph, node, kernel),
     )
     if decided.format == LEARNED:
-        tensor = fit_codebook(rows, fitting)
-        decided = replace(decided, format=tensor.format.name)
+        tensor, improves_table = fit_codebook(rows, fitting), True
     else:
         tensor = fitting.fit(rows, resolve(decided.format))
+    if improves_table:
+        if by_metric is not None:
+            tensor = improved_table(rows, fitting, by_metric, tensor, rounds=rounds)
+        decided = replace(decided, format=tensor.format.name)
     if grouped and not tensor.has_integer_groups:
         decided = replace(decided, granularity="channel")  # one group a row
     if decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
     if by_metric is not None:
-        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds)
+        learned = learns and decided.rounding == ADAROUND
+        tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds, learned=learned)
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lpcompile.assignment.joint import Joint
+from lpcompile.assignment.overrides import Override, override_of
 from lpcompile.assignment.scored import ScoredLayer
 from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, Widths
+from lpcompile.formats.planned import LEARNED
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.records import PassReport
 
 
@@ -47,6 +50,26 @@ def write_assignment(
         )
     report.metrics |= _metrics(widths.layers, chosen)
     _write_widths(graph, widths, total, report)
+
+
+def learned_tables(
+    graph: LpGraph, nodes: Sequence[Node], formats: Sequence[str], overrides: Sequence[Override]
+) -> frozenset[str]:
+    """Layers whose format is a table learned for them; none that was named by its digits.
+
+    Args:
+        graph: its plan has the formats that were chosen.
+        nodes: the layers.
+        formats: that all may take.
+        overrides: what the user wants of layers by name.
+    """
+    found = []
+    for node in nodes:
+        rule, chosen = override_of(node.name, overrides), graph.plan.layers[node.name].weight.format
+        asked = formats if rule is None else [rule.format]
+        if LEARNED in asked and chosen.startswith(f"{LEARNED}:") and chosen not in asked:
+            found.append(node.name)
+    return frozenset(found)
 
 
 def _write_widths(graph: LpGraph, widths: Widths, total: float, report: PassReport) -> None:

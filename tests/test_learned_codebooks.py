@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import lpcompile
+from lpcompile.api import Artefacts
 from lpcompile.report.text import summary
 from tests.networks import compiled_toy, toy, toy_calls, without_costs
 
@@ -51,3 +52,30 @@ def test_a_machine_takes_learned_tables() -> None:
         toy(TOY), target="cim", calibration=toy_calls(TOY), recipe="int8", weight_format="lut4"
     )
     assert {r["weight_format"][:5] for r in made.report["layers"]} == {"lut4:"}
+
+
+def within_budget(weight_format: str) -> Artefacts:
+    return lpcompile.compile(
+        toy(TOY),
+        calibration=toy_calls(TOY),
+        recipe="w4a8",
+        weight_format=weight_format,
+        budget={"avg-bits": 5.5},
+    )
+
+
+def test_tables_that_were_tried_are_improved_once_they_are_chosen(tmp_path: Path) -> None:
+    """By the Gram matrix of the layer; a table named by its digits stays, and so does one that is replayed."""
+    made = within_budget("lut4")
+    rows = [row for row in made.report["layers"] if row["weight_format"].startswith("lut4:")]
+    changes = next(p for p in made.report["passes"] if p["name"] == "assign-formats")["changes"]
+    tried = {change["node"]: change["what"] for change in changes}
+    assert rows
+    assert any(row["weight_format"] not in tried[row["name"]] for row in rows)
+    file = tmp_path / "decisions.toml"
+    file.write_text(made.decisions, "utf-8")
+    again = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file)
+    assert tomllib.loads(again.decisions)["layers"] == tomllib.loads(made.decisions)["layers"]
+    assert again.model.SerializeToString() == made.model.SerializeToString()
+    digits = rows[0]["weight_format"]
+    assert {row["weight_format"] for row in within_budget(digits).report["layers"]} <= {digits, "int8"}

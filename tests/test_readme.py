@@ -16,6 +16,7 @@ import pytest
 from lpcompile import errors
 from lpcompile.errors import LpcompileError
 from lpcompile.formats.planned import planned_name
+from lpcompile.plan import ROUNDINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -111,6 +112,11 @@ def test_formats_named_are_formats() -> None:
     names = re.findall(r"`([a-z]\w+)`", "\n".join(first_column))
     assert {"fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn"} <= set(names)
     assert [planned_name(name) for name in names] == names
+
+
+def test_all_roundings_are_listed() -> None:
+    section = README.split("## How weights are rounded")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `([\w-]+)`", section, re.MULTILINE) == list(ROUNDINGS)
 
 
 def test_every_cited_source_is_listed() -> None:

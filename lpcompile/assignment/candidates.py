@@ -68,7 +68,7 @@ class FittedCandidates:
         channels: output channels that were tried, ascending.
         sample: (R, K) their weights.
         candidates: each closer to the weights than all cheaper ones, where they were pruned.
-        metric: by which candidates of rounding "gptq" will be rounded.
+        metric: by which candidates of METRIC_ROUNDINGS will be rounded.
         outputs: C.
     """
 
@@ -166,7 +166,7 @@ def fit_candidates(
         rows: (C, K) float32 weights, finite and not empty.
         plans: of `candidates_of`.
         importance: (K,) second moments of the inputs; None: all alike, and "output-mse" becomes "mse".
-        metric: of the layer's rounding errors, for plans of rounding "gptq".
+        metric: of the layer's rounding errors, for plans of METRIC_ROUNDINGS.
         min_scale: (C,) least channel scales, as in `fit`.
         rounded: what becomes of nearest codes of "kernel-sums"; applied to those kept.
         sample_weights: of layers with more weights channels spread evenly are tried, of at least so many.

@@ -224,3 +224,10 @@ def _rounded_up(value: float) -> float:
     digits = 5 - math.floor(math.log10(value))
     shown = float(f"{value:.6g}")
     return shown if shown >= value else round(shown + 10.0**-digits, max(0, digits))
+
+
+def bits_left_alone(facts: Mapping[str, LayerFacts], assigned: Sequence[str]) -> float:
+    """Of the layers that are not assigned."""
+    return sum(
+        costs_of(["bits"], f, f.left_alone)["bits"] for n, f in facts.items() if n not in set(assigned)
+    )

@@ -87,6 +87,25 @@ def _rounded(units: UnitRows, feedback: F32, block: int) -> F32:
     return levels
 
 
+def rounded_values(rows: F32, tensor: QuantizedTensor, factors: GramFactor) -> F32:
+    """(R, K) what GPTQ rounds to these codes: weights that make up for the errors of the inputs before them.
+
+    With codes q the loss is sum_k D_k (x_k - q_k)^2 of these values x, in any order of rounding.
+
+    Args:
+        rows: (R, K) the real weights, equal runs of rows for each matrix.
+        tensor: their codes.
+        factors: of the layer's Gram matrices.
+    """
+    _, slots = row_slots(len(rows), len(factors.order), None)
+    quantised = tensor.dequantize()
+    errors = arranged(np.asarray(rows - quantised, np.float32), slots, factors.order)
+    made = np.empty_like(quantised)
+    fed = errors + factors.feedback @ errors
+    made[slots[:, :, None], factors.order[:, None, :]] = fed.transpose(0, 2, 1)
+    return quantised + made
+
+
 def expected_errors(errors: F32, factors: GramFactor, groups: Index) -> F32:
     """(R, K) errors as GPTQ would leave them, from errors of nearest codes under the same scales.
 

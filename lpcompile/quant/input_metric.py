@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from lpcompile.formats.arrays import F32, F64
+from lpcompile.quant.adaround import adaround
 from lpcompile.quant.closed_form_scales import refined
 from lpcompile.quant.gptq import expected_errors, gptq_factored
 from lpcompile.quant.gram_factor import DAMPING, GramFactor, factor
@@ -89,6 +90,10 @@ class InputMetric:
         """(K,) the same in units of the outputs, mean over groups."""
         return np.asarray(self._variances.mean(axis=0), np.float32)
 
+    def row_variances(self, outputs: int) -> F32:
+        """The same for each row of the weights, (C_out, K)."""
+        return np.repeat(self._variances.astype(np.float32), outputs // len(self._variances), axis=0)
+
     @property
     def sizes(self) -> F32:
         """(K,) what errors of nearest codes cost where they do not correlate: the diagonal, mean over groups."""
@@ -103,18 +108,26 @@ class InputMetric:
         return np.repeat(self.mean, outputs // len(self.mean), axis=0)
 
     def rounded(
-        self, rows: F32, tensor: QuantizedTensor, *, min_scale: F32 | None = None, rounds: int = ROUNDS
+        self,
+        rows: F32,
+        tensor: QuantizedTensor,
+        *,
+        min_scale: F32 | None = None,
+        rounds: int = ROUNDS,
+        learned: bool = False,
     ) -> QuantizedTensor:
-        """Codes by GPTQ, then sweeps over them and channel scales in turn.
+        """Codes by GPTQ, then sweeps over them and channel scales in turn, then AdaRound where it is wanted.
 
         Args:
             rows: (R, K) the real weights, all of the layer.
             tensor: format and scales.
             min_scale: (R,) as in `fit`.
             rounds: of sweeps and scales; 0: GPTQ alone, which tells formats apart as well.
+            learned: AdaRound after them, kept row by row where it is better.
         """
         found = gptq_factored(rows, tensor, self.factors)
-        return refined(rows, found, self.matrix, rounds=rounds, damping=self.damping, min_scale=min_scale)
+        found = refined(rows, found, self.matrix, rounds=rounds, damping=self.damping, min_scale=min_scale)
+        return adaround(rows, found, self.matrix, damping=self.damping) if learned else found
 
     def expected(self, errors: F32, groups: Index) -> F32:
         """(R, K) errors as GPTQ would leave them, from those of nearest codes under the same scales.

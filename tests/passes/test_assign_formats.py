@@ -305,3 +305,19 @@ def test_a_layer_without_weights_stays_float() -> None:
     text += "y = MatMul (x, v)  [none] z = MatMul (x, w) }"
     found = quantized(text, f"{NO_COSTS},assign-formats{{{SMALL},avg-bits=12}},{ROUND}")
     assert found.skip_reason("assign-formats", "none") == "it has no weights"
+
+
+def test_learned_roundings_are_scored_as_gptq_and_learned_once_formats_are_decided() -> None:
+    plain, learned = (assigned(f"{SMALL},avg-bits=5,rounding={r}") for r in ("gptq", "adaround"))
+    pairs = zip(scored(plain), scored(learned), strict=True)
+    for one, other in pairs:
+        assert [c.loss for c in one.candidates] == [c.loss for c in other.candidates]
+    for name, layer in learned.layers.items():
+        four_bits = layer.weight.format != "int8"
+        assert layer.weight.rounding == ("adaround" if four_bits else "kernel-sums")
+        assert layer.weight.format == plain.layers[name].weight.format
+        assert (layer.codes_sha256 == plain.layers[name].codes_sha256) is not four_bits
+        if four_bits:
+            assert (layer.local_sqnr_db or 0) > (plain.layers[name].local_sqnr_db or 0)
+    with pytest.raises(PassOptionError, match="'rounding' is one of"):
+        AssignFormats.configured({"rounding": "magic"})

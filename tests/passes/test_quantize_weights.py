@@ -19,6 +19,10 @@ CONV = """m (float[1,3,8,8] x) => (float[1,4,6,6] y) <float[4,3,3,3] w, float[4]
 MLP = """m (float[4,96] x) => (float[4,8] y) <float[96,64] w, float[64] b, float[64,8] v> {
     h = Gemm (x, w, b)  r = Relu (h)  y = MatMul (r, v)
 }"""
+DEPTHWISE = """m (float[2,16,8,8] x) => (float[2,12,8,8] y) <float[16,1,3,3] w, float[16] b, float[12,8,1,1] v> {
+    p = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)
+    a = Conv <group = 16, pads = [1, 1, 1, 1]> (p, w, b)  r = Relu (a)  y = Conv <group = 2> (r, v)
+}"""
 GROUPED = "granularity=group,group-size=32,rule=mse,scale-format=ufloat8_e4m4"
 
 
@@ -204,3 +208,28 @@ def test_sweeps_end_below_gptq_alone_and_cannot_be_negative() -> None:
     assert all(a is not None and b is not None and a < b for a, b in pairs)
     with pytest.raises(PassOptionError, match="'sweeps' is at least 0"):
         QuantizeWeights.configured({"sweeps": "-1"})
+
+
+@pytest.mark.parametrize(
+    "options", [f"format=fixp4,{GROUPED}", "format=nf4,rule=mse", f"format=posit4,{GROUPED}", "format=lut4"]
+)
+@pytest.mark.parametrize("text", [MLP, DEPTHWISE])
+def test_learned_rounding_loses_no_more_than_gptq_in_any_layer(options: str, text: str) -> None:
+    alone, found = (with_weights(f"{options},sweeps=0,rounding={r}", text) for r in ("gptq", "adaround"))
+    gains = []
+    for name, layer in found.layers.items():
+        assert layer.weight.rounding == "adaround"
+        assert layer.local_sqnr_db is not None
+        before = alone.layers[name].local_sqnr_db
+        assert before is not None
+        gains.append(layer.local_sqnr_db - before)
+    assert min(gains) > -0.05  # the damped error is what falls
+    assert max(gains) > 0.01
+    assert {c.what.split(", ")[-1] for c in found.reports["quantize-weights"].changes} == {"adaround"}
+
+
+def test_without_samples_learned_rounding_says_what_it_cannot_regard() -> None:
+    found = with_weights(f"format=fixp4,{GROUPED},rounding=adaround", calls=0)
+    reason = "not rounded with regard to its outputs: no calibration data, so its inputs are not known"
+    assert found.skip_reason("quantize-weights", "Gemm") == reason
+    assert {layer.weight.rounding for layer in found.layers.values()} == {"kernel-sums"}

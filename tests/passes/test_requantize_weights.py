@@ -254,3 +254,17 @@ def test_decisions_are_replayed_to_the_byte(
     again = lpcompile.compile(model, calibration=calls, recipe=recipe, decisions=path)
     assert again.model.SerializeToString() == first.model.SerializeToString()
     assert again.decisions == first.decisions
+
+
+@pytest.mark.parametrize("options", FORMATS)
+def test_layers_keep_the_rounding_that_they_have(options: str) -> None:
+    """Learned again for the new targets: other codes than GPTQ and its sweeps alone give, and no more noise."""
+    made = {
+        r: rounded(passes=f"quantize-weights{{{options},rule=mse,rounding={r},sweeps=0}}")
+        for r in ("gptq", "adaround")
+    }
+    before = noise(made["adaround"])
+    plain, learned = (m.rerun(NAME)[NAME] for m in made.values())
+    assert {layer.weight.rounding for layer in made["adaround"].layers.values()} == {"adaround"}
+    assert noise(made["adaround"]) < before
+    assert [c.after for c in plain.changes] != [c.after for c in learned.changes]

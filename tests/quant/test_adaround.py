@@ -1,5 +1,6 @@
 """AdaRound: never worse than its start, much better than nearest, close to the best of all combinations."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,7 +12,9 @@ from lpcompile.quant.adaround import adaround
 from lpcompile.quant.coordinate_descent import sweep
 from lpcompile.quant.gptq import gptq
 from lpcompile.quant.nearest_codes import nearest_codes
+from lpcompile.quant.qtensor import QuantizedTensor
 from tests.support_gram import FITTED, fitted, gram, gram_of, inputs, losses, weights
+from tests.support_quant import LUT4
 
 
 @settings(max_examples=30, deadline=None)
@@ -72,3 +75,36 @@ def test_damping() -> None:
     found = adaround(w, start, h, iterations=50, damping=0.3)
     assert (losses(w, found, damped) <= losses(w, start, damped)).all()
     assert losses(w, found, damped).sum() < losses(w, start, damped).sum()
+
+
+def levels_beside(tensor: QuantizedTensor, row: int, column: int, weight: float) -> set[float]:
+    """The real value of a code, and of the next one towards the weight, by decoding every code in its place."""
+    values = set()
+    for code in range(1 << tensor.format.bits):
+        if np.isnan(tensor.format.table()[code]):
+            continue  # reserved
+        codes = tensor.codes.copy()
+        codes[row, column] = code
+        values.add(float(replace(tensor, codes=codes).dequantize()[row, column]))
+    own = float(tensor.dequantize()[row, column])
+    further = [v for v in values if (v - own) * (weight - own) > 0]
+    return {own, min(further, key=lambda v: abs(v - own), default=own)}
+
+
+@pytest.mark.parametrize("count", [1, 3])  # one matrix, and three as of a grouped convolution
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [("nf4", "channel"), ("posit4", "group"), (LUT4, "channel"), (LUT4, "group"), ("fixp4", "group")],
+)
+def test_as_good_as_every_choice_between_neighbouring_levels(name: str, granularity: str, count: int) -> None:
+    """All 2^8 roundings of a row, in float64."""
+    w, h = weights(24, 8), gram(8, count=count)
+    start = nearest_codes(w, fitted(w, name, granularity, size=4))
+    found = losses(w, adaround(w, start, h), h)
+    best = []
+    for row in range(24):
+        pairs = [sorted(levels_beside(start, row, k, float(w[row, k]))) for k in range(8)]
+        errors = np.array([np.array(values) - w[row] for values in product(*pairs)], np.float64)
+        best.append(np.einsum("ni,ij,nj->n", errors, h[row * count // 24], errors).min())
+    assert (found <= losses(w, start, h) * (1 + 1e-6)).all()
+    assert found.sum() < 1.15 * sum(best)  # nearest codes: 1.65 to 2.7

@@ -9,7 +9,7 @@ from lpcompile.quant.fit import fit
 from lpcompile.quant.gptq import expected_errors, gptq_factored
 from lpcompile.quant.gram_factor import SOLVED_AT_ONCE, conditional_variances, factor
 from lpcompile.quant.input_metric import InputMetric
-from lpcompile.quant.nearest_codes import nearest_codes
+from lpcompile.quant.nearest_codes import channel_scales, nearest_codes
 from tests.support_gram import FITTED, fitted, gram, gram_of, inputs, losses, weights
 
 
@@ -196,3 +196,20 @@ def test_noise_counts_what_the_quantiser_of_the_inputs_adds() -> None:
     _, noise = metric(x, step=step).signal_and_noise(w, tensor, step)
     gap = (np.round(x[0] / step) * step) @ tensor.dequantize().T - x[0] @ w.T
     assert noise == pytest.approx(gap.var(axis=0).sum(), rel=0.05)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+@pytest.mark.parametrize(("name", "granularity"), FITTED[::3])
+def test_learned_rounding_loses_no_more_in_any_row(name: str, granularity: str, rounds: int) -> None:
+    """The damped error falls, by the codes alone: scales are those that GPTQ and its sweeps end with."""
+    found = metric(inputs(24, count=2))
+    w = weights(8, 24)
+    w = np.abs(w) if name.startswith("uint") else w
+    tensor = fitted(w, name, granularity)
+    h = found.matrix.astype(np.float64)
+    damped = h + found.damping * np.trace(h, axis1=1, axis2=2)[:, None, None] / 24 * np.eye(24)
+    start = found.rounded(w, tensor, rounds=rounds)
+    learned = found.rounded(w, tensor, rounds=rounds, learned=True)
+    assert np.array_equal(channel_scales(learned), channel_scales(start))
+    assert (losses(w, learned, damped) <= losses(w, start, damped) * (1 + 1e-6)).all()
+    assert learned == found.rounded(w, tensor, rounds=rounds, learned=True)

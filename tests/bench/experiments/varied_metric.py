@@ -51,11 +51,17 @@ class VariedMetric(InputMetric):
         return InputMetric.importance.func(self) if self.variation.conditional else _mean_one(self.sizes)  # type: ignore[attr-defined]
 
     def rounded(
-        self, rows: F32, tensor: QuantizedTensor, *, min_scale: F32 | None = None, rounds: int = ROUNDS
+        self,
+        rows: F32,
+        tensor: QuantizedTensor,
+        *,
+        min_scale: F32 | None = None,
+        rounds: int = ROUNDS,
+        learned: bool = False,
     ) -> QuantizedTensor:
         """Codes as the variation wants them."""
         rounds = rounds if self.variation.sweeps else 0
-        found = InputMetric.rounded(self, rows, tensor, min_scale=min_scale, rounds=rounds)
+        found = InputMetric.rounded(self, rows, tensor, min_scale=min_scale, rounds=rounds, learned=learned)
         if self.variation.orders:
             found = best_of_orders(rows, found, self.matrix, damping=self.damping)
         if self.variation.adaround:
