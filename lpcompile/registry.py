@@ -26,6 +26,8 @@ PASSES = {
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
+    "tune-scales": "lpcompile.passes.tune_scales:TuneScales",
+    "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
 }
 TARGETS = {
     "ort": "lpcompile.backends.ort.target:OrtTarget",
