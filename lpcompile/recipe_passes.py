@@ -17,6 +17,7 @@ from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 LEARN = "reconstruct-blocks"
+SCALES = "tune-scales"
 AFTER_ROUNDING = ("correct-bias", "requantize-weights", LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
 POSITS = "posit-fraction"  # a bound under which int8 would always win
@@ -100,7 +101,7 @@ def has_few_bits(passes: Sequence[Pass]) -> bool:
 
 def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     """For report.json: the level, what of the pipeline learns, and a note where a level adds nothing."""
-    learned = [p.name for p in passes if p.name in (LEARN, TUNE)]
+    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES)]
     note = ""
     if options.effort > 1 and not learned:
         rounds = any(p.name == ROUND for p in passes)

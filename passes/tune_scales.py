@@ -125,7 +125,7 @@ def _layers(graph: LpGraph, ctx: PassContext, report: PassReport) -> list[Frozen
                 not fixed,
                 None if unbiased else bias_now(node, plan),
                 output_spread(node, ctx),
-                _least_shares(least_scale(graph, node, plan.kernel), plan.tensor),
+                None if fixed else _least_shares(least_scale(graph, node, plan.kernel), plan.tensor),
             )
         )
     return found

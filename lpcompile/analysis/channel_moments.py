@@ -29,8 +29,9 @@ class ChannelMoments:
         rows = rows.reshape(len(rows), -1)
         if not rows.shape[1]:
             return
-        mean = rows.mean(axis=1)
-        squares = np.square(rows - mean[:, None]).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # of infinite numbers: NaN tells
+            mean = rows.mean(axis=1)
+            squares = np.square(rows - mean[:, None]).sum(axis=1)
         if not self.count:
             self.count, self.mean, self._squares = rows.shape[1], mean, squares
             return
