@@ -23,15 +23,15 @@ class ChannelMoments:
     mean: F64 = field(default_factory=lambda: np.zeros(0))
     _squares: F64 = field(default_factory=lambda: np.zeros(0))  # summed distances from the mean
 
+    @np.errstate(invalid="ignore")  # of infinite numbers: NaN tells
     def add(self, values: NDArray[np.float32]) -> None:
         """Take in the tensor of one call, rank > `trailing`."""
         rows = np.moveaxis(values, values.ndim - 1 - self.trailing, 0).astype(np.float64)
         rows = rows.reshape(len(rows), -1)
         if not rows.shape[1]:
             return
-        with np.errstate(invalid="ignore"):  # of infinite numbers: NaN tells
-            mean = rows.mean(axis=1)
-            squares = np.square(rows - mean[:, None]).sum(axis=1)
+        mean = rows.mean(axis=1)
+        squares = np.square(rows - mean[:, None]).sum(axis=1)
         if not self.count:
             self.count, self.mean, self._squares = rows.shape[1], mean, squares
             return

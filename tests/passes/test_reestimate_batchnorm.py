@@ -1,4 +1,4 @@
-"""`reestimate-batchnorm`: means and variances come back to the float network's, norm by norm; reasons where they do not."""
+"""`reestimate-batchnorm`: means and variances come back to the float network's, norm by norm."""
 
 from dataclasses import replace
 from pathlib import Path

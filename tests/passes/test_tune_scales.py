@@ -1,4 +1,4 @@
-"""`tune-scales`: codes stay, the rest comes nearer to the float model; twice the same; reasons where nothing is done."""
+"""`tune-scales`: codes stay, the rest comes nearer to the float model; twice the same; every reason to do nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -79,16 +79,14 @@ def test_eight_bit_scales_move_by_steps_of_their_format() -> None:
         calls=24,
     )
     graph, _ = tuned(found, "epochs=8,learning-rate=0.05,batch=8,loss=mse")
+    moved = []
     for name, layer in graph.plan.layers.items():
         before = found.graph.plan.layers[name].tensor
         assert before is not None
         assert layer.tensor is not None
         assert isinstance(layer.tensor.scales, QuantizedTensor)
         assert layer.tensor.scales.format.name == "ufloat8_e4m4"
-    moved = [
-        channel_scales(layer.tensor) / channel_scales(found.graph.plan.layers[name].tensor)  # type: ignore[arg-type]
-        for name, layer in graph.plan.layers.items()
-    ]
+        moved.append(channel_scales(layer.tensor) / channel_scales(before))
     ratios = np.concatenate([m[m != 1] for m in moved])
     assert len(ratios)
     assert (np.abs(ratios - 1) > 0.02).all(), "neighbours lie 3 to 6 % apart"
@@ -200,7 +198,7 @@ def test_scales_that_keep_to_a_rule() -> None:
     layer, before = graph.plan.layers[first], found.graph.plan.layers[first]
     assert layer.tensor == before.tensor
     assert layer.bias_correction is not None
-    assert [c.after for c in report.changes if c.node == first][0].startswith("bias by ")
+    assert next(c.after for c in report.changes if c.node == first).startswith("bias by ")
 
 
 def test_float_group_scales_stay(cnn: Quantized) -> None:
@@ -253,7 +251,8 @@ def test_from_end_to_end_and_from_the_decisions(target: str, tmp_path: Path) -> 
     text = NORM.replace("r = Relu (x)", "a = Conv (x, u)  r = Relu (a)").replace(
         "float[4] scale", "float[4,4,1,1] u, float[4] scale"
     )
-    pipeline = f"{GRAPH_PASSES},quantize-activations{{cost=none,format=uint4}},quantize-weights{{format=fixp4}},tune-scales{{{SHORT}}}"
+    activations = "quantize-activations{cost=none,format=uint4}"
+    pipeline = f"{GRAPH_PASSES},{activations},quantize-weights{{format=fixp4}},tune-scales{{{SHORT}}}"
     first = lpcompile.compile(parse_model(text), passes=pipeline, **given)
     (entry,) = [p for p in first.report["passes"] if p["name"] == "tune-scales"]
     assert entry["metrics"]["gain_db"] > 0
