@@ -25,9 +25,9 @@ PASSES = {
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
+    "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
     "tune-scales": "lpcompile.passes.tune_scales:TuneScales",
-    "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
 }
 TARGETS = {
     "ort": "lpcompile.backends.ort.target:OrtTarget",

@@ -55,7 +55,7 @@ class TuneScales(Pass):
 
     epochs: int = 10
     batch: int = 16
-    learning_rate: float = 0.003
+    learning_rate: float = 0.001
     loss: str = "kl-or-mse"
     ranges: str = "narrow"
     required: bool = True
