@@ -54,7 +54,8 @@ def recipe_passes(
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
     if options.tuning is not None and all(name != TUNE for name, _ in named):
-        named = [*named, (TUNE, {})]
+        at = _end([name for name, _ in named])
+        named = [*named[:at], (TUNE, {}), *named[at:]]
     assigns = any(name == ASSIGN for name, _ in named)
     found = []
     for name, given in named:
@@ -86,8 +87,14 @@ def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]
         last = max(i for i, name in enumerate(names) if name in (ASSIGN, ROUND, *AFTER_ROUNDING))
         found.insert(last + 1, registry.pass_class(LEARN).configured({}))
     if options.effort > 2 and TUNE not in names:
-        found.append(registry.pass_class(TUNE).configured({**LAST_STAGE, "required": False}))
+        last_stage = registry.pass_class(TUNE).configured({**LAST_STAGE, "required": False})
+        found.insert(_end([p.name for p in found]), last_stage)
     return tuple(found)
+
+
+def _end(names: Sequence[str]) -> int:
+    """Where retraining goes: at the end, but before the tuning of scales, which leaves its codes alone."""
+    return names.index(SCALES) if SCALES in names else len(names)
 
 
 def has_few_bits(passes: Sequence[Pass]) -> bool:
