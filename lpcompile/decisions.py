@@ -20,7 +20,7 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import ROUNDINGS, ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import ROUNDINGS, ActivationPlan, Kernel, LayerPlan, NormPlan, QuantPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 
 SCHEMA = 1
@@ -28,6 +28,7 @@ MOST_BYTES = 64 << 20
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit")
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
+NORM_KEYS = ("constants_sha256", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
@@ -71,6 +72,12 @@ def write_decisions(decisions: Decisions) -> str:
         lines += ["", f"[activations.{_toml(name)}]"]
         known = [key for key in ACTIVATION_KEYS if key != "start" or activation.start]
         lines += [f"{key} = {_toml(getattr(activation, key))}" for key in known]
+    for name, norm in decisions.plan.norms.items():
+        lines += [
+            "",
+            f"[norms.{_toml(name)}]",
+            *(f"{key} = {_toml(getattr(norm, key))}" for key in NORM_KEYS),
+        ]
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
         lines += [f"{_toml(name)} = {_toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
@@ -112,11 +119,12 @@ def read_decisions(path: Path) -> Decisions:
 
 
 def _parse(data: dict[str, Any]) -> Decisions:
-    _only(data, ("schema", "made_for", "versions", "layers", "activations", "elementwise"), "the file")
+    parts = ("made_for", "versions", "layers", "activations", "norms", "elementwise")
+    _only(data, ("schema", *parts), "the file")
     if data.get("schema") != SCHEMA:
         raise DecisionsError(f"schema {data.get('schema')!r}, not {SCHEMA}", hint=_HINT)
     tables = {}
-    for key in ("made_for", "versions", "layers", "activations", "elementwise"):
+    for key in parts:
         tables[key] = data.get(key, {})
         if not isinstance(tables[key], dict):
             raise DecisionsError(f"'{key}' is no table", hint=_HINT)
@@ -124,7 +132,13 @@ def _parse(data: dict[str, Any]) -> Decisions:
     layers = {name: _layer(name, _table(name, t)) for name, t in tables["layers"].items()}
     activations = {name: _activation(name, _table(name, t)) for name, t in tables["activations"].items()}
     elementwise = {name: str(reason) for name, reason in tables["elementwise"].items()}
-    plan = QuantPlan(MappingProxyType(layers), MappingProxyType(activations), MappingProxyType(elementwise))
+    norms = {name: _norm(name, _table(name, t)) for name, t in tables["norms"].items()}
+    plan = QuantPlan(
+        MappingProxyType(layers),
+        MappingProxyType(activations),
+        MappingProxyType(elementwise),
+        MappingProxyType(norms),
+    )
     header = {k: str(v) for k, v in tables["made_for"].items()}
     return Decisions(header, {k: str(v) for k, v in tables["versions"].items()}, plan)
 
@@ -209,6 +223,13 @@ def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
     )
 
 
+def _norm(name: str, table: dict[str, Any]) -> NormPlan:
+    _only(table, NORM_KEYS, f"norm '{name}'")
+    return NormPlan(
+        constants_sha256=str(table.get("constants_sha256", "")), reason=str(table.get("reason", ""))
+    )
+
+
 def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
     """A replayed plan checked against a graph, and what its owner should know.
 
@@ -251,7 +272,8 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
                 hint='set kernel = "dynamic"',
             )
         whole[name] = replace(layer, tensor=None)
-    return replace(plan, layers=MappingProxyType(whole)), warnings
+    # norms are those of the float model until a pass makes them anew
+    return replace(plan, layers=MappingProxyType(whole), norms=MappingProxyType({})), warnings
 
 
 def _unpacked(node: Node, weight: WeightPlan) -> str:

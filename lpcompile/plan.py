@@ -4,6 +4,7 @@ A graph pass edits the float graph; a plan pass maps plan to plan; `materialise`
 `decisions.toml` is the text of this and nothing else (`plan_text`).
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -142,12 +143,39 @@ class ActivationPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class NormPlan:
+    """A normalisation that stayed in the graph and whose constants were learned or measured anew.
+
+    Attributes:
+        constants: by number of the input, in its shape, float32; they take the place of the float model's.
+        constants_sha256: of these.
+        reason: why, in the user's words.
+    """
+
+    constants: Mapping[int, NDArray[np.float32]] = field(
+        default_factory=lambda: MappingProxyType({}), compare=False
+    )
+    constants_sha256: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, constants: Mapping[int, NDArray[np.float32]], reason: str) -> "NormPlan":
+        """With the digest of the constants."""
+        digest = hashlib.sha256()
+        for i, array in sorted(constants.items()):
+            digest.update(f"{i} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+        return cls(MappingProxyType(dict(constants)), digest.hexdigest(), reason)
+
+
+@dataclass(frozen=True, slots=True)
 class QuantPlan:
-    """Decisions by name: layers and elementwise nodes by node name, activations by tensor name, in execution order."""
+    """Decisions by name, in execution order: layers, elementwise nodes, norms by node, activations by tensor."""
 
     layers: Mapping[str, LayerPlan] = field(default_factory=lambda: MappingProxyType({}))
     activations: Mapping[str, ActivationPlan] = field(default_factory=lambda: MappingProxyType({}))
     elementwise: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # node -> reason
+    norms: Mapping[str, NormPlan] = field(default_factory=lambda: MappingProxyType({}))  # those that changed
 
     def with_layer(self, name: str, plan: LayerPlan) -> "QuantPlan":
         """The plan with one layer decided anew."""
@@ -156,6 +184,12 @@ class QuantPlan:
     def with_activation(self, tensor: str, plan: ActivationPlan) -> "QuantPlan":
         """The plan with one activation decided anew."""
         return replace(self, activations=_with(self.activations, tensor, plan))
+
+    def with_norm(self, name: str, plan: NormPlan) -> "QuantPlan":
+        """The plan with one normalisation decided anew; constants that it does not name stay as they were planned."""
+        before = self.norms.get(name, NormPlan()).constants
+        whole = NormPlan.of({**before, **plan.constants}, plan.reason)
+        return replace(self, norms=_with(self.norms, name, whole))
 
     def without(self, nodes: set[str], reason: str) -> "QuantPlan":
         """The plan in which these nodes stay float, and why."""

@@ -20,6 +20,7 @@ from lpcompile.target import Options, Target
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 AGAIN = "requantize-weights"
 LEARN = "reconstruct-blocks"
+SCALES = "tune-scales"
 ACTIVATIONS, EQUALIZE = "quantize-activations", "equalize"
 AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
@@ -62,7 +63,8 @@ def recipe_passes(
         named = _with_assignment(named, options, target)
         named = _with_equalizing(named, options)
     if options.tuning is not None and all(name != TUNE for name, _ in named):
-        named = [*named, (TUNE, {})]
+        at = _end([name for name, _ in named])
+        named = [*named[:at], (TUNE, {}), *named[at:]]
     assigns = any(name == ASSIGN for name, _ in named)
     found = []
     for name, given in named:
@@ -100,8 +102,14 @@ def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]
         found.insert(last + 1, registry.pass_class(LEARN).configured(NARROW_BLOCKS if narrow else {}))
     stage = NARROW_STAGE if narrow else LAST_STAGE if options.effort > 2 else None
     if stage is not None and TUNE not in names:
-        found.append(registry.pass_class(TUNE).configured({**stage, "required": False}))
+        last_stage = registry.pass_class(TUNE).configured({**stage, "required": False})
+        found.insert(_end([p.name for p in found]), last_stage)
     return tuple(found)
+
+
+def _end(names: Sequence[str]) -> int:
+    """Where retraining goes: at the end, but before the tuning of scales, which leaves its codes alone."""
+    return names.index(SCALES) if SCALES in names else len(names)
 
 
 def has_few_bits(passes: Sequence[Pass]) -> bool:
@@ -124,7 +132,7 @@ def _is_narrow(activation_format: str) -> bool:
 
 def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     """For report.json: the level, what of the pipeline learns, and a note where a level adds nothing."""
-    learned = [p.name for p in passes if p.name in (LEARN, TUNE)]
+    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES)]
     note = ""
     if options.effort > 1 and not learned:
         rounds = any(p.name == ROUND for p in passes)

@@ -23,9 +23,11 @@ PASSES = {
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
+    "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
+    "tune-scales": "lpcompile.passes.tune_scales:TuneScales",
 }
 TARGETS = {
     "ort": "lpcompile.backends.ort.target:OrtTarget",

@@ -10,7 +10,9 @@ from lpcompile.plan import QuantPlan
 from lpcompile.records import PassReport
 
 
-def keep_if_better(graph: LpGraph, ctx: PassContext, before: QuantPlan, report: PassReport) -> None:
+def keep_if_better(
+    graph: LpGraph, ctx: PassContext, before: QuantPlan, report: PassReport, *, stays: str = "codes stay"
+) -> None:
     """Go back to an earlier plan where the outputs of the rounded network lost, call by call, in dB of their noise.
 
     The gain, its standard error and the number of calls go into the metrics of the report. The calls are those that
@@ -22,6 +24,7 @@ def keep_if_better(graph: LpGraph, ctx: PassContext, before: QuantPlan, report: 
         ctx: with samples.
         before: the plan as the pass found it, for the same float graph.
         report: of the pass.
+        stays: what a loss means, for the report.
     """
     outputs = [v.name for v in float_outputs(graph)]
     if not outputs or ctx.calibration is None or ctx.observe is None or graph.plan is before:
@@ -33,4 +36,4 @@ def keep_if_better(graph: LpGraph, ctx: PassContext, before: QuantPlan, report: 
     if gain < 0:
         graph.plan = before
         report.changes.clear()
-        report.skip("all layers", f"the network lost {-gain:.2f} dB on the samples: codes stay")
+        report.skip("all layers", f"the network lost {-gain:.2f} dB on the samples: {stays}")

@@ -19,7 +19,7 @@ from lpcompile.plan import LayerPlan
 from lpcompile.provenance import data_sha256
 from lpcompile.quant.granularity import PerGroup
 from lpcompile.quant.rows import to_rows
-from lpcompile.tuning.parameters import TunedLayer
+from lpcompile.tuning.layer_arrays import TrainedLayer
 
 
 def fixed_codes(plan: LayerPlan) -> str:
@@ -63,7 +63,7 @@ def output_spread(node: Node, ctx: PassContext) -> F32 | None:
     return np.asarray(np.sqrt(np.square(rows) @ moments), np.float32)
 
 
-def with_learned(plan: LayerPlan, layer: TunedLayer, values: Mapping[str, F32], how: str) -> LayerPlan:
+def with_learned(plan: LayerPlan, layer: TrainedLayer, values: Mapping[str, F32], how: str) -> LayerPlan:
     """The plan with codes and bias of a state of the training.
 
     Args:
@@ -94,6 +94,8 @@ def made_for(learner: Pass, graph: LpGraph, ctx: PassContext) -> dict[str, str]:
         digest.update(b"" if plan.bias_correction is None else plan.bias_correction.tobytes())
     for name, activation in graph.plan.activations.items():
         digest.update(f"{name} {activation}\n".encode())
+    for name, norm in graph.plan.norms.items():
+        digest.update(f"{name} {norm.constants_sha256}\n".encode())
     options = {k: str(getattr(learner, k.replace("-", "_"))) for k in learner.options()}
     about = {
         "model": digest.hexdigest()[:16],

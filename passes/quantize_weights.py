@@ -97,8 +97,8 @@ class QuantizeWeights(Pass):
         layer = graph.plan.layers[node.name]
         found = ctx.rounded.get((node.name, layer.weight))
         rounding = "" if found is None else found.weight.rounding
-        unfinished = rounding == ADAROUND or (self.sweeps > 0 and rounding in METRIC_ROUNDINGS)
-        unfinished = unfinished or node.name in ctx.learned_tables
+        swept = rounding in METRIC_ROUNDINGS or node.name in ctx.learned_tables
+        unfinished = rounding == ADAROUND or (self.sweeps > 0 and swept)
         if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
             return self._rounded(graph, node, ctx)
         return with_rounding(layer, found)

@@ -52,7 +52,7 @@ def rounded_layer(
         metric: of its rounding errors, for `gptq` and `adaround`; without one they become `kernel-sums`.
         rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
-        improves_table: its table was learned from some of its weights, and may be improved.
+        improves_table: its table was learned from some of its weights, and may be improved; not with `rounds` 0.
         learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
@@ -92,7 +92,7 @@ def rounded_layer(
     else:
         tensor = fitting.fit(rows, resolve(decided.format))
     if improves_table:
-        if by_metric is not None:
+        if by_metric is not None and rounds:  # what follows rounds 0 makes up for as much
             tensor = improved_table(rows, fitting, by_metric, tensor, rounds=rounds)
         decided = replace(decided, format=tensor.format.name)
     if grouped and not tensor.has_integer_groups:

@@ -6,39 +6,32 @@ gradient stands for the rounding is an option: straight-through, learned step si
 2.9, 3]
 """
 
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from lpcompile import option_checks
-from lpcompile.errors import GradientError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
-from lpcompile.materialise.qdq import fake_quantised, scale_node
 from lpcompile.passes.correct_bias import bias_obstacle
-from lpcompile.passes.expected_time import LEARNING, labelled, samples_of
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
-from lpcompile.passes.learned_range import RANGES, learnable_ranges, write_ranges
+from lpcompile.passes.learned_range import RANGES, write_ranges
+from lpcompile.passes.retraining import Retraining, trainable_norms, write_norms
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.fit import LIMITED_RULES
 from lpcompile.records import PassReport
-from lpcompile.tuning.activation_scales import TunedScale
-from lpcompile.tuning.batches import Samples, may_join
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.estimators import ESTIMATORS, Estimator
 from lpcompile.tuning.optimisers import Schedule, optimiser
-from lpcompile.tuning.parameters import TunedLayer, TunedNorm
-from lpcompile.tuning.student import Student, make_student
-from lpcompile.tuning.targets import LOSSES, compared, label_targets, signal
-from lpcompile.tuning.training import Arrays, Runs, Training, split_held
+from lpcompile.tuning.parameters import TunedLayer
+from lpcompile.tuning.targets import LOSSES
+from lpcompile.tuning.training import Arrays, Training
 
-NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 BATCHNORM = ("frozen", "batch", "off")
 SCALES = ("auto", "fixed", "learned")
 RATES = {"adam": 0.003, "sgd": 0.2, "nesterov": 0.2}  # in steps of the quantiser
@@ -129,46 +122,42 @@ class TuneWeights(Pass):
             CalibrationError: labels are missing or out of range.
         """
         report = PassReport(self.name)
-        if ctx.calibration is None or ctx.calibration.generated or ctx.observe is None:
-            ctx.warnings.append("weights are not retrained: there is no calibration data")
-            for node in graph.layers():
-                report.skip(node, "no calibration data to retrain on")
+        how = self._retraining(graph)
+        if how.obstacle(graph, ctx, report):
             return report
         layers = self._layers(graph, ctx, report)
         if not layers:
             return report
-        start = time.perf_counter()
-        try:
-            training = self._training(graph, ctx, layers, self._norms(graph))
-            before = training.loss(training.values, training.train)
-            best = training.run(resume=ctx.resume)
-        except GradientError as error:
-            if self.required:
-                raise
-            ctx.warnings.append(f"weights are not retrained: {error.message}")
-            for layer in layers:
-                report.skip(layer.name, f"it cannot be retrained: {error.message}")
-            return report
-        history = training.history
-        report.metrics |= {
-            "loss_held_before": history.held[0],
-            "loss_held_after": history.held[history.best],
-            "loss_train_before": before,
-            "loss_train_after": training.loss(best, training.train) if history.best else before,
-            "epochs": self.epochs,
-            "best_epoch": history.best,
-            "samples": len(training.train),
-            "steps": training.schedule.total,
-            **{f"loss_held_{i:03d}": x for i, x in enumerate(history.held)},
-            **{f"loss_train_{i + 1:03d}": x for i, x in enumerate(history.train)},
-        }
-        if history.best == 0:
-            for layer in layers:
-                report.skip(layer.name, "retraining did not lower the loss on held-out samples")
-        else:
-            self._write_back(graph, training, best, report)
-        report.metrics["step_seconds"] = (time.perf_counter() - start) / max(1, training.schedule.total)
+        norms = [] if self.batchnorm == "off" else trainable_norms(graph, running=self.batchnorm == "batch")
+        checkpoints = None
+        if ctx.checkpoint is not None:
+            checkpoints = Checkpoints(ctx.checkpoint, made_for(self, graph, ctx))
+        found = how.run(graph, ctx, layers, norms, checkpoints, report)
+        if found is not None:
+            self._write_back(graph, *found, layers, report)
         return report
+
+    def _retraining(self, graph: LpGraph) -> Retraining:
+        method = optimiser(
+            self.optimiser,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            decayed=frozenset(f"{layer.name}/weight" for layer in graph.layers()),
+        )
+        return Retraining(
+            "weights",
+            "retraining",
+            self.loss,
+            self.ranges,
+            method,
+            self.learning_rate or RATES[self.optimiser],
+            self.schedule,
+            self.warm_up,
+            self.epochs,
+            self.batch,
+            self.clip,
+            self.required,
+        )
 
     # what is trained
 
@@ -207,91 +196,18 @@ class TuneWeights(Pass):
             return False  # they would not keep to their rule
         return self.scales == "learned" or (self.scales == "auto" and estimator.learns_scales)
 
-    def _norms(self, graph: LpGraph) -> list[TunedNorm]:
-        if self.batchnorm == "off":
-            return []
-        found = []
-        for node in graph.nodes():
-            if node.domain or node.op not in NORMS or len(node.outputs) != 1:
-                continue
-            parameters = node.inputs[1:3]
-            if parameters and all(v is not None and v.is_constant for v in parameters):
-                running = self.batchnorm == "batch" and node.op == "BatchNormalization"
-                found.append(TunedNorm(node, running and graph.all_constant(node.inputs[3:])))
-        return found
-
-    # how
-
-    def _training(
-        self, graph: LpGraph, ctx: PassContext, layers: list[TunedLayer], norms: list[TunedNorm]
-    ) -> Training:
-        assert ctx.observe is not None
-        assert ctx.calibration is not None
-        teacher = compared(graph, self.loss)
-        run = ctx.observe(graph, teacher.tensors)
-        calls = ctx.calibration.deciding
-        outputs = [run(feeds) for feeds in calls]
-        columns = [[found[t] for found in outputs] for t in teacher.tensors]
-        joined = may_join(graph, calls, outputs, ctx.observe)
-        share = (
-            np.mean([len(c[0]) for c in zip(*columns, strict=True)]) if joined else 1
-        )  # of a call in its samples
-        ranges = learnable_ranges(graph, self.ranges)
-        fake = fake_quantised(graph, ranges)
-        scales = _scales(graph, fake, ranges)
-        student = make_student(
-            fake,
-            layers,
-            [*norms, *scales],
-            compared(fake, self.loss),
-            [float(share) / signal(c) for c in columns],
-        )
-        if teacher.kind == "labels":
-            columns = [label_targets(columns[0], ctx.calibration.deciding_labels, ctx.calibration.source)]
-        targets = [dict(zip(student.targets, row, strict=True)) for row in zip(*columns, strict=True)]
-        samples = Samples([{**c, **t} for c, t in zip(calls, targets, strict=True)], joined=joined)
-        train, held = split_held(samples.count)
-        if len(train) == samples.count:
-            ctx.warnings.append(
-                f"{samples.count} samples to retrain on: none is spared to choose the best epoch"
-            )
-        total = self.epochs * samples.batch_count(len(train), self.batch)
-        runs = LEARNING * self.epochs * samples_of(graph, calls)
-        label = labelled("retraining", graph, ctx, runs, total)
-        return Training(
-            student,
-            _opened(student, ctx),
-            layers,
-            norms,
-            samples,
-            train,
-            held,
-            optimiser(
-                self.optimiser,
-                weight_decay=self.weight_decay,
-                momentum=self.momentum,
-                decayed=frozenset(f"{layer.name}/weight" for layer in layers),
-            ),
-            Schedule(self.learning_rate or RATES[self.optimiser], total, self.schedule, self.warm_up),
-            self.epochs,
-            self.batch,
-            self.clip,
-            ctx.seed,
-            scales,
-            self._checkpoints(graph, ctx),
-            lambda done, of: ctx.progress(label, done, of),
-        )
-
-    def _checkpoints(self, graph: LpGraph, ctx: PassContext) -> Checkpoints | None:
-        if ctx.checkpoint is None:
-            return None
-        return Checkpoints(ctx.checkpoint, made_for(self, graph, ctx))
-
     # what comes back
 
-    def _write_back(self, graph: LpGraph, training: Training, best: Arrays, report: PassReport) -> None:
+    def _write_back(
+        self,
+        graph: LpGraph,
+        training: Training,
+        best: Arrays,
+        layers: Sequence[TunedLayer],
+        report: PassReport,
+    ) -> None:
         changed = total = 0
-        for layer in training.layers:
+        for layer in layers:
             plan = graph.plan.layers[layer.name]
             assert plan.tensor is not None
             learned = with_learned(plan, layer, best, RETRAINED)
@@ -302,26 +218,9 @@ class TuneWeights(Pass):
             graph.plan = graph.plan.with_layer(layer.name, learned)
             share = f"{100 * moved / max(1, codes.size):.1f} % of its codes"
             report.change(layer.name, f"retrained, {layer.estimator.name}", after=share)
+        write_norms(graph, training.norms, best, RETRAINED)
         for norm in training.norms:
-            for role, array in norm.feeds(best).items():
-                constant = graph.constant(f"{norm.name}/{role}", array)
-                norm.node.set_input(norm.roles[role], constant)
             report.change(norm.name, "retrained, " + ", ".join(norm.roles))
         for tensor in write_ranges(graph, training.scales, best):
             report.change(tensor, "range retrained")
         report.metrics["changed_codes_share"] = changed / max(1, total)
-
-
-def _scales(graph: LpGraph, fake: LpGraph, ranges: Mapping[str, float]) -> list[TunedScale]:
-    """Scales that nodes of the rounded graph give."""
-    plans = {p.tie_group: p for p in graph.plan.activations.values()}
-    nodes = {n.name for n in fake.nodes("Identity")}
-    found = {group: scale_node(group) for group in ranges}
-    return [TunedScale(name, plans[g], ranges[g]) for g, name in found.items() if name in nodes]
-
-
-def _opened(student: Student, ctx: PassContext) -> Runs:
-    assert ctx.observe is not None
-    statistics = [t for pair in student.statistics.values() for t in pair]
-    train = ctx.observe(student.trained, [student.loss, *student.gradients.values(), *statistics])
-    return Runs(train, ctx.observe(student.judged, [student.loss]))

@@ -117,6 +117,21 @@ def test_the_last_stage_is_gentle_and_takes_the_options_of_retraining() -> None:
     assert (own[-1].epochs, own[-1].loss) == (2, "auto")  # as --tune without an effort
 
 
+def test_retraining_comes_before_the_tuning_of_scales(tmp_path: Path) -> None:
+    recipe = tmp_path / "own.toml"
+    pipeline = f"{GRAPH_PASSES},{NO_COSTS},quantize-weights{{format=fixp4}},reestimate-batchnorm,tune-scales"
+    recipe.write_text(f'name = "own"\nsummary = "s"\npipeline = "{pipeline}"\nmin-sqnr-db = 0.0\n')
+    end = ("quantize-weights", "reconstruct-blocks", "reestimate-batchnorm", "tune-weights", "tune-scales")
+    assert tuple(p.name for p in passes(str(recipe), effort=3)[-5:]) == end
+    tuned = [p.name for p in passes(str(recipe), tuning={"epochs": "1"})]
+    assert tuned[-2:] == ["tune-weights", "tune-scales"]
+    assert effort_document(passes(str(recipe), effort=3), Options(effort=3))["learned_by"] == [
+        "reconstruct-blocks",
+        "tune-weights",
+        "tune-scales",
+    ]
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network, and samples whose inputs go together."""

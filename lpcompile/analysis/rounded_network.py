@@ -1,9 +1,10 @@
-"""The float graph with everything rounded as planned: weights, biases and activations."""
+"""The float graph with everything rounded as planned: weights, biases, norms and activations."""
 
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.planned_norms import put_norms
 from lpcompile.plan import QuantPlan
 
 
@@ -20,4 +21,5 @@ def rounded_network(graph: LpGraph, plan: QuantPlan) -> LpGraph:
             node = graph.node(name)
             bias = None if layer.bias_correction is None else planned_bias(node, layer)
             made.set_weights(made.node(name), as_weight(node, layer.tensor.dequantize()), bias)
+    put_norms(made, plan.norms)
     return made

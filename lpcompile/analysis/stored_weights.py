@@ -1,4 +1,4 @@
-"""A float graph whose layers hold what their plan stores: rounded weights, corrected biases."""
+"""A float graph whose layers hold what their plan stores: rounded weights, corrected biases; planned norms."""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -7,6 +7,7 @@ import numpy as np
 
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.planned_norms import with_norms
 
 
 def with_stored_weights(graph: LpGraph) -> LpGraph:
@@ -18,7 +19,7 @@ def with_stored_weights(graph: LpGraph) -> LpGraph:
     rounded = {n: p for n, p in graph.plan.layers.items() if p.tensor is not None}
     if not rounded:
         return graph
-    copy = graph.copy()
+    copy = with_norms(graph)
     for name, plan in rounded.items():
         node = copy.node(name)
         assert plan.tensor is not None

@@ -9,6 +9,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import data_inputs
+from lpcompile.ir.planned_norms import with_norms
 from lpcompile.materialise.dyadic_elementwise import ElementwiseWriter
 from lpcompile.materialise.dyadic_layers import DyadicLayerWriter
 from lpcompile.materialise.functions import Unit, units
@@ -25,7 +26,7 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     Returns:
         The new graph; for each quantised layer the bytes of what holds its weights and scales; its integers.
     """
-    result = graph.copy()
+    result = with_norms(graph)
     tensors = IntegerTensors(result, result.plan)
     numbers = DyadicNumbers()
     layers = DyadicLayerWriter(result, tensors, numbers)

@@ -12,6 +12,7 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
 from lpcompile.ir.node import Node
+from lpcompile.ir.planned_norms import with_norms
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.layers import LayerWriter
@@ -81,7 +82,7 @@ def _absorbed_bias(node: Node, plan: QuantPlan) -> Node | None:
 
 def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     """A copy of the graph in which the plan has become nodes, and the bytes of every layer's stored weights."""
-    result = graph.copy()
+    result = with_norms(graph)
     tensors = IntegerTensors(result, result.plan)
     writer = LayerWriter(result, tensors)
     filled: list[Value] = []

@@ -12,6 +12,7 @@ import numpy as np
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.planned_norms import with_norms
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.layers import LayerWriter, metadata
@@ -24,7 +25,7 @@ from lpcompile.quant.rows import channel_axis, from_rows
 
 def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     """A copy of the graph with QDQ pairs, and the bytes of every layer's stored weights."""
-    result = graph.copy()
+    result = with_norms(graph)
     tensors = IntegerTensors(result, result.plan)
     expanding = LayerWriter(result, tensors)
     weight_bytes = expanding.weight_bytes
@@ -73,7 +74,7 @@ def fake_quantised(graph: LpGraph, learned: Collection[str] = ()) -> LpGraph:
         graph: with a plan.
         learned: tie groups whose scale comes out of a node `scale_node(group)`, so that it can be trained.
     """
-    result = graph.copy()
+    result = with_norms(graph)
     tensors = IntegerTensors(result, result.plan)
     scales: dict[str, Value] = {}
     for value, readers in integer_reads(result, units(result)):

@@ -16,13 +16,11 @@ from lpcompile.ir.node import Node
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import from_rows, to_rows
 from lpcompile.tuning.estimators import Cells, Estimator
+from lpcompile.tuning.layer_arrays import BIAS_SHARE, SMALLEST, Arrays, LayerArrays
 from lpcompile.tuning.quantiser import WeightQuantiser
 
-Arrays = dict[str, F32]
 SCALE_STEPS = 10.0  # a scale starts at 10 units; larger units (3) made short trainings noisier and no better
 SCALE_LIMITS = (SCALE_STEPS / 4, SCALE_STEPS * 4)
-BIAS_SHARE = 0.1  # of the spread of a layer's output
-_SMALLEST = 1e-12
 
 
 class Trained(Protocol):
@@ -55,7 +53,7 @@ class TunedConstants(Trained, Protocol):
 
 
 @dataclass
-class TunedLayer:
+class TunedLayer(LayerArrays):
     """One layer that is retrained.
 
     Args:
@@ -85,25 +83,12 @@ class TunedLayer:
         self.op, self.shape = self.node.op, weight.dims
         self.quantiser = WeightQuantiser(self.tensor)
         w = to_rows(self.op, weight.values)
-        self._units["weight"] = np.maximum(self.quantiser.steps, np.float32(_SMALLEST))
+        self._units["weight"] = np.maximum(self.quantiser.steps, np.float32(SMALLEST))
         self._start["weight"] = np.asarray(self.quantiser.start(w) / self._units["weight"], np.float32)
         if self.learn_scales:
             self._units["scale"] = np.asarray(self.quantiser.scales / np.float32(SCALE_STEPS), np.float32)
             self._start["scale"] = np.full_like(self._units["scale"], SCALE_STEPS)
-        if self.bias is not None:
-            spread = np.linalg.norm(w, axis=1) if self.spread is None else self.spread
-            mean = max(float(np.mean(spread)), _SMALLEST)
-            self._units["bias"] = np.asarray(BIAS_SHARE * np.maximum(spread, 0.01 * mean), np.float32)
-            self._start["bias"] = np.asarray(self.bias / self._units["bias"], np.float32)
-
-    @property
-    def name(self) -> str:
-        """Name of the layer."""
-        return self.node.name
-
-    def start(self) -> Arrays:
-        """Arrays before training, by "layer/role"; the caller may change them in place."""
-        return {f"{self.name}/{role}": a.copy() for role, a in self._start.items()}
+        self._begin_bias(w)
 
     def round(self, values: Mapping[str, F32]) -> QuantizedTensor:
         """Codes of the latent weights."""
@@ -114,15 +99,6 @@ class TunedLayer:
         tensor = self.quantiser.round(latent, scales)
         self._last = latent, tensor.dequantize()
         return tensor
-
-    def real_bias(self, values: Mapping[str, F32]) -> F32 | None:
-        """(C,) the bias, or None."""
-        if self.bias is None:
-            return None
-        key = f"{self.name}/bias"
-        if np.array_equal(values[key], self._start["bias"]):
-            return self.bias
-        return np.asarray(values[key] * self._units["bias"], np.float32)
 
     def feeds(self, values: Mapping[str, F32]) -> Arrays:
         """What the model reads, by role: rounded weights in the operator's own shape, and the bias."""
@@ -143,9 +119,7 @@ class TunedLayer:
             made[f"{self.name}/weight"] = np.asarray(rows * slope * self._units["weight"], np.float32)
             if self.learn_scales:
                 made[f"{self.name}/scale"] = self._scale_gradient(rows, cells, slope)
-        if "bias" in found:
-            made[f"{self.name}/bias"] = np.asarray(found["bias"] * self._units["bias"], np.float32)
-        return made
+        return made | self._bias_gradient(found)
 
     def _scale_gradient(self, rows: F32, cells: Cells, slope: F32) -> F32:
         """Summed over the weights of each scale, times 1 / sqrt(n Q_P) [esser2020]."""
@@ -185,7 +159,7 @@ class TunedNorm:
         wanted = {"scale": 1, "bias": 2} | ({"mean": 3, "variance": 4} if self.running else {})
         self.roles = {role: i for role, i in wanted.items() if i in present}
         self._initial = {role: self._constant(i) for role, i in self.roles.items()}
-        spread = max(float(np.abs(self._initial["scale"]).mean()), _SMALLEST)
+        spread = max(float(np.abs(self._initial["scale"]).mean()), SMALLEST)
         self._units = {
             role: np.float32(BIAS_SHARE * spread) * np.ones_like(self._initial[role])
             for role in ("scale", "bias")

@@ -12,7 +12,8 @@ from lpcompile.errors import GradientError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.tuning.parameters import Trained, TunedConstants, TunedLayer
+from lpcompile.tuning.layer_arrays import TrainedLayer
+from lpcompile.tuning.parameters import Trained, TunedConstants
 from lpcompile.tuning.targets import Compared
 
 
@@ -41,7 +42,7 @@ class Student:
 
 def make_student(
     graph: LpGraph,
-    layers: Sequence[TunedLayer],
+    layers: Sequence[TrainedLayer],
     norms: Sequence[TunedConstants],
     compared: Compared,
     scales: Sequence[float],
@@ -88,11 +89,13 @@ def make_student(
         raise GradientError(
             error.message,
             where=error.where,
-            hint="weights cannot be retrained through it: leave tune-weights out, or keep layers before it as they are",
+            hint="leave the pass out that retrains, or keep layers before it as they are",
         ) from error
     student.gradients = {k: g.name for k, name in wanted.items() if (g := found[name]) is not None}
     if not student.gradients:
-        raise GradientError("no weight reaches an output that is compared", hint="leave tune-weights out")
+        raise GradientError(
+            "no weight reaches an output that is compared", hint="leave the pass out that retrains"
+        )
     return student
 
 

@@ -19,8 +19,9 @@ from lpcompile.formats.arrays import F32
 from lpcompile.tuning.activation_scales import TunedScale
 from lpcompile.tuning.batches import Samples
 from lpcompile.tuning.checkpoint import Checkpoints
+from lpcompile.tuning.layer_arrays import TrainedLayer
 from lpcompile.tuning.optimisers import Optimiser, Schedule, clip_norm
-from lpcompile.tuning.parameters import Trained, TunedLayer, TunedNorm
+from lpcompile.tuning.parameters import Trained, TunedNorm
 from lpcompile.tuning.student import Student, parameter_feeds
 
 Arrays = dict[str, F32]
@@ -78,7 +79,7 @@ class Training:
 
     student: Student
     runs: Runs
-    layers: Sequence[TunedLayer]
+    layers: Sequence[TrainedLayer]
     norms: Sequence[TunedNorm]
     samples: Samples
     train: np.ndarray
