@@ -17,6 +17,7 @@ from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
 from lpcompile.passes.learned_range import RANGES, write_ranges
 from lpcompile.passes.retraining import Retraining, trainable_norms, write_norms
@@ -64,7 +65,7 @@ class TuneWeights(Pass):
         batchnorm: parameters of norms in the graph: frozen (trained on the stored statistics), batch (on those of each
             batch, with running averages) or off (not trained).
         ranges: activations whose scale is trained too: fixed (none), narrow (below 8 bits) or all.
-        required: whether a model without gradients is an error; else a warning.
+        required: whether a model without gradients is an error; else a warning, and what loses is undone.
     """
 
     name: ClassVar[str] = "tune-weights"
@@ -134,7 +135,10 @@ class TuneWeights(Pass):
             checkpoints = Checkpoints(ctx.checkpoint, made_for(self, graph, ctx))
         found = how.run(graph, ctx, layers, norms, checkpoints, report)
         if found is not None:
+            before = graph.plan
             self._write_back(graph, *found, layers, report)
+            if not self.required:  # nobody asked for it: an effort did
+                keep_if_better(graph, ctx, before, report)
         return report
 
     def _retraining(self, graph: LpGraph) -> Retraining:

@@ -258,3 +258,21 @@ def test_what_is_said_of_an_effort_is_printed(network: Path) -> None:
 
 def test_the_pass_is_known() -> None:
     assert pass_class("reconstruct-blocks").configured({}).text == "reconstruct-blocks"
+
+
+def test_retraining_that_an_effort_asked_for_is_undone_where_it_loses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = quantized(CNN.replace("float[N,3,6,6]", "float[2,3,6,6]").replace("float[N,5]", "float[2,5]"),
+                     f"{NO_COSTS},quantize-weights{{format=fixp4}},correct-bias", calls=16)  # fmt: skip
+    before = made.graph.plan
+
+    def worse(noise: object, other: object) -> tuple[float, float]:
+        return -1.0, 0.1
+
+    monkeypatch.setattr("lpcompile.passes.keep_if_better.gain_db", worse)
+    report = made.rerun("tune-weights{epochs=20,learning-rate=0.01,required=false}")["tune-weights"]
+    assert made.graph.plan is before
+    assert not report.changes
+    assert [s.reason for s in report.skips] == ["the network lost 1.00 dB on the samples: codes stay"]
+    assert made.rerun("tune-weights{epochs=20,learning-rate=0.01}")["tune-weights"].changes  # as asked
