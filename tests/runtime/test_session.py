@@ -149,3 +149,21 @@ def test_an_operator_that_fails_is_named() -> None:
         session.run({"x": np.ones(4, np.float32), "s": np.array([3])})
     assert "\n" not in caught.value.message
     assert ".cc:" not in caught.value.message
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_float_weights_of_a_graph_between_rounded_activations_stay_floats(level: str) -> None:
+    """The runtime would give both channels one 8-bit scale, under which the second one has no code but 0."""
+    text = """m (float[1,1,1,2] x) => (float[1,2,1,2] y)
+    <float[2,1,1,1] w = {100.0, 0.25}, float s = {0.125}, uint8 z = {0}> {
+        q = QuantizeLinear (x, s, z)
+        d = DequantizeLinear (q, s, z)
+        c = Conv (d, w)
+        p = QuantizeLinear (c, s, z)
+        y = DequantizeLinear (p, s, z)
+    }"""
+    graph = LpGraph.from_proto(parse_model(text))
+    graph.infer_shapes()
+    x = np.array([[[[0.5, 4.0]]]], np.float32)
+    found = Session(graph, level=level).run({"x": x})["y"]
+    np.testing.assert_array_equal(found[0, 1, 0], [0.125, 1.0])
