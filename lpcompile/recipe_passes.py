@@ -24,9 +24,6 @@ SCALES = "tune-scales"
 ACTIVATIONS, EQUALIZE = "quantize-activations", "equalize"
 AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
-# of efforts 2 and 3 where activations are narrow: their noise adds up over blocks, which learn one after the other
-NARROW_BLOCKS = {"iterations": 150}
-NARROW_STAGE = {**LAST_STAGE, "epochs": 16, "batch": 8, "learning-rate": 0.001}
 POSITS = "posit-fraction"  # a bound under which int8 would always win
 WIDEST = "uint8"  # of activations
 WIDE = "int8"  # what a layer may take beside the one format that was asked for
@@ -89,20 +86,16 @@ def recipe_passes(
 
 
 def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]:
-    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole.
-
-    Where activations have few bits as well, the whole is retrained at effort 2 already.
-    """
+    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole."""
     names = [p.name for p in passes]
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
-    found, narrow = list(passes), has_narrow_activations(passes)
+    found = list(passes)
     if LEARN not in names:
         last = max(i for i, name in enumerate(names) if name in (ASSIGN, ROUND, *AFTER_ROUNDING))
-        found.insert(last + 1, registry.pass_class(LEARN).configured(NARROW_BLOCKS if narrow else {}))
-    stage = NARROW_STAGE if narrow else LAST_STAGE if options.effort > 2 else None
-    if stage is not None and TUNE not in names:
-        last_stage = registry.pass_class(TUNE).configured({**stage, "required": False})
+        found.insert(last + 1, registry.pass_class(LEARN).configured({}))
+    if options.effort > 2 and TUNE not in names:
+        last_stage = registry.pass_class(TUNE).configured({**LAST_STAGE, "required": False})
         found.insert(_end([p.name for p in found]), last_stage)
     return tuple(found)
 
@@ -119,11 +112,6 @@ def has_few_bits(passes: Sequence[Pass]) -> bool:
         return any(format_of(f).bits < 8 for p in assigning for f in p.formats.split("+"))
     planned = [w for p in passes if (w := p.planned_weights()) is not None]
     return any(format_of(w.format).bits < 8 for w in planned)
-
-
-def has_narrow_activations(passes: Sequence[Pass]) -> bool:
-    """Whether inputs of layers have fewer than 8 bits, whatever a budget says."""
-    return any((a := p.planned_activations()) is not None and _is_narrow(a.format) for p in passes)
 
 
 def _is_narrow(activation_format: str) -> bool:

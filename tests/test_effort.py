@@ -43,7 +43,7 @@ def passes(recipe: str, **given: Any) -> tuple[Any, ...]:
         ("w4a8", 2, AFTER[:3]),
         ("w4a8", 3, AFTER),
         ("w4a4", 1, AFTER[:2]),
-        ("w4a4", 2, AFTER),
+        ("w4a4", 2, AFTER[:3]),
         ("auto", 2, AFTER[:3]),
         ("int8", 0, ()),
         ("int8", 1, AFTER[:1]),
@@ -107,11 +107,7 @@ def test_notes_give_the_reason() -> None:
 def test_the_last_stage_is_gentle_and_takes_the_options_of_retraining() -> None:
     last = passes("w4a8", effort=3)[-1]
     assert (last.epochs, last.learning_rate, last.loss, last.ranges) == (4, 0.0003, "kl-or-mse", "narrow")
-    narrow = [passes("w4a4", effort=e)[-1] for e in (2, 3)]
-    assert narrow[0] == narrow[1]
-    steps = [next(p.iterations for p in passes(r, effort=2) if p.name == AFTER[2]) for r in ("w4a8", "w4a4")]
-    assert steps[0] > steps[1]
-    assert (narrow[0].epochs, narrow[0].ranges, narrow[0].required) == (16, "narrow", False)
+    assert passes("w4a4", effort=3)[-1] == last
     own = passes("w4a8", effort=3, tuning={"epochs": "2"})
     assert [p.name for p in own].count("tune-weights") == 1
     assert (own[-1].epochs, own[-1].loss) == (2, "auto")  # as --tune without an effort

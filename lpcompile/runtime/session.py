@@ -102,7 +102,8 @@ class Session:
         self.patchable: dict[str, np.ndarray] = {}
         if patchable:  # a packed copy would not follow
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if isinstance(model, LpGraph):  # its floats are meant: the runtime would round weights between Q-DQ pairs
+        if isinstance(model, LpGraph):
+            # its floats are meant: the runtime would round those between Q-DQ pairs to 8 bits, one scale a tensor
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             graph = model
             model, self._shared = io.shared_weights(model, outputs, apart=frozenset(patchable))
