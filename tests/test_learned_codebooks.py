@@ -55,13 +55,13 @@ def test_a_machine_takes_learned_tables() -> None:
 
 
 def within_budget(weight_format: str) -> Artefacts:
-    return lpcompile.compile(
-        toy(TOY),
-        calibration=toy_calls(TOY),
-        recipe="w4a8",
-        weight_format=weight_format,
-        budget={"avg-bits": 5.5},
+    """Rounded once, with sweeps: where a second rounding follows, tables stay as they were tried."""
+    passes = (
+        "fold-constants, canonicalize, fold-batchnorm, quantize-activations, "
+        f"assign-formats{{formats={weight_format}+int8, avg-bits=5.5}}, "
+        "quantize-weights{format=fixp4, rule=output-mse, scale-format=ufloat8_e4m4, rounding=gptq, sweeps=2}, correct-bias"
     )
+    return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), passes=passes)
 
 
 def test_tables_that_were_tried_are_improved_once_they_are_chosen(tmp_path: Path) -> None:
