@@ -59,7 +59,8 @@ def within_budget(weight_format: str) -> Artefacts:
     passes = (
         "fold-constants, canonicalize, fold-batchnorm, quantize-activations, "
         f"assign-formats{{formats={weight_format}+int8, avg-bits=5.5}}, "
-        "quantize-weights{format=fixp4, rule=output-mse, scale-format=ufloat8_e4m4, rounding=gptq, sweeps=2}, correct-bias"
+        "quantize-weights{format=fixp4, rule=output-mse, scale-format=ufloat8_e4m4, rounding=gptq, sweeps=2}, "
+        "correct-bias"
     )
     return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), passes=passes)
 
