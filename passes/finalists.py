@@ -28,7 +28,7 @@ from lpcompile.plan import QuantPlan
 from lpcompile.records import PassReport
 
 MOST = 3  # that are rounded again beside the one that was chosen
-MOST_MACS = 2.5e11  # of all that; ten seconds or so on two cores
+MOST_MACS = 1.2e11  # of all that; five seconds or so on two cores
 SOLVING = 10.0  # cubes of the inputs of a layer that its solves and factors take
 
 RoundedAgain = Callable[[PassReport], None]  # plans other codes and biases for the graph
