@@ -92,7 +92,7 @@ def keep_best_finalist(
         ctx: with finalists and samples.
         rounded_again: what was done to it.
         most: finalists.
-        report: of the pass; that of the finalist takes the place of its changes and skips where one wins.
+        report: of the pass; that of the finalist takes its place where one wins.
     """
     plans = {name: p for name, plan in ctx.finalists.items() if (p := _first_rounded(plan, ctx)) is not None}
     plans = dict(list(plans.items())[:most])
@@ -100,9 +100,10 @@ def keep_best_finalist(
     outputs = float_outputs(graph)
     if not plans or not outputs or ctx.calibration is None or ctx.observe is None:
         return
-    names = read_logits(outputs) or [v.name for v in outputs]
-    logits = read_logits(outputs) is not None
-    judge = Judge(ctx.observe(graph, names), ctx.calibration.deciding, names, per_sample=False, logits=logits)
+    logits = read_logits(outputs)
+    names = logits or [v.name for v in outputs]
+    run, calls = ctx.observe(graph, names), ctx.calibration.deciding
+    judge = Judge(run, calls, names, per_sample=False, logits=logits is not None)
 
     def noise() -> F64:
         assert ctx.observe is not None
@@ -119,6 +120,7 @@ def keep_best_finalist(
         if found.mean() < least.mean():
             chosen, least, winner = graph.plan, found, name
             report.changes[:], report.skips[:] = trial.changes, trial.skips
+            report.metrics |= trial.metrics
     graph.plan = chosen
     if winner:
         gain, _ = gain_db(first, least)

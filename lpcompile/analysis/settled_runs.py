@@ -56,16 +56,17 @@ class SettledRuns:
         inner = [t for t in dict.fromkeys((*tensors, *border)) if t not in known]
         cut, fed = _cut(graph, known)
         run = self._observe(cut, inner)
-        kept: list[Held] | None = []
+        kept: list[Held] = []
         room = self._most_bytes
         for call, before in zip(self._calls, held, strict=True):
             values = {**before, **run({**call, **{fed[t]: x for t, x in before.items()}})}
-            if kept is not None:
-                own = {t: values[t] for t in border}
-                room -= sum(x.nbytes for x in own.values())
-                kept = [*kept, own] if room >= 0 else None
+            if room >= 0:
+                kept.append({t: values[t] for t in border})
+                room -= sum(x.nbytes for x in kept[-1].values())
+                if room < 0:
+                    kept.clear()
             yield {t: values[t] for t in tensors}
-        if kept is not None:
+        if room >= 0:
             self._settled, self._held = settled, kept
 
     def _next(
@@ -110,9 +111,6 @@ def _cut(graph: LpGraph, held: Collection[str]) -> tuple[LpGraph, Mapping[str, s
     cut, fed = graph.copy(), {}
     for name in sorted(held):
         value = cut.value(name)
-        if value.is_input:
-            fed[name] = name
-            continue
         assert value.dtype is not None
         free = None if value.shape is None else [None] * len(value.shape)
         made = cut.add_input(cut.fresh(f"{name}/held"), value.dtype, ())
