@@ -17,7 +17,7 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.layer_inputs import InputReading, input_reading
 from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
-from lpcompile.analysis.sampled_columns import Positions, RowDraw, weighted
+from lpcompile.analysis.sampled_columns import Positions, RowDraw
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 
@@ -190,9 +190,9 @@ class _Half:
 
     def add(self, x: NDArray[np.generic], at: Positions, weight: float, positions: int) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # the products will tell
-            columns = weighted(self._reading.columns(x, at), weight)
-            self._sum += np.sqrt(weight) * columns.sum(-1, dtype=np.float64)
-        self._products.add(columns, columns)
+            columns = self._reading.columns(x, at)
+            self._sum += weight * columns.sum(-1, dtype=np.float64)
+        self._products.add(columns, columns, weight)
         self.positions += positions
         self._counted += len(at)
 

@@ -24,7 +24,7 @@ from lpcompile.analysis.grams import SWEEP_BYTES, Progress, memory_parts, readin
 from lpcompile.analysis.layer_inputs import InputReading
 from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
 from lpcompile.analysis.rounded_weights import as_weight
-from lpcompile.analysis.sampled_columns import RowDraw, weighted
+from lpcompile.analysis.sampled_columns import RowDraw
 from lpcompile.analysis.settled_runs import SettledRuns
 from lpcompile.errors import PassError
 from lpcompile.formats.arrays import F32, F64
@@ -171,11 +171,11 @@ class _MismatchSum:
         if not len(at) or self._reason:
             return
         with np.errstate(over="ignore", invalid="ignore"):  # the products will tell
-            columns, others = weighted(a.columns(x, at), weight), weighted(b.columns(rounded, at), weight)
-            self._mean += np.sqrt(weight) * columns.sum(-1, dtype=np.float64)
-            self._rounded_mean += np.sqrt(weight) * others.sum(-1, dtype=np.float64)
-        self._own.add(others, others)
-        self._cross.add(columns, others)
+            columns, others = a.columns(x, at), b.columns(rounded, at)
+            self._mean += weight * columns.sum(-1, dtype=np.float64)
+            self._rounded_mean += weight * others.sum(-1, dtype=np.float64)
+        self._own.add(others, others, weight)
+        self._cross.add(columns, others, weight)
 
     def result(self) -> Mismatch | str:
         """The moments, or why there are none."""

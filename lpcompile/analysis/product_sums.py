@@ -20,16 +20,24 @@ class ProductSum:
     def __init__(self, groups: int, inputs: int, tensor: str) -> None:
         self._total = np.zeros((groups, inputs, inputs))
         self._waiting: list[tuple[F32, F32]] = []
-        self._columns = 0
+        self._columns, self._weight = 0, 1.0
         self._enough = _enough(inputs)
         self._tensor = tensor
 
-    def add(self, a: F32, b: F32) -> None:
+    def add(self, a: F32, b: F32, weight: float = 1.0) -> None:
         """Add columns, (G, K, P) each; `a` and `b` may be one array, which is half the work.
+
+        Args:
+            a: left ones.
+            b: right ones.
+            weight: how often each of them counts. Products are weighted, not columns, which are many more.
 
         Raises:
             CalibrationError: one of them is not finite.
         """
+        if weight != self._weight:
+            self._multiply()
+            self._weight = weight
         self._waiting.append((a, b))
         self._columns += a.shape[-1]
         if self._columns >= self._enough:
@@ -56,7 +64,7 @@ class ProductSum:
         if not np.isfinite(product).all():
             self._check(a, b)
             product = np.matmul(a.astype(np.float64), b.swapaxes(-1, -2).astype(np.float64))
-        self._total += product
+        self._total += product if self._weight == 1 else product * self._weight
 
     def _check(self, *columns: F32) -> None:
         if not all(np.isfinite(c).all() for c in columns):

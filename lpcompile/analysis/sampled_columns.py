@@ -18,8 +18,6 @@ all         1, 1; 2.2 s                              1, 1; 3.8 s
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.formats.arrays import F32
-
 MOST_ROWS = 32768
 ROWS_PER_INPUT = 8
 Positions = NDArray[np.intp]
@@ -61,8 +59,3 @@ def sampled_positions(count: int, wanted: int, rng: np.random.Generator) -> Posi
         return np.arange(count)
     drawn = (np.arange(wanted) + rng.random(wanted)) * (count / wanted)
     return np.minimum(drawn.astype(np.intp), count - 1)
-
-
-def weighted(columns: F32, weight: float) -> F32:
-    """Columns whose products count `weight` times."""
-    return columns if weight == 1 else columns * np.float32(np.sqrt(weight))

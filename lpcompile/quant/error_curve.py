@@ -27,7 +27,7 @@ BINS = (_OCTAVES << _MANTISSA_BITS) + 1  # of one sign; the last one holds the l
 _ENERGY_STEPS = 1 << 11  # of a group
 _PSI_STEPS = 1 << 12
 _SAMPLES = 8  # of psi within a bin
-LANES = 8  # groups side by side
+LANES = 16  # groups side by side
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,24 @@ def damped_cholesky(h: F64, damping: float) -> F64:
     return _factors(h, mean, damping)
 
 
+def solved(lower: F64, right: F64) -> F64:
+    """(G, K, P) x of L L^T x = right, by blocks.
+
+    Args:
+        lower: L, (G, K, K) as `damped_cholesky` gives it.
+        right: (G, K, P).
+    """
+    blocks = [slice(at, at + SOLVED_AT_ONCE) for at in range(0, lower.shape[1], SOLVED_AT_ONCE)]
+    inverses = [np.linalg.inv(lower[:, b, b]) for b in blocks]
+    x = right.copy()
+    for b, inverse in zip(blocks, inverses, strict=True):
+        x[:, b] = inverse @ (x[:, b] - lower[:, b, : b.start] @ x[:, : b.start])
+    for b, inverse in zip(reversed(blocks), reversed(inverses), strict=True):
+        below = lower[:, b.stop :, b].swapaxes(1, 2)
+        x[:, b] = inverse.swapaxes(1, 2) @ (x[:, b] - below @ x[:, b.stop :])
+    return x
+
+
 def _factors(h: F64, mean: F64, damping: float) -> F64:
     try:
         return np.asarray(np.linalg.cholesky(h), np.float64)

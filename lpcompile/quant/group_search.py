@@ -228,11 +228,10 @@ class MultiplierCurves:
 
     def losses(self, curve: F32, rows: int) -> F64:
         """(candidates, R) errors summed over the groups of each row, with the best m for each."""
-        found = np.empty((self.candidates, rows))
-        for first, out in enumerate(found):
-            least = curve[first + self.offsets].min(axis=0)
-            least.reshape(rows, -1).sum(axis=1, dtype=np.float64, out=out)
-        return found
+        least = curve[: self.candidates].copy()
+        for offset in self.offsets[1:]:
+            np.minimum(least, curve[offset : offset + self.candidates], out=least)
+        return least.reshape(self.candidates, rows, -1).sum(axis=2, dtype=np.float64)
 
     def row_ratios(self, curve: F32, rows: int) -> F64:
         """(R,) the best scale of whole rows, relative to that which brings the largest magnitude to the top level."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from lpcompile.errors import CalibrationError
 from lpcompile.formats.arrays import F32, Real
-from lpcompile.quant.gram_factor import damped_cholesky, regular
+from lpcompile.quant.gram_factor import damped_cholesky, regular, solved
 from lpcompile.quant.unit_rows import Index, row_slots
 
 RIDGE = 0.01  # of the mean of the diagonal of H
@@ -43,10 +43,9 @@ def retargeted(rows: F32, gram: Real, cross: Real, groups: Index | None = None, 
         )
     used, slots = row_slots(len(rows), len(h), groups)
     difference = np.where(dead[:, None, :], 0.0, cross - h)[used]  # an input that is zero now tells nothing
-    h = h[used]
-    damped_cholesky(h, ridge)
+    lower = damped_cholesky(h[used], ridge)
     aim = rows.astype(np.float64)[slots] @ difference  # (G, P, K)
-    shift = np.linalg.solve(h, aim.transpose(0, 2, 1)).transpose(0, 2, 1)
+    shift = solved(lower, aim.transpose(0, 2, 1)).transpose(0, 2, 1)
     found = np.empty_like(rows)
     found[slots] = rows[slots] + shift
     return found

@@ -13,7 +13,7 @@ from lpcompile.formats.base import resolve
 from lpcompile.formats.group import group_table
 from lpcompile.quant.fit import fit
 from lpcompile.quant.gptq import gptq, gptq_factored
-from lpcompile.quant.gram_factor import conditional_variances, factor
+from lpcompile.quant.gram_factor import conditional_variances, damped_cholesky, factor, solved
 from lpcompile.quant.granularity import PerAxis, PerGroup
 from lpcompile.quant.nearest_codes import nearest_codes
 from lpcompile.quant.qtensor import QuantizedTensor
@@ -256,3 +256,13 @@ def test_what_cannot_be_rounded_says_so() -> None:
     floats = QuantizedTensor(tensor.codes, tensor.format, PerGroup(8, 1), np.ones((5, 2), np.float32))
     with pytest.raises(FormatError, match="float group scales"):
         gptq(w, floats, h)
+
+
+@pytest.mark.parametrize("inputs", [1, 9, 64, 65, 200])
+def test_factors_solve(inputs: int) -> None:
+    """By blocks, against LAPACK's general solver."""
+    made = np.random.default_rng(1).normal(size=(3, inputs, 3 * inputs))
+    h = made @ made.swapaxes(1, 2)
+    right = np.random.default_rng(0).normal(size=(3, inputs, 7))
+    lower = damped_cholesky(h, 0.01)  # h holds what was factored
+    np.testing.assert_allclose(solved(lower, right), np.linalg.solve(h, right), rtol=1e-9, atol=1e-12)
