@@ -231,7 +231,7 @@ class MultiplierCurves:
         least = curve[: self.candidates].copy()
         for offset in self.offsets[1:]:
             np.minimum(least, curve[offset : offset + self.candidates], out=least)
-        return least.reshape(self.candidates, rows, -1).sum(axis=2, dtype=np.float64)
+        return np.asarray(least.reshape(self.candidates, rows, -1).sum(axis=2, dtype=np.float64))
 
     def row_ratios(self, curve: F32, rows: int) -> F64:
         """(R,) the best scale of whole rows, relative to that which brings the largest magnitude to the top level."""
