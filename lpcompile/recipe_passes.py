@@ -21,7 +21,7 @@ ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 AGAIN = "requantize-weights"
 LEARN = "reconstruct-blocks"
 SCALES = "tune-scales"
-ACTIVATIONS, EQUALIZE = "quantize-activations", "equalize"
+ACTIVATIONS, EQUALIZE, SUMS = "quantize-activations", "equalize", "widen-sums"
 AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
 POSITS = "posit-fraction"  # a bound under which int8 would always win
@@ -58,7 +58,7 @@ def recipe_passes(
     named = registry.split_pipeline(text)
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
-        named = _with_equalizing(named, options)
+        named = _for_narrow_activations(named, options)
     if options.tuning is not None and all(name != TUNE for name, _ in named):
         at = _end([name for name, _ in named])
         named = [*named[:at], (TUNE, {}), *named[at:]]
@@ -147,16 +147,19 @@ def _with_assignment(
     return [*named[:at], (ASSIGN, {"formats": formats}), *named[at:]]
 
 
-def _with_equalizing(
+def _for_narrow_activations(
     named: list[tuple[str, dict[str, str]]], options: Options
 ) -> list[tuple[str, dict[str, str]]]:
-    """Where the user asks for activations of few bits, channels that share a range are first made alike."""
+    """Where the user asks for activations of few bits, channels that share a range are first made alike.
+
+    And what only sums read keeps 8 bits.
+    """
     names = [name for name, _ in named]
-    narrow = _is_narrow(options.activation_format or WIDEST)
-    if not narrow or EQUALIZE in names or ACTIVATIONS not in names or options.effort == 0:
+    if not _is_narrow(options.activation_format or WIDEST) or ACTIVATIONS not in names:
         return named
-    at = names.index(ACTIVATIONS)
-    return [*named[:at], (EQUALIZE, {}), *named[at:]]
+    at = names.index(SUMS if SUMS in names else ACTIVATIONS)
+    wanted = (SUMS,) if options.effort == 0 else (EQUALIZE, SUMS)
+    return [*named[:at], *((name, {}) for name in wanted if name not in names), *named[at:]]
 
 
 def _assignment_options(given: Mapping[str, str], options: Options, target: Target) -> dict[str, Any]:

@@ -18,6 +18,7 @@ PASSES = {
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
     "rotate": "lpcompile.passes.rotate:Rotate",
     "equalize": "lpcompile.passes.equalize:Equalize",
+    "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
@@ -41,7 +42,7 @@ def _load(path: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-SHOWN = 16  # names of a hint
+SHOWN = 20  # names of a hint
 
 
 def near_match(word: str, words: list[str]) -> str:

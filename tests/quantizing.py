@@ -135,7 +135,9 @@ def learned(found: Quantized, text: str, **context: object) -> tuple[LpGraph, Pa
 
 def _run(graph: LpGraph, ctx: PassContext, text: str) -> dict[str, PassReport]:
     passes = tuple(pass_class(name).configured(options) for name, options in split_pipeline(text))
-    return {r.name: r for r in Pipeline(passes, given=frozenset(graph.facts)).run(graph, ctx)}
+    pipeline = Pipeline(passes, given=frozenset(graph.facts))
+    ctx.activations = ctx.activations or pipeline.planned_activations
+    return {r.name: r for r in pipeline.run(graph, ctx)}
 
 
 def same_plan(one: LpGraph, other: LpGraph) -> bool:

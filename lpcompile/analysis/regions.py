@@ -20,6 +20,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.target import Target
 
+REQUANTISING = ("Concat", "Identity")  # moves that may change the scale on the way
 REDUCING = ("GlobalAveragePool", "AveragePool", "MaxPool")  # fewer numbers to dequantise after than before
 
 
@@ -33,7 +34,7 @@ class Regions:
         integer_out: layers whose output is taken as integers by everybody who reads it.
         tensors: every tensor held in integers, in execution order.
         groups: tensors that must share scale and zero point because codes only move between them.
-        joins: the Concats among the elementwise nodes.
+        joins: the elementwise nodes whose operands may have other scales than their outputs.
     """
 
     elementwise: dict[str, str] = field(default_factory=dict)
@@ -195,7 +196,7 @@ def _record(
                     outputs = [o for o in clamp.outputs if o is not None]
             for value in (*values, *outputs):
                 hold(value)
-            if node.op == "Concat":
+            if node.op in REQUANTISING:
                 found.joins.append(Join(node.name, tuple(v.name for v in values), y.name))
             elif node.op in DATA_INPUTS or node.op in CLAMPS:
                 movers.add(node.name)

@@ -1,9 +1,9 @@
 """Which tensors share scale and zero point.
 
 Codes that only move keep their scale, so tensors between which nothing computes form one group. A Concat
-may join the groups of its operands as well, or requantise one of them. Let joining make an operand's step r
-times as wide. Joined, the operand's readers and the Concat's see a noise of r^2 units each, 2 r^2 together;
-apart, the operand's see 1 and the Concat's 1 + r^2. So joining is better up to r = sqrt(2), and always
+may join the groups of its operands as well, or requantise one of them; an Identity likewise. Let joining make an
+operand's step r times as wide. Joined, the operand's readers and the Concat's see a noise of r^2 units each, 2 r^2
+together; apart, the operand's see 1 and the Concat's 1 + r^2. So joining is better up to r = sqrt(2), and always
 where the Concat alone reads the operand.
 """
 
@@ -18,7 +18,7 @@ OUTSIDE = ""  # stands for readers that are no nodes of the graph: its caller an
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A Concat on integers: its name, its data inputs and its output."""
+    """A Concat or an Identity on integers: its name, its data inputs and its output."""
 
     node: str
     inputs: tuple[str, ...]
@@ -45,7 +45,7 @@ def tie_groups(
 
     Args:
         groups: in execution order.
-        joins: Concats in execution order.
+        joins: in execution order.
         ranges: range that each group would take alone.
         levels: levels of the quantiser that each group would take alone; those that share take the fewest.
 
