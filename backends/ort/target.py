@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from lpcompile.backends.ort.costs import RecordedCosts
+from lpcompile.backends.ort.float_layers import keep_floats
 from lpcompile.backends.ort.legalize import legalize
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir import block_matmul
@@ -61,6 +62,7 @@ class OrtTarget(Target):
         """The model that ONNX Runtime loads, in the asked form."""
         form = "qdq" if options.emit == "qdq" else "functions"
         result, weight_bytes = materialise(graph, form)
+        keep_floats(result)
         if form != "qdq":  # other runtimes may have the fusion in a fast form
             legalize(result)
         proto = result.to_proto()
