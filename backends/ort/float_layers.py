@@ -1,9 +1,9 @@
 """Layers that stay float behind integers really stay float.
 
 ONNX Runtime rounds float32 weights of a Conv, ConvTranspose or Gemm that reads a DequantizeLinear to int8 with one
-scale for the whole tensor (its WeightBiasQuantization, at load; 1.32), whatever its outputs go to: a layer that was kept
-float for its sensitivity lost 30 dB to it. A Clip that clips nothing stands between the two and ends that; it costs one
-pass over the layer's input. docs/decisions/0035
+scale for the whole tensor (its WeightBiasQuantization, at load; 1.32), whatever its outputs go to: a layer that was
+kept float for its sensitivity had 30 dB of noise from it. A Clip that clips nothing stands between the two and ends
+that; it costs one pass over the layer's input. docs/decisions/0035
 """
 
 import numpy as np
