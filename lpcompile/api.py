@@ -16,13 +16,14 @@ from lpcompile.layer_analysis import Question, analyze_model
 from lpcompile.output import refuse_existing, write_folder
 from lpcompile.pipeline import Observer, Progress, no_progress, quiet
 from lpcompile.report.json import read_report, to_json
+from lpcompile.report.page import page
 from lpcompile.runtime.session import Session
 from lpcompile.target import Options
 
 if TYPE_CHECKING:
     import onnxruntime
 
-MODEL, REPORT, DECISIONS = "model.onnx", "report.json", "decisions.toml"
+MODEL, REPORT, PAGE, DECISIONS = "model.onnx", "report.json", "report.html", "decisions.toml"
 TUNED_RECIPE = "mixed-posit-tuned"  # of retraining, where none is named
 
 
@@ -73,6 +74,7 @@ class Artefacts:
             MODEL: _writer_of_model(self.model),
             DECISIONS: lambda path: _write_text(path, self.decisions),
             REPORT: lambda path: _write_text(path, to_json(self.report)),
+            PAGE: lambda path: _write_text(path, page(self.report)),
         }
         write_folder(folder, writers)
         self.path = folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lpcompile.errors import OutputError
 
-ALWAYS = ("model.onnx", "decisions.toml", "report.json")
+ALWAYS = ("model.onnx", "decisions.toml", "report.json", "report.html")
 FINAL = (*ALWAYS, "program.lpcim", "program.lpcasm")  # what any target writes
 
 

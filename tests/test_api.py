@@ -100,7 +100,7 @@ def test_what_is_written_is_what_was_returned(tmp_path: Path) -> None:
         shipped("digits_resnet"), calibration=shipped_data("digits_resnet"), recipe="int8", output=out
     )
     assert compiled.path == out
-    assert {p.name for p in out.iterdir()} == {"model.onnx", "report.json", "decisions.toml"}
+    assert {p.name for p in out.iterdir()} == {"model.onnx", "report.json", "report.html", "decisions.toml"}
     assert onnx.load(out / "model.onnx") == compiled.model
     assert (out / "decisions.toml").read_text("utf-8") == compiled.decisions
     written = json.loads((out / "report.json").read_text("utf-8"))

@@ -68,7 +68,12 @@ def test_first_command_compiles_a_shipped_model(folder: Path) -> None:
     python("-m", "lpcompile", *args, cwd=folder)
     assert "`./digits_resnet-ort`" in README
     out = folder / "digits_resnet-ort"
-    assert {path.name for path in out.iterdir()} == {"model.onnx", "report.json", "decisions.toml"}
+    assert {path.name for path in out.iterdir()} == {
+        "model.onnx",
+        "report.json",
+        "report.html",
+        "decisions.toml",
+    }
 
     session = ort.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     record = tomllib.loads((ROOT / "models" / "models.toml").read_text("utf-8"))["digits_resnet"]

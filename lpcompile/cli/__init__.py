@@ -20,6 +20,7 @@ from lpcompile.cli.diff import diff
 from lpcompile.cli.disasm import disasm
 from lpcompile.cli.inspect import inspect
 from lpcompile.cli.machines import machines
+from lpcompile.cli.report import report_command
 from lpcompile.cli.run import run
 from lpcompile.cli.sim import sim
 from lpcompile.cli.tune import tune
@@ -122,6 +123,7 @@ _COMMANDS = (
     run,
     diff,
     verify,
+    report_command,
     disasm,
     asm,
     sim,

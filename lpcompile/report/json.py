@@ -13,7 +13,7 @@ SCHEMA = 1
 
 def to_json(report: Mapping[str, Any]) -> str:
     """The report as text; keys keep their order, NaN and infinity become null."""
-    return json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -41,16 +41,16 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value in JSON's own types."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if hasattr(value, "item"):  # numpy scalars
-        return _plain(value.item())
+        return plain(value.item())
     return str(value)

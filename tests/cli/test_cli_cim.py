@@ -56,7 +56,7 @@ def test_a_machine_that_is_too_small_gets_segments(out: Path) -> None:
     assert report["host"] == []
     assert any("segments" in w for w in report["warnings"])
     assert {p.name for p in out.iterdir()} == {
-        "model.onnx", "program.lpcim", "program.lpcasm", "report.json", "decisions.toml"
+        "model.onnx", "program.lpcim", "program.lpcasm", "report.json", "report.html", "decisions.toml"
     }  # fmt: skip
 
 

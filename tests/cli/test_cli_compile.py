@@ -146,7 +146,7 @@ def test_the_summary_goes_to_stdout(tmp_path: Path, calls: list[dict[str, Any]])
     result = lpcompile(small_model(tmp_path), "-t", "ort", "-o", out, "--time-passes")
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert f"wrote     {out}: model.onnx, decisions.toml, report.json" in lines
+    assert f"wrote     {out}: model.onnx, decisions.toml, report.json, report.html" in lines
     assert "warning   mind this" in lines
     assert lines[-2].split() == ["canonicalize", "250", "0", "0"]
 

@@ -26,7 +26,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_written(out: Path) -> None:
-    assert {p.name for p in out.iterdir()} == {"model.onnx", "report.json", "decisions.toml"}
+    assert {p.name for p in out.iterdir()} == {"model.onnx", "report.json", "report.html", "decisions.toml"}
 
 
 def test_inspect_shows_the_layers_of_the_report(out: Path) -> None:
