@@ -17,6 +17,7 @@ from lpcompile.accounts.planned import planned_account
 from lpcompile.accounts.sizes import settled
 from lpcompile.analysis.arithmetic import Coefficients
 from lpcompile.analysis.calibration import Calibration
+from lpcompile.assignment.requantisation import targets_own
 from lpcompile.ir import io
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PassContext, Pipeline
@@ -61,7 +62,7 @@ def planned_costs(graph: LpGraph, target: Target, sample: Shapes = NONE, *, dyad
         sample: as above.
         dyadic: whether its integers were made so.
     """
-    return planned_account(settled(graph, sample), dyadic=dyadic, tables=target.rules.tables)
+    return planned_account(settled(graph, sample), targets_own(dyadic=dyadic), tables=target.rules.tables)
 
 
 def model_costs(

@@ -47,7 +47,7 @@ def _sum(node: Node, s: Spending) -> None:
 
 def _product(node: Node, s: Spending) -> None:
     recipe = f.DIVIDE if node.op == "Div" else f.MULTIPLY
-    s.spend(s.role(_class_of_product(node)), recipe, elements(first(node)))
+    s.spend(s.role(class_of_product(node)), recipe, elements(first(node)))
 
 
 def _class_of_sum(node: Node) -> str:
@@ -60,7 +60,8 @@ def _class_of_sum(node: Node) -> str:
     return NORM if _by_channel(constant) and not biased else OTHER
 
 
-def _class_of_product(node: Node) -> str:
+def class_of_product(node: Node) -> str:
+    """Of a Mul or Div: scale, norm by channel, a gate that belongs to its activation, or none of them."""
     data, constant = _data_and_constant(node)
     if constant is None:
         makers = [v.producer for v in data]

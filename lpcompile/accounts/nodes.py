@@ -6,7 +6,7 @@ from lpcompile.accounts import aggregation, elementwise, products
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.elementwise import Rule, first
 from lpcompile.accounts.entries import SCALE, Entry
-from lpcompile.accounts.sizes import UnknownSizeError, dims_of, elements, nbytes
+from lpcompile.accounts.sizes import UnknownSizeError, dims_of, nbytes
 from lpcompile.accounts.spending import Spending
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.layer_operations import Work as LayerWork
@@ -14,7 +14,6 @@ from lpcompile.assignment.layer_operations import ace, layer_operations
 from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.ir.movement import DATA_INPUTS
 from lpcompile.ir.node import Node
-from lpcompile.plan import STATIC, Kernel
 
 RULES: Mapping[str, Rule] = {**elementwise.RULES, **aggregation.RULES, **products.RULES}
 # The same numbers under another shape or name.
@@ -26,9 +25,6 @@ MOVES = frozenset(
         "ScatterND",
     } - {*VIEWS, "MaxPool", "Resize"}
 )  # fmt: skip
-
-
-CODE_BYTES = 1  # integers of 4 bits are held in 8
 
 
 class UnknownOperatorError(LookupError):
@@ -63,25 +59,29 @@ def float_layer_entry(node: Node) -> Entry:
     Raises:
         UnknownSizeError: a size that a call decides.
     """
-    facts = layer_facts(node)
-    return layer_entry(node, facts, facts.left_alone, layer_operations(facts, facts.left_alone))
+    facts, moved = layer_facts(node), nbytes(node.inputs[0]) + nbytes(first(node))
+    return layer_entry(node, facts, facts.left_alone, layer_operations(facts, facts.left_alone), moved)
 
 
-def layer_entry(node: Node, facts: LayerFacts, held: LayerFormat, work: LayerWork) -> Entry:
+def layer_entry(
+    node: Node, facts: LayerFacts, held: LayerFormat, work: LayerWork, activation_bytes: int
+) -> Entry:
     """A layer whose work is counted already: each tensor moved once, weights, scales and biases as they are stored.
+
+    Args:
+        node: the layer.
+        facts: of it.
+        held: its weights.
+        work: of a call.
+        activation_bytes: of what it reads and writes.
 
     Raises:
         UnknownSizeError: a size that a call decides.
     """
     if not facts.macs and 0 not in dims_of(node.inputs[1]):
         raise UnknownSizeError("its shape is not known")
-    x, y = elements(node.inputs[0]), elements(first(node))
-    wide = FLOAT_BITS.get(facts.dtype, 32) // 8
-    moved = x * (CODE_BYTES if held.kernel in STATIC else wide) + y * (
-        CODE_BYTES if held.kernel is Kernel.INTEGER else wide
-    )
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    moved += stored_bits(facts, held) // 8 + nbytes(bias)
+    moved = activation_bytes + stored_bits(facts, held) // 8 + nbytes(bias)
     s = Spending(FLOAT_BITS.get(facts.dtype, 32))
     s.merge(work)
     if node.op == "Gemm" and float(node.attrs.get("alpha", 1.0)) != 1.0:

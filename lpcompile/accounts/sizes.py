@@ -55,6 +55,11 @@ def width_of(value: Value | None) -> tuple[int, bool]:
     return (1 if dtype == np.dtype(bool) else 8 * dtype.itemsize), is_float(dtype)
 
 
+def code_bytes(bits: int) -> int:
+    """Bytes of an integer as it is held: those of 4 bits take 8."""
+    return max(1, -(-bits // 8))
+
+
 def nbytes(value: Value | None) -> int:
     """Bytes of a tensor as it is held.
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from lpcompile.assignment.infeasible import bounds_missed, one_bound_missed
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat
 from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
-from lpcompile.assignment.requantisation import DYADIC, FLOAT, Requantisation
+from lpcompile.assignment.requantisation import Requantisation, targets_own
 from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.errors import BudgetError, TargetError
 from lpcompile.plan import Kernel
@@ -54,7 +54,7 @@ class Setting:
     @property
     def requantisation(self) -> Requantisation:
         """What integer layers requantise by, before a pass makes that narrower."""
-        return DYADIC if self.dyadic else FLOAT
+        return targets_own(dyadic=self.dyadic)
 
 
 Rule = Callable[[LayerFacts, LayerFormat, Setting], float]

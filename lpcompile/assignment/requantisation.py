@@ -52,12 +52,21 @@ DYADIC8 = Requantisation(8, floats=False)
 POWER_OF_TWO = Requantisation(1, floats=False)
 
 
-def requantisation_of(plan: QuantPlan, node: str, *, dyadic: bool) -> Requantisation:
+def targets_own(*, dyadic: bool) -> Requantisation:
+    """What a target requantises by where a plan says nothing.
+
+    Args:
+        dyadic: `Rules.dyadic` of the target.
+    """
+    return DYADIC if dyadic else FLOAT
+
+
+def requantisation_of(plan: QuantPlan, node: str, own: Requantisation) -> Requantisation:
     """What a node of a plan requantises by.
 
     Args:
-        plan: of the graph.
+        plan: of the graph; it says nothing yet of how multipliers are held.
         node: name of a layer, or of a node without weights that runs on integers.
-        dyadic: whether the target requantises so (`Rules.dyadic`).
+        own: the target's.
     """
-    return DYADIC if dyadic else FLOAT
+    return own

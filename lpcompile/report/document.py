@@ -16,7 +16,7 @@ from lpcompile.assignment.layer_operations import ace, acev2_by_class, layer_ope
 from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
 from lpcompile.assignment.planned_format import activation_format, held_format, is_quantised, layer_plan
-from lpcompile.assignment.requantisation import requantisation_of
+from lpcompile.assignment.requantisation import requantisation_of, targets_own
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.records import LayerRecord, PassReport
@@ -90,7 +90,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyad
     assert weight is not None
     plan = layer_plan(graph, node)
     facts, held = layer_facts(node), held_format(graph, node)
-    scaled = requantisation_of(graph.plan, node.name, dyadic=dyadic)
+    scaled = requantisation_of(graph.plan, node.name, targets_own(dyadic=dyadic))
     quantised = is_quantised(plan)
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
     return LayerRecord(
