@@ -1,4 +1,4 @@
-"""Nodes with graphs inside: bodies of control flow, and model-local functions.
+"""Nodes with graphs inside: bodies of control flow.
 
 The dearer branch of an If counts. A body that is repeated counts as often as the graph says; a Loop that a call ends
 has no figure.
@@ -15,7 +15,6 @@ from lpcompile.accounts.sizes import UnknownSizeError, dims_of
 from lpcompile.ir.bodies import Body, captured_names
 from lpcompile.ir.dtypes import ONNX_OF_NUMPY
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.inline import inlined
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
@@ -23,27 +22,22 @@ SMALL_BYTES = 1024  # constants that shapes may depend on
 Count = Callable[[LpGraph], Account]
 
 
-def has_graphs(graph: LpGraph, node: Node) -> bool:
-    """Whether a node is counted by what is inside it."""
-    return bool(node.subgraphs) or (node.domain, node.op) in graph.functions
-
-
 def inner_account(graph: LpGraph, node: Node, count: Count) -> Account:
     """What is inside a node, as often as a call does it; entries are called "NODE/INNER".
 
     Args:
         graph: of the node.
-        node: see `has_graphs`.
+        node: with bodies.
         count: account of a graph.
 
     Raises:
         UnknownSizeError: a call decides how often.
     """
-    if not node.subgraphs:
-        return _renamed(count(_function_graph(graph, node)), node, 1)
     found = [count(_body_graph(graph, node, body)) for body in node.subgraphs]
     if node.op == "If":
-        return _renamed(max(found, key=lambda a: (a.acev2(), a.bytes)), node, 1)
+        dearer = max(found, key=lambda a: (a.acev2(), a.bytes))
+        unknown = tuple(u for a in found for u in a.uncounted)  # of either: it might be the dearer one
+        return _renamed(Account(dearer.entries, unknown), node, 1)
     return _renamed(found[0], node, _repetitions(node))
 
 
@@ -65,17 +59,6 @@ def _renamed(account: Account, node: Node, times: int) -> Account:
 
     missing = (Uncounted(f"{node.name}/{u.node}", u.op, u.reason) for u in account.uncounted)
     return Account(tuple(map(entry, account.entries)), tuple(missing))
-
-
-def _function_graph(graph: LpGraph, node: Node) -> LpGraph:
-    """The body of a model-local function between the tensors of one call."""
-    inputs = [v for v in node.inputs if v is not None]
-    outputs = [n for n in node.output_names if n]
-    call = helper.make_node(node.op, node.input_names, node.output_names, node.name, domain=node.domain)
-    call.attribute.extend(node.attrs.protos())
-    model = _model(graph, [call], inputs, outputs)
-    model.functions.extend(graph.functions.values())
-    return _shaped(inlined(model))
 
 
 def _body_graph(graph: LpGraph, node: Node, body: Body) -> LpGraph:

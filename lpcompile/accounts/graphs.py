@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from functools import partial
 
-from lpcompile.accounts.bodies import has_graphs, inner_account
+from lpcompile.accounts.bodies import inner_account
 from lpcompile.accounts.entries import Account, Entry, Uncounted
 from lpcompile.accounts.functions import ACTIVATIONS
 from lpcompile.accounts.nodes import UnknownOperatorError, float_entry, float_layer_entry
@@ -51,7 +51,7 @@ class FloatNodes:
         """What a node costs, or what is inside it."""
         if node.name in self.layers:
             return float_layer_entry(node)
-        if has_graphs(self.graph, node):
+        if node.subgraphs:
             return inner_account(self.graph, node, float_account)
         return float_entry(node, in_activation=node.name in self.activation)
 

@@ -66,7 +66,8 @@ def entry_on_codes(
         s.spend(ACTIVATION, f.FREE, outputs)
     else:
         s = _in_floats(flow, node, reads, outputs)
-    moved = 0 if node.op in VIEWS else sum(flow.code_bytes(v) for v in (*reads, *flow.outputs(unit)))
+    stays = node.op in VIEWS and not s.work
+    moved = 0 if stays else sum(flow.code_bytes(v) for v in (*reads, *flow.outputs(unit)))
     return Entry(node.name, node.op, s.work, s.ace, moved)
 
 
