@@ -47,10 +47,7 @@ def float_costs(graph: LpGraph, sample: Shapes = NONE) -> Account:
         graph: with shapes; it is not changed.
         sample: shapes of inputs in a call, which settle other symbolic axes.
     """
-    copy = settled(graph.copy(), sample)
-    name, options = FOLDS
-    Pipeline((registry.pass_class(name).configured(options),)).run(copy, PassContext(run=run_once))
-    return float_account(copy)
+    return float_account(_folded(settled(graph.copy(), sample)))
 
 
 def planned_costs(graph: LpGraph, target: Target, sample: Shapes = NONE, *, dyadic: bool) -> Account:
@@ -62,7 +59,16 @@ def planned_costs(graph: LpGraph, target: Target, sample: Shapes = NONE, *, dyad
         sample: as above.
         dyadic: whether its integers were made so.
     """
-    return planned_account(settled(graph, sample), targets_own(dyadic=dyadic), tables=target.rules.tables)
+    fixed = settled(graph, sample)
+    shaped = fixed if fixed is graph else _folded(fixed)
+    return planned_account(shaped, targets_own(dyadic=dyadic), tables=target.rules.tables)
+
+
+def _folded(graph: LpGraph) -> LpGraph:
+    """The graph, changed: what is computed from constants or from sizes, now that these are known, is a constant."""
+    name, options = FOLDS
+    Pipeline((registry.pass_class(name).configured(options),)).run(graph, PassContext(run=run_once))
+    return graph
 
 
 def model_costs(

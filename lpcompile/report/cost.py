@@ -51,7 +51,7 @@ def _nodes(account: Account, by: Coefficients) -> list[dict[str, Any]]:
 
 
 def cost_text(document: Mapping[str, Any]) -> str:
-    """Tables of `cost`: by class, and the most expensive nodes that are no products alone."""
+    """Tables of `cost`: by class, the most expensive nodes, and what could not be counted."""
     cost = document["cost"]
     lines = [f"cost of a call by {cost['set']}; a symbolic batch is 1", ""]
     times = [when for when in ("before", "after") if when in cost]
@@ -91,7 +91,7 @@ def _share(value: float, total: float) -> str:
 
 
 def _most_expensive(nodes: list[dict[str, Any]], total: float) -> list[str]:
-    """Two lists in one: nodes by what they cost without their products, for these are what can be saved."""
+    """Nodes by what they cost, with the part of it that is neither products nor comparisons."""
     ranked = sorted(nodes, key=lambda n: -sum(n["acev2"].values()))[:NODES_SHOWN]
     rows = []
     for node in ranked:
@@ -109,7 +109,7 @@ def _missing(missing: list[dict[str, Any]]) -> list[str]:
     lines = [f"not counted: {len(missing)} nodes", table(("node", "op", "why"), rows)]
     if more > 0:
         lines.append(f"and {more} more")
-    if any("no fixed size" in m["reason"] or "not known" in m["reason"] for m in missing):
+    if any("fixed size" in m["reason"] or "shape" in m["reason"] for m in missing):
         lines.append("--input-shape settles symbolic axes")
     return lines
 
