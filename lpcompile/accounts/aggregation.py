@@ -80,6 +80,12 @@ def _lp_norm(node: Node, s: Spending) -> None:
     _normalise(node, s, rows, centred=False)
 
 
+def _mean_variance(node: Node, s: Spending) -> None:
+    shape = dims_of(node.inputs[0])
+    axes = {int(a) % len(shape) for a in node.attrs.get("axes") or (0, 2, 3)}
+    _normalise(node, s, prod(d for i, d in enumerate(shape) if i not in axes), centred=True)
+
+
 def _normalise(node: Node, s: Spending, rows: int, *, centred: bool) -> None:
     """Mean and variance of each row, then slope and offset where there are any."""
     count, constants = elements(first(node)), [v for v in node.inputs[1:3] if v is not None]
@@ -104,8 +110,12 @@ def _local_response(node: Node, s: Spending) -> None:
 
 
 def _softmax(node: Node, s: Spending) -> None:
-    """The largest taken off, exponentials, their sum, a division."""
-    s.spend(SOFTMAX, f.COMPARE + f.ADD + f.EXP + f.ADD + f.DIVIDE, elements(first(node)))
+    s.spend(SOFTMAX, f.SOFTMAX, elements(first(node)))
+
+
+def _hardmax(node: Node, s: Spending) -> None:
+    """Each number against the largest so far, then against the largest."""
+    s.spend(SOFTMAX, f.COMPARE + f.COMPARE, elements(first(node)))
 
 
 def _log_softmax(node: Node, s: Spending) -> None:
@@ -136,6 +146,7 @@ RULES: Mapping[str, Rule] = {
     "GlobalAveragePool": _reduction(f.NOTHING, f.ADD, f.MULTIPLY, POOL),
     "GlobalMaxPool": _reduction(f.NOTHING, f.COMPARE, f.NOTHING, POOL),
     "GroupNormalization": _group_norm,
+    "Hardmax": _hardmax,
     "InstanceNormalization": _instance_norm,
     "LRN": _local_response,
     "LayerNormalization": _layer_norm,
@@ -143,6 +154,7 @@ RULES: Mapping[str, Rule] = {
     "LpNormalization": _lp_norm,
     "LpPool": _pool(f.MULTIPLY, f.ADD, f.ROOT),
     "MaxPool": _pool(f.NOTHING, f.COMPARE, f.NOTHING),
+    "MeanVarianceNormalization": _mean_variance,
     "RMSNormalization": _rms_norm,
     "ReduceL1": _reduction(f.FREE, f.ADD, f.NOTHING),
     "ReduceL2": _reduction(f.MULTIPLY, f.ADD, f.ROOT),

@@ -33,6 +33,7 @@ SIN = _of(multiply=5, add=4)
 SIGMOID = EXP + ADD + DIVIDE + FREE
 TANH = EXP + _of(add=3) + DIVIDE  # (e^2x - 1) / (e^2x + 1)
 SOFTPLUS = EXP + ADD + LOG
+SOFTMAX = COMPARE + ADD + EXP + ADD + DIVIDE  # the largest taken off, exponentials, their sum, a division
 GELU = MULTIPLY + ERF + ADD + _of(multiply=2)
 GELU_TANH = _of(multiply=4, add=1) + TANH + ADD + _of(multiply=2)
 HARD_SIGMOID = _of(multiply=1, add=1, compare=2)
@@ -72,7 +73,9 @@ OTHERS: Mapping[str, Recipe] = {
     "Exp": EXP,
     "Log": LOG,
     "Mod": DIVIDE,
+    "Range": ADD,
     "Reciprocal": DIVIDE,
+    "RotaryEmbedding": _of(multiply=2, add=1),
     "Sin": SIN,
     "Sqrt": ROOT,
 }  # fmt: skip

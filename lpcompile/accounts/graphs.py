@@ -13,6 +13,7 @@ from lpcompile.accounts.entries import Account, Entry, Uncounted
 from lpcompile.accounts.functions import ACTIVATIONS
 from lpcompile.accounts.nodes import UnknownOperatorError, float_entry, float_layer_entry
 from lpcompile.accounts.sizes import UnknownSizeError
+from lpcompile.errors import LpcompileError
 from lpcompile.ir.cones import table_cones
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -81,6 +82,8 @@ def counted(items: Iterable[Item]) -> Account:
             uncounted += inner.uncounted
         except (UnknownSizeError, UnknownOperatorError) as error:
             uncounted.append(Uncounted(item.node, item.op, str(error)))
+        except (LpcompileError, LookupError, ValueError) as error:  # an account stops no compilation
+            uncounted.append(Uncounted(item.node, item.op, f"it contradicts itself: {error}"))
     return Account(tuple(e for e in entries if e.work or e.bytes), tuple(uncounted))
 
 

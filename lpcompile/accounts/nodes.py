@@ -21,8 +21,8 @@ VIEWS = ("Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 # Numbers that are moved or selected.
 MOVES = frozenset(
     {
-        *DATA_INPUTS, "CenterCropPad", "Compress", "GatherElements", "GatherND", "ReverseSequence", "ScatterElements",
-        "ScatterND",
+        *DATA_INPUTS, "BitCast", "CenterCropPad", "Compress", "ConstantOfShape", "EyeLike", "GatherElements",
+        "GatherND", "ReverseSequence", "Scatter", "ScatterElements", "ScatterND", "TensorScatter",
     } - {*VIEWS, "MaxPool", "Resize"}
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from math import prod
 
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.elementwise import Rule, first
-from lpcompile.accounts.entries import ACTIVATION, MAC, OTHER, SCALE
+from lpcompile.accounts.entries import ACTIVATION, MAC, OTHER, SCALE, SOFTMAX
 from lpcompile.accounts.sizes import UnknownSizeError, dims_of, elements, width_of
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
@@ -64,6 +64,26 @@ def _einsum(node: Node, s: Spending) -> None:
     s.products(MAC, prod(sizes.values()))
 
 
+def _attention(node: Node, s: Spending) -> None:
+    """softmax(scale * Q K^T + mask) V; keys of the past among them."""
+    q, k, v, mask, past = (*node.inputs, *[None] * 5)[:5]
+    if len(dims_of(q)) == 4:
+        batch, heads, queries, width = dims_of(q)
+        keys, values = dims_of(k)[2], dims_of(v)[3]
+    else:
+        batch, queries, total = dims_of(q)
+        heads = int(node.attrs["q_num_heads"])
+        width, keys = total // heads, dims_of(k)[1]
+        values = dims_of(v)[2] // int(node.attrs["kv_num_heads"])
+    keys += 0 if past is None else dims_of(past)[2]
+    scores = batch * heads * queries * keys
+    s.products(MAC, scores * (width + values))
+    s.spend(SCALE, f.MULTIPLY, scores)
+    if mask is not None:
+        s.spend(OTHER, f.ADD, scores)
+    s.spend(SOFTMAX, f.SOFTMAX, scores)
+
+
 def _recurrent(node: Node, s: Spending) -> None:
     """All steps of all directions."""
     gates, others = CELLS[node.op]
@@ -103,6 +123,7 @@ def _of_integers(node: Node, s: Spending, x: Value | None, w: Value | None) -> N
 
 
 RULES: Mapping[str, Rule] = {
+    "Attention": _attention,
     "Conv": _conv,
     "ConvInteger": _integer,
     "ConvTranspose": _conv,

@@ -10,6 +10,7 @@ from lpcompile.accounts.graphs import float_account
 from lpcompile.analysis.arithmetic import Kind
 from lpcompile.ir.graph import LpGraph
 from tests.accounts.planned_networks import entries, graph_of
+from tests.support import parse_model
 
 M, A, C, S = 1024, 32, 32, 32
 EXP, LOG = 4 * M + 4 * A + S, 3 * M + 3 * A + S  # recipes of the notes, sec. 7
@@ -109,6 +110,8 @@ AGGREGATION = [
      {"norm": N * (4 * A + 3 * M) + 6 * (4 * M + A)}),
     ("LpNormalization (x)", "2,3,4,4", "", {"norm": N * (M + A + M) + 24 * (3 * M + A)}),
     ("LogSoftmax (x)", "2,3,4,4", "", {"softmax": N * (3 * A + EXP) + 24 * LOG, "compare": N * C}),
+    ("MeanVarianceNormalization <axes = [0, 2, 3]> (x)", "2,3,4,4", "", {"norm": N * (3 * A + 2 * M) + 3 * (4 * M + A)}),
+    ("Hardmax (x)", "2,3,4,4", "", {"compare": N * 2 * C}),
     ("LRN <size = 5, beta = 0.5> (x)", "2,3,4,4", "", {"norm": N * (2 * M + 5 * A + M + M)}),
     ("Resize <mode = \"linear\"> (x, , f)", "2,3,8,8", "float[4] f = {1.0, 1.0, 2.0, 2.0}",
      {"other": 4 * N * (4 * M + 3 * A)}),
@@ -140,6 +143,23 @@ def test_products(call: str, shape: str, weights: str, total: dict[str, int]) ->
     assert found.uncounted == ()
     assert {k: v for k, v in found.by_class().items() if v} == total
     assert found.ace == total["mac"]
+
+
+def test_attention_in_one_node() -> None:
+    """2 samples, 3 heads, 4 queries, 9 keys (2 of them past), 5 and 6 numbers a head; also with heads side by side."""
+    scores = 2 * 3 * 4 * 9
+    expected = {"mac": scores * 11 * M, "scale": scores * M, "other": scores * A, "compare": scores * C}
+    expected["softmax"] = scores * (2 * A + EXP + M)
+    apart = """<ir_version: 10, opset_import: ["" : 23]>
+        g (float[2,3,4,5] q, float[2,3,7,5] k, float[2,3,7,6] v, float[2,3,4,9] m, float[2,3,2,5] pk, float[2,3,2,6] pv)
+        => (float[2,3,4,6] y, float[2,3,9,5] nk, float[2,3,9,6] nv) { y, nk, nv = Attention (q, k, v, m, pk, pv) }"""
+    beside = """<ir_version: 10, opset_import: ["" : 23]>
+        g (float[2,4,15] q, float[2,9,15] k, float[2,9,18] v, float[2,3,4,9] m) => (float[2,4,18] y)
+        { y = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v, m) }"""
+    for text in (apart, beside):
+        found = account(text)
+        assert found.uncounted == ()
+        assert {k: v for k, v in found.by_class().items() if v} == expected
 
 
 @pytest.mark.parametrize(("op", "gates", "step"), [
@@ -257,6 +277,15 @@ def test_unknown_operators_are_named_and_count_nowhere() -> None:
         ("mine", "operator com.example::Strange is not known"),
         ("det", "operator Det is not known"),
     ]
+
+
+def test_a_node_that_contradicts_itself_is_named() -> None:
+    model = parse_model(
+        'g (float[2,3,4] x) => (float[4,4] y) { y = Einsum <equation = "ij,jk->ik"> (x, x) }', check=False
+    )
+    found = float_account(LpGraph.from_proto(model))
+    (missing,) = found.uncounted
+    assert missing.reason.startswith("it contradicts itself: ")
 
 
 def test_symbolic_axes_are_named_and_a_symbolic_batch_is_one() -> None:
