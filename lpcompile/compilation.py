@@ -30,7 +30,7 @@ from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.report.command import command_line
-from lpcompile.report.cost import cost_document
+from lpcompile.report.cost import ASSUMPTIONS, cost_document
 from lpcompile.runtime.execution import observer
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import Metric, load_metric
@@ -225,6 +225,7 @@ class Compilation:
             "assumptions": [
                 *([GENERATED_ASSUMPTION] if prepared.generated else []),
                 *document.mac_assumptions(totals),
+                *map(dict, ASSUMPTIONS),
             ],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],
