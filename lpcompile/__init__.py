@@ -13,15 +13,15 @@ if (_root / "pyproject.toml").is_file() and (_root / "passes" / "__init__.py").i
     __path__.insert(0, str(_root))
 
 if TYPE_CHECKING:
-    from lpcompile.api import Artefacts, analyze, compile, load, tune
+    from lpcompile.api import Artefacts, analyze, compile, cost, load, tune
     from lpcompile.errors import LpcompileError
 
-__all__ = ["Artefacts", "LpcompileError", "__version__", "analyze", "compile", "load", "tune"]
+__all__ = ["Artefacts", "LpcompileError", "__version__", "analyze", "compile", "cost", "load", "tune"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on use: `import lpcompile` and `--help` must not pay for onnx and onnxruntime.
-    if name in {"analyze", "compile", "load", "tune", "Artefacts"}:
+    if name in {"analyze", "compile", "cost", "load", "tune", "Artefacts"}:
         from lpcompile import api
 
         return getattr(api, name)

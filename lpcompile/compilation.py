@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from lpcompile.accounts.entries import Account
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
@@ -17,6 +18,7 @@ from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError
+from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pipeline, Progress
@@ -28,6 +30,7 @@ from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
 from lpcompile.report import document
 from lpcompile.report.command import command_line
+from lpcompile.report.cost import ASSUMPTIONS, cost_document
 from lpcompile.runtime.execution import observer
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import Metric, load_metric
@@ -88,6 +91,7 @@ class Compilation:
             lambda g, tensors: observer(g, tensors, threads=self.options.threads),
         )
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries, ledger)
+        cost_before = float_costs(graph, shapes_of(prepared.calibration))
         head, tail = split_at_assignment(prepared.passes)
         reports = Pipeline(head).run(graph, context, watch.after)
         yardstick = Yardstick.of(self._metric, graph, self.options)
@@ -133,7 +137,7 @@ class Compilation:
         if products is None:
             products = self._build(target, emission, prepared.calls)
         self.warnings += products.warnings
-        report = self._report(_Facts(prepared, emission, reports, products))
+        report = self._report(_Facts(prepared, emission, reports, products, cost_before))
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
         report["effort"] = effort_document((*head, *tail), self.options)
@@ -190,7 +194,8 @@ class Compilation:
         emitted = facts.emission.emitted
         dyadic = emitted.numbers is not None
         layers = document.layer_records(graph, emitted.weight_bytes, dyadic=dyadic)
-        totals = document.totals(layers, graph, dyadic=dyadic)
+        cost_after = planned_costs(graph, prepared.target, shapes_of(prepared.calibration), dyadic=dyadic)
+        totals = document.totals(layers, graph, cost_after)
         before, after = prepared.allowed, facts.emission.sizes
         totals["file_bytes"] = after.file_bytes
         held = prepared.calibration is not None and prepared.calibration.has_held_back
@@ -220,10 +225,12 @@ class Compilation:
             "assumptions": [
                 *([GENERATED_ASSUMPTION] if prepared.generated else []),
                 *document.mac_assumptions(totals),
+                *map(dict, ASSUMPTIONS),
             ],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],
             "totals": totals,
+            "cost": cost_document({"before": facts.cost_before, "after": cost_after}),
             "quality": quality,
             "verification": {
                 "loads": True,
@@ -249,7 +256,7 @@ class Compilation:
             "avg-bits": totals["bits_per_weight"],
             "bytes": totals["weight_bytes"],
             "ace": totals["ace"],
-            "acev2": totals["acev2"],
+            "acev2": totals["acev2_layers"],
             "energy-pj": totals.get("energy_pj"),
             "posit-fraction": totals["posit_fraction"],
             "sqnr-db": quality["sqnr_db_output"],
@@ -272,3 +279,4 @@ class _Facts:
     emission: Emission
     reports: list[PassReport]
     products: Products
+    cost_before: Account

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from lpcompile.assignment.infeasible import bounds_missed, one_bound_missed
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat
 from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
+from lpcompile.assignment.requantisation import Requantisation, targets_own
 from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.errors import BudgetError, TargetError
 from lpcompile.plan import Kernel
@@ -50,6 +51,11 @@ class Setting:
         """Whether integer layers requantise by `dyadic`."""
         return self.target is not None and self.target.rules.dyadic
 
+    @property
+    def requantisation(self) -> Requantisation:
+        """What integer layers requantise by, before a pass makes that narrower."""
+        return targets_own(dyadic=self.dyadic)
+
 
 Rule = Callable[[LayerFacts, LayerFormat, Setting], float]
 
@@ -69,11 +75,11 @@ def _bits(layer: LayerFacts, held: LayerFormat, where: Setting) -> float:
 
 
 def _acev2(layer: LayerFacts, held: LayerFormat, where: Setting) -> float:
-    return sum(acev2_by_class(layer_operations(layer, held, dyadic=where.dyadic)).values())
+    return sum(acev2_by_class(layer_operations(layer, held, where.requantisation)).values())
 
 
 def _energy45nm_pj(layer: LayerFacts, held: LayerFormat, where: Setting) -> float:
-    return energy45nm_pj(layer_operations(layer, held, dyadic=where.dyadic))
+    return energy45nm_pj(layer_operations(layer, held, where.requantisation))
 
 
 def _energy_pj(layer: LayerFacts, held: LayerFormat, where: Setting) -> float:

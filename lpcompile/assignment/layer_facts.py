@@ -43,8 +43,8 @@ class LayerFacts:
 
     @property
     def left_alone(self) -> "LayerFormat":
-        """Its weights as they are."""
-        return LayerFormat(WeightPlan(self.dtype))
+        """Its weights as they are, its input of the same type."""
+        return LayerFormat(WeightPlan(self.dtype), FLOAT_BITS.get(self.dtype, 32))
 
     @property
     def weights(self) -> int:

@@ -3,7 +3,7 @@
 A MAC counts at the width of its operands: payload bits, for a float its width, 8 bits for codebooks, whose codes are
 looked up for nothing but cannot be multiplied. Powers of two (`pot4`) shift; with group scales they are none any more,
 and multiply. Group scales are one product and one addition an output and group. Requantising an output is a product
-and an addition, `float` at 32-bit floats, `dyadic` at 16 by 32 bits; clips come with the activation that follows.
+and an addition, as wide as `requantisation` says; clips are counted by `lpcompile.accounts`.
 """
 
 from collections import Counter
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 
 from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat
+from lpcompile.assignment.requantisation import FLOAT, Requantisation
 from lpcompile.ir.block_matmul import BLOCK
 from lpcompile.plan import Kernel
 
 MAC, SHIFT_MAC, SCALE, OTHER = "mac", "shift_mac", "scale", "other"
 GROUP_BITS = 4
-DYADIC_BITS = 16
 _POWERS_OF_TWO = ("pot4",)
 _CODEBOOKS = ("nf4", "lut4")
 _IMAGE_BITS = 8
@@ -31,8 +31,14 @@ def operand_bits(held: LayerFormat) -> int:
     return held.weight_bits
 
 
-def layer_operations(layer: LayerFacts, held: LayerFormat, *, dyadic: bool = False) -> Work:
-    """What a call of a layer computes, by class of `report.cost`."""
+def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requantisation = FLOAT) -> Work:
+    """What a call of a layer computes, by class of `report.cost`.
+
+    Args:
+        layer: the layer.
+        held: how.
+        requantisation: of a layer that gives integers; others give floats, and scale as floats.
+    """
     outputs, found = layer.output_elements, Counter[tuple[str, Operation]]()
     if not held.on_integers:
         width = FLOAT_BITS.get(held.weight.format, 32)
@@ -42,18 +48,19 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, *, dyadic: bool = Fal
         return +found
     groups, bits = held.groups_of(layer.shape.inputs), held.activation_bits
     if held.weight.format in _POWERS_OF_TWO and not groups:
-        found[SHIFT_MAC, Operation(Kind.SHIFT_MAC, bits, bits)] += layer.macs
+        found[SHIFT_MAC, Operation(Kind.SHIFT_MAC, bits, held.weight_bits)] += layer.macs
     else:
         found[MAC, Operation(Kind.MAC, operand_bits(held), bits)] += layer.macs
     if groups:
         found[SCALE, Operation(Kind.MULTIPLY, GROUP_BITS, ACCUMULATOR_BITS)] += outputs * groups
         found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS)] += outputs * groups
-    fixed = dyadic and held.kernel is Kernel.INTEGER
-    width = DYADIC_BITS if fixed else 32
+    scaled = requantisation if held.kernel is Kernel.INTEGER else FLOAT
     times = -(-layer.shape.inputs // BLOCK) if held.kernel is Kernel.NBITS else 1
     added = times - 1 + (held.kernel is Kernel.INTEGER or layer.has_bias)
-    found[SCALE, Operation(Kind.MULTIPLY, width, ACCUMULATOR_BITS, floats=not fixed)] += outputs * times
-    found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS, floats=not fixed)] += outputs * added
+    found[SCALE, scaled.multiply()] += outputs * times
+    found[SCALE, scaled.add] += outputs * added
+    if scaled.shift is not None:
+        found[SCALE, scaled.shift] += outputs
     return +found
 
 

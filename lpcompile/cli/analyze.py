@@ -1,4 +1,4 @@
-"""`lpcompile analyze MODEL`: which layers mind being quantised."""
+"""`lpcompile analyze MODEL`: which layers mind being quantised, or with `--cost` what each node of the model costs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from lpcompile.cli._options import (
     common_options,
     input_shape_option,
     model_file,
+    parse_pairs,
     threads_option,
 )
 from lpcompile.cli._output import Output
@@ -18,16 +19,28 @@ from lpcompile.cli._output import Output
 LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
 GRANULARITIES = ("tensor", "channel", "group")
 RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
+COEFFICIENTS = ("shift-coeff", "charge-accumulate", "wired-shift", "count-compare")
+WITH_COST = ("model", "cost", "coefficients", "input_shapes", "verbose", "quiet", "json", "no_color")
 
 
-@click.command(short_help="Which layers mind being quantised.")
+@click.command(short_help="Which layers mind being quantised; --cost: what nodes cost.")
 @click.argument("model")
 @click.option(
     "--calibration-data",
     "data",
     metavar="DATA",
-    required=True,
-    help="Samples: .npz, a folder, or package.module:attribute.",
+    help="Samples: .npz, a folder, or package.module:attribute. Needed, unless --cost is asked for.",
+)
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="Instead: arithmetic of every node of the model as it is, by class (ACEv2), and what costs most.",
+)
+@click.option(
+    "--coefficients",
+    callback=parse_pairs,
+    metavar="NAME=VALUE,...",
+    help="Of --cost: shift-coeff=1, charge-accumulate=0, wired-shift=1, count-compare=1.",
 )
 @click.option(
     "--method",
@@ -79,7 +92,9 @@ RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
 def analyze(
     output: Output,
     model: str,
-    data: str,
+    data: str | None,
+    cost: bool,
+    coefficients: dict[str, str] | None,
     methods: str,
     measure: bool,
     fmt: str,
@@ -94,8 +109,20 @@ def analyze(
     """Rank the layers of a float MODEL by what it loses when their weights are quantised, one at a time.
 
     Everything but 'measured' comes from gradients; a model without them is measured, with a warning.
+
+    With --cost: count what a call of MODEL computes, node by node; no samples are needed.
     """
     path = model_file(model, folder=False)
+    if cost:
+        _only(WITH_COST)
+        _cost(output, path, coefficients, given["input_shapes"])
+        return
+    if coefficients is not None:
+        raise OptionError("--coefficients belong to --cost", "add --cost")
+    if data is None:
+        raise OptionError(
+            "Missing option '--calibration-data'.", "samples as the model takes them, or ask for --cost"
+        )
     if given["metric_layers"] is not None and given["metric"] is None:
         raise OptionError("--metric-layers needs a metric", "name one with --metric MODULE:FUNCTION")
     for file in (csv_file, svg_file, html_file):
@@ -125,6 +152,46 @@ def analyze(
             written.append(str(file))
     text = sensitivity.text_of(document)
     output.answer({**document, "written": written}, "\n".join([text, *(f"wrote {f}" for f in written)]))
+
+
+def _only(names: tuple[str, ...]) -> None:
+    """Refuse options that would do nothing."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        name = param.name or ""
+        given = ctx.get_parameter_source(name)
+        if name not in names and given is click.core.ParameterSource.COMMANDLINE:
+            raise OptionError(f"{param.opts[0]} means nothing with --cost", "leave it out")
+
+
+def _cost(
+    output: Output, path: Path, coefficients: dict[str, str] | None, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    given = {key: _coefficient(key, text) for key, text in (coefficients or {}).items()}
+
+    from lpcompile.analysis.arithmetic import Coefficients
+    from lpcompile.graph_costs import model_costs
+    from lpcompile.report.cost import cost_text
+
+    by = Coefficients(**{key.replace("-", "_"): value for key, value in given.items()})
+    document = model_costs(path, input_shapes=shapes, coefficients=by)
+    output.answer(document, cost_text(document))
+
+
+def _coefficient(key: str, text: str) -> Any:
+    if key not in COEFFICIENTS:
+        raise OptionError(f"there is no coefficient '{key}'", f"there are {', '.join(COEFFICIENTS)}")
+    if key == COEFFICIENTS[0]:
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if 0 <= number < float("inf"):
+            return number
+        raise OptionError(f"{key} takes a number from 0 on, not '{text}'", f"for example {key}=0.6")
+    if text not in ("0", "1"):
+        raise OptionError(f"{key} takes 0 or 1, not '{text}'", f"for example {key}=1")
+    return text == "1"
 
 
 def _refuse_existing(file: Path | None, *, force: bool) -> None:

@@ -60,7 +60,9 @@ def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
 
 def light_proto(graph: "LpGraph") -> ModelProto:
     """The model with its large constants as typed graph inputs: cheap to copy and convert."""
-    model, large = export.without_large_constants(graph, lambda w: w.nbytes > READ_BY_INFERENCE_BYTES)
+    model, large = export.without_large_constants(
+        graph, lambda w: w.released or w.nbytes > READ_BY_INFERENCE_BYTES
+    )
     for name, weights in large.items():
         info = model.graph.input.add()
         info.name = name

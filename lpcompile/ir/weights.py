@@ -118,6 +118,11 @@ class Weights(LazyValues):  # type: ignore[misc]
 
     load = array
 
+    @property
+    def released(self) -> bool:
+        """Whether the data were let go of, so that reading them is dear."""
+        return self._restore is not None
+
     def release(self, restore: Callable[[], NDArray[Any]]) -> None:
         """Let go of the data; whoever reads them again gets what `restore` makes."""
         self._restore, self._array, self._proto, self._raw = restore, None, None, None

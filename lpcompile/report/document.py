@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from lpcompile.accounts.entries import Account
 from lpcompile.analysis.arithmetic import COEFFICIENTS
-from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat, layer_facts
-from lpcompile.assignment.layer_operations import ace, acev2_by_class, energy45nm_pj, layer_operations
+from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_facts
+from lpcompile.assignment.layer_operations import ace, acev2_by_class, layer_operations
 from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
+from lpcompile.assignment.planned_format import activation_format, held_format, is_quantised, layer_plan
+from lpcompile.assignment.requantisation import requantisation_of, targets_own
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, LayerPlan, WeightPlan
 from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT_OPS = ("LSTM", "GRU", "RNN")
-AT_RUN_TIME = {Kernel.DYNAMIC: "uint8 (dynamic)", Kernel.NBITS: "int8 (dynamic, blocks of 32)"}
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 
@@ -87,9 +88,10 @@ def _float_record(name: str, op: str, shape: tuple[int, ...], held: int, reason:
 def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyadic: bool) -> LayerRecord:
     weight = node.inputs[1]
     assert weight is not None
-    plan = _plan_of(graph, node)
+    plan = layer_plan(graph, node)
     facts, held = layer_facts(node), held_format(graph, node)
-    quantised = _is_quantised(plan)
+    scaled = requantisation_of(graph.plan, node.name, targets_own(dyadic=dyadic))
+    quantised = is_quantised(plan)
     stored = weight_bytes.get(node.name, weight.nbytes) if quantised else weight.nbytes
     return LayerRecord(
         name=node.name,
@@ -98,7 +100,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyad
         weight_shape=weight.dims,
         weight_format=held.weight.format,
         weight_granularity=plan.weight.granularity if quantised else "",
-        activation_format=_activation_format(graph, node),
+        activation_format=activation_format(graph, node),
         rounding=plan.weight.rounding if quantised else "",
         rank=0,
         sensitivity=plan.sensitivity,
@@ -107,59 +109,37 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyad
         bits_per_weight=8 * stored / max(1, facts.weights),
         weight_bytes=stored,
         ace=ace(facts, held),
-        acev2=sum(acev2_by_class(layer_operations(facts, held, dyadic=dyadic)).values()),
+        acev2=sum(acev2_by_class(layer_operations(facts, held, scaled)).values()),
         reason=plan.reason or ("" if quantised else "stays float"),
     )
 
 
-def held_format(graph: LpGraph, node: Node) -> LayerFormat:
-    """How the plan holds a layer."""
-    plan, weight = _plan_of(graph, node), node.inputs[1]
-    assert weight is not None
-    activation = _activation_format(graph, node)
-    bits = 4 if activation == "uint4" else 8 if "int8" in activation else FLOAT_BITS.get(activation, 32)
-    if _is_quantised(plan):
-        return LayerFormat(plan.weight, bits, plan.kernel)
-    return LayerFormat(WeightPlan(str(weight.dtype)), bits)
-
-
-def _plan_of(graph: LpGraph, node: Node) -> LayerPlan:
-    return graph.plan.layers.get(node.name, LayerPlan(reason="the pipeline quantises nothing"))
-
-
-def _is_quantised(plan: LayerPlan) -> bool:
-    return plan.kernel is not Kernel.FLOAT and plan.tensor is not None
-
-
-def _activation_format(graph: LpGraph, node: Node) -> str:
-    kernel, x, weight = _plan_of(graph, node).kernel, node.inputs[0], node.inputs[1]
-    assert weight is not None
-    activation = graph.plan.activations.get(x.name) if x is not None else None
-    if kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
-        return activation.format
-    return AT_RUN_TIME.get(kernel, str(weight.dtype))
-
-
-def totals(records: Sequence[LayerRecord], graph: LpGraph, *, dyadic: bool = False) -> dict[str, Any]:
+def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> dict[str, Any]:
     """Sums over layers; biases, norms and embeddings stand apart.
 
-    `acev2` and `energy45nm_pj` are those of layers with weights: products, scales, biases.
+    `acev2` and `energy45nm_pj` are those of all nodes, `acev2_layers` is that of layers with weights: products, scales,
+    biases, as a budget bounds it.
+
+    Args:
+        records: of the layers.
+        graph: float, with its plan.
+        account: of the plan.
     """
     records = [r for r in records if r.op not in RECURRENT_OPS]  # counted where they are quantised
     sizes = [int(np.prod(r.weight_shape)) if r.weight_shape else 0 for r in records]
     weights = max(1, sum(sizes))
     layer_weights = {n.inputs[1].name for n in graph.layers() if n.inputs[1] is not None}
     layers = [(layer_facts(n), held_format(graph, n)) for n in graph.layers()]
-    work = [layer_operations(facts, held, dyadic=dyadic) for facts, held in layers]
     return {
         "macs": sum(r.macs for r in records),
         "weight_bytes": sum(r.weight_bytes for r in records),
         "other_bytes": sum(c.nbytes for c in graph.constants() if c.name not in layer_weights),
         "bits_per_weight": 8 * sum(r.weight_bytes for r in records) / weights if records else 0.0,
         "ace": sum(r.ace for r in records),
-        "acev2": sum(r.acev2 for r in records),
+        "acev2": account.acev2(),
         "acev2_set": COEFFICIENTS,
-        "energy45nm_pj": sum(map(energy45nm_pj, work)),
+        "acev2_layers": sum(r.acev2 for r in records),
+        "energy45nm_pj": account.energy45nm_pj,
         "side_path_mac_fraction": 0.0,
         **_posits(layers),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
 from lpcompile.formats.planned import short_name
+from lpcompile.report.cost import cost_line
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
@@ -15,7 +16,7 @@ GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
-    """At most 17 lines and the ledger: what became of the layers, what it cost and gained, what to do next.
+    """At most 18 lines and the ledger: what became of the layers, what it cost and gained, what to do next.
 
     Args:
         report: schema 1.
@@ -28,6 +29,7 @@ def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
         _quality(report),
         _metric(report),
         _checked(report),
+        cost_line(report),
         _effort(report),
         _program(report),
         _energy(report),

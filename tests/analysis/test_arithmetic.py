@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lpcompile.analysis.arithmetic import Kind, Operation
+from lpcompile.analysis.arithmetic import Coefficients, Kind, Operation
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,33 @@ from lpcompile.analysis.arithmetic import Kind, Operation
         (Operation(Kind.MAC, 4, 8), 32),
         (Operation(Kind.MAC, 1, 1), 1),
         (Operation(Kind.COMPARE, 8, 32), 32),
-        (Operation(Kind.SHIFT_MAC, 8, 8), 8),
+        (Operation(Kind.SHIFT_MAC, 8, 4), 8),
+        (Operation(Kind.DIVIDE, 32, 8), 256),
+        (Operation(Kind.ROOT, 16, 1), 256),
+        (Operation(Kind.WIRED_SHIFT, 32, 32), 0),
+        (Operation(Kind.FREE, 8, 8), 0),
     ],
 )
 def test_the_coefficients_of_the_set(operation: Operation, cost: int) -> None:
-    assert operation.acev2 == cost
+    assert operation.acev2 == cost == Coefficients().acev2(operation)
+
+
+@pytest.mark.parametrize(
+    ("operation", "by", "cost"),
+    [
+        (Operation(Kind.SHIFT, 32, 5), Coefficients(shift_coeff=0.5), 16),
+        (Operation(Kind.SHIFT_MAC, 8, 4), Coefficients(shift_coeff=2), 16),
+        (Operation(Kind.WIRED_SHIFT, 32, 32), Coefficients(wired_shift=False), 32),
+        (Operation(Kind.COMPARE, 8, 32), Coefficients(count_compare=False), 0),
+        (Operation(Kind.MAC, 8, 8), Coefficients(charge_accumulate=True), 64 + 32),
+        (Operation(Kind.SHIFT_MAC, 8, 4), Coefficients(charge_accumulate=True), 8 + 32),
+        (Operation(Kind.MAC, 32, 16), Coefficients(charge_accumulate=True), 512 + 48),
+        (Operation(Kind.MAC, 16, 16, floats=True), Coefficients(charge_accumulate=True), 256 + 16),
+        (Operation(Kind.ADD, 8, 8), Coefficients(charge_accumulate=True), 8),
+    ],
+)
+def test_options_change_the_set(operation: Operation, by: Coefficients, cost: float) -> None:
+    assert by.acev2(operation) == cost
 
 
 LISTED = (
@@ -44,6 +66,9 @@ def test_energies_of_floats_and_of_widths_that_are_not_listed() -> None:
     assert Operation(Kind.MULTIPLY, 32, 32, floats=True).energy45nm_pj == 3.7
     assert Operation(Kind.ADD, 16, 16, floats=True).energy45nm_pj == 0.4
     assert Operation(Kind.MULTIPLY, 16, 32).energy45nm_pj == pytest.approx(0.0031 * 512)
+    assert Operation(Kind.DIVIDE, 32, 32, floats=True).energy45nm_pj == 3.7
+    assert Operation(Kind.ROOT, 8, 8).energy45nm_pj == pytest.approx(0.0031 * 64)
+    assert Operation(Kind.WIRED_SHIFT, 32, 32).energy45nm_pj == Operation(Kind.FREE, 8, 8).energy45nm_pj == 0
     assert Operation(Kind.ADD, 24, 12).energy45nm_pj == pytest.approx(0.0031 * 24)
 
 

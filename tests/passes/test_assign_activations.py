@@ -15,7 +15,7 @@ from lpcompile.assignment.tie_groups import TieGroup, narrowable_groups
 from lpcompile.errors import BudgetError, PassOptionError
 from lpcompile.passes import assign_formats
 from lpcompile.passes.assign_formats import AssignFormats
-from lpcompile.report.document import layer_records, totals
+from lpcompile.report.document import layer_records
 from tests.quantizing import NO_COSTS, RESIDUAL, Quantized, quantized
 from tests.support import run_model
 
@@ -38,7 +38,7 @@ def eight_bits() -> Quantized:
 
 
 def ace_of(found: Quantized) -> float:
-    return float(totals(layer_records(found.graph, {}), found.graph)["ace"])
+    return sum(r.ace for r in layer_records(found.graph, {}))
 
 
 def groups_of(found: Quantized) -> list[TieGroup]:
@@ -119,7 +119,7 @@ def test_some_widths_change_and_tie_groups_stay_whole(eight_bits: Quantized) -> 
 
 def test_the_report_counts_what_the_assignment_counted(eight_bits: Quantized) -> None:
     for name, share in (("ace", 0.35), ("acev2", 0.66)):
-        bound = share * float(totals(layer_records(eight_bits.graph, {}), eight_bits.graph)[name])
+        bound = share * sum(getattr(r, name) for r in layer_records(eight_bits.graph, {}))
         found = assigned(f"{name}={bound!r}")
         records = layer_records(found.graph, {})
         widths = {r.name: 4 if r.activation_format == "uint4" else 8 for r in records}
@@ -129,7 +129,7 @@ def test_the_report_counts_what_the_assignment_counted(eight_bits: Quantized) ->
             for n in found.graph.layers()
             for plan in [found.graph.plan.layers[n.name]]
         )
-        assert own == pytest.approx(float(totals(records, found.graph)[name]), rel=1e-12)
+        assert own == pytest.approx(sum(getattr(r, name) for r in records), rel=1e-12)
         assert own == pytest.approx(found.reports["assign-formats"].metrics[name], rel=1e-12)
         assert own <= bound
 

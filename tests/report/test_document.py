@@ -49,13 +49,14 @@ LAYER_KEYS = [
 ]
 KEYS = {
     "": "schema tool created_with model target recipe warnings assumptions "
-    "passes layers totals quality verification effort ledger ledger_basis",
+    "passes layers totals cost quality verification effort ledger ledger_basis",
+    "cost": "set before after elementwise_share ace energy45nm_pj bytes_moved free_operations nodes uncounted",
     "effort": "level learned_by note",
     "ledger_basis": "calls of_calls samples held_back seconds reason",
     "tool": "name version",
     "created_with": "command options seed versions",
     "model": "path sha256 opset inputs outputs",
-    "totals": "macs weight_bytes file_bytes bits_per_weight ace acev2 energy45nm_pj posit_fraction "
+    "totals": "macs weight_bytes file_bytes bits_per_weight ace acev2 acev2_layers energy45nm_pj posit_fraction "
     "posit_mac_fraction side_path_mac_fraction",
     "quality": "samples sqnr_db_output top1_agreement kl max_abs_error",
     "verification": "loads runs latency_ms bytes",
@@ -134,8 +135,11 @@ def test_weight_bytes_are_those_of_the_file(options: dict[str, Any], emit: str) 
 def test_totals_are_the_sums_of_the_layers(name: str, recipe: str) -> None:
     made = compiled_network(name, recipe)
     layers, totals = made.report["layers"], made.report["totals"]
-    for key in ("macs", "weight_bytes", "ace", "acev2"):
+    for key in ("macs", "weight_bytes", "ace"):
         assert totals[key] == sum(r[key] for r in layers)
+    assert totals["acev2_layers"] == sum(r["acev2"] for r in layers)
+    nodes = made.report["cost"]["nodes"]["after"]
+    assert totals["acev2"] == sum(sum(n["acev2"].values()) for n in nodes) > totals["acev2_layers"]
     weights = sum(math.prod(r["weight_shape"]) for r in layers)
     assert totals["bits_per_weight"] == pytest.approx(8 * totals["weight_bytes"] / weights)
     assert totals["file_bytes"] == len(made.model.SerializeToString())
@@ -271,15 +275,16 @@ def test_posits_are_counted_in_parameters_and_macs(monkeypatch: pytest.MonkeyPat
         assert low < totals["mac_energy_overhead"] < high
 
 
-def test_energies_at_45_nm_are_those_of_the_products_and_scales() -> None:
-    """int8 on uint8: 0.2 pJ and an addition of 32 bits a MAC, a float product and addition an output."""
+def test_energies_at_45_nm_are_those_of_the_products_scales_and_clips() -> None:
+    """int8 on uint8: 0.2 pJ and a 32-bit addition a MAC; a float product, an addition, two comparisons an output."""
     made = compiled_network("digits_resnet", "int8")
-    expected = 0.0
+    found = {n["node"]: n["energy45nm_pj"] for n in made.report["cost"]["nodes"]["after"]}
     for row in made.report["layers"]:
         outputs = row["macs"] // math.prod(
             row["weight_shape"][1:] if row["op"] == "Conv" else row["weight_shape"][:1]
         )
-        expected += row["macs"] * 0.3 + outputs * 4.6
+        clips = 0.0 if row["op"] == "Gemm" else 2 * 0.9  # which gives floats
+        assert found[row["name"]] == pytest.approx(row["macs"] * 0.3 + outputs * (4.6 + clips))
         assert row["activation_format"] == "uint8"
-    assert made.report["totals"]["energy45nm_pj"] == pytest.approx(expected)
+    assert made.report["totals"]["energy45nm_pj"] == pytest.approx(sum(found.values()))
     assert made.report["totals"]["acev2_set"] == "acev2/int-linear"

@@ -8,6 +8,7 @@ import onnx
 
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.mac_energy import PositShare, overhead_against_all_fixp4
+from lpcompile.assignment.planned_format import held_format
 from lpcompile.assignment.scored import Picks, Scored, ScoredLayer
 from lpcompile.assignment.scoring import MOST_THOROUGH
 from lpcompile.ir.graph import LpGraph
@@ -20,7 +21,6 @@ from lpcompile.plan import LayerPlan, WeightPlan
 from lpcompile.prepared import Preparation
 from lpcompile.recipe_passes import split_at_assignment
 from lpcompile.records import PassReport
-from lpcompile.report.document import held_format
 from lpcompile.target import Options
 from tests.bench.bench_table import Bench
 from tests.bench.experiments.entry_figures import THREADS, EntryFigures
