@@ -26,6 +26,7 @@ PASSES = {
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
     "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
+    "quantnorm": "lpcompile.passes.quantnorm:Quantnorm",
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
     "tune-scales": "lpcompile.passes.tune_scales:TuneScales",

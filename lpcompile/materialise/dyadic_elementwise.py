@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto
 
 from lpcompile.ir import dyadic_elementwise as bodies
-from lpcompile.ir.channel_norm import channel_norm
+from lpcompile.ir.channel_norm import ChannelNorm, channel_norm
 from lpcompile.ir.forms import Form
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import data_inputs
@@ -22,9 +22,10 @@ from lpcompile.materialise.functions import Unit
 from lpcompile.materialise.movement import write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import ActivationPlan
+from lpcompile.plan import TARGETS_OWN, ActivationPlan, RequantPlan
 from lpcompile.quant.dyadic import Requant, affine_requant, sum_requant
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
+from lpcompile.quant.multipliers import held_line, integer_bits
 
 TOLD = {"lpcompile.kernel": "integer"}
 
@@ -132,10 +133,11 @@ class ElementwiseWriter:
         norm, (x,) = channel_norm(node), data_inputs(node)
         assert norm is not None
         x_plan = self._plan(x)
-        scale = norm.scale * x_plan.scale / y_plan.scale
-        shift = norm.shift / y_plan.scale - scale * x_plan.zero_point
+        held = self.tensors.plan.requants.get(node.name, TARGETS_OWN)
+        scale, shift = norm_line(norm, x_plan, y_plan, held)
         least, most = np.zeros(len(scale), np.int64), np.full(len(scale), x_plan.code_max)
-        r = affine_requant(scale, shift, least, most, limits_of(y_plan, unit.clamp))
+        bits = integer_bits(held.multiplier)
+        r = affine_requant(scale, shift, least, most, limits_of(y_plan, unit.clamp), bits)
         function = bodies.quant_norm(self.graph.opset, norm.trailing)
         inputs = [self.tensors.codes(x), *requant_constants(self.graph, node.name, r)]
         self._finish(unit, function, inputs, {}, r, (x_plan.zero_point,))
@@ -191,3 +193,13 @@ class ElementwiseWriter:
         self.tensors.take_out(node)
         name = self.tensors.name_of_codes(y)
         self.tensors.fill(y, call(self.graph, function, node, inputs, name, attributes, TOLD))
+
+
+def norm_line(
+    norm: ChannelNorm, x: ActivationPlan, y: ActivationPlan, held: RequantPlan
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Multiplier and shift, (C,) each, that take codes of `x` to codes of `y` less their zero."""
+    scale = norm.scale * x.scale / y.scale
+    shift = norm.shift / y.scale - scale * x.zero_point
+    centre = None if held.centre is None else held.centre / x.scale + x.zero_point
+    return held_line(scale, shift, held.multiplier, centre)

@@ -51,7 +51,12 @@ class StoredWeights:
 
 
 def store_weights(
-    graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tuple[int, ...]
+    graph: LpGraph,
+    name: str,
+    op: str,
+    plan: LayerPlan,
+    shape: tuple[int, ...],
+    multiplier: NDArray[np.float32] | None = None,
 ) -> StoredWeights:
     """Add the initialisers of a layer's quantised weights to the graph.
 
@@ -61,13 +66,16 @@ def store_weights(
         op: of the layer: decides the orientation that its operator wants.
         plan: with codes of shape (C_out, K).
         shape: of the original weight tensor.
+        multiplier: (C_out,) that stands in place of the scales.
     """
     q = plan.tensor
     assert q is not None, "a quantised layer has codes once quantize-weights ran"
     multipliers, channel = split_scales(q)
     fmt = resolve(plan.weight.format)
-    scale_codes = isinstance(channel, QuantizedTensor)
     scale = np.broadcast_to(_layer_scale(q).reshape(-1), (q.codes.shape[0],))
+    if multiplier is not None:
+        channel = scale = multiplier
+    scale_codes = isinstance(channel, QuantizedTensor)
     attributes: dict[str, Any] = {"weight_shape": list(shape)}
     roles: list[tuple[str, NDArray[Any]]]
     if fmt.bits > 4 and fmt.image() is not None:
