@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto
 
 from lpcompile.ir import dyadic_elementwise as bodies
-from lpcompile.ir.channel_norm import ChannelNorm, channel_norm
+from lpcompile.ir.channel_norm import channel_norm
 from lpcompile.ir.forms import Form
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import data_inputs
@@ -19,13 +19,14 @@ from lpcompile.ir.unary import Real, code_table, unary_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.dyadic_layers import call, codes_of, limits_of, requant_constants
 from lpcompile.materialise.functions import Unit
+from lpcompile.materialise.held import norm_line
 from lpcompile.materialise.movement import write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import TARGETS_OWN, ActivationPlan, RequantPlan
+from lpcompile.plan import TARGETS_OWN, ActivationPlan
 from lpcompile.quant.dyadic import Requant, affine_requant, sum_requant
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
-from lpcompile.quant.multipliers import held_line, integer_bits
+from lpcompile.quant.multipliers import integer_bits
 
 TOLD = {"lpcompile.kernel": "integer"}
 
@@ -193,13 +194,3 @@ class ElementwiseWriter:
         self.tensors.take_out(node)
         name = self.tensors.name_of_codes(y)
         self.tensors.fill(y, call(self.graph, function, node, inputs, name, attributes, TOLD))
-
-
-def norm_line(
-    norm: ChannelNorm, x: ActivationPlan, y: ActivationPlan, held: RequantPlan
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Multiplier and shift, (C,) each, that take codes of `x` to codes of `y` less their zero."""
-    scale = norm.scale * x.scale / y.scale
-    shift = norm.shift / y.scale - scale * x.zero_point
-    centre = None if held.centre is None else held.centre / x.scale + x.zero_point
-    return held_line(scale, shift, held.multiplier, centre)

@@ -1,15 +1,16 @@
-"""A layer whose plan says how its requantisation multiplier is held: scale and shift in steps of its output."""
+"""Layers and norms whose plan says how their multiplier is held: scale and shift in steps of the output."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.ir.channel_norm import ChannelNorm
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.value import Value
 from lpcompile.materialise.storage import image_rows
-from lpcompile.plan import Kernel, LayerPlan, QuantPlan
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, RequantPlan
 from lpcompile.quant.multipliers import held_line
 
 
@@ -60,3 +61,13 @@ def held_line_of(node: Node, plan: LayerPlan, whole: QuantPlan, output: Value | 
     centre = None if held.centre is None else held.centre / step
     multiplier, shift = held_line(step / y_scale, shift, held.multiplier, centre)
     return HeldLine(multiplier, None if bias is None and centre is None else shift, x_scale, y_scale)
+
+
+def norm_line(
+    norm: ChannelNorm, x: ActivationPlan, y: ActivationPlan, held: RequantPlan
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Multiplier and shift, (C,) each, that take codes of `x` to codes of `y` less their zero."""
+    scale = norm.scale * x.scale / y.scale
+    shift = norm.shift / y.scale - scale * x.zero_point
+    centre = None if held.centre is None else held.centre / x.scale + x.zero_point
+    return held_line(scale, shift, held.multiplier, centre)

@@ -11,15 +11,16 @@ from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.decode import LOOKED_UP
 from lpcompile.ir.function import DOMAIN
 
+NORM = "QuantNorm"  # with a stored format a convolution of one product a channel, without one `dyadic`
 FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
 DYADIC_LAYERS = tuple(k + op for k in ("Dyadic", "Accumulate") for op in ("Conv", "Gemm", "MatMul"))
 LAYERS = (
-    *("QuantConv", "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
+    *("QuantConv", NORM, "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
     *DYADIC_LAYERS,
 )
 DYADIC_ELEMENTWISE = (
     *("DyadicAdd", "DyadicMul", "DyadicAveragePool", "DyadicGlobalAveragePool"),
-    *("QuantNorm", "Lookup"),
+    *(NORM, "Lookup"),
 )
 _LAYER = re.compile(
     rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
@@ -86,8 +87,9 @@ class Call:
                 )
             return cls(match["family"], attributes, code_max=_code_max(match["bits"]))
         looked_up = match["format"] == LOOKED_UP
+        family = "QuantConv" if match["family"] == NORM else match["family"]
         return cls(
-            match["family"],
+            family,
             attributes,
             _stored_format(match["format"], attributes),
             int(match["group"] or 0)
@@ -95,8 +97,8 @@ class Call:
             else _group_size(attributes),
             match["scale_codes"] is not None,
             match["tables"] is not None,
-            match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
-            match["float_out"] is not None or match["family"] in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
+            family in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
+            match["float_out"] is not None or family in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
             format_inputs=looked_up * ((match["tables"] is None) + (match["scale_codes"] is not None)),
