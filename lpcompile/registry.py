@@ -22,6 +22,7 @@ PASSES = {
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
+    "distribution-heterogeneous": "lpcompile.passes.distribution_heterogeneous:DistributionHeterogeneous",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
     "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",

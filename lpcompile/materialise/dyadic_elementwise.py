@@ -140,7 +140,8 @@ class ElementwiseWriter:
         bits = integer_bits(held.multiplier)
         r = affine_requant(scale, shift, least, most, limits_of(y_plan, unit.clamp), bits)
         function = bodies.quant_norm(self.graph.opset, norm.trailing)
-        inputs = [self.tensors.codes(x), *requant_constants(self.graph, node.name, r)]
+        constants = requant_constants(self.graph, node.name, r, short=bool(held.multiplier))
+        inputs = [self.tensors.codes(x), *constants]
         self._finish(unit, function, inputs, {}, r, (x_plan.zero_point,))
 
     def _pool(self, unit: Unit, form: Form) -> None:

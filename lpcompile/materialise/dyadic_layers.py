@@ -116,7 +116,7 @@ class DyadicLayerWriter:
         bits = integer_bits(held.multiplier)
         requant = affine_requant(scale, shift, *reach, limits_of(y_plan, unit.clamp), bits)
         self.numbers.requants[node.name] = requant
-        constants = requant_constants(self.graph, node.name, requant)
+        constants = requant_constants(self.graph, node.name, requant, short=bool(held.multiplier))
         self.weight_bytes[node.name] += constants[0].nbytes + constants[2].nbytes  # m and k are its scales
         self.tensors.take_out(node)
         attributes |= {"zero": requant.zero, "low": requant.low, "high": requant.high}
@@ -209,10 +209,13 @@ def limits_of(plan: ActivationPlan, clamp: Node | None) -> Codes:
     return Codes(plan.zero_point, low, high)
 
 
-def requant_constants(graph: LpGraph, name: str, r: Requant) -> tuple[Value, Value, Value]:
-    """M as int16, b as int64, k as uint8."""
+def requant_constants(
+    graph: LpGraph, name: str, r: Requant, *, short: bool = False
+) -> tuple[Value, Value, Value]:
+    """M as int16, with `short` as uint8 where that holds it, b as int64, k as uint8."""
+    fits = short and r.m.size and int(r.m.min()) >= 0 and int(r.m.max()) <= np.iinfo(np.uint8).max
     arrays = (
-        ("multiplier", r.m.astype(np.int16)),
+        ("multiplier", r.m.astype(np.uint8 if fits else np.int16)),
         ("offset", r.b.astype(np.int64)),
         ("shift", r.k.astype(np.uint8)),
     )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.formats.base import resolve
+from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.packing import pack
 from lpcompile.ir.decode import Storage
 from lpcompile.ir.graph import LpGraph
@@ -15,6 +15,7 @@ from lpcompile.materialise.names import stem
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS, from_rows
+from lpcompile.quant.short_multipliers import short_multipliers
 
 INT8 = "int8"
 
@@ -74,7 +75,8 @@ def store_weights(
     fmt = resolve(plan.weight.format)
     scale = np.broadcast_to(_layer_scale(q).reshape(-1), (q.codes.shape[0],))
     if multiplier is not None:
-        channel = scale = multiplier
+        scale = multiplier
+        channel = short_multipliers(multiplier / np.float64(_image_unit(q, fmt))) or multiplier
     scale_codes = isinstance(channel, QuantizedTensor)
     attributes: dict[str, Any] = {"weight_shape": list(shape)}
     roles: list[tuple[str, NDArray[Any]]]
@@ -117,6 +119,14 @@ def store_weights(
     shared = tuple(_shared(graph, f"{fmt.name}/{role}", a) for role, a in storage.format_values().items())
     size = sum(a.nbytes for _, a in roles)
     return StoredWeights(storage, values, attributes, np.ascontiguousarray(scale), size, shared)
+
+
+def _image_unit(q: QuantizedTensor, fmt: NumberFormat) -> float:
+    """What the body multiplies stored scales by."""
+    if fmt.bits > 4 and fmt.image() is not None:
+        return 1.0
+    groups = split_scales(q)[0] is not None
+    return Storage(fmt, group_size=int(groups)).image_unit
 
 
 def _shared(graph: LpGraph, name: str, array: NDArray[Any]) -> Value:
