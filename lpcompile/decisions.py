@@ -30,6 +30,7 @@ from lpcompile.plan import (
     RequantPlan,
     WeightPlan,
 )
+from lpcompile.quant.double_quantization import check_mode
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.multipliers import multiplier_bits
 
@@ -76,7 +77,7 @@ def write_decisions(decisions: Decisions) -> str:
         lines += [
             f"{key} = {_toml(getattr(layer.weight, key))}"
             for key in WEIGHT_KEYS
-            if getattr(layer.weight, key) != ()
+            if getattr(layer.weight, key) not in ((), "")
         ]
         lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
     for name, activation in decisions.plan.activations.items():
@@ -209,6 +210,11 @@ def _check_words(name: str, weight: WeightPlan) -> None:
             raise DecisionsError(
                 f"layer '{name}': no {key} '{value}'", hint=f"it is one of: {', '.join(known)}"
             )
+    if weight.double_quantized:
+        try:
+            check_mode(weight.double_quantized)
+        except FormatError as error:
+            raise DecisionsError(f"layer '{name}': {error.message}", hint=error.hint) from error
     if not _GRANULARITY.fullmatch(weight.granularity):
         raise DecisionsError(
             f"layer '{name}': no granularity '{weight.granularity}'",

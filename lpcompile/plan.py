@@ -74,6 +74,7 @@ class WeightPlan:
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
         rounding: how codes are chosen: one of ROUNDINGS.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
+        double_quantized: a mode of `quant.double_quantization` that the channel scales were brought to afterwards.
     """
 
     format: str = "float32"
@@ -82,6 +83,7 @@ class WeightPlan:
     scale_format: str = "float32"
     rounding: str = "nearest"
     codebooks: tuple[str, ...] = ()
+    double_quantized: str = ""
 
 
 @dataclass(frozen=True, slots=True)

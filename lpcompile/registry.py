@@ -28,6 +28,7 @@ PASSES = {
     "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",
     "quantnorm": "lpcompile.passes.quantnorm:Quantnorm",
+    "double-quantize": "lpcompile.passes.double_quantize:DoubleQuantize",
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
     "tune-scales": "lpcompile.passes.tune_scales:TuneScales",

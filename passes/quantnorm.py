@@ -5,14 +5,14 @@ M that is held. `snap` goes the other way: it takes the multiplier next to M tha
 weights so that M is exactly that, and rounds the weights again with them. [neseem2024, notes sec. 2.3]
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from lpcompile import option_checks
 from lpcompile.analysis.mean_inputs import mean_inputs
-from lpcompile.formats.arrays import F32, F64
+from lpcompile.formats.arrays import F64
 from lpcompile.ir.channel_norm import channel_norm
 from lpcompile.ir.cones import table_cones
 from lpcompile.ir.facts import Fact
@@ -21,14 +21,13 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_norms import with_norms
 from lpcompile.materialise.functions import Unit, units
-from lpcompile.passes.correct_bias import bias_obstacle, mean_shift
-from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
+from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.rounded_again import layer_rows, rounded_again
+from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.snapped_scales import multipliers_of, snapped
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel, LayerPlan, RequantPlan
+from lpcompile.plan import Kernel, LayerPlan, RequantPlan
 from lpcompile.quant.multipliers import held_multipliers, is_snapped, multiplier_bits
-from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
 MODES = ("dyadic", "po2", "snap", "snap-dyadic", "fold")
@@ -155,36 +154,20 @@ class _Layer:
 
     def _snap(self, wanted: str, m: F64) -> None:
         node, tensor, name = self.unit.node, self.plan.tensor, self.unit.node.name
-        weight = node.inputs[1]
         assert tensor is not None
-        assert weight is not None
-        rows = np.asarray(to_rows(node.op, weight.values), np.float32)
+        rows, metric = layer_rows(node), self.ctx.metrics.get(name)
         floor = least_scale(self.graph, node, self.plan.kernel)
-        metric = self.ctx.metrics.get(name)
         importance = None if metric is None else metric.sizes
-        found, ratio = snapped(rows, tensor, m, multiplier_bits(wanted), importance, floor)
-        found = self._rounded_again(rows, found)
-        shift = self.plan.bias_correction
-        mean = mean_inputs(node, self.ctx.statistics, self.ctx.metrics)
-        if shift is not None and mean is not None:
-            shift = shift + mean_shift(tensor.dequantize(), found, mean)
-        changed = int((found.codes != tensor.codes).sum())
-        plan = replace(self.plan, tensor=found, codes_sha256=found.digest(), bias_correction=shift)
+        scaled, ratio = snapped(rows, tensor, m, multiplier_bits(wanted), importance, floor)
+        plan = rounded_again(node, self.plan, scaled, self.ctx)
+        assert plan.tensor is not None
+        changed = int((plan.tensor.codes != tensor.codes).sum())
         held = RequantPlan(wanted, "weights rounded with scales that suit it")
         self.graph.plan = self.graph.plan.with_layer(name, plan).with_requant(name, held)
         span = f"scales times {ratio.min():.3g} to {ratio.max():.3g}"
         self.report.change(
             node, f"weights for {wanted}", after=f"{span}, {changed} of {rows.size} codes changed"
         )
-
-    def _rounded_again(self, rows: F32, tensor: QuantizedTensor) -> QuantizedTensor:
-        """Nearest codes, or as the layer's own rounding has them."""
-        metric, rounding = self.ctx.metrics.get(self.unit.node.name), self.plan.weight.rounding
-        if rounding in METRIC_ROUNDINGS and metric is not None:
-            return metric.rounded(rows, tensor, rounds=0)
-        if rounding == "kernel-sums":
-            return keep_kernel_sums(self.unit.node, rows, tensor, self.ctx.statistics)
-        return tensor
 
 
 def _largest_error(wanted: F64, found: F64) -> float:

@@ -87,6 +87,26 @@ class ScaleFormat(TableFormat):
         return values
 
 
+@dataclass(frozen=True)
+class PowerFormat(TableFormat):
+    """`float8_e8m0fnu`, powers of two at 8 bits: 2**(code - 127), the last code NaN. [ONNX; OCP MX]."""
+
+    @property
+    def name(self) -> str:
+        """float8_e8m0fnu."""
+        return "float8_e8m0fnu"
+
+    @property
+    def bits(self) -> int:
+        """Payload bits an element."""
+        return 8
+
+    def _values(self) -> F64:
+        values: F64 = np.exp2(np.arange(256) - 127.0)
+        values[-1] = np.nan
+        return values
+
+
 _FORMATS = {
     f.name: f
     for f in (
@@ -97,6 +117,7 @@ _FORMATS = {
         FloatFormat(5, 2, 15, "ieee"),
         FloatFormat(5, 2, 16, "fnuz"),
         ScaleFormat(),
+        PowerFormat(),
     )
 }
 NAMES = tuple(_FORMATS)

@@ -172,7 +172,7 @@ def metadata(plan: LayerPlan) -> dict[str, str]:
         "lpcompile.kernel": plan.kernel.value,
         "lpcompile.format": plan.weight.format,
         "lpcompile.granularity": plan.weight.granularity,
-        "lpcompile.scale_format": plan.weight.scale_format,
+        "lpcompile.scale_format": plan.weight.double_quantized or plan.weight.scale_format,
         "lpcompile.rounding": plan.weight.rounding,
         **(packed if plan.kernel is Kernel.NBITS else {}),
     }
