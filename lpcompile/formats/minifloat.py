@@ -89,21 +89,20 @@ class ScaleFormat(TableFormat):
 
 @dataclass(frozen=True)
 class PowerFormat(TableFormat):
-    """`float8_e8m0fnu`, powers of two at 8 bits: 2**(code - 127), the last code NaN. [ONNX; OCP MX]."""
+    """`ufloat7_e7m0`, positive scales that are powers of two: 2**(code - 64), none near the ends of float32."""
 
     @property
     def name(self) -> str:
-        """float8_e8m0fnu."""
-        return "float8_e8m0fnu"
+        """ufloat7_e7m0."""
+        return "ufloat7_e7m0"
 
     @property
     def bits(self) -> int:
         """Payload bits an element."""
-        return 8
+        return 7
 
     def _values(self) -> F64:
-        values: F64 = np.exp2(np.arange(256) - 127.0)
-        values[-1] = np.nan
+        values: F64 = np.exp2(np.arange(128) - 64.0)
         return values
 
 

@@ -5,7 +5,7 @@ are used: no INT4 Cast (missing before 1.21), no BitwiseAnd (opset 18). [archite
 
 ==========  ===========================================================================================
 Scale       ufloat8_e4m4 codes c and a unit u: u * (16 + (c & 15)) * 2^(c >> 4), float32, exact but for u
-LinearScale, PowerScale             u * c; u * 2^(c - 127)
+LinearScale, PowerScale             u * c; u * 2^(c - 64)
 HalfScale                           c the upper half of a float32: u * (128 + (c & 127)) * 2^((c >> 7) - 134)
 Weights     codes of one table
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
@@ -61,8 +61,8 @@ def _linear_scale(opset: int) -> FunctionProto:
 
 
 def _power_scale(opset: int) -> FunctionProto:
-    b = FunctionBuilder("PowerScale", ["codes", "unit"], ["y"], "y = unit * 2^(c - 127)")
-    powers = b.constant(np.exp2(np.arange(255) - 127.0).astype(np.float32))
+    b = FunctionBuilder("PowerScale", ["codes", "unit"], ["y"], "y = unit * 2^(c - 64)")
+    powers = b.constant(np.exp2(np.arange(128) - 64.0).astype(np.float32))
     b.op("Mul", b.op("Gather", powers, b.op("Cast", "codes", to=INT32)), "unit", out="y")
     return b.build(opset)
 
@@ -187,7 +187,7 @@ def _start(name: str, *inputs_and_doc: str) -> FunctionBuilder:
 SCALE_BODIES = {
     "s8": "Scale",
     "u8": "LinearScale",
-    "e8": "PowerScale",
+    "e7": "PowerScale",
     "b16": "HalfScale",
 }  # by part of a name
 BODIES: dict[str, Callable[[int], FunctionProto]] = {

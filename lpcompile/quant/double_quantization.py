@@ -3,7 +3,7 @@
 =========  ============================  =========================================  =====================
 mode       scale                         error                                      stored, bits a scale
 =========  ============================  =========================================  =====================
-po2        2^round(log2 s)               a factor of sqrt(2) at most                8, `float8_e8m0fnu`
+po2        2^round(log2 s)               a factor of sqrt(2) at most                8, `ufloat7_e7m0`
 dyadic-B   m * 2^e, m of B = 2..8 bits   2^-B of itself                             8 up to B = 5, else 16
 linear-B   S * q, q = 1..2^B - 1         S / 2, S = max(s) / (2^B - 1)              8, and S
 =========  ============================  =========================================  =====================
@@ -27,8 +27,8 @@ from lpcompile.quant.short_multipliers import short_multipliers
 
 HALF_BITS = 16
 _MODE = re.compile(r"po2|(?P<kind>dyadic|linear)-(?P<bits>[2-8])", re.ASCII)
-_BIAS = 127  # of float8_e8m0fnu
-_LARGEST_POWER = 254
+_BIAS = 64  # of ufloat7_e7m0
+_LARGEST_POWER = 127
 
 
 def check_mode(mode: str) -> None:
@@ -63,7 +63,7 @@ def quantised_scales(scales: F32, mode: str) -> F32 | QuantizedTensor:
     if found["kind"] is None:
         exponents = np.log2(nearest_po2(wide)) + _BIAS
         codes = np.clip(exponents, 0, _LARGEST_POWER).astype(np.uint8)
-        return QuantizedTensor(codes, resolve("float8_e8m0fnu"), PerTensor(), np.asarray(1, np.float32))
+        return QuantizedTensor(codes, resolve("ufloat7_e7m0"), PerTensor(), np.asarray(1, np.float32))
     if found["kind"] == "linear":
         top = (1 << bits) - 1
         unit = np.float32(wide.max(initial=0.0) / top)
