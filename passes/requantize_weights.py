@@ -161,8 +161,9 @@ class _Requantizing:
             metric = InputMetric(whole[0], rounded_mean, biased, damping)
             floor = least_scale(self.graph, node, plan.kernel)
             learned = plan.weight.rounding == ADAROUND
-            snapped = is_snapped(self.graph.plan.requants.get(name, TARGETS_OWN).multiplier)
-            found = metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=snapped)
+            held = self.graph.plan.requants.get(name, TARGETS_OWN).multiplier
+            chosen = is_snapped(held) or bool(plan.weight.double_quantized)
+            found = metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=chosen)
             before, after = (output_distance(rows, t.dequantize(), *whole) for t in (tensor, found))
             if after < before:
                 tensor, aimed = found, "as it is" if ridge is None else f"ridge {ridge:g}"

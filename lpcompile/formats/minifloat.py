@@ -87,25 +87,6 @@ class ScaleFormat(TableFormat):
         return values
 
 
-@dataclass(frozen=True)
-class PowerFormat(TableFormat):
-    """`ufloat7_e7m0`, positive scales that are powers of two: 2**(code - 64), none near the ends of float32."""
-
-    @property
-    def name(self) -> str:
-        """ufloat7_e7m0."""
-        return "ufloat7_e7m0"
-
-    @property
-    def bits(self) -> int:
-        """Payload bits an element."""
-        return 7
-
-    def _values(self) -> F64:
-        values: F64 = np.exp2(np.arange(128) - 64.0)
-        return values
-
-
 _FORMATS = {
     f.name: f
     for f in (
@@ -116,7 +97,6 @@ _FORMATS = {
         FloatFormat(5, 2, 15, "ieee"),
         FloatFormat(5, 2, 16, "fnuz"),
         ScaleFormat(),
-        PowerFormat(),
     )
 }
 NAMES = tuple(_FORMATS)

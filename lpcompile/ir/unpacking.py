@@ -5,7 +5,7 @@ are used: no INT4 Cast (missing before 1.21), no BitwiseAnd (opset 18). [archite
 
 ==========  ===========================================================================================
 Scale       ufloat8_e4m4 codes c and a unit u: u * (16 + (c & 15)) * 2^(c >> 4), float32, exact but for u
-LinearScale, PowerScale             u * c; u * 2^(c - 64)
+LinearScale                         u * c
 HalfScale                           c the upper half of a float32: u * (128 + (c & 127)) * 2^((c >> 7) - 134)
 Weights     codes of one table
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
@@ -57,13 +57,6 @@ def _scale(opset: int) -> FunctionProto:
 def _linear_scale(opset: int) -> FunctionProto:
     b = FunctionBuilder("LinearScale", ["codes", "unit"], ["y"], "y = unit * c")
     b.op("Mul", b.op("Cast", "codes", to=FLOAT), "unit", out="y")
-    return b.build(opset)
-
-
-def _power_scale(opset: int) -> FunctionProto:
-    b = FunctionBuilder("PowerScale", ["codes", "unit"], ["y"], "y = unit * 2^(c - 64)")
-    powers = b.constant(np.exp2(np.arange(128) - 64.0).astype(np.float32))
-    b.op("Mul", b.op("Gather", powers, b.op("Cast", "codes", to=INT32)), "unit", out="y")
     return b.build(opset)
 
 
@@ -187,13 +180,11 @@ def _start(name: str, *inputs_and_doc: str) -> FunctionBuilder:
 SCALE_BODIES = {
     "s8": "Scale",
     "u8": "LinearScale",
-    "e7": "PowerScale",
     "b16": "HalfScale",
 }  # by part of a name
 BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "Scale": _scale,
     "LinearScale": _linear_scale,
-    "PowerScale": _power_scale,
     "HalfScale": _half_scale,
     "Weights": _weights,
     "GroupWeights": _group_weights,

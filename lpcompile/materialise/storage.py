@@ -19,7 +19,7 @@ from lpcompile.quant.short_multipliers import short_multipliers
 
 INT8 = "int8"
 HALF_BITS = 16  # of scales with 8 significant bits
-SCALE_CODES = {"ufloat8_e4m4": "s8", "uint8": "u8", "ufloat7_e7m0": "e7"}
+SCALE_CODES = {"ufloat8_e4m4": "s8", "uint8": "u8"}
 
 
 @dataclass(frozen=True)

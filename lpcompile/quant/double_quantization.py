@@ -3,10 +3,13 @@
 =========  ============================  =========================================  =====================
 mode       scale                         error                                      stored, bits a scale
 =========  ============================  =========================================  =====================
-po2        2^round(log2 s)               a factor of sqrt(2) at most                8, `ufloat7_e7m0`
+po2        2^round(log2 s)               a factor of sqrt(2) at most                8
 dyadic-B   m * 2^e, m of B = 2..8 bits   2^-B of itself                             8 up to B = 5, else 16
 linear-B   S * q, q = 1..2^B - 1         S / 2, S = max(s) / (2^B - 1)              8, and S
 =========  ============================  =========================================  =====================
+
+Eight bits are codes of `ufloat8_e4m4`, which hold scales of up to five bits exactly where the largest is less than 2^16
+times the smallest; 16 bits are the upper half of a float32.
 
 Weights are rounded afterwards with the scales that are stored, so that the error of a scale costs resolution, not gain.
 """
@@ -27,8 +30,6 @@ from lpcompile.quant.short_multipliers import short_multipliers
 
 HALF_BITS = 16
 _MODE = re.compile(r"po2|(?P<kind>dyadic|linear)-(?P<bits>[2-8])", re.ASCII)
-_BIAS = 64  # of ufloat7_e7m0
-_LARGEST_POWER = 127
 
 
 def check_mode(mode: str) -> None:
@@ -60,16 +61,12 @@ def quantised_scales(scales: F32, mode: str) -> F32 | QuantizedTensor:
     found, wide = _MODE.fullmatch(mode), scales.astype(np.float64)
     assert found is not None
     bits = int(found["bits"] or 0)
-    if found["kind"] is None:
-        exponents = np.log2(nearest_po2(wide)) + _BIAS
-        codes = np.clip(exponents, 0, _LARGEST_POWER).astype(np.uint8)
-        return QuantizedTensor(codes, resolve("ufloat7_e7m0"), PerTensor(), np.asarray(1, np.float32))
     if found["kind"] == "linear":
         top = (1 << bits) - 1
         unit = np.float32(wide.max(initial=0.0) / top)
         codes = np.clip(np.rint(wide / max(float(unit), np.finfo(np.float64).tiny)), 1, top).astype(np.uint8)
         return QuantizedTensor(codes, resolve("uint8"), PerTensor(), np.asarray(unit, np.float32))
-    short = nearest_dyadic(wide, bits)
+    short = nearest_dyadic(wide, bits) if bits else nearest_po2(wide)
     return short_multipliers(short) or short.astype(np.float32)
 
 

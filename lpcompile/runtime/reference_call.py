@@ -23,7 +23,7 @@ DYADIC_ELEMENTWISE = (
     *(NORM, "Lookup"),
 )
 _LAYER = re.compile(
-    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|e7|b16))?(?P<tables>_rows)?(_odd)?"
+    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|b16))?(?P<tables>_rows)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
@@ -39,7 +39,7 @@ class Call:
         attributes: of the node.
         format: of the stored codes; None for elementwise work.
         group_size: inputs that share an integer multiplier; 0 for none.
-        scale_codes: how channel scales are coded, "s8", "u8", "e7" or "b16"; empty: float32.
+        scale_codes: how channel scales are coded, "s8", "u8" or "b16"; empty: float32.
         row_tables: whether every output channel has a table of its own.
         has_bias: whether the last input is a bias.
         float_out: whether the accumulator is scaled to float32.

@@ -81,7 +81,7 @@ def _scale_values(coded: str, codes: NDArray[Any]) -> NDArray[np.float32]:
     """What codes of scales stand for, in units."""
     if coded == "b16":
         return (codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    fmt = {"s8": "ufloat8_e4m4", "u8": "uint8", "e7": "ufloat7_e7m0"}[coded]
+    fmt = {"s8": "ufloat8_e4m4", "u8": "uint8"}[coded]
     return np.asarray(resolve(fmt).table().astype(np.float32)[codes])
 
 
