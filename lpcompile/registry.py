@@ -16,6 +16,7 @@ PASSES = {
     "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
     "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
+    "split-prelu": "lpcompile.passes.split_prelu:SplitPrelu",
     "rotate": "lpcompile.passes.rotate:Rotate",
     "equalize": "lpcompile.passes.equalize:Equalize",
     "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
