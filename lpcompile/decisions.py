@@ -20,8 +20,19 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import ROUNDINGS, ActivationPlan, Kernel, LayerPlan, NormPlan, QuantPlan, WeightPlan
+from lpcompile.plan import (
+    ROUNDINGS,
+    ActivationPlan,
+    Kernel,
+    LayerPlan,
+    NormPlan,
+    QuantPlan,
+    RequantPlan,
+    WeightPlan,
+)
+from lpcompile.quant.double_quantization import check_mode
 from lpcompile.quant.fit import LIMITED_RULES, RULES
+from lpcompile.quant.multipliers import multiplier_bits
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
@@ -29,6 +40,7 @@ HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed",
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
 NORM_KEYS = ("constants_sha256", "reason")
+REQUANT_KEYS = ("multiplier", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
@@ -65,7 +77,7 @@ def write_decisions(decisions: Decisions) -> str:
         lines += [
             f"{key} = {_toml(getattr(layer.weight, key))}"
             for key in WEIGHT_KEYS
-            if getattr(layer.weight, key) != ()
+            if getattr(layer.weight, key) not in ((), "")
         ]
         lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
     for name, activation in decisions.plan.activations.items():
@@ -77,6 +89,12 @@ def write_decisions(decisions: Decisions) -> str:
             "",
             f"[norms.{_toml(name)}]",
             *(f"{key} = {_toml(getattr(norm, key))}" for key in NORM_KEYS),
+        ]
+    for name, requant in decisions.plan.requants.items():
+        lines += [
+            "",
+            f"[requants.{_toml(name)}]",
+            *(f"{key} = {_toml(getattr(requant, key))}" for key in REQUANT_KEYS),
         ]
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
@@ -119,7 +137,7 @@ def read_decisions(path: Path) -> Decisions:
 
 
 def _parse(data: dict[str, Any]) -> Decisions:
-    parts = ("made_for", "versions", "layers", "activations", "norms", "elementwise")
+    parts = ("made_for", "versions", "layers", "activations", "norms", "requants", "elementwise")
     _only(data, ("schema", *parts), "the file")
     if data.get("schema") != SCHEMA:
         raise DecisionsError(f"schema {data.get('schema')!r}, not {SCHEMA}", hint=_HINT)
@@ -133,11 +151,13 @@ def _parse(data: dict[str, Any]) -> Decisions:
     activations = {name: _activation(name, _table(name, t)) for name, t in tables["activations"].items()}
     elementwise = {name: str(reason) for name, reason in tables["elementwise"].items()}
     norms = {name: _norm(name, _table(name, t)) for name, t in tables["norms"].items()}
+    requants = {name: _requant(name, _table(name, t)) for name, t in tables["requants"].items()}
     plan = QuantPlan(
         MappingProxyType(layers),
         MappingProxyType(activations),
         MappingProxyType(elementwise),
         MappingProxyType(norms),
+        MappingProxyType(requants),
     )
     header = {k: str(v) for k, v in tables["made_for"].items()}
     return Decisions(header, {k: str(v) for k, v in tables["versions"].items()}, plan)
@@ -190,6 +210,11 @@ def _check_words(name: str, weight: WeightPlan) -> None:
             raise DecisionsError(
                 f"layer '{name}': no {key} '{value}'", hint=f"it is one of: {', '.join(known)}"
             )
+    if weight.double_quantized:
+        try:
+            check_mode(weight.double_quantized)
+        except FormatError as error:
+            raise DecisionsError(f"layer '{name}': {error.message}", hint=error.hint) from error
     if not _GRANULARITY.fullmatch(weight.granularity):
         raise DecisionsError(
             f"layer '{name}': no granularity '{weight.granularity}'",
@@ -228,6 +253,18 @@ def _norm(name: str, table: dict[str, Any]) -> NormPlan:
     return NormPlan(
         constants_sha256=str(table.get("constants_sha256", "")), reason=str(table.get("reason", ""))
     )
+
+
+def _requant(name: str, table: dict[str, Any]) -> RequantPlan:
+    _only(table, REQUANT_KEYS, f"requantisation '{name}'")
+    multiplier = str(table.get("multiplier", ""))
+    if not multiplier:
+        raise DecisionsError(f"requantisation '{name}' names no multiplier", hint=_HINT)
+    try:
+        multiplier_bits(multiplier)
+    except FormatError as error:
+        raise DecisionsError(f"requantisation '{name}': {error.message}", hint=error.hint) from error
+    return RequantPlan(multiplier, str(table.get("reason", "")))
 
 
 def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
@@ -272,8 +309,9 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
                 hint='set kernel = "dynamic"',
             )
         whole[name] = replace(layer, tensor=None)
-    # norms are those of the float model until a pass makes them anew
-    return replace(plan, layers=MappingProxyType(whole), norms=MappingProxyType({})), warnings
+    # norms and requantisations are those of the float model and the target until a pass makes them anew
+    nothing: Mapping[str, Any] = MappingProxyType({})
+    return replace(plan, layers=MappingProxyType(whole), norms=nothing, requants=nothing), warnings
 
 
 def _unpacked(node: Node, weight: WeightPlan) -> str:

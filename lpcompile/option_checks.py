@@ -42,3 +42,9 @@ def not_negative(option: str, value: float) -> None:
     """Refuse negative numbers, infinity and NaN with a ValueError."""
     if not 0 <= value < inf:
         raise ValueError(f"option '{option}' is not negative, {value} is given")
+
+
+def between(option: str, value: int, least: int, most: int) -> None:
+    """Refuse an integer outside `least` to `most` with a ValueError."""
+    if not least <= value <= most:
+        raise ValueError(f"option '{option}' lies between {least} and {most}, not {value}")

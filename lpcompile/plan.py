@@ -74,6 +74,7 @@ class WeightPlan:
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
         rounding: how codes are chosen: one of ROUNDINGS.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
+        double_quantized: a mode of `quant.double_quantization` that the channel scales were brought to afterwards.
     """
 
     format: str = "float32"
@@ -82,6 +83,7 @@ class WeightPlan:
     scale_format: str = "float32"
     rounding: str = "nearest"
     codebooks: tuple[str, ...] = ()
+    double_quantized: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +171,36 @@ class NormPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RequantPlan:
+    """How the requantisation multiplier of a layer or a norm is held.
+
+    Attributes:
+        multiplier: a name of `quant.multipliers`; its `multiplier_bits` says how many bits, 1 being a shift.
+        reason: why, in the user's words.
+        centre: (C,) where the line through the multipliers turns when they are rounded: mean outputs of a layer without
+            its bias, mean inputs of a norm; the shift is made anew so that the output there stays the same.
+    """
+
+    multiplier: str
+    reason: str = ""
+    centre: NDArray[np.float64] | None = field(default=None, compare=False)
+
+
+TARGETS_OWN = RequantPlan("")
+
+
+@dataclass(frozen=True, slots=True)
 class QuantPlan:
-    """Decisions by name, in execution order: layers, elementwise nodes, norms by node, activations by tensor."""
+    """Decisions by name, in execution order: layers, elementwise nodes, norms by node, activations by tensor.
+
+    Requantisations are by node, layers and norms; those without an entry are the target's own.
+    """
 
     layers: Mapping[str, LayerPlan] = field(default_factory=lambda: MappingProxyType({}))
     activations: Mapping[str, ActivationPlan] = field(default_factory=lambda: MappingProxyType({}))
     elementwise: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # node -> reason
     norms: Mapping[str, NormPlan] = field(default_factory=lambda: MappingProxyType({}))  # those that changed
+    requants: Mapping[str, RequantPlan] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_layer(self, name: str, plan: LayerPlan) -> "QuantPlan":
         """The plan with one layer decided anew."""
@@ -191,11 +216,21 @@ class QuantPlan:
         whole = NormPlan.of({**before, **plan.constants}, plan.reason)
         return replace(self, norms=_with(self.norms, name, whole))
 
+    def with_requant(self, name: str, plan: RequantPlan) -> "QuantPlan":
+        """The plan with the requantisation of one node decided anew."""
+        return replace(self, requants=_with(self.requants, name, plan))
+
     def without(self, nodes: set[str], reason: str) -> "QuantPlan":
         """The plan in which these nodes stay float, and why."""
         layers = {k: LayerPlan(reason=reason) if k in nodes else v for k, v in self.layers.items()}
         kept = {k: v for k, v in self.elementwise.items() if k not in nodes}
-        return replace(self, layers=MappingProxyType(layers), elementwise=MappingProxyType(kept))
+        requants = {k: v for k, v in self.requants.items() if k not in nodes}
+        return replace(
+            self,
+            layers=MappingProxyType(layers),
+            elementwise=MappingProxyType(kept),
+            requants=MappingProxyType(requants),
+        )
 
     def more_precise(self, reason: str) -> "tuple[QuantPlan, list[str]]":
         """The next more precise plan, float activations first, then float weights; and the layers that changed."""

@@ -20,6 +20,7 @@ from lpcompile.target import Options, Target
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 AGAIN = "requantize-weights"
 LEARN = "reconstruct-blocks"
+BY_KIND, HELD = "distribution-heterogeneous", "quantnorm"
 SCALES = "tune-scales"
 ACTIVATIONS, EQUALIZE, SUMS = "quantize-activations", "equalize", "widen-sums"
 AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
@@ -73,6 +74,8 @@ def recipe_passes(
             check_weight_formats(target, [{"format": WIDE, **given, **extra}["format"]])
         if name == ASSIGN and not options.passes and decisions is None:
             extra = _assignment_options(given, options, target)
+        if name == BY_KIND and options.weight_format and not options.passes:
+            extra = {"format": options.weight_format}
         if name == ACTIVATIONS and options.activation_format:
             extra = {"format": options.activation_format}
         if name == TUNE and options.tuning is not None:
@@ -139,7 +142,8 @@ def _with_assignment(
     wanted = Budget.of(options.budget).additive or options.layer_formats
     if ASSIGN in names or ROUND not in names or not wanted:
         return named
-    at = names.index(ROUND)
+    named = [(name, given) for name, given in named if name != BY_KIND]  # the budget decides
+    at = [name for name, _ in named].index(ROUND)
     fmt = planned_name(options.weight_format or named[at][1].get("format", WIDE))
     if format_of(fmt).bits > 4 and not options.layer_formats:
         return named

@@ -7,11 +7,13 @@ from lpcompile.backends.ort.float_layers import keep_floats
 from lpcompile.backends.ort.legalize import legalize
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir import block_matmul
+from lpcompile.ir.channel_norm import channel_norm
 from lpcompile.ir.domain import ELEMENTWISE
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.inline import inlined
 from lpcompile.ir.lighten import lighten
-from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
+from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, data_inputs
+from lpcompile.ir.node import Node
 from lpcompile.materialise import materialise
 from lpcompile.target import CostModel, Emitted, Options, Support, Target
 
@@ -53,6 +55,18 @@ class OrtTarget(Target):
         if opset < UINT8_SINCE.get(op, MIN_OPSET):
             return Support(False, f"{op} takes uint8 from opset {UINT8_SINCE.get(op, MIN_OPSET)} on")
         return Support(True)
+
+    def refuses(self, node: Node, opset: int) -> str:
+        """Norms by channel run as convolutions of one product a channel, the others as `supports_elementwise` says."""
+        norm = channel_norm(node)
+        if norm is None:
+            return super().refuses(node, opset)
+        if opset < MIN_OPSET:
+            return f"{node.op} takes uint8 from opset {MIN_OPSET} on"
+        (x,) = data_inputs(node)
+        if norm.trailing < 1 or norm.trailing != len(x.shape or ()) - 2:
+            return "its channels are not those of a convolution"
+        return ""
 
     def default_recipe(self) -> str:
         """`auto`: a format for every layer."""

@@ -19,11 +19,13 @@ class ChannelNorm:
     Attributes:
         scale, shift: (C,).
         trailing: axes after that of the channels.
+        centre: (C,) mean inputs, of a batch norm; None: not known.
     """
 
     scale: F64
     shift: F64
     trailing: int
+    centre: F64 | None = None
 
 
 def channel_norm(node: Node) -> ChannelNorm | None:
@@ -51,7 +53,7 @@ def _of_batchnorm(node: Node) -> ChannelNorm | None:
         return None
     gamma, beta, mean, variance = known
     scale = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
-    return ChannelNorm(scale, beta - mean * scale, len(x.shape) - 2)
+    return ChannelNorm(scale, beta - mean * scale, len(x.shape) - 2, mean)
 
 
 def _of_arithmetic(node: Node) -> ChannelNorm | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_levels, group_unit
 from lpcompile.ir.function import FunctionBuilder
-from lpcompile.ir.unpacking import LEVELS, nibbles, unpacked
+from lpcompile.ir.unpacking import LEVELS, SCALE_BODIES, nibbles, unpacked
 
 ROW_TABLES = "tables"
 LOOKED_UP = "w4"  # what names of functions say of codes whose levels the call brings
@@ -24,7 +24,7 @@ class Storage:
     Attributes:
         format: of the codes.
         group_size: inputs that share an integer multiplier; 0 for none.
-        scale_codes: channel scales are `ufloat8_e4m4` codes times one float.
+        scale_codes: how channel scales are coded, a key of `SCALE_BODIES`; empty: float32.
         row_tables: every output channel has its own 16-entry int8 table.
         transposed: codes are stored (C_out, K) but the operator wants (K, C_out).
         straddling: a byte may hold codes of two rows or groups (an odd number of inputs), so that its two codes
@@ -33,7 +33,7 @@ class Storage:
 
     format: NumberFormat
     group_size: int = 0
-    scale_codes: bool = False
+    scale_codes: str = ""
     row_tables: bool = False
     transposed: bool = False
     straddling: bool = False
@@ -70,7 +70,7 @@ class Storage:
         if self.group_size:
             parts.append(groups)
         if self.scale_codes:
-            parts.append("s8")
+            parts.append(self.scale_codes)
         if self.row_tables:
             parts.append("rows")
         if self.straddling:
@@ -149,7 +149,7 @@ def channel_scale(b: FunctionBuilder, storage: Storage, *, own: bool = False) ->
     """
     if not storage.scale_codes:
         return "w_scale"
-    scale = b.call("Scale", "scale_codes", "scale_unit")
+    scale = b.call(SCALE_BODIES[storage.scale_codes], "scale_codes", "scale_unit")
     if storage.looked_up and not own:
         return b.op("Mul", scale, "image_unit")
     unit = storage.image_unit

@@ -8,6 +8,7 @@ QuantConv                   acc = sum w8 * (x - x_zp) + bias;  y = clip(rne(acc 
 QuantGemm, QuantMatMul      the same for matrices; `FloatOut` leaves y = acc * x_s * w_s as float32
 DynamicQuantMatMul          x is quantised over its own range first (DynamicQuantizeLinear), y is float32
 BlockQuantMatMul            x is rounded to int8 by blocks of 32, codes stay packed: MatMulNBits (block_matmul.py)
+QuantNorm                   QuantConv of one product a channel: a norm that no layer took in (materialise.norms)
 DequantizeWeights           w = w_s * w8 as float32, for an operator that runs on floats
 QuantAdd, QuantMul, ...     dequantise, apply the float operator, quantise: one rounding
 ==========================  =====================================================================================
@@ -89,7 +90,14 @@ def _rename_last(b: FunctionBuilder, value: str) -> bool:
     return False
 
 
-def quant_conv(storage: Storage, opset: int, *, bias: bool, code_max: int = 255) -> FunctionProto:
+def quant_norm(storage: Storage, opset: int, *, code_max: int = 255) -> FunctionProto:
+    """QuantNorm: uint8 (N, C, *spatial) -> uint8, one int8 weight, one scale and one int32 bias a channel."""
+    return quant_conv(storage, opset, bias=True, code_max=code_max, name="QuantNorm")
+
+
+def quant_conv(
+    storage: Storage, opset: int, *, bias: bool, code_max: int = 255, name: str = "QuantConv"
+) -> FunctionProto:
     """QuantConv: uint8 (N, C, *spatial) -> uint8, weights int8 per output channel, int32 bias."""
     inputs = [
         "x",
@@ -102,7 +110,7 @@ def quant_conv(storage: Storage, opset: int, *, bias: bool, code_max: int = 255)
         *(["bias"] if bias else []),
     ]
     doc = "y = quantise(sum(w8 * (x - x_zero_point)) + bias)"
-    b = _start("QuantConv", storage, inputs, doc, suffix=("" if bias else "_nobias") + _suffix(code_max))
+    b = _start(name, storage, inputs, doc, suffix=("" if bias else "_nobias") + _suffix(code_max))
     w8, scale = weights_int8(b, storage), channel_scale(b, storage)
     zero = b.constant(np.array(0, np.int8))
     args = [

@@ -5,6 +5,8 @@ are used: no INT4 Cast (missing before 1.21), no BitwiseAnd (opset 18). [archite
 
 ==========  ===========================================================================================
 Scale       ufloat8_e4m4 codes c and a unit u: u * (16 + (c & 15)) * 2^(c >> 4), float32, exact but for u
+LinearScale                         u * c
+HalfScale                           c the upper half of a float32: u * (128 + (c & 127)) * 2^((c >> 7) - 134)
 Weights     codes of one table
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
 GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
@@ -48,6 +50,24 @@ def _scale(opset: int) -> FunctionProto:
     mantissa = b.op("Cast", b.op("Add", b.op("Mod", c, number(b, 16)), number(b, 16)), to=FLOAT)
     powers = b.constant(np.exp2(np.arange(LEVELS)).astype(np.float32))
     power = b.op("Gather", powers, b.op("Div", c, number(b, 16)))
+    b.op("Mul", b.op("Mul", mantissa, power), "unit", out="y")
+    return b.build(opset)
+
+
+def _linear_scale(opset: int) -> FunctionProto:
+    b = FunctionBuilder("LinearScale", ["codes", "unit"], ["y"], "y = unit * c")
+    b.op("Mul", b.op("Cast", "codes", to=FLOAT), "unit", out="y")
+    return b.build(opset)
+
+
+def _half_scale(opset: int) -> FunctionProto:
+    b = FunctionBuilder(
+        "HalfScale", ["codes", "unit"], ["y"], "y = unit * (128 + (c & 127)) * 2^((c >> 7) - 134)"
+    )
+    c = b.op("Cast", "codes", to=INT32)
+    mantissa = b.op("Cast", b.op("Add", b.op("Mod", c, number(b, 128)), number(b, 128)), to=FLOAT)
+    powers = b.constant(np.exp2(np.arange(256) - 134.0).astype(np.float32))
+    power = b.op("Gather", powers, b.op("Div", c, number(b, 128)))
     b.op("Mul", b.op("Mul", mantissa, power), "unit", out="y")
     return b.build(opset)
 
@@ -157,8 +177,15 @@ def _start(name: str, *inputs_and_doc: str) -> FunctionBuilder:
     return FunctionBuilder(name, ["codes", *inputs], ["y"], doc)
 
 
+SCALE_BODIES = {
+    "s8": "Scale",
+    "u8": "LinearScale",
+    "b16": "HalfScale",
+}  # by part of a name
 BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "Scale": _scale,
+    "LinearScale": _linear_scale,
+    "HalfScale": _half_scale,
     "Weights": _weights,
     "GroupWeights": _group_weights,
     "RowWeights": _row_weights,

@@ -19,12 +19,14 @@ from lpcompile.ir.unary import Real, code_table, unary_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.dyadic_layers import call, codes_of, limits_of, requant_constants
 from lpcompile.materialise.functions import Unit
+from lpcompile.materialise.held import norm_line
 from lpcompile.materialise.movement import write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import ActivationPlan
+from lpcompile.plan import TARGETS_OWN, ActivationPlan
 from lpcompile.quant.dyadic import Requant, affine_requant, sum_requant
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
+from lpcompile.quant.multipliers import integer_bits
 
 TOLD = {"lpcompile.kernel": "integer"}
 
@@ -132,12 +134,14 @@ class ElementwiseWriter:
         norm, (x,) = channel_norm(node), data_inputs(node)
         assert norm is not None
         x_plan = self._plan(x)
-        scale = norm.scale * x_plan.scale / y_plan.scale
-        shift = norm.shift / y_plan.scale - scale * x_plan.zero_point
+        held = self.tensors.plan.requants.get(node.name, TARGETS_OWN)
+        scale, shift = norm_line(norm, x_plan, y_plan, held)
         least, most = np.zeros(len(scale), np.int64), np.full(len(scale), x_plan.code_max)
-        r = affine_requant(scale, shift, least, most, limits_of(y_plan, unit.clamp))
+        bits = integer_bits(held.multiplier)
+        r = affine_requant(scale, shift, least, most, limits_of(y_plan, unit.clamp), bits)
         function = bodies.quant_norm(self.graph.opset, norm.trailing)
-        inputs = [self.tensors.codes(x), *requant_constants(self.graph, node.name, r)]
+        constants = requant_constants(self.graph, node.name, r, short=bool(held.multiplier))
+        inputs = [self.tensors.codes(x), *constants]
         self._finish(unit, function, inputs, {}, r, (x_plan.zero_point,))
 
     def _pool(self, unit: Unit, form: Form) -> None:

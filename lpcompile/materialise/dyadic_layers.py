@@ -24,9 +24,10 @@ from lpcompile.materialise.movement import code_bounds
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, split_scales, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
+from lpcompile.plan import TARGETS_OWN, ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.dyadic import Codes, Requant, accumulator_reach, affine_requant, digits_needed
 from lpcompile.quant.dyadic_numbers import DyadicNumbers, LayerWeights
+from lpcompile.quant.multipliers import held_line, integer_bits
 
 KEPT = tuple(k for k in CONV_KEPT if k != "auto_pad")
 
@@ -109,9 +110,13 @@ class DyadicLayerWriter:
         if unit.bias is not None and (norm := channel_norm(unit.bias)) is not None:
             shift = shift + norm.shift / y_plan.scale
         reach = accumulator_reach(rows, codes_of(self.tensors.plan.activations[x.name]))
-        requant = affine_requant(step / y_plan.scale, shift, *reach, limits_of(y_plan, unit.clamp))
+        held = self.tensors.plan.requants.get(node.name, TARGETS_OWN)
+        centre = None if held.centre is None else held.centre / step
+        scale, shift = held_line(step / y_plan.scale, shift, held.multiplier, centre)
+        bits = integer_bits(held.multiplier)
+        requant = affine_requant(scale, shift, *reach, limits_of(y_plan, unit.clamp), bits)
         self.numbers.requants[node.name] = requant
-        constants = requant_constants(self.graph, node.name, requant)
+        constants = requant_constants(self.graph, node.name, requant, short=bool(held.multiplier))
         self.weight_bytes[node.name] += constants[0].nbytes + constants[2].nbytes  # m and k are its scales
         self.tensors.take_out(node)
         attributes |= {"zero": requant.zero, "low": requant.low, "high": requant.high}
@@ -204,10 +209,13 @@ def limits_of(plan: ActivationPlan, clamp: Node | None) -> Codes:
     return Codes(plan.zero_point, low, high)
 
 
-def requant_constants(graph: LpGraph, name: str, r: Requant) -> tuple[Value, Value, Value]:
-    """M as int16, b as int64, k as uint8."""
+def requant_constants(
+    graph: LpGraph, name: str, r: Requant, *, short: bool = False
+) -> tuple[Value, Value, Value]:
+    """M as int16, with `short` as uint8 where that holds it, b as int64, k as uint8."""
+    fits = short and r.m.size and int(r.m.min()) >= 0 and int(r.m.max()) <= np.iinfo(np.uint8).max
     arrays = (
-        ("multiplier", r.m.astype(np.int16)),
+        ("multiplier", r.m.astype(np.uint8 if fits else np.int16)),
         ("offset", r.b.astype(np.int64)),
         ("shift", r.k.astype(np.uint8)),
     )

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from lpcompile.ir import domain
 from lpcompile.ir.channel_norm import following_bias
 from lpcompile.ir.cones import Cone
-from lpcompile.ir.forms import form_of
+from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
@@ -17,6 +17,7 @@ from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import clamped, write_clamp, write_movement
+from lpcompile.materialise.norms import write_norm
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, QuantPlan
 
@@ -113,6 +114,9 @@ def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
 
 
 def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, output: Value) -> None:
+    if form_of(node) is Form.NORM:
+        write_norm(graph, tensors, node, output)
+        return
     code_max = graph.plan.activations[output.name].code_max
     function = domain.quant_elementwise(node.op, graph.opset, code_max)
     add_function(graph, function)

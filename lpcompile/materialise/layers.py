@@ -13,6 +13,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
+from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
@@ -40,28 +41,43 @@ class LayerWriter:
         """
         weight = node.inputs[1]
         assert weight is not None
-        stored = store_weights(self.graph, node.name, node.op, plan, weight.dims)
+        line = held_line_of(node, plan, self.tensors.plan, output)
+        multiplier = None if line is None else line.multiplier.astype(np.float32)
+        stored = store_weights(self.graph, node.name, node.op, plan, weight.dims, multiplier)
         self.weight_bytes[node.name] = stored.weight_bytes
         if plan.kernel is Kernel.WEIGHT_ONLY:
             self._expand(node, plan, stored)
         elif plan.kernel in (Kernel.DYNAMIC, Kernel.NBITS):
             self._float_to_float(node, plan, stored)
         else:
-            self._integer(node, plan, stored, output)
+            self._integer(node, plan, stored, output, line)
 
-    def _integer(self, node: Node, plan: LayerPlan, stored: StoredWeights, output: Value | None) -> None:
+    def _integer(
+        self,
+        node: Node,
+        plan: LayerPlan,
+        stored: StoredWeights,
+        output: Value | None,
+        line: HeldLine | None,
+    ) -> None:
+        """A layer on integers; where its line is held, the multipliers stand in place of the three scales."""
         x, y = node.inputs[0], node.outputs[0]
         assert x is not None
         assert y is not None
         code_max = 255
         if output is not None:
             code_max = self.tensors.plan.activations[output.name].code_max
-        x_plan = self.tensors.plan.activations[x.name]
-        bias = quantize_bias(planned_bias(node, plan), x_plan.scale, stored.scale)
+        x_scale, x_zero = self.tensors.parameters(x.name)
+        if line is None:
+            x_plan = self.tensors.plan.activations[x.name]
+            bias = quantize_bias(planned_bias(node, plan), x_plan.scale, stored.scale)
+        else:
+            x_scale, bias = self.tensors.one(), quantize_bias(line.shift, 1.0, stored.scale)
         make, attributes = self._maker(node, stored, bias is not None, output is None, code_max)
-        inputs = [self.tensors.codes(x), *self.tensors.parameters(x.name), *stored.values, *stored.shared]
+        inputs = [self.tensors.codes(x), x_scale, x_zero, *stored.values, *stored.shared]
         if output is not None:
-            inputs += self.tensors.parameters(output.name)
+            y_scale, y_zero = self.tensors.parameters(output.name)
+            inputs += [y_scale if line is None else self.tensors.one(), y_zero]
         if bias is not None:
             inputs.append(self.graph.constant(f"{stem(node.name)}/bias_quantized", shortest_bias(bias)))
         self.tensors.take_out(node)
@@ -156,7 +172,7 @@ def metadata(plan: LayerPlan) -> dict[str, str]:
         "lpcompile.kernel": plan.kernel.value,
         "lpcompile.format": plan.weight.format,
         "lpcompile.granularity": plan.weight.granularity,
-        "lpcompile.scale_format": plan.weight.scale_format,
+        "lpcompile.scale_format": plan.weight.double_quantized or plan.weight.scale_format,
         "lpcompile.rounding": plan.weight.rounding,
         **(packed if plan.kernel is Kernel.NBITS else {}),
     }

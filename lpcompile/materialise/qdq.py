@@ -15,6 +15,7 @@ from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.planned_norms import with_norms
 from lpcompile.ir.value import Value
 from lpcompile.materialise.functions import Unit, units
+from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.layers import LayerWriter, metadata
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import image_rows, quantize_bias
@@ -40,7 +41,8 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
             # No pair says this: DQ and MatMul alone become MatMulNBits, with activations quantised unasked.
             expanding.write(unit.node, layer, None)
         elif layer is not None:
-            weight_bytes[unit.node.name] = _weights(result, unit.node, layer)
+            line = held_line_of(unit.node, layer, result.plan, unit.output)
+            weight_bytes[unit.node.name] = _weights(result, unit.node, layer, line)
     for value, readers in reads:
         _pair(result, tensors, value, readers)
     return result, weight_bytes
@@ -174,11 +176,13 @@ def _swap_output(graph: LpGraph, value: Value, back: Value, first: Node) -> None
     graph.remove(inner)
 
 
-def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
+def _weights(graph: LpGraph, node: Node, plan: LayerPlan, line: HeldLine | None) -> int:
     weight = node.inputs[1]
     assert weight is not None
     w8, scale = image_rows(plan)
     scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
+    if line is not None:
+        scale = line.weight_scale
     axis = channel_axis(node.op)
     codes = graph.constant(f"{stem(node.name)}/weight_quantized", from_rows(node.op, w8, weight.dims))
     scales = graph.constant(f"{stem(node.name)}/weight_scale", scale)
@@ -187,7 +191,7 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan) -> int:
         "DequantizeLinear", [codes, scales, zero], attrs={"axis": axis}, name=f"{node.name}/weight"
     )
     node.set_input(1, IntegerTensors.filled(back))
-    x, bias = node.inputs[0], planned_bias(node, plan)
+    x, bias = node.inputs[0], planned_bias(node, plan) if line is None else line.bias
     if bias is not None and plan.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and x is not None:
         x_scale = graph.plan.activations[x.name].scale
         ints = quantize_bias(bias, x_scale, scale)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.formats.base import resolve
+from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.packing import pack
 from lpcompile.ir.decode import Storage
 from lpcompile.ir.graph import LpGraph
@@ -15,8 +15,11 @@ from lpcompile.materialise.names import stem
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS, from_rows
+from lpcompile.quant.short_multipliers import short_multipliers
 
 INT8 = "int8"
+HALF_BITS = 16  # of scales with 8 significant bits
+SCALE_CODES = {"ufloat8_e4m4": "s8", "uint8": "u8"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,12 @@ class StoredWeights:
 
 
 def store_weights(
-    graph: LpGraph, name: str, op: str, plan: LayerPlan, shape: tuple[int, ...]
+    graph: LpGraph,
+    name: str,
+    op: str,
+    plan: LayerPlan,
+    shape: tuple[int, ...],
+    multiplier: NDArray[np.float32] | None = None,
 ) -> StoredWeights:
     """Add the initialisers of a layer's quantised weights to the graph.
 
@@ -61,13 +69,17 @@ def store_weights(
         op: of the layer: decides the orientation that its operator wants.
         plan: with codes of shape (C_out, K).
         shape: of the original weight tensor.
+        multiplier: (C_out,) that stands in place of the scales.
     """
     q = plan.tensor
     assert q is not None, "a quantised layer has codes once quantize-weights ran"
     multipliers, channel = split_scales(q)
     fmt = resolve(plan.weight.format)
-    scale_codes = isinstance(channel, QuantizedTensor)
     scale = np.broadcast_to(_layer_scale(q).reshape(-1), (q.codes.shape[0],))
+    if multiplier is not None:
+        scale = multiplier
+        channel = short_multipliers(multiplier / np.float64(_image_unit(q, fmt))) or multiplier
+    scale_codes, scale_roles = _stored_scales(channel, scale, halves=multiplier is None and _halves(q))
     attributes: dict[str, Any] = {"weight_shape": list(shape)}
     roles: list[tuple[str, NDArray[Any]]]
     if fmt.bits > 4 and fmt.image() is not None:
@@ -100,15 +112,44 @@ def store_weights(
             roles.append(("weight_multipliers", np.frombuffer(pack(multipliers, 4), np.uint8)))
         if storage.row_tables:
             roles.append(("weight_tables", _row_tables(plan)))
-    if isinstance(channel, QuantizedTensor):
-        unit = np.asarray(channel.scales, np.float32).reshape(())
-        roles += [("weight_scale_codes", channel.codes.reshape(-1)), ("weight_scale_unit", unit)]
-    else:
-        roles.append(("weight_scale", np.ascontiguousarray(scale)))
+    roles += scale_roles
     values = tuple(graph.constant(f"{stem(name)}/{role}", array) for role, array in roles)
     shared = tuple(_shared(graph, f"{fmt.name}/{role}", a) for role, a in storage.format_values().items())
     size = sum(a.nbytes for _, a in roles)
     return StoredWeights(storage, values, attributes, np.ascontiguousarray(scale), size, shared)
+
+
+def _stored_scales(
+    channel: QuantizedTensor | NDArray[np.float32], scale: NDArray[np.float32], *, halves: bool
+) -> tuple[str, list[tuple[str, NDArray[Any]]]]:
+    """How channel scales are coded, and what holds them.
+
+    Args:
+        channel: as quantised.
+        scale: (C_out,) as the body gives them, where they are stored as they are.
+        halves: whether the lower halves of the float32 are zeros.
+    """
+    if isinstance(channel, QuantizedTensor):
+        unit = np.asarray(channel.scales, np.float32).reshape(())
+        codes: NDArray[Any] = channel.codes.reshape(-1)
+        return SCALE_CODES[channel.format.name], [("weight_scale_codes", codes), ("weight_scale_unit", unit)]
+    if halves and channel.size > 1:
+        codes = (np.ascontiguousarray(channel.reshape(-1)).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        return "b16", [("weight_scale_codes", codes), ("weight_scale_unit", np.array(1, np.float32))]
+    return "", [("weight_scale", np.ascontiguousarray(scale))]
+
+
+def _halves(q: QuantizedTensor) -> bool:
+    inner = q.scales if isinstance(q.scales, QuantizedTensor) else q
+    return inner.scale_bits == HALF_BITS
+
+
+def _image_unit(q: QuantizedTensor, fmt: NumberFormat) -> float:
+    """What the body multiplies stored scales by."""
+    if fmt.bits > 4 and fmt.image() is not None:
+        return 1.0
+    groups = split_scales(q)[0] is not None
+    return Storage(fmt, group_size=int(groups)).image_unit
 
 
 def _shared(graph: LpGraph, name: str, array: NDArray[Any]) -> Value:

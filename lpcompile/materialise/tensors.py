@@ -9,6 +9,7 @@ from lpcompile.materialise.names import stem
 from lpcompile.plan import QuantPlan
 
 QUANTIZED = "_quantized"
+ONE = "lpcompile/one"
 
 
 class IntegerTensors:
@@ -29,6 +30,12 @@ class IntegerTensors:
             )
             self._parameters[plan.tie_group] = (scale, zero)
         return self._parameters[plan.tie_group]
+
+    def one(self) -> Value:
+        """The scale 1, for layers whose weights carry the whole multiplier."""
+        if ONE not in self.graph:
+            return self.graph.constant(ONE, np.array(1, np.float32))
+        return self.graph.value(ONE)
 
     def codes(self, value: Value) -> Value:
         """The uint8 tensor of a planned activation; quantised here if no integer node has filled it."""

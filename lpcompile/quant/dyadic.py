@@ -2,7 +2,8 @@
 
 A real map `scale * acc + shift` becomes `m = rint(scale * 2^k)`, a signed 16-bit integer, and `b = rint(shift * 2^k)`
 with the rounding constant `2^(k-1)` inside; `k` is the largest shift for which `m` fits.  Before it is rounded, half
-up, the result is off by at most `(|acc| + 1) * 2^-(k+1)`, a relative error of 2^-15 of `scale * acc`.
+up, the result is off by at most `(|acc| + 1) * 2^-(k+1)`, a relative error of 2^-15 of `scale * acc`. Where a
+multiplier is to have fewer bits (`multipliers`), `m` has no more than these.
 `|acc * m + b| + (zero << k) < 2^52` is proven here, so that float64 computes the same integers. [architecture 3.5]
 """
 
@@ -71,7 +72,9 @@ def requantised(acc: I64, r: Requant, trailing: int = 0) -> I64:
     return np.asarray(np.clip(((acc * m + b) >> k) + r.zero, r.low, r.high))
 
 
-def affine_requant(scale: F64, shift: F64, least: I64, most: I64, out: Codes) -> Requant:
+def affine_requant(
+    scale: F64, shift: F64, least: I64, most: I64, out: Codes, bits: int = MULTIPLIER_BITS - 1
+) -> Requant:
     """The requantisation of accumulators that `scale * acc + shift` maps to codes less their zero.
 
     Args:
@@ -80,11 +83,12 @@ def affine_requant(scale: F64, shift: F64, least: I64, most: I64, out: Codes) ->
         least: (C,), what the accumulators are proven not to fall below.
         most: (C,), what they are proven not to exceed.
         out: of the result.
+        bits: of the magnitude of the multipliers.
     """
-    k = shifts(scale)
+    k = shifts(scale, bits)
     while True:
         half = np.where(k > 0, np.int64(1) << np.maximum(k - 1, 0), 0)
-        m = _multiplier(scale, k)
+        m = _multiplier(scale, k, bits)
         wide = np.abs(shift) * 2.0**k  # checked as floats first: it may not fit int64
         b = np.rint(np.where(wide < _EXACT, shift * 2.0**k, 0)).astype(np.int64) + half
         reach = np.maximum(np.abs(least * m + b), np.abs(most * m + b)) + (np.int64(out.zero) << k)
@@ -115,23 +119,23 @@ def sum_requant(scales: tuple[float, float], zeros: tuple[int, int], out: Codes)
     k = int(shifts(largest)[0])
     while (out.zero + 1) << k >= _EXACT >> 1:
         k -= 1
-    m = _multiplier(np.array(scales), np.array([k, k]))
+    m = _multiplier(np.array(scales), np.array([k, k]), MULTIPLIER_BITS - 1)
     half = (1 << k) >> 1
     b = half - sum(int(f) * z for f, z in zip(m, zeros, strict=True))
     return Requant(m, np.array([b]), np.array([k]), out.zero, out.low, out.high)
 
 
-def shifts(scale: F64) -> I64:
-    """The largest k for which `rint(|scale| * 2^k)` fits a signed 16-bit integer, within 0 .. MOST_SHIFT."""
-    top = 2.0 ** (MULTIPLIER_BITS - 1)
+def shifts(scale: F64, bits: int = MULTIPLIER_BITS - 1) -> I64:
+    """The largest k for which `rint(|scale| * 2^k)` has at most so many bits, within 0 .. MOST_SHIFT."""
+    top = 2.0**bits
     mantissa, exponent = np.frexp(np.abs(scale))
-    k = (MULTIPLIER_BITS - 1) - exponent.astype(np.int64) - (np.rint(mantissa * top) >= top)
+    k = bits - exponent.astype(np.int64) - (np.rint(mantissa * top) >= top)
     return np.asarray(np.clip(k, 0, MOST_SHIFT))
 
 
-def _multiplier(scale: F64, k: I64) -> I64:
-    """Scales beyond 2^15, under which any accumulator but 0 saturates, keep the largest multiplier."""
-    top = 2.0 ** (MULTIPLIER_BITS - 1) - 1
+def _multiplier(scale: F64, k: I64, bits: int) -> I64:
+    """Scales beyond 2^bits, under which nearly any accumulator but 0 saturates, keep the largest multiplier."""
+    top = 2.0**bits - 1
     return np.asarray(np.rint(np.clip(scale * 2.0**k, -top, top)).astype(np.int64))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.quant.adaround import adaround
 from lpcompile.quant.closed_form_scales import refined
+from lpcompile.quant.coordinate_descent import SWEEPS, sweep
 from lpcompile.quant.gptq import expected_errors, gptq_factored
 from lpcompile.quant.gram_factor import DAMPING, GramFactor, factor
 from lpcompile.quant.gram_loss import row_losses
@@ -115,6 +116,7 @@ class InputMetric:
         min_scale: F32 | None = None,
         rounds: int = ROUNDS,
         learned: bool = False,
+        keeps_scales: bool = False,
     ) -> QuantizedTensor:
         """Codes by GPTQ, then sweeps over them and channel scales in turn, then AdaRound where it is wanted.
 
@@ -124,9 +126,15 @@ class InputMetric:
             min_scale: (R,) as in `fit`.
             rounds: of sweeps and scales; 0: GPTQ alone, which tells formats apart as well.
             learned: AdaRound after them, kept row by row where it is better.
+            keeps_scales: sweeps over codes alone.
         """
         found = gptq_factored(rows, tensor, self.factors)
-        found = refined(rows, found, self.matrix, rounds=rounds, damping=self.damping, min_scale=min_scale)
+        if keeps_scales and rounds:
+            found = sweep(rows, found, self.matrix, sweeps=rounds * SWEEPS, damping=self.damping)
+        elif rounds:
+            found = refined(
+                rows, found, self.matrix, rounds=rounds, damping=self.damping, min_scale=min_scale
+            )
         return adaround(rows, found, self.matrix, damping=self.damping) if learned else found
 
     def expected(self, errors: F32, groups: Index) -> F32:

@@ -8,7 +8,10 @@ from lpcompile.errors import FormatError
 from lpcompile.formats.arrays import F32
 from lpcompile.quant.fit import layer_levels
 from lpcompile.quant.group_search import encode_groups
+from lpcompile.quant.multipliers import nearest_dyadic
 from lpcompile.quant.qtensor import QuantizedTensor, image_scales
+
+HALF_DIGITS = 8  # significant bits of scales that are stored in 16
 
 
 def nearest_codes(w: F32, like: QuantizedTensor) -> QuantizedTensor:
@@ -57,13 +60,14 @@ def with_channel_scales(tensor: QuantizedTensor, scales: F32) -> QuantizedTensor
     outer = tensor.scales
     if tensor.has_integer_groups:
         assert isinstance(outer, QuantizedTensor)
-        return replace(tensor, scales=replace(outer, scales=_stored(outer.scales, scales)))
-    return replace(tensor, scales=_stored(outer, scales))
+        return replace(tensor, scales=replace(outer, scales=_stored(outer.scales, scales, outer.scale_bits)))
+    return replace(tensor, scales=_stored(outer, scales, tensor.scale_bits))
 
 
-def _stored(like: F32 | QuantizedTensor, scales: F32) -> F32 | QuantizedTensor:
+def _stored(like: F32 | QuantizedTensor, scales: F32, bits: int) -> F32 | QuantizedTensor:
     if not isinstance(like, QuantizedTensor):
-        return np.asarray(scales, np.float32)
+        short = nearest_dyadic(scales.astype(np.float64), HALF_DIGITS) if bits < 32 else scales
+        return np.asarray(short, np.float32)
     assert isinstance(like.scales, np.ndarray)
     unit = np.asarray(like.scales, np.float64)
     levels = like.format.table() * float(unit)

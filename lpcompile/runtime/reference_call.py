@@ -11,18 +11,19 @@ from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.decode import LOOKED_UP
 from lpcompile.ir.function import DOMAIN
 
+NORM = "QuantNorm"  # with a stored format a convolution of one product a channel, without one `dyadic`
 FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
 DYADIC_LAYERS = tuple(k + op for k in ("Dyadic", "Accumulate") for op in ("Conv", "Gemm", "MatMul"))
 LAYERS = (
-    *("QuantConv", "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
+    *("QuantConv", NORM, "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
     *DYADIC_LAYERS,
 )
 DYADIC_ELEMENTWISE = (
     *("DyadicAdd", "DyadicMul", "DyadicAveragePool", "DyadicGlobalAveragePool"),
-    *("QuantNorm", "Lookup"),
+    *(NORM, "Lookup"),
 )
 _LAYER = re.compile(
-    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(?P<scale_codes>_s8)?(?P<tables>_rows)?(_odd)?"
+    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|b16))?(?P<tables>_rows)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
@@ -38,7 +39,7 @@ class Call:
         attributes: of the node.
         format: of the stored codes; None for elementwise work.
         group_size: inputs that share an integer multiplier; 0 for none.
-        scale_codes: whether channel scales are 8-bit codes.
+        scale_codes: how channel scales are coded, "s8", "u8" or "b16"; empty: float32.
         row_tables: whether every output channel has a table of its own.
         has_bias: whether the last input is a bias.
         float_out: whether the accumulator is scaled to float32.
@@ -52,7 +53,7 @@ class Call:
     attributes: dict[str, Any]
     format: NumberFormat | None = None
     group_size: int = 0
-    scale_codes: bool = False
+    scale_codes: str = ""
     row_tables: bool = False
     has_bias: bool = False
     float_out: bool = False
@@ -86,17 +87,18 @@ class Call:
                 )
             return cls(match["family"], attributes, code_max=_code_max(match["bits"]))
         looked_up = match["format"] == LOOKED_UP
+        family = "QuantConv" if match["family"] == NORM else match["family"]
         return cls(
-            match["family"],
+            family,
             attributes,
             _stored_format(match["format"], attributes),
             int(match["group"] or 0)
             if match["grouped"] is None or match["group"]
             else _group_size(attributes),
-            match["scale_codes"] is not None,
+            match["scale_codes"] or "",
             match["tables"] is not None,
-            match["family"] in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
-            match["float_out"] is not None or match["family"] in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
+            family in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
+            match["float_out"] is not None or family in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
             format_inputs=looked_up * ((match["tables"] is None) + (match["scale_codes"] is not None)),
@@ -115,7 +117,7 @@ class Call:
     @property
     def stored_inputs(self) -> int:
         """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
-        scales = 0 if self.is_dyadic else 1 + self.scale_codes
+        scales = 0 if self.is_dyadic else 1 + bool(self.scale_codes)
         return 1 + (self.group_size > 0) + self.row_tables + scales
 
     @property

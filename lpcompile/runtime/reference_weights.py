@@ -73,8 +73,16 @@ def _scales(call: Call, stored: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     codes, unit = stored
     fmt = call.format
     assert fmt is not None
-    real = resolve("ufloat8_e4m4").table().astype(np.float32)[codes] * np.float32(unit)
+    real = _scale_values(call.scale_codes, codes) * np.float32(unit)
     return np.asarray(real * np.float32(group_unit(fmt) if call.group_size else fmt.image_scale))
+
+
+def _scale_values(coded: str, codes: NDArray[Any]) -> NDArray[np.float32]:
+    """What codes of scales stand for, in units."""
+    if coded == "b16":
+        return (codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    fmt = {"s8": "ufloat8_e4m4", "u8": "uint8"}[coded]
+    return np.asarray(resolve(fmt).table().astype(np.float32)[codes])
 
 
 def nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:

@@ -109,7 +109,7 @@ def test_unpack_gives_as_many_codes_as_there_are(count: int) -> None:
     ("storage", "label", "inputs"),
     [
         (Storage(resolve("int8")), "int8", ["codes", "w_scale"]),
-        (Storage(resolve("nf4"), scale_codes=True), "w4_s8", ["codes", "scale_codes", "scale_unit"]),
+        (Storage(resolve("nf4"), scale_codes="s8"), "w4_s8", ["codes", "scale_codes", "scale_unit"]),
         (Storage(resolve("int4"), group_size=32), "w4_g", ["codes", "multipliers", "w_scale"]),
         (Storage(resolve("int4"), row_tables=True), "w4_rows", ["codes", "tables", "w_scale"]),
     ],

@@ -17,7 +17,7 @@ from tests.support_quant import IMAGE_FORMATS, Storing, quantized_layer
 STORAGES = [
     Storage(resolve("int8")),
     Storage(resolve("posit4"), transposed=True),
-    Storage(resolve("int4"), group_size=32, scale_codes=True),
+    Storage(resolve("int4"), group_size=32, scale_codes="s8"),
     Storage(resolve("nf4"), row_tables=True),
 ]
 OPSETS = (13, 17, 21, 23)

@@ -292,5 +292,5 @@ def test_a_call_is_read_from_its_name_and_attributes(expected: tuple[Any, ...]) 
     told = {"format": expected[2], "group_size": [expected[3]]} if "_w4" in expected[0] else {}
     call = Call.of(helper.make_node(expected[0], ["x"], ["y"], domain=DOMAIN, **told))
     assert call.format is not None
-    found = (call.family, call.format.name, call.group_size, call.scale_codes, call.row_tables)
+    found = (call.family, call.format.name, call.group_size, bool(call.scale_codes), call.row_tables)
     assert (*found, call.has_bias, call.float_out, call.code_max, call.axis) == expected[1:]
