@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
 from lpcompile.plan import QuantPlan
+from lpcompile.quant.multipliers import multiplier_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,9 @@ def requantisation_of(plan: QuantPlan, node: str, own: Requantisation) -> Requan
     """What a node of a plan requantises by.
 
     Args:
-        plan: of the graph; it says nothing yet of how multipliers are held.
+        plan: of the graph; its `requants` hold multipliers in fewer bits, or as shifts.
         node: name of a layer, or of a node without weights that runs on integers.
         own: the target's.
     """
-    return own
+    held = plan.requants.get(node)
+    return own if held is None else Requantisation(multiplier_bits(held.multiplier), floats=False)
