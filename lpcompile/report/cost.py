@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpcompile.accounts.entries import CLASSES, COMPARE, PRODUCTS, Account
+from lpcompile.accounts.entries import Account
 from lpcompile.analysis.arithmetic import COEFFICIENTS, Coefficients
+from lpcompile.analysis.cost_classes import CLASSES, COMPARE, PRODUCTS
 from lpcompile.report.sensitivity import shortened
 from lpcompile.report.table import bytes_text, table
 
