@@ -8,6 +8,7 @@ import pytest
 
 import lpcompile
 from lpcompile import compilation
+from lpcompile.accounts.sizes import settled
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import Kernel, LayerPlan
@@ -104,3 +105,15 @@ def test_a_compilation_that_keeps_its_layers_never_makes_the_float_graph_again(
 def test_nothing_is_released_that_the_float_model_is_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "release_rounded", lambda *_: never())
     lpcompile.compile(toy(TOY), target="cim", calibration=toy_calls(TOY), recipe="int8", benchmark=True)
+
+
+def test_shapes_of_another_batch_need_no_released_weights() -> None:
+    """Inference looks into small constants, and released ones have only a shape."""
+    model = parse_model("g (float[n,4] x) => (float[n,4] y) <float[4,4] w> { [layer] y = Gemm (x, w) }")
+    graph = LpGraph.from_proto(model)
+    graph.infer_shapes()
+    weight = graph.value("w")
+    plan = LayerPlan(Kernel.WEIGHT_ONLY, tensor=fit(weight.values.T, resolve("int8")))
+    graph.plan = graph.plan.with_layer("layer", plan)
+    assert release_rounded(graph, never) == ["w"]
+    assert settled(graph).value("y").shape == (1, 4)

@@ -8,10 +8,10 @@ from math import prod
 
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.elementwise import Rule, first
-from lpcompile.accounts.entries import NORM, OTHER, POOL, SOFTMAX
 from lpcompile.accounts.functions import Recipe
 from lpcompile.accounts.sizes import UnknownSizeError, dims_of, elements
 from lpcompile.accounts.spending import Spending
+from lpcompile.analysis.cost_classes import NORM, OTHER, POOL, SOFTMAX
 from lpcompile.ir.node import Node
 
 

@@ -43,13 +43,32 @@ def inner_account(graph: LpGraph, node: Node, count: Count) -> Account:
 
 def _repetitions(node: Node) -> int:
     if node.op == "Scan":
-        scanned = node.inputs[len(node.inputs) - int(node.attrs["num_scan_inputs"])]
-        axes = node.attrs.get("scan_input_axes") or [0]
-        return dims_of(scanned)[int(axes[0])]
+        axes = _scanned_axes(node)
+        return dims_of(node.inputs[len(node.inputs) - len(axes)])[axes[0]]
     trips, condition = (*node.inputs, None, None)[:2]
-    if node.op == "Loop" and trips is not None and trips.is_constant and condition is None:
-        return int(trips.values.reshape(()))
+    if node.op == "Loop" and trips is not None and trips.is_constant:
+        started = condition is not None and condition.is_constant and bool(condition.values.all())
+        if condition is None or (started and _goes_on(node.subgraphs[0])):
+            return int(trips.values.reshape(()))
     raise UnknownSizeError(f"a call decides how often {node.op} repeats its body")
+
+
+def _scanned_axes(node: Node) -> list[int]:
+    count = int(node.attrs["num_scan_inputs"])
+    return [int(a) for a in node.attrs.get("scan_input_axes") or [0] * count]
+
+
+def _goes_on(body: Body) -> bool:
+    """Whether the condition that a Loop's body gives is the one it got, or a constant that holds."""
+    proto = body.proto
+    makers = {name: n for n in proto.node for name in n.output}
+    name, constants = proto.output[0].name, {t.name: t for t in proto.initializer}
+    while name in makers and makers[name].op_type == "Identity":
+        name = makers[name].input[0]
+    given = makers[name].attribute if name in makers and makers[name].op_type == "Constant" else ()
+    tensor = next((a.t for a in given if a.name == "value"), constants.get(name))
+    held = tensor is not None and bool(onnx.numpy_helper.to_array(tensor).all())
+    return held or name == proto.input[1].name
 
 
 def _renamed(account: Account, node: Node, times: int) -> Account:
@@ -67,13 +86,17 @@ def _body_graph(graph: LpGraph, node: Node, body: Body) -> LpGraph:
     captured = [graph.value(name) for name in captured_names(proto) if name in graph]
     model = _model(graph, proto.node, captured, [o.name for o in proto.output])
     model.graph.initializer.extend(proto.initializer)
-    outer = node.inputs[-len(proto.input) :] if node.op == "Scan" else [None, None, *node.inputs[2:]]
-    scanned = int(node.attrs.get("num_scan_inputs", 0)) if node.op == "Scan" else 0
-    for i, (info, value) in enumerate(zip(proto.input, outer, strict=False)):
+    scans = node.op == "Scan"
+    outer = node.inputs[-len(proto.input) :] if scans else [None, None, *node.inputs[2:]]
+    axes = _scanned_axes(node) if scans else []
+    cut: list[int | None] = [*[None] * (len(proto.input) - len(axes)), *axes]
+    for info, value, axis in zip(proto.input, outer, cut, strict=False):
         typed = onnx.ValueInfoProto()
         typed.CopyFrom(info)
         if value is not None and value.dtype is not None and value.shape is not None:
-            shape = list(value.shape)[1:] if i >= len(proto.input) - scanned else list(value.shape)
+            shape = list(value.shape)
+            if axis is not None:
+                del shape[axis]
             typed = helper.make_tensor_value_info(info.name, ONNX_OF_NUMPY[value.dtype], shape)
         model.graph.input.append(typed)
     return _shaped(model)

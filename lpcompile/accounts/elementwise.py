@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 
 from lpcompile.accounts import functions as f
-from lpcompile.accounts.entries import ACTIVATION, NORM, OTHER, RESIDUAL, SCALE
 from lpcompile.accounts.functions import Recipe
 from lpcompile.accounts.sizes import dims_of, elements, width_of
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.arithmetic import Kind, Operation
+from lpcompile.analysis.cost_classes import ACTIVATION, NORM, OTHER, RESIDUAL, SCALE
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 

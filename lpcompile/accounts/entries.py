@@ -5,12 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lpcompile.analysis.arithmetic import Coefficients, Kind, Operation
+from lpcompile.analysis.cost_classes import CLASSES, COMPARE, PRODUCTS
 from lpcompile.errors import BudgetError
 
-MAC, SHIFT_MAC, NORM, SCALE, ACTIVATION = "mac", "shift_mac", "norm", "scale", "activation"
-COMPARE, RESIDUAL, POOL, SOFTMAX, OTHER = "compare", "residual", "pool", "softmax", "other"
-CLASSES = (MAC, SHIFT_MAC, NORM, SCALE, ACTIVATION, COMPARE, RESIDUAL, POOL, SOFTMAX, OTHER)
-PRODUCTS = (MAC, SHIFT_MAC)
 STANDARD = Coefficients()
 
 Work = Counter[tuple[str, Operation]]

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from lpcompile.accounts import aggregation, elementwise, products
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.elementwise import Rule, first
-from lpcompile.accounts.entries import SCALE, Entry
+from lpcompile.accounts.entries import Entry
 from lpcompile.accounts.sizes import UnknownSizeError, dims_of, nbytes
 from lpcompile.accounts.spending import Spending
+from lpcompile.analysis.cost_classes import SCALE
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat, layer_facts
 from lpcompile.assignment.layer_operations import Work as LayerWork
 from lpcompile.assignment.layer_operations import ace, layer_operations

@@ -8,11 +8,12 @@ from math import prod
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.code_flow import CodeFlow
 from lpcompile.accounts.elementwise import class_of_product, dequantise, first, quantise
-from lpcompile.accounts.entries import ACTIVATION, NORM, OTHER, POOL, RESIDUAL, SCALE, Entry
+from lpcompile.accounts.entries import Entry
 from lpcompile.accounts.nodes import RULES, VIEWS
 from lpcompile.accounts.sizes import dims_of, elements
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
+from lpcompile.analysis.cost_classes import ACTIVATION, NORM, OTHER, POOL, RESIDUAL, SCALE
 from lpcompile.assignment.requantisation import Requantisation
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.movement import bounds

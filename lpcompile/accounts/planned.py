@@ -10,12 +10,13 @@ from functools import partial
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.code_flow import CodeFlow
 from lpcompile.accounts.elementwise import dequantise, quantise
-from lpcompile.accounts.entries import SCALE, Account, Entry
+from lpcompile.accounts.entries import Account, Entry
 from lpcompile.accounts.graphs import FloatNodes, Item, counted
 from lpcompile.accounts.nodes import layer_entry
 from lpcompile.accounts.on_codes import clip, entry_on_codes
 from lpcompile.accounts.sizes import code_bytes, elements, nbytes
 from lpcompile.accounts.spending import Spending
+from lpcompile.analysis.cost_classes import SCALE
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.layer_operations import layer_operations
 from lpcompile.assignment.planned_format import held_format

@@ -6,10 +6,10 @@ from math import prod
 
 from lpcompile.accounts import functions as f
 from lpcompile.accounts.elementwise import Rule, first
-from lpcompile.accounts.entries import ACTIVATION, MAC, OTHER, SCALE, SOFTMAX
 from lpcompile.accounts.sizes import UnknownSizeError, dims_of, elements, width_of
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
+from lpcompile.analysis.cost_classes import ACTIVATION, MAC, OTHER, SCALE, SOFTMAX
 from lpcompile.assignment.requantisation import FLOAT
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from lpcompile.accounts.entries import ACTIVATION, COMPARE, Work
+from lpcompile.accounts.entries import Work
 from lpcompile.accounts.functions import Recipe
 from lpcompile.accounts.sizes import width_of
 from lpcompile.analysis.arithmetic import Kind, Operation
+from lpcompile.analysis.cost_classes import ACTIVATION, COMPARE
 from lpcompile.ir.node import Node
 
 

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lpcompile.analysis.arithmetic import ACCUMULATOR_BITS, Kind, Operation
+from lpcompile.analysis.cost_classes import MAC, OTHER, SCALE, SHIFT_MAC
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat
 from lpcompile.assignment.requantisation import FLOAT, Requantisation
 from lpcompile.ir.block_matmul import BLOCK
 from lpcompile.plan import Kernel
 
-MAC, SHIFT_MAC, SCALE, OTHER = "mac", "shift_mac", "scale", "other"
 GROUP_BITS = 4
 _POWERS_OF_TWO = ("pot4",)
 _CODEBOOKS = ("nf4", "lut4")

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpcompile.accounts.entries import CLASSES, COMPARE, PRODUCTS, Account
+from lpcompile.accounts.entries import Account
 from lpcompile.analysis.arithmetic import COEFFICIENTS, Coefficients
+from lpcompile.analysis.cost_classes import CLASSES, COMPARE, PRODUCTS
 from lpcompile.report.sensitivity import shortened
 from lpcompile.report.table import bytes_text, table
 
@@ -12,10 +13,10 @@ NODES_SHOWN = 12
 ASSUMPTIONS = (
     {
         "what": f"ACEv2 is that of the set {COEFFICIENTS}: products i*j, additions and comparisons max(i, j), shifts i",
-        "source": "assumed: the table of [neseem2024] was not at hand; the set follows energies at 45 nm [horowitz2014]",
+        "source": "assumed: the table of [neseem2024] was not at hand; it follows energies at 45 nm [horowitz2014]",
     },
     {
-        "what": "functions are products, sums and shifts by recipes; divisions and roots of floats take a product's energy",
+        "what": "functions are products, sums and shifts; divisions and roots of floats take the energy of products",
         "source": "assumed: exp and erf of [kim2021], logarithm and sine of our own",
     },
 )

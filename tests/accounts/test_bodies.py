@@ -51,17 +51,18 @@ def test_the_dearer_branch_of_an_if_counts() -> None:
     assert found.uncounted == ()
 
 
-def loop(trips: str) -> NodeProto:
+def loop(trips: str, condition: str = "", *, ends: bool = False) -> NodeProto:
+    follows = helper.make_node("Not" if ends else "Identity", ["go"], ["on"])
     body = helper.make_graph(
         [
-            helper.make_node("Identity", ["go"], ["on"]),
+            follows,
             helper.make_node("MatMul", ["state", "w"], ["next"], "product"),
         ],
         "body",
         [info("i", INT64), info("go", BOOL), info("state", FLOAT, 8, 8)],
         [info("on", BOOL), info("next", FLOAT, 8, 8)],
     )
-    return helper.make_node("Loop", [trips, "", "x"], ["y"], "repeat", body=body)
+    return helper.make_node("Loop", [trips, condition, "x"], ["y"], "repeat", body=body)
 
 
 def test_a_loop_counts_as_often_as_the_graph_says() -> None:
@@ -69,6 +70,16 @@ def test_a_loop_counts_as_often_as_the_graph_says() -> None:
     found = account([loop("n")], [info("x", FLOAT, 8, 8)], w=w, n=n)
     assert entries(found)["repeat/product"].by_class() == {"mac": 5 * 512 * M}
     assert entries(found)["repeat/product"].bytes == 5 * 3 * 256
+
+
+def test_a_condition_that_always_holds_ends_no_loop() -> None:
+    constants = {"w": np.ones((8, 8), np.float32), "n": np.array(5), "yes": np.array(True)}
+    found = account([loop("n", "yes")], [info("x", FLOAT, 8, 8)], **constants)
+    assert found.ace == 5 * 512 * M
+    ended = account([loop("n", "yes", ends=True)], [info("x", FLOAT, 8, 8)], **constants)
+    never = account([loop("n", "yes")], [info("x", FLOAT, 8, 8)], **{**constants, "yes": np.array(False)})
+    for unknown in (ended, never):
+        assert [u.node for u in unknown.uncounted] == ["repeat"]
 
 
 def test_a_loop_that_a_call_ends_is_named() -> None:
@@ -91,9 +102,16 @@ def test_a_scan_counts_every_step() -> None:
         [info("sum", FLOAT, 4), info("out", FLOAT, 4)],
     )
     node = helper.make_node("Scan", ["start", "rows"], ["last", "all"], "scan", body=body, num_scan_inputs=1)
+    axis = helper.make_node("Scan", ["start", "t"], ["last", "all"], "scan", body=body, num_scan_inputs=1,
+                            scan_input_axes=[1])  # fmt: skip
     shape = np.array([8, 8])
     views = [helper.make_node("Reshape", ["all", "shape"], ["y"], "view")]
     found = account([node, *views], [info("rows", FLOAT, 16, 4)], start=np.zeros(4, np.float32), shape=shape)
+    turned = helper.make_node("Transpose", ["rows"], ["t"], "turned")
+    other = account(
+        [turned, axis, *views], [info("rows", FLOAT, 16, 4)], start=np.zeros(4, np.float32), shape=shape
+    )
+    assert other.by_class() == found.by_class()
     assert {e.node: e.by_class() for e in found.entries} == {
         "scan/sum": {"residual": 16 * 4 * A},
         "scan/clamp": {"compare": 16 * 4 * C},

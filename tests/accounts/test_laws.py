@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from lpcompile.accounts.entries import CLASSES, COST_MODELS, Account
+from lpcompile.accounts.entries import COST_MODELS, Account
 from lpcompile.accounts.graphs import float_account
 from lpcompile.accounts.planned import planned_account
 from lpcompile.analysis.arithmetic import Coefficients, Kind
+from lpcompile.analysis.cost_classes import CLASSES
 from lpcompile.assignment.requantisation import DYADIC, DYADIC8, FLOAT, POWER_OF_TWO, Requantisation
 from lpcompile.errors import BudgetError
 from lpcompile.ir.graph import LpGraph

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import lpcompile
-from lpcompile.accounts.entries import CLASSES, Account, Entry, Uncounted
+from lpcompile.accounts.entries import Account, Entry, Uncounted
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.arithmetic import Coefficients, Kind, Operation
+from lpcompile.analysis.cost_classes import CLASSES
 from lpcompile.report.cost import NODES_SHOWN, cost_document, cost_line, cost_text
 from lpcompile.report.json import to_json
 from lpcompile.report.text import summary
