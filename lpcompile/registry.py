@@ -21,6 +21,7 @@ PASSES = {
     "equalize": "lpcompile.passes.equalize:Equalize",
     "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
+    "snap-sums": "lpcompile.passes.snap_sums:SnapSums",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "distribution-heterogeneous": "lpcompile.passes.distribution_heterogeneous:DistributionHeterogeneous",
@@ -46,7 +47,7 @@ def _load(path: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-SHOWN = 20  # names of a hint
+SHOWN = 30  # names of a hint
 
 
 def near_match(word: str, words: list[str]) -> str:
