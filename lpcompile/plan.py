@@ -74,6 +74,8 @@ class WeightPlan:
         scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
         rounding: how codes are chosen: one of ROUNDINGS.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
+        rank: of the side path that repairs them; 0: none.
+        side_path: how its factors are chosen, one of `quant.low_rank.METHODS`; empty without one.
     """
 
     format: str = "float32"
@@ -82,6 +84,8 @@ class WeightPlan:
     scale_format: str = "float32"
     rounding: str = "nearest"
     codebooks: tuple[str, ...] = ()
+    rank: int = 0
+    side_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 AGAIN = "requantize-weights"
+LORA = "insert-lora"
 LEARN = "reconstruct-blocks"
 SCALES = "tune-scales"
 ACTIVATIONS, EQUALIZE, SUMS = "quantize-activations", "equalize", "widen-sums"
@@ -59,6 +60,7 @@ def recipe_passes(
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
         named = _for_narrow_activations(named, options)
+        named = _with_side_paths(named, options)
     if options.tuning is not None and all(name != TUNE for name, _ in named):
         at = _end([name for name, _ in named])
         named = [*named[:at], (TUNE, {}), *named[at:]]
@@ -112,6 +114,22 @@ def has_few_bits(passes: Sequence[Pass]) -> bool:
         return any(format_of(f).bits < 8 for p in assigning for f in p.formats.split("+"))
     planned = [w for p in passes if (w := p.planned_weights()) is not None]
     return any(format_of(w.format).bits < 8 for w in planned)
+
+
+def _with_side_paths(
+    named: list[tuple[str, dict[str, str]]], options: Options
+) -> list[tuple[str, dict[str, str]]]:
+    """Side paths of the rank that the user asks for, right after weights are rounded; rank 0 takes them out."""
+    names = [name for name, _ in named]
+    if options.rank is None or ROUND not in names:
+        return named
+    if options.rank == 0:
+        return [(name, given) for name, given in named if name != LORA]
+    rank = {"rank": str(options.rank)}
+    if LORA in names:
+        return [(name, {**given, **rank} if name == LORA else given) for name, given in named]
+    at = names.index(ROUND) + 1
+    return [*named[:at], (LORA, rank), *named[at:]]
 
 
 def _is_narrow(activation_format: str) -> bool:

@@ -23,6 +23,7 @@ PASSES = {
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
+    "insert-lora": "lpcompile.passes.insert_lora:InsertLora",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
     "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",

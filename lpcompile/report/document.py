@@ -100,7 +100,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyad
         weight_granularity=plan.weight.granularity if quantised else "",
         activation_format=_activation_format(graph, node),
         rounding=plan.weight.rounding if quantised else "",
-        rank=0,
+        rank=_rank(plan),
         sensitivity=plan.sensitivity,
         sqnr_db_local=plan.local_sqnr_db,
         sqnr_db_end=plan.end_sqnr_db,
@@ -160,9 +160,22 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, *, dyadic: bool = Fal
         "acev2": sum(r.acev2 for r in records),
         "acev2_set": COEFFICIENTS,
         "energy45nm_pj": sum(map(energy45nm_pj, work)),
-        "side_path_mac_fraction": 0.0,
+        "side_path_mac_fraction": _side_path_macs(graph) / max(1, sum(r.macs for r in records)),
         **_posits(layers),
     }
+
+
+def _rank(plan: LayerPlan) -> int:
+    return 0 if plan.tensor is None or plan.tensor.side is None else plan.tensor.side.rank
+
+
+def _side_path_macs(graph: LpGraph) -> float:
+    """Products that side paths would take beside their layers; merged ones take none when the model runs."""
+    found = 0.0
+    for node in graph.layers():
+        facts, rank = layer_facts(node), _rank(_plan_of(graph, node))
+        found += facts.macs * rank * sum(facts.rows) / max(1, facts.weights)
+    return found
 
 
 def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, Any]:
