@@ -15,10 +15,11 @@ from dataclasses import replace
 import numpy as np
 
 from lpcompile.analysis.macs import layer_shape
-from lpcompile.formats.arrays import F32, F64
+from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.quant.gptq import gptq_factored
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.low_rank import low_rank, weighted_loss
 from lpcompile.quant.qtensor import QuantizedTensor
@@ -76,14 +77,17 @@ def with_side_path(
         tensor: as they were rounded without one.
         decided: rank and method.
         metric: of the layer's errors; methods that need one become `loftq` where there is none.
-        rounded: rounds other weights as the layer's were.
+        rounded: rounds other weights as the layer's were, with scales of their own.
     """
     method = WITHOUT_METRIC if metric is None and decided.side_path in BY_METRIC else decided.side_path
     matrix = None if metric is None else damped_matrix(metric)
     own = _weighing(method, matrix)
     found = [tensor, repaired(rows, tensor, decided.rank, own)]
     if method == "lowrank-first":
-        found.append(_first(rows, rounded, decided.rank, own))
+        b, a = low_rank(rows, decided.rank, own)
+        main = rounded(np.asarray(rows - b @ a, np.float32))
+        found += _settled(rows, main, b, a, metric)
+        found += _settled(rows, main, *low_rank(rows - main.dequantize(), decided.rank, own), metric)
     elif method == "loftq":
         found += _alternated(rows, rounded, tensor, decided.rank)
     best = min(found, key=lambda t: weighted_loss(rows - t.dequantize(), matrix))
@@ -95,7 +99,7 @@ def with_side_path(
 def rounded_again(
     target: F32, tensor: QuantizedTensor, method: str, metric: InputMetric, min_scale: F32 | None
 ) -> list[QuantizedTensor]:
-    """The tensor for other weights: codes beside the path as it is, and with a new path for these codes.
+    """The tensor for other weights: codes beside the path as it is, and with new paths for these codes.
 
     Args:
         target: the weights, (C, K).
@@ -106,10 +110,13 @@ def rounded_again(
     """
     path = tensor.side
     assert path is not None
-    left = np.asarray(target - path.product(), np.float32)
-    main = metric.rounded(left, tensor.main, min_scale=min_scale)
-    anew = repaired(target, main, path.rank, _weighing(method, damped_matrix(metric)))
-    return [t for t in (replace(main, side=path), anew) if keeps_scales(t, min_scale)]
+    b, a = path.factors()
+    b = b * tensor.main.int8_image()[1].reshape(-1, 1)
+    main = metric.rounded(np.asarray(target - b @ a, np.float32), tensor.main, min_scale=min_scale)
+    own = _weighing(method, damped_matrix(metric))
+    found = _settled(target, main, b, a, metric)
+    found += _settled(target, main, *low_rank(target - main.dequantize(), path.rank, own), metric)
+    return [t for t in found if keeps_scales(t, min_scale)]
 
 
 def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
@@ -117,17 +124,10 @@ def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
     return min_scale is None or not bool((tensor.int8_image()[1] < min_scale).any())
 
 
-def _weighing(method: str, matrix: F64 | None) -> F64 | None:
-    """What a method weighs inputs by."""
-    if method == "lqer" and matrix is not None:
-        return np.diagonal(matrix).copy()
-    return matrix if method in BY_METRIC else None
-
-
 def repaired(rows: F32, tensor: QuantizedTensor, rank: int, metric: F64 | None) -> QuantizedTensor:
     """The tensor with the factors that repair its codes best; as it is where there is nothing to repair."""
     main = tensor.main
-    return replace(main, side=side_path(*low_rank(rows - main.dequantize(), rank, metric)))
+    return _beside(main, *low_rank(rows - main.dequantize(), rank, metric))
 
 
 def damped_matrix(metric: InputMetric) -> F64:
@@ -138,19 +138,38 @@ def damped_matrix(metric: InputMetric) -> F64:
     return h
 
 
-def _first(rows: F32, rounded: Round, rank: int, metric: F64 | None) -> QuantizedTensor:
-    """The large directions taken out before rounding, and the residual's afterwards."""
-    path = side_path(*low_rank(rows, rank, metric))
-    left = rows if path is None else rows - path.product()
-    return repaired(rows, rounded(np.asarray(left, np.float32)), rank, metric)
+def _weighing(method: str, matrix: F64 | None) -> F64 | None:
+    """What a method weighs inputs by."""
+    if method == "lqer" and matrix is not None:
+        return np.diagonal(matrix).copy()
+    return matrix if method in BY_METRIC else None
+
+
+def _beside(main: QuantizedTensor, b: Real, a: Real) -> QuantizedTensor:
+    """Codes and these factors in 8 bits."""
+    return replace(main, side=side_path(b, a, main.largest_level, main.int8_image()[1]))
+
+
+def _settled(
+    rows: F32, main: QuantizedTensor, b: Real, a: Real, metric: InputMetric | None
+) -> list[QuantizedTensor]:
+    """Codes beside factors in 8 bits, as they are, and chosen again to make up for the rounding of the factors.
+
+    Large directions that were taken out of the weights are held by 8 bits; what these lose is left to the codes.
+    """
+    found = _beside(main, b, a)
+    if found.side is None or metric is None:
+        return [found]
+    left, right = found.side.factors()
+    path = left * main.int8_image()[1].reshape(-1, 1) @ right
+    codes = gptq_factored(np.asarray(rows - path, np.float32), main, metric.factors)
+    return [found, replace(codes, side=found.side)]
 
 
 def _alternated(rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int) -> list[QuantizedTensor]:
     found = []
     for _ in range(ALTERNATIONS):
-        path = repaired(rows, tensor, rank, None).side
-        if path is None:
-            break
-        tensor = repaired(rows, rounded(np.asarray(rows - path.product(), np.float32)), rank, None)
+        b, a = low_rank(rows - tensor.main.dequantize(), rank)
+        tensor = repaired(rows, rounded(np.asarray(rows - b @ a, np.float32)), rank, None)
         found.append(tensor)
     return found

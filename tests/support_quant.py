@@ -158,7 +158,8 @@ def plan_layer(graph: LpGraph, name: str, storing: Storing, kernel: Kernel = Ker
     if storing.row_tables:
         plan = replace(plan, codebooks=tuple(codebook(i) for i in range(len(rows))))
     if storing.rank:
-        tensor = replace(tensor, side=side_path(*low_rank(rows - tensor.dequantize(), storing.rank)))
+        factors = low_rank(rows - tensor.dequantize(), storing.rank)
+        tensor = replace(tensor, side=side_path(*factors, tensor.largest_level, tensor.int8_image()[1]))
         plan = replace(plan, rank=storing.rank, side_path="svd")
     return LayerPlan(kernel, plan, tensor, codes_sha256=tensor.digest())
 

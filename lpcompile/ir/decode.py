@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_levels, group_unit
 from lpcompile.ir.function import FunctionBuilder
-from lpcompile.ir.low_rank import SIDE_INPUTS, merged_scale, merged_weights, repaired_weights
+from lpcompile.ir.low_rank import SIDE_INPUTS, merged
 from lpcompile.ir.unpacking import LEVELS, nibbles, unpacked
 
 ROW_TABLES = "tables"
@@ -140,9 +140,7 @@ def weights_and_scale(b: FunctionBuilder, storage: Storage) -> tuple[str, str]:
     w8, scale = weights_int8(b, storage), channel_scale(b, storage)
     if not storage.side:
         return w8, scale
-    repaired = repaired_weights(b, w8, scale)
-    scale = merged_scale(b, repaired)
-    w8 = merged_weights(b, repaired, scale)
+    w8, scale = merged(b, w8, scale)
     return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8, scale
 
 

@@ -1,12 +1,13 @@
 """Bodies that merge a low-rank side path into the int8 weights of a layer: all constant, folded at load.
 
-===============  ======================================================================================
-RepairedWeights  V = w_scale * w8 + unit * sum_j multipliers_j * b_j * a_j, float32 (C_out, K)
-MergedScale      t = max(max |V|, 2^-100) / 127 of every row, (C_out,)
+===============  ==============================================================================================
+RepairedWeights  V = w8 + unit * sum_j multipliers_j * b_j * a_j, float32 (C_out, K), exact
+MergedSteps      t = max(max |V|, 2^-10) / 127 of every row, (C_out,)
 MergedWeights    rint(V / t), int8, in the shape of the layer's weights
-===============  ======================================================================================
+===============  ==============================================================================================
 
-The sum is exact, everything else is arithmetic of single elements: the numbers are those of `quant.side_path`.
+The numbers are those of `quant.side_path`. Whatever a body computes stays in memory until the whole model is loaded, so
+there is one float of four bytes a weight for w8 and one for V, and no more.
 """
 
 import numpy as np
@@ -16,54 +17,51 @@ from lpcompile.ir.function import FunctionBuilder, ints
 from lpcompile.quant.side_path import LARGEST, LEAST_REACH
 
 SIDE_INPUTS = ("side_b", "side_a", "side_multipliers", "side_unit")
-_AXES_AS_INPUT = 18  # opset from which ReduceMax has them so
-_COLUMN = np.array([-1, 1], np.int64)
+_AXES_AS_INPUT = 18  # opset from which reductions have them so
 
 
-def repaired_weights(b: FunctionBuilder, w8: str, scale: str) -> str:
-    """Call of RepairedWeights."""
-    return b.call("RepairedWeights", w8, scale, *SIDE_INPUTS)
+def merged(b: FunctionBuilder, w8: str, scale: str) -> tuple[str, str]:
+    """Calls of the three, and the product of scales: the merged weights and their scale.
 
-
-def merged_scale(b: FunctionBuilder, repaired: str) -> str:
-    """Call of MergedScale."""
-    return b.call("MergedScale", repaired)
-
-
-def merged_weights(b: FunctionBuilder, repaired: str, scale: str) -> str:
-    """Call of MergedWeights."""
-    return b.call("MergedWeights", repaired, scale, weight_shape=ints("weight_shape"))
+    Args:
+        b: of a function with the inputs SIDE_INPUTS.
+        w8: int8 weights of the main path, output channels first.
+        scale: float32 (C_out,).
+    """
+    repaired = b.call("RepairedWeights", w8, *SIDE_INPUTS)
+    steps = b.call("MergedSteps", repaired)
+    weights = b.call("MergedWeights", repaired, steps, weight_shape=ints("weight_shape"))
+    return weights, b.op("Mul", scale, steps)
 
 
 def repaired_weights_body(opset: int) -> FunctionProto:
     """Of RepairedWeights."""
-    doc = "y = w_scale * w8 + unit * sum_j multipliers_j * b_j * a_j"
-    b = FunctionBuilder("RepairedWeights", ["w8", "w_scale", *SIDE_INPUTS], ["y"], doc)
+    doc = "y = w8 + unit * sum_j multipliers_j * b_j * a_j"
+    b = FunctionBuilder("RepairedWeights", ["w8", *SIDE_INPUTS], ["y"], doc)
     left, right, n = (b.op("Cast", name, to=TensorProto.FLOAT) for name in SIDE_INPUTS[:3])
-    side = b.op("Mul", b.op("MatMul", b.op("Mul", left, n), right), "side_unit")
-    rows = b.op("Reshape", b.op("Cast", "w8", to=TensorProto.FLOAT), b.constant(np.array([0, -1], np.int64)))
-    main = b.op("Mul", rows, b.op("Reshape", "w_scale", b.constant(_COLUMN)))
-    b.op("Add", main, side, out="y")
+    left = b.op("Mul", b.op("Mul", left, n), "side_unit")
+    rows = b.op("Reshape", "w8", b.constant(np.array([0, -1], np.int64)))
+    b.op("Gemm", left, right, b.op("Cast", rows, to=TensorProto.FLOAT), out="y")
     return b.build(opset)
 
 
-def merged_scale_body(opset: int) -> FunctionProto:
-    """Of MergedScale."""
-    b = FunctionBuilder("MergedScale", ["x"], ["y"], "y = max(max |x|, 2^-100) / 127, row by row")
-    sizes = b.op("Abs", "x")
+def merged_steps_body(opset: int) -> FunctionProto:
+    """Of MergedSteps."""
+    b = FunctionBuilder("MergedSteps", ["x"], ["y"], "y = max(max |x|, 2^-10) / 127, row by row")
     if opset >= _AXES_AS_INPUT:
-        reach = b.op("ReduceMax", sizes, b.constant(np.array([1], np.int64)), keepdims=0)
+        axes = b.constant(np.array([1], np.int64))
+        high, low = (b.op(op, "x", axes, keepdims=0) for op in ("ReduceMax", "ReduceMin"))
     else:
-        reach = b.op("ReduceMax", sizes, axes=[1], keepdims=0)
-    held = b.op("Max", reach, b.constant(np.array(LEAST_REACH, np.float32)))
-    b.op("Div", held, b.constant(np.array(LARGEST, np.float32)), out="y")
+        high, low = (b.op(op, "x", axes=[1], keepdims=0) for op in ("ReduceMax", "ReduceMin"))
+    reach = b.op("Max", high, b.op("Neg", low), b.constant(np.array(LEAST_REACH, np.float32)))
+    b.op("Div", reach, b.constant(np.array(LARGEST, np.float32)), out="y")
     return b.build(opset)
 
 
 def merged_weights_body(opset: int) -> FunctionProto:
     """Of MergedWeights."""
-    b = FunctionBuilder("MergedWeights", ["x", "scale"], ["y"], "y = round_half_even(x / scale)")
-    steps = b.op("Div", "x", b.op("Reshape", "scale", b.constant(_COLUMN)))
-    whole = b.op("Cast", b.op("Round", steps), to=TensorProto.INT8)
+    b = FunctionBuilder("MergedWeights", ["x", "steps"], ["y"], "y = round_half_even(x / steps)")
+    zeros = b.op("Cast", b.op("Mul", "steps", b.constant(np.array(0, np.float32))), to=TensorProto.INT8)
+    whole = b.op("QuantizeLinear", "x", "steps", zeros, axis=0)
     b.op("Reshape", whole, b.attribute("weight_shape"), out="y")
     return b.build(opset)

@@ -98,7 +98,9 @@ class QuantizedTensor:
     def _merges(self, side: SidePath) -> bool:
         by_row = self.has_integer_groups or self.granularity in (PerTensor(), PerAxis(0))
         fits = self.shape == (side.b.shape[0], side.a.shape[1])
-        return fits and by_row and self.has_int8_image and self.zeros is None
+        if not (fits and by_row and self.has_int8_image and self.zeros is None):
+            return False
+        return side.is_exact(self.largest_level)
 
     @property
     def main(self) -> "QuantizedTensor":
@@ -111,6 +113,18 @@ class QuantizedTensor:
         if self.has_integer_groups:
             return has_group_table(self.format) and self.zeros is None
         return self.format.image() is not None and not isinstance(self.granularity, PerGroup)
+
+    @property
+    def largest_level(self) -> int:
+        """The magnitude that the int8 image of the codes may have, whatever they are.
+
+        Raises:
+            FormatError: there is no image.
+        """
+        image = group_table(self.format) if self.has_integer_groups else self.format.image()
+        if image is None:
+            raise FormatError(f"{self.format.name} has no int8 image")
+        return int(np.abs(image.astype(np.int16)).max(initial=0))
 
     def int8_image(self) -> tuple[I8, F32]:
         """The tensor as `W^ = s_c * w8`.

@@ -1,14 +1,14 @@
 """A low-rank side path in 8 bits, and the int8 image of weights that it is merged into.
 
-    B A ~ u * sum_j n_j b8_j a8_j      b8 (C, r), a8 (r, K) int8; n_j, one 8-bit integer a rank, and u one float32 are
-                                       the scales of A's rows times those of B's columns
+    V = w8 + u * sum_j n_j b8_j a8_j      b8 (C, r), a8 (r, K) int8; n_j an 8-bit integer a rank; u a power of two
 
-The sum is one of integers below 2^24, so that float32 holds it exactly whatever the order of adding. Merging is
-arithmetic of single elements in float32, each result rounded once, so it is the same bits in numpy and in a graph:
+so that B is held in units of the scale s_c of the main path, and the weights are s_c V. Every term is a whole number of
+u below 2^24 u, and so is their sum: float32 holds V exactly whatever the order of adding. The merged image is
 
-    V = s_c * w8 + u * sum;    t_c = max(max_k |V|, 2^-100) / 127;    w8' = rint(V / t_c)
+    t = max(max_k |V|, 2^-10) / 127;    w8' = rint(V / t);    scale s_c t
 
-The merged image reaches 127 in every row, and t_c is the scale of the row. [architecture 3.2, 3.6]
+arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph. It reaches
+127 in every row. [architecture 3.2, 3.6]
 """
 
 import hashlib
@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.errors import FormatError
-from lpcompile.formats.arrays import F32, I8, U8, Real
+from lpcompile.formats.arrays import F32, F64, I8, U8, Real
 
 LARGEST = 127
-LEAST_REACH = np.float32(2.0**-100)  # of a row: keeps its scale a normal number
+LEAST_REACH = np.float32(2.0**-10)  # of a row: keeps its scale above zero
 MOST_RANK = 512
 _EXACT = 1 << 24
 _MOST_MULTIPLIER = 255
+_FINEST = 40
+_NOISE = 1e-12  # of the largest number of a column: rounding errors of float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +37,10 @@ class SidePath:
         b: (C, r) int8.
         a: (r, K) int8.
         multipliers: (r,) uint8, n_j.
-        unit: u, a float32 number of shape ().
+        unit: u, a float32 number of shape (), a power of two.
 
     Raises:
-        FormatError: shapes do not fit, or a sum might not be exact in float32.
+        FormatError: shapes do not fit, or the unit is no power of two.
     """
 
     b: I8
@@ -50,8 +52,8 @@ class SidePath:
         r = self.multipliers.size
         if self.b.shape[1:] != (r,) or self.a.shape[:1] != (r,) or self.unit.shape != ():
             raise FormatError(f"factors of shape {self.b.shape} and {self.a.shape} for {r} multipliers")
-        if _reach(self.b, self.a, self.multipliers) >= _EXACT:
-            raise FormatError("the products of these factors are too large to be exact in float32")
+        if np.frexp(self.unit)[0] != 0.5:
+            raise FormatError(f"the unit of a side path is a power of two, not {float(self.unit)}")
 
     @property
     def rank(self) -> int:
@@ -72,10 +74,21 @@ class SidePath:
             "side_unit": self.unit,
         }
 
-    def product(self) -> F32:
-        """B A, (C, K) float32: exact sums times the unit."""
-        scaled = self.b.astype(np.float32) * self.multipliers.astype(np.float32)
-        return np.asarray(scaled @ self.a.astype(np.float32) * self.unit, np.float32)
+    def factors(self) -> tuple[F32, F32]:
+        """B in units of the main path's scales (C, r), and A (r, K); exact."""
+        left = self.b.astype(np.float32) * self.multipliers.astype(np.float32) * self.unit
+        return left, self.a.astype(np.float32)
+
+    def repaired(self, w8: I8) -> F32:
+        """V, (C, K), exactly."""
+        left, right = self.factors()
+        return np.asarray(w8.astype(np.float32) + left @ right, np.float32)
+
+    def is_exact(self, largest: int) -> bool:
+        """Whether V, and all sums on the way to it, are whole numbers of the unit below 2^24 while |w8| <= largest."""
+        left, right = (np.abs(f.astype(np.float64)) for f in self.factors())
+        most = largest + float((left @ right).max(initial=0))
+        return bool(self.unit <= 1) and most < _EXACT * float(self.unit)
 
     def digest(self) -> bytes:
         """SHA-256 over factors and scales."""
@@ -85,12 +98,14 @@ class SidePath:
         return h.digest()
 
 
-def side_path(b: Real, a: Real) -> SidePath | None:
-    """Factors in 8 bits, each rank in the range of its own; None where they are zero.
+def side_path(b: Real, a: Real, largest: int, scale: F32) -> SidePath | None:
+    """Factors in 8 bits, each rank in a range of its own, beside a main path; None where they are zero.
 
     Args:
         b: (C, r).
         a: (r, K).
+        largest: magnitude that the int8 image of the main path may have.
+        scale: (C,) or () of that image.
 
     Raises:
         FormatError: a rank above MOST_RANK, numbers that are not finite.
@@ -99,23 +114,23 @@ def side_path(b: Real, a: Real) -> SidePath | None:
         raise FormatError(f"a side path of rank {b.shape[1]}, of more than {MOST_RANK}")
     if not (np.isfinite(b).all() and np.isfinite(a).all()):
         raise FormatError("factors hold NaN or infinity")
-    steps = (np.abs(f.astype(np.float64)).max(axis=axis, initial=0) / LARGEST for f, axis in ((b, 0), (a, 1)))
-    of_b, of_a = steps
-    sizes = of_b * of_a
-    alive = sizes > np.finfo(np.float32).tiny * _MOST_MULTIPLIER
+    left, right = _in_units(b, scale), np.asarray(a, np.float64)
+    of_left, of_right = np.abs(left).max(axis=0, initial=0), np.abs(right).max(axis=1, initial=0)
+    sizes = of_left * of_right / LARGEST**2  # of one step of both factors
+    alive = sizes > 2.0**-_FINEST
     if not alive.any():
         return None
-    b, a, of_a, sizes = b[:, alive], a[alive], of_a[alive], sizes[alive]
-    a8 = np.rint(a / of_a[:, None]).astype(np.int8)
-    most = _MOST_MULTIPLIER
-    while True:
-        unit = np.float32(sizes.max() / most)
-        n = np.clip(np.ceil(sizes / np.float64(unit)), 1, most)
-        levels = np.rint(b * (of_a / (n * np.float64(unit))))
-        b8, multipliers = np.clip(levels, -LARGEST, LARGEST).astype(np.int8), n.astype(np.uint8)
-        if _reach(b8, a8, multipliers) < _EXACT:
-            return SidePath(b8, a8, multipliers, np.asarray(unit, np.float32))
-        most //= 2
+    left, right, of_right, sizes = left[:, alive], right[alive], of_right[alive], sizes[alive]
+    a8 = np.rint(right * (LARGEST / of_right)[:, None]).astype(np.int8)
+    finest = int(np.floor(np.log2(_MOST_MULTIPLIER / sizes.max())))
+    for power in range(min(finest, _FINEST), -1, -1):
+        n = np.clip(np.ceil(sizes * 2.0**power), 1, _MOST_MULTIPLIER)
+        levels = np.rint(left * (of_right / LARGEST * 2.0**power / n))
+        b8 = np.clip(levels, -LARGEST, LARGEST).astype(np.int8)
+        path = SidePath(b8, a8, n.astype(np.uint8), np.asarray(2.0**-power, np.float32))
+        if path.is_exact(largest):
+            return path
+    return None  # it would be millions of times the main path
 
 
 def merged_image(w8: I8, scale: F32, path: SidePath) -> tuple[I8, F32]:
@@ -127,15 +142,17 @@ def merged_image(w8: I8, scale: F32, path: SidePath) -> tuple[I8, F32]:
         path: of that layer.
 
     Returns:
-        w8' (C, K) and t (C,).
+        w8' (C, K) and its scale (C,).
     """
-    column = np.broadcast_to(scale.reshape(-1), (len(w8),))[:, None]
-    values = w8.astype(np.float32) * column + path.product()
-    reach = np.maximum(np.abs(values).max(axis=1), LEAST_REACH)
-    merged_scale = (reach / np.float32(LARGEST)).astype(np.float32)
-    return np.rint(values / merged_scale[:, None]).astype(np.int8), merged_scale
+    values = path.repaired(w8)
+    reach = np.maximum(np.maximum(values.max(axis=1), -values.min(axis=1)), LEAST_REACH)
+    steps = (reach / np.float32(LARGEST)).astype(np.float32)
+    own = np.broadcast_to(scale.reshape(-1), (len(w8),))
+    return np.rint(values / steps[:, None]).astype(np.int8), np.asarray(own * steps, np.float32)
 
 
-def _reach(b: I8, a: I8, multipliers: U8) -> float:
-    scaled = np.abs(b.astype(np.float64)) * multipliers
-    return float((scaled @ np.abs(a.astype(np.float64))).max(initial=0))
+def _in_units(b: Real, scale: F32) -> F64:
+    """B over the scales of its rows; what is rounding noise beside other rows is zero."""
+    wide = np.asarray(b, np.float64)
+    wide = np.where(np.abs(wide) < _NOISE * np.abs(wide).max(axis=0, initial=0), 0.0, wide)
+    return np.asarray(wide / np.broadcast_to(scale.reshape(-1), (len(b),)).astype(np.float64)[:, None])

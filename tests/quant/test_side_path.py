@@ -8,18 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpcompile.errors import FormatError
-from lpcompile.formats.arrays import F64
+from lpcompile.formats.arrays import F32, F64, I8
 from lpcompile.formats.base import resolve
 from lpcompile.quant.fit import fit
 from lpcompile.quant.low_rank import low_rank, weighted_loss
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.side_path import LARGEST, SidePath, merged_image, side_path
 
+ONE = np.ones((), np.float32)
+
 
 def factors(outputs: int, rank: int, inputs: int, seed: int = 0, spread: float = 1.0) -> tuple[F64, F64]:
     rng = np.random.default_rng(seed)
     sizes = np.exp(-spread * np.arange(rank))[:, None]
     return rng.standard_normal((outputs, rank)), sizes * rng.standard_normal((rank, inputs))
+
+
+def image(outputs: int, inputs: int, seed: int = 0) -> tuple[I8, F32]:
+    rng = np.random.default_rng(seed)
+    w8 = rng.integers(-128, 128, (outputs, inputs)).astype(np.int8)
+    return w8, rng.uniform(0.01, 0.1, outputs).astype(np.float32)
+
+
+def path_beside(b: F64, a: F64, w8: I8, scale: F32) -> SidePath:
+    path = side_path(b, a, int(np.abs(w8.astype(int)).max()), scale)
+    assert path is not None
+    return path
 
 
 def tensor(shape: tuple[int, int] = (10, 24), seed: int = 0) -> QuantizedTensor:
@@ -30,71 +44,88 @@ def tensor(shape: tuple[int, int] = (10, 24), seed: int = 0) -> QuantizedTensor:
 
 
 @given(st.integers(1, 40), st.integers(1, 16), st.integers(1, 60), st.integers(0, 99), st.floats(0, 3))
-def test_the_sum_is_exact_in_float32(outputs: int, rank: int, inputs: int, seed: int, spread: float) -> None:
-    path = side_path(*factors(outputs, rank, inputs, seed, spread))
-    assert path is not None
+def test_sums_are_exact_in_float32(outputs: int, rank: int, inputs: int, seed: int, spread: float) -> None:
+    w8, scale = image(outputs, inputs, seed)
+    path = path_beside(*factors(outputs, rank, inputs, seed, spread), w8, scale)
+    power = round(-np.log2(float(path.unit)))
     whole = (path.b.astype(np.int64) * path.multipliers) @ path.a.astype(np.int64)
+    whole += w8.astype(np.int64) << power
     assert np.abs(whole).max() < 1 << 24
-    np.testing.assert_array_equal(path.product(), whole.astype(np.float32) * path.unit)
+    np.testing.assert_array_equal(path.repaired(w8).astype(np.float64) * 2.0**power, whole)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 2.0])
-def test_eight_bits_change_little(spread: float) -> None:
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e2])
+def test_eight_bits_change_little(spread: float, size: float) -> None:
+    """Of the path itself, or of the coarsest step that an image of 8 bits can have."""
+    w8, scale = image(64, 96)
     b, a = factors(64, 8, 96, spread=spread)
-    path = side_path(b, a)
-    assert path is not None
-    assert np.linalg.norm(path.product() - b @ a) < 0.012 * np.linalg.norm(b @ a)
+    left, right = path_beside(size * b, a, w8, scale).factors()
+    lost = np.linalg.norm(scale[:, None] * (left @ right) - size * b @ a)
+    assert lost < 0.02 * size * np.linalg.norm(b @ a) + 0.01 * np.linalg.norm(
+        np.broadcast_to(scale[:, None], (64, 96))
+    )
 
 
 def test_large_ranks_stay_exact() -> None:
-    b, a = np.ones((3, 300)), np.ones((300, 5))
-    path = side_path(b, a)
-    assert path is not None
-    np.testing.assert_allclose(path.product(), 300, rtol=1e-5)
+    w8, scale = np.zeros((3, 5), np.int8), np.ones(3, np.float32)
+    left, right = path_beside(np.ones((3, 300)), np.ones((300, 5)), w8, scale).factors()
+    np.testing.assert_allclose(left @ right, 300, rtol=0.01)
     with pytest.raises(FormatError, match="rank 513"):
-        side_path(np.ones((3, 513)), np.ones((513, 5)))
+        side_path(np.ones((3, 513)), np.ones((513, 5)), 0, scale)
 
 
 def test_zero_factors_are_no_path_and_zero_ranks_are_left_out() -> None:
+    main = image(6, 7)
     b, a = factors(6, 3, 7)
-    assert side_path(b * 0, a) is None
+    assert side_path(b * 0, a, 128, main[1]) is None
     a[1] = 0
-    path = side_path(b, a)
-    assert path is not None
-    assert path.rank == 2
+    assert path_beside(b, a, *main).rank == 2
     with pytest.raises(FormatError, match="NaN or infinity"):
-        side_path(b * np.inf, a)
+        side_path(b * np.inf, a, 128, main[1])
+
+
+def test_noise_of_float64_in_rows_of_tiny_scales_does_not_count() -> None:
+    w8, scale = image(6, 7)
+    b, a = factors(6, 2, 7)
+    b[0], scale[0] = 1e-17, 1e-30
+    path = path_beside(b, a, w8, scale)
+    np.testing.assert_array_equal(path.b[0], 0)
+    assert np.abs(path.b[1:]).max() > 100
 
 
 def test_inexact_and_misshapen_factors_are_refused() -> None:
     full = np.full((2, 9), 127, np.int8)
-    with pytest.raises(FormatError, match="too large to be exact"):
-        SidePath(full, full.T.copy(), np.full(9, 255, np.uint8), np.array(1, np.float32))
+    path = SidePath(full, full.T.copy(), np.full(9, 255, np.uint8), ONE)
+    assert not path.is_exact(0)
     with pytest.raises(FormatError, match="for 3 multipliers"):
-        SidePath(full, full.T.copy(), np.ones(3, np.uint8), np.array(1, np.float32))
+        SidePath(full, full.T.copy(), np.ones(3, np.uint8), ONE)
+    with pytest.raises(FormatError, match=r"a power of two, not 0\.75"):
+        SidePath(full, full.T.copy(), np.ones(9, np.uint8), np.array(0.75, np.float32))
 
 
 def test_the_merged_image_fits_int8_in_every_row_and_is_nearest() -> None:
-    main, path = tensor(), side_path(*factors(10, 3, 24))
-    assert path is not None
-    w8, scale = merged_image(*main.int8_image(), path)
-    real = main.dequantize() + path.product()
+    main, (b, a) = tensor(), factors(10, 3, 24)
+    before, scale = main.int8_image()
+    path = path_beside(b, a, before, scale)
+    w8, merged_scale = merged_image(before, scale, path)
+    real = scale[:, None] * path.repaired(before).astype(np.float64)
     np.testing.assert_array_equal(np.abs(w8).max(axis=1), LARGEST)
-    assert np.abs(w8 * scale[:, None] - real).max() <= 0.5001 * scale.max()
-    assert (np.abs(w8 * scale[:, None] - real).max(axis=1) <= 0.5001 * scale).all()
+    off = np.abs(w8.astype(np.float64) * merged_scale[:, None] - real)
+    assert (off.max(axis=1) <= 0.5001 * merged_scale).all()
 
 
 def test_rows_of_zeros_have_a_scale() -> None:
-    path = side_path(np.array([[0.0], [1.0]]), np.array([[1.0, 2.0]]))
-    assert path is not None
-    w8, scale = merged_image(np.zeros((2, 2), np.int8), np.ones(2, np.float32), path)
+    main = np.zeros((2, 2), np.int8), np.ones(2, np.float32)
+    path = path_beside(np.array([[0.0], [1.0]]), np.array([[1.0, 2.0]]), *main)
+    w8, scale = merged_image(*main, path)
     np.testing.assert_array_equal(w8, [[0, 0], [64, 127]])
     assert (scale > 0).all()
 
 
 def test_a_tensor_with_a_path_is_what_image_and_scale_say() -> None:
-    main, path = tensor(), side_path(*factors(10, 3, 24))
-    assert path is not None
+    main = tensor()
+    path = path_beside(*factors(10, 3, 24), *main.int8_image())
     both = replace(main, side=path)
     w8, scale = both.int8_image()
     np.testing.assert_array_equal(both.dequantize(), (w8 * scale[:, None]).astype(np.float32))
@@ -107,20 +138,23 @@ def test_a_tensor_with_a_path_is_what_image_and_scale_say() -> None:
 
 
 def test_a_tensor_without_an_image_holds_no_path() -> None:
-    path = side_path(*factors(10, 3, 24))
+    path = path_beside(*factors(10, 3, 24), *tensor().int8_image())
     w = np.random.default_rng(0).standard_normal((10, 24)).astype(np.float32)
     with pytest.raises(FormatError, match="cannot hold this side path"):
         replace(fit(w, resolve("float8_e4m3fn")), side=path)
     with pytest.raises(FormatError, match="cannot hold this side path"):
         replace(tensor((11, 24)), side=path)
+    with pytest.raises(FormatError, match="cannot hold this side path"):
+        replace(tensor(), side=replace(path, unit=2 * ONE))
 
 
-def test_i6_a_path_repairs_what_the_factors_promise() -> None:
-    """Merging costs no more than 8-bit weights do."""
+def test_merging_costs_no_more_than_8_bit_weights_do() -> None:
     w = np.random.default_rng(3).standard_normal((48, 96)).astype(np.float32)
     main = fit(w, resolve("fixp4"), rule="absmax")
     b, a = low_rank(w - main.dequantize(), 8)
     ideal = weighted_loss(w - main.dequantize() - b @ a)
-    merged = weighted_loss(w - replace(main, side=side_path(b, a)).dequantize())
+    merged = weighted_loss(
+        w - replace(main, side=side_path(b, a, main.largest_level, main.int8_image()[1])).dequantize()
+    )
     assert ideal < merged < 1.01 * ideal
     assert ideal < 0.7 * weighted_loss(w - main.dequantize())
