@@ -19,9 +19,9 @@ from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
-from lpcompile.quant.gptq import gptq_factored
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.low_rank import low_rank, weighted_loss
+from lpcompile.quant.merged_rounding import merged_codes
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.side_path import side_path
 
@@ -147,7 +147,7 @@ def _weighing(method: str, matrix: F64 | None) -> F64 | None:
 
 def _beside(main: QuantizedTensor, b: Real, a: Real) -> QuantizedTensor:
     """Codes and these factors in 8 bits."""
-    return replace(main, side=side_path(b, a, main.largest_level, main.int8_image()[1]))
+    return replace(main, side=side_path(b, a, *main.int8_image(), largest=main.largest_level))
 
 
 def _settled(
@@ -155,15 +155,13 @@ def _settled(
 ) -> list[QuantizedTensor]:
     """Codes beside factors in 8 bits, as they are, and chosen again to make up for the rounding of the factors.
 
-    Large directions that were taken out of the weights are held by 8 bits; what these lose is left to the codes.
+    Large directions that were taken out of the weights are held by 8 bits, and so is the merged image; what these lose
+    is left to the codes.
     """
     found = _beside(main, b, a)
     if found.side is None or metric is None:
         return [found]
-    left, right = found.side.factors()
-    path = left * main.int8_image()[1].reshape(-1, 1) @ right
-    codes = gptq_factored(np.asarray(rows - path, np.float32), main, metric.factors)
-    return [found, replace(codes, side=found.side)]
+    return [found, merged_codes(rows, found, metric.factors)]
 
 
 def _alternated(rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int) -> list[QuantizedTensor]:

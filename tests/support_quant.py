@@ -159,7 +159,7 @@ def plan_layer(graph: LpGraph, name: str, storing: Storing, kernel: Kernel = Ker
         plan = replace(plan, codebooks=tuple(codebook(i) for i in range(len(rows))))
     if storing.rank:
         factors = low_rank(rows - tensor.dequantize(), storing.rank)
-        tensor = replace(tensor, side=side_path(*factors, tensor.largest_level, tensor.int8_image()[1]))
+        tensor = replace(tensor, side=side_path(*factors, *tensor.int8_image(), largest=tensor.largest_level))
         plan = replace(plan, rank=storing.rank, side_path="svd")
     return LayerPlan(kernel, plan, tensor, codes_sha256=tensor.digest())
 

@@ -6,7 +6,7 @@ are used: no INT4 Cast (missing before 1.21), no BitwiseAnd (opset 18). [archite
 ==========  ===========================================================================================
 Scale       ufloat8_e4m4 codes c and a unit u: u * (16 + (c & 15)) * 2^(c >> 4), float32, exact but for u
 Weights     codes of one table
-RepairedWeights, MergedSteps, MergedWeights     with a low-rank side path (low_rank.py)
+RepairedWeights, MergedWeights     with a low-rank side path (low_rank.py)
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
 GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
 ==========  ===========================================================================================
@@ -19,7 +19,7 @@ from onnx import FunctionProto, TensorProto
 
 from lpcompile.ir.function import DOMAIN, DOMAIN_VERSION, FunctionBuilder, ints
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.low_rank import merged_steps_body, merged_weights_body, repaired_weights_body
+from lpcompile.ir.low_rank import merged_weights_body, repaired_weights_body
 
 INT8, INT32, FLOAT = TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT
 LEVELS = 16  # that four bits tell apart
@@ -167,7 +167,6 @@ BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "GroupWeightsOdd": _group_weights_odd,
     "RowWeightsOdd": _row_weights_odd,
     "RepairedWeights": repaired_weights_body,
-    "MergedSteps": merged_steps_body,
     "MergedWeights": merged_weights_body,
 }
 

@@ -5,14 +5,14 @@
 so that B is held in units of the scale s_c of the main path, and the weights are s_c V. Every term is a whole number of
 u below 2^24 u, and so is their sum: float32 holds V exactly whatever the order of adding. The merged image is
 
-    t = max(max_k |V|, 2^-10) / 127;    w8' = rint(V / t);    scale s_c t
+    t = v * k_c;    w8' = clip(rint(V / t));    scale s_c t      k_c (C,) 8-bit integers, v a float32 number
 
-arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph. It reaches
-127 in every row. [architecture 3.2, 3.6]
+arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph.
+[architecture 3.2, 3.6]
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,11 @@ from lpcompile.errors import FormatError
 from lpcompile.formats.arrays import F32, F64, I8, U8, Real
 
 LARGEST = 127
-LEAST_REACH = np.float32(2.0**-10)  # of a row: keeps its scale above zero
 MOST_RANK = 512
 _EXACT = 1 << 24
 _MOST_MULTIPLIER = 255
 _FINEST = 40
+_LEAST_REACH = 2.0**-10
 _NOISE = 1e-12  # of the largest number of a column: rounding errors of float64
 
 
@@ -38,6 +38,8 @@ class SidePath:
         a: (r, K) int8.
         multipliers: (r,) uint8, n_j.
         unit: u, a float32 number of shape (), a power of two.
+        steps: (C,) uint8 above 0, k_c.
+        step_unit: v, a positive float32 number of shape ().
 
     Raises:
         FormatError: shapes do not fit, or the unit is no power of two.
@@ -47,11 +49,15 @@ class SidePath:
     a: I8
     multipliers: U8
     unit: F32
+    steps: U8
+    step_unit: F32
 
     def __post_init__(self) -> None:
         r = self.multipliers.size
-        if self.b.shape[1:] != (r,) or self.a.shape[:1] != (r,) or self.unit.shape != ():
+        if self.b.shape != (self.steps.size, r) or self.a.shape[:1] != (r,) or self.unit.shape != ():
             raise FormatError(f"factors of shape {self.b.shape} and {self.a.shape} for {r} multipliers")
+        if self.step_unit.shape != () or not self.step_unit > 0 or not self.steps.all():
+            raise FormatError("the steps of a merged image are positive")
         if np.frexp(self.unit)[0] != 0.5:
             raise FormatError(f"the unit of a side path is a power of two, not {float(self.unit)}")
 
@@ -63,26 +69,26 @@ class SidePath:
     @property
     def nbytes(self) -> int:
         """Bytes of all that is stored."""
-        return self.b.nbytes + self.a.nbytes + self.multipliers.nbytes + self.unit.nbytes
+        return sum(v.nbytes for v in self.arrays().values())
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What is stored, by the names that bodies give it."""
-        return {
-            "side_b": self.b,
-            "side_a": self.a,
-            "side_multipliers": self.multipliers,
-            "side_unit": self.unit,
-        }
+        names = ("b", "a", "multipliers", "unit", "steps", "step_unit")
+        return {f"side_{name}": getattr(self, name) for name in names}
 
     def factors(self) -> tuple[F32, F32]:
         """B in units of the main path's scales (C, r), and A (r, K); exact."""
         left = self.b.astype(np.float32) * self.multipliers.astype(np.float32) * self.unit
         return left, self.a.astype(np.float32)
 
-    def repaired(self, w8: I8) -> F32:
-        """V, (C, K), exactly."""
+    def product(self) -> F32:
+        """B A in units of the main path's scales, (C, K), exact."""
         left, right = self.factors()
-        return np.asarray(w8.astype(np.float32) + left @ right, np.float32)
+        return np.asarray(left @ right, np.float32)
+
+    def row_steps(self) -> F32:
+        """t, (C,)."""
+        return np.asarray(self.steps.astype(np.float32) * self.step_unit, np.float32)
 
     def is_exact(self, largest: int) -> bool:
         """Whether V, and all sums on the way to it, are whole numbers of the unit below 2^24 while |w8| <= largest."""
@@ -93,19 +99,20 @@ class SidePath:
     def digest(self) -> bytes:
         """SHA-256 over factors and scales."""
         h = hashlib.sha256(f"{self.b.shape} {self.a.shape}\n".encode())
-        for array in (self.b, self.a, self.multipliers, np.asarray(self.unit, "<f4")):
-            h.update(np.ascontiguousarray(array).tobytes())
+        for array in self.arrays().values():
+            h.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
         return h.digest()
 
 
-def side_path(b: Real, a: Real, largest: int, scale: F32) -> SidePath | None:
+def side_path(b: Real, a: Real, w8: I8, scale: F32, *, largest: int = 128) -> SidePath | None:
     """Factors in 8 bits, each rank in a range of its own, beside a main path; None where they are zero.
 
     Args:
         b: (C, r).
         a: (r, K).
-        largest: magnitude that the int8 image of the main path may have.
-        scale: (C,) or () of that image.
+        w8: (C, K) image of the main path: the merged image is just wide enough for it.
+        scale: (C,) or () its scale.
+        largest: magnitude that the image of other codes may have; sums stay exact for them.
 
     Raises:
         FormatError: a rank above MOST_RANK, numbers that are not finite.
@@ -127,9 +134,10 @@ def side_path(b: Real, a: Real, largest: int, scale: F32) -> SidePath | None:
         n = np.clip(np.ceil(sizes * 2.0**power), 1, _MOST_MULTIPLIER)
         levels = np.rint(left * (of_right / LARGEST * 2.0**power / n))
         b8 = np.clip(levels, -LARGEST, LARGEST).astype(np.int8)
-        path = SidePath(b8, a8, n.astype(np.uint8), np.asarray(2.0**-power, np.float32))
+        unit = np.asarray(2.0**-power, np.float32)
+        path = SidePath(b8, a8, n.astype(np.uint8), unit, np.ones(len(b8), np.uint8), np.ones((), np.float32))
         if path.is_exact(largest):
-            return path
+            return _with_steps(path, w8)
     return None  # it would be millions of times the main path
 
 
@@ -144,11 +152,22 @@ def merged_image(w8: I8, scale: F32, path: SidePath) -> tuple[I8, F32]:
     Returns:
         w8' (C, K) and its scale (C,).
     """
-    values = path.repaired(w8)
-    reach = np.maximum(np.maximum(values.max(axis=1), -values.min(axis=1)), LEAST_REACH)
-    steps = (reach / np.float32(LARGEST)).astype(np.float32)
-    own = np.broadcast_to(scale.reshape(-1), (len(w8),))
-    return np.rint(values / steps[:, None]).astype(np.int8), np.asarray(own * steps, np.float32)
+    steps = path.row_steps()
+    image = clipped((w8.astype(np.float32) + path.product()) / steps[:, None]).astype(np.int8)
+    return image, np.asarray(np.broadcast_to(scale.reshape(-1), (len(w8),)) * steps, np.float32)
+
+
+def clipped(values: F32) -> F32:
+    """Rounded half to even and clipped to int8."""
+    return np.clip(np.rint(values), -LARGEST - 1, LARGEST)
+
+
+def _with_steps(path: SidePath, w8: I8) -> SidePath:
+    """With steps that let the merged image reach 127 in its largest row, and a little less in others."""
+    reach = np.abs(w8.astype(np.float64) + path.product()).max(axis=1, initial=0)
+    unit = np.float32(max(reach.max(initial=0), _LEAST_REACH) / LARGEST / _MOST_MULTIPLIER)
+    steps = np.clip(np.ceil(reach / LARGEST / np.float64(unit)), 1, _MOST_MULTIPLIER)
+    return replace(path, steps=steps.astype(np.uint8), step_unit=np.asarray(unit, np.float32))
 
 
 def _in_units(b: Real, scale: F32) -> F64:

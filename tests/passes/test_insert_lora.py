@@ -176,7 +176,7 @@ def test_the_report_counts_bytes_bits_and_products() -> None:
     shapes = {"conv": (32, 72), "gemm": (48, 144), "matmul": (40, 48)}
     for name, (m, n) in shapes.items():
         more = records[name].weight_bytes - without[name].weight_bytes
-        assert more == 4 * (m + n) + 4 + 4
+        assert more == 4 * (m + n) + 4 + 4 + m + 4  # factors, a multiplier a rank, a step a row, two units
     side = sum(records[n].macs * mac_ratio(4, *shape) for n, shape in shapes.items())
     sums = totals(list(records.values()), found.graph)
     assert sums["side_path_mac_fraction"] == pytest.approx(side / sums["macs"])

@@ -31,7 +31,7 @@ def image(outputs: int, inputs: int, seed: int = 0) -> tuple[I8, F32]:
 
 
 def path_beside(b: F64, a: F64, w8: I8, scale: F32) -> SidePath:
-    path = side_path(b, a, int(np.abs(w8.astype(int)).max()), scale)
+    path = side_path(b, a, w8, scale)
     assert path is not None
     return path
 
@@ -51,7 +51,8 @@ def test_sums_are_exact_in_float32(outputs: int, rank: int, inputs: int, seed: i
     whole = (path.b.astype(np.int64) * path.multipliers) @ path.a.astype(np.int64)
     whole += w8.astype(np.int64) << power
     assert np.abs(whole).max() < 1 << 24
-    np.testing.assert_array_equal(path.repaired(w8).astype(np.float64) * 2.0**power, whole)
+    found = w8.astype(np.float32) + path.product()
+    np.testing.assert_array_equal(found.astype(np.float64) * 2.0**power, whole)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 2.0])
@@ -72,17 +73,17 @@ def test_large_ranks_stay_exact() -> None:
     left, right = path_beside(np.ones((3, 300)), np.ones((300, 5)), w8, scale).factors()
     np.testing.assert_allclose(left @ right, 300, rtol=0.01)
     with pytest.raises(FormatError, match="rank 513"):
-        side_path(np.ones((3, 513)), np.ones((513, 5)), 0, scale)
+        side_path(np.ones((3, 513)), np.ones((513, 5)), w8, scale)
 
 
 def test_zero_factors_are_no_path_and_zero_ranks_are_left_out() -> None:
     main = image(6, 7)
     b, a = factors(6, 3, 7)
-    assert side_path(b * 0, a, 128, main[1]) is None
+    assert side_path(b * 0, a, *main) is None
     a[1] = 0
     assert path_beside(b, a, *main).rank == 2
     with pytest.raises(FormatError, match="NaN or infinity"):
-        side_path(b * np.inf, a, 128, main[1])
+        side_path(b * np.inf, a, *main)
 
 
 def test_noise_of_float64_in_rows_of_tiny_scales_does_not_count() -> None:
@@ -95,31 +96,41 @@ def test_noise_of_float64_in_rows_of_tiny_scales_does_not_count() -> None:
 
 
 def test_inexact_and_misshapen_factors_are_refused() -> None:
-    full = np.full((2, 9), 127, np.int8)
-    path = SidePath(full, full.T.copy(), np.full(9, 255, np.uint8), ONE)
+    full, steps = np.full((2, 9), 127, np.int8), np.ones(2, np.uint8)
+    path = SidePath(full, full.T.copy(), np.full(9, 255, np.uint8), ONE, steps, ONE)
     assert not path.is_exact(0)
     with pytest.raises(FormatError, match="for 3 multipliers"):
-        SidePath(full, full.T.copy(), np.ones(3, np.uint8), ONE)
+        replace(path, multipliers=np.ones(3, np.uint8))
     with pytest.raises(FormatError, match=r"a power of two, not 0\.75"):
-        SidePath(full, full.T.copy(), np.ones(9, np.uint8), np.array(0.75, np.float32))
+        replace(path, unit=np.array(0.75, np.float32))
+    for bad in ({"steps": np.array([1, 0], np.uint8)}, {"step_unit": 0 * ONE}):
+        with pytest.raises(FormatError, match="steps of a merged image are positive"):
+            replace(path, **bad)
 
 
-def test_the_merged_image_fits_int8_in_every_row_and_is_nearest() -> None:
+def test_the_merged_image_fits_int8_and_is_nearest() -> None:
     main, (b, a) = tensor(), factors(10, 3, 24)
     before, scale = main.int8_image()
     path = path_beside(b, a, before, scale)
     w8, merged_scale = merged_image(before, scale, path)
-    real = scale[:, None] * path.repaired(before).astype(np.float64)
-    np.testing.assert_array_equal(np.abs(w8).max(axis=1), LARGEST)
+    real = scale[:, None] * (before + path.product().astype(np.float64))
+    assert 126 <= np.abs(w8).max() <= LARGEST
+    assert (np.abs(w8).max(axis=1) > 0.95 * LARGEST).all()
     off = np.abs(w8.astype(np.float64) * merged_scale[:, None] - real)
     assert (off.max(axis=1) <= 0.5001 * merged_scale).all()
+
+
+def test_codes_beyond_the_width_of_the_image_are_clipped() -> None:
+    path = path_beside(np.ones((1, 1)), np.ones((1, 2)), np.array([[4, -4]], np.int8), np.ones(1, np.float32))
+    w8, _ = merged_image(np.array([[7, -8]], np.int8), np.ones(1, np.float32), path)
+    np.testing.assert_array_equal(w8, [[127, -128]])
 
 
 def test_rows_of_zeros_have_a_scale() -> None:
     main = np.zeros((2, 2), np.int8), np.ones(2, np.float32)
     path = path_beside(np.array([[0.0], [1.0]]), np.array([[1.0, 2.0]]), *main)
     w8, scale = merged_image(*main, path)
-    np.testing.assert_array_equal(w8, [[0, 0], [64, 127]])
+    np.testing.assert_array_equal(w8[0], 0)
     assert (scale > 0).all()
 
 
@@ -129,7 +140,7 @@ def test_a_tensor_with_a_path_is_what_image_and_scale_say() -> None:
     both = replace(main, side=path)
     w8, scale = both.int8_image()
     np.testing.assert_array_equal(both.dequantize(), (w8 * scale[:, None]).astype(np.float32))
-    assert both.nbytes == main.nbytes + path.nbytes == main.nbytes + 3 * (10 + 24) + 3 + 4
+    assert both.nbytes == main.nbytes + path.nbytes == main.nbytes + 3 * (10 + 24) + 3 + 4 + 10 + 4
     assert both.total_bits == main.total_bits + 8 * path.nbytes
     assert both.digest() != main.digest()
     assert both.main == main
@@ -153,8 +164,6 @@ def test_merging_costs_no_more_than_8_bit_weights_do() -> None:
     main = fit(w, resolve("fixp4"), rule="absmax")
     b, a = low_rank(w - main.dequantize(), 8)
     ideal = weighted_loss(w - main.dequantize() - b @ a)
-    merged = weighted_loss(
-        w - replace(main, side=side_path(b, a, main.largest_level, main.int8_image()[1])).dequantize()
-    )
+    merged = weighted_loss(w - replace(main, side=side_path(b, a, *main.int8_image())).dequantize())
     assert ideal < merged < 1.01 * ideal
     assert ideal < 0.7 * weighted_loss(w - main.dequantize())
