@@ -20,6 +20,7 @@ from lpcompile.target import Options, Target
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 AGAIN = "requantize-weights"
 LORA = "insert-lora"
+RANKS = "2+4+8+16"  # that are tried where they are chosen
 LEARN = "reconstruct-blocks"
 SCALES = "tune-scales"
 ACTIVATIONS, EQUALIZE, SUMS = "quantize-activations", "equalize", "widen-sums"
@@ -119,12 +120,21 @@ def has_few_bits(passes: Sequence[Pass]) -> bool:
 def _with_side_paths(
     named: list[tuple[str, dict[str, str]]], options: Options
 ) -> list[tuple[str, dict[str, str]]]:
-    """Side paths of the rank that the user asks for, right after weights are rounded; rank 0 takes them out."""
+    """Side paths of the rank that the user asks for, right after weights are rounded; rank 0 takes them out.
+
+    Where formats are assigned under a budget, ranks are chosen with them.
+    """
     names = [name for name, _ in named]
-    if options.rank is None or ROUND not in names:
+    if ROUND not in names or (options.rank is None and LORA not in names):
         return named
+    bare = [(name, given) for name, given in named if name != LORA]
     if options.rank == 0:
-        return [(name, given) for name, given in named if name != LORA]
+        return bare
+    if ASSIGN in names:
+        ranks = {"ranks": RANKS if options.rank is None else str(options.rank)}
+        return [(name, {**given, **ranks} if name == ASSIGN else given) for name, given in bare]
+    if options.rank is None:
+        return named
     rank = {"rank": str(options.rank)}
     if LORA in names:
         return [(name, {**given, **rank} if name == LORA else given) for name, given in named]

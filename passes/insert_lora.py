@@ -10,14 +10,13 @@ from math import inf
 from typing import ClassVar
 
 from lpcompile import option_checks
-from lpcompile.errors import TargetError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import rounded_layer
-from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, side_path_obstacle
+from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, refuse_unmerged, side_path_obstacle
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.low_rank import METHODS
@@ -53,11 +52,7 @@ class InsertLora(Pass):
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Give side paths to the layers of the plan."""
-        if ctx.target is not None and not ctx.target.rules.merges_side_paths:
-            raise TargetError(
-                f"target '{ctx.target.name}' cannot merge side paths into weights",
-                hint="use a recipe without 'insert-lora', as w4a8, or --target ort",
-            )
+        refuse_unmerged(ctx.target)
         report, before = PassReport(self.name), graph.plan
         todo: list[Node] = []
         for node in graph.layers():

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from lpcompile.analysis.macs import layer_shape
+from lpcompile.errors import TargetError
 from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
@@ -24,6 +25,7 @@ from lpcompile.quant.low_rank import low_rank, weighted_loss
 from lpcompile.quant.merged_rounding import merged_codes
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.side_path import side_path
+from lpcompile.target import Target
 
 WITHOUT_METRIC = "loftq"  # what becomes of methods that weigh inputs where inputs are not known
 BY_METRIC = ("qera", "lqer", "lowrank-first")
@@ -35,6 +37,19 @@ Round = Callable[[F32], QuantizedTensor]
 def mac_ratio(rank: int, outputs: int, inputs: int) -> float:
     """Products of a side path over those of its layer, r (m + n) / (m n)."""
     return rank * (outputs + inputs) / max(1, outputs * inputs)
+
+
+def refuse_unmerged(target: Target | None) -> None:
+    """Refuse targets that cannot merge side paths.
+
+    Raises:
+        TargetError: this is one.
+    """
+    if target is not None and not target.rules.merges_side_paths:
+        raise TargetError(
+            f"target '{target.name}' cannot merge side paths into weights",
+            hint="use a recipe without side paths, as w4a8, or --target ort",
+        )
 
 
 def side_path_obstacle(node: Node, kernel: Kernel, weight: WeightPlan, *, rank: int, most: float) -> str:
