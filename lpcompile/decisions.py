@@ -32,13 +32,16 @@ from lpcompile.plan import (
 )
 from lpcompile.quant.double_quantization import check_mode
 from lpcompile.quant.fit import LIMITED_RULES, RULES
+from lpcompile.quant.low_rank import METHODS
 from lpcompile.quant.multipliers import multiplier_bits
+from lpcompile.quant.side_path import MOST_RANK
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit")
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
+SIDE_KEYS = ("rank", "side_path")  # written where there is one
 NORM_KEYS = ("constants_sha256", "reason")
 REQUANT_KEYS = ("multiplier", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
@@ -77,7 +80,7 @@ def write_decisions(decisions: Decisions) -> str:
         lines += [
             f"{key} = {_toml(getattr(layer.weight, key))}"
             for key in WEIGHT_KEYS
-            if getattr(layer.weight, key) not in ((), "")
+            if getattr(layer.weight, key) not in ((), "") and (layer.weight.rank or key not in SIDE_KEYS)
         ]
         lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
     for name, activation in decisions.plan.activations.items():
@@ -189,8 +192,15 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
         raise DecisionsError(f"layer '{name}': 'codebooks' is no list", hint=_HINT)
     for book in books:
         resolve(f"lut4:{book}")
-    given = {k: str(table[k]) for k in WEIGHT_KEYS if k in table and k != "codebooks"}
-    weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books))
+    rank = table.get("rank", 0)
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= MOST_RANK:
+        raise DecisionsError(
+            f"layer '{name}': rank {rank!r} is no rank", hint=f"ranks are whole numbers, 0 to {MOST_RANK}"
+        )
+    given = {k: str(table[k]) for k in WEIGHT_KEYS if k in table and k not in ("codebooks", "rank")}
+    if rank:
+        given.setdefault("side_path", METHODS[0])
+    weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books), rank=rank)
     if kernel is not Kernel.FLOAT:
         format_of(weight.format)
         _check_words(name, weight)
@@ -204,6 +214,7 @@ def _check_words(name: str, weight: WeightPlan) -> None:
         ("scale_rule", (*RULES, *LIMITED_RULES)),
         ("scale_format", SCALE_FORMATS),
         ("rounding", ROUNDINGS),
+        ("side_path", METHODS if weight.rank else ("",)),
     ):
         value = getattr(weight, key)
         if value not in known:

@@ -189,7 +189,7 @@ class Ledger:
 def nearest_plan(graph: LpGraph, plan: QuantPlan) -> QuantPlan | None:
     """The plan with weights to nearest under their scales, biases as they were; None where they all are so.
 
-    Layers with zero points, codebooks of their own or float group scales keep their codes.
+    Layers with zero points, side paths, codebooks of their own or float group scales keep their codes.
     """
     found = {
         name: replace(layer, tensor=nearest_codes(rows, layer.tensor), bias_correction=None)
@@ -204,7 +204,7 @@ def nearest_plan(graph: LpGraph, plan: QuantPlan) -> QuantPlan | None:
 
 def _rounds_again(layer: LayerPlan) -> bool:
     tensor = layer.tensor
-    if tensor is None or tensor.zeros is not None or layer.weight.codebooks:
+    if tensor is None or tensor.zeros is not None or tensor.side is not None or layer.weight.codebooks:
         return False
     return tensor.has_integer_groups or not isinstance(tensor.granularity, PerGroup)
 

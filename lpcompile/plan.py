@@ -75,6 +75,8 @@ class WeightPlan:
         rounding: how codes are chosen: one of ROUNDINGS.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
         double_quantized: a mode of `quant.double_quantization` that the channel scales were brought to afterwards.
+        rank: of the side path that repairs them; 0: none.
+        side_path: how its factors are chosen, one of `quant.low_rank.METHODS`; empty without one.
     """
 
     format: str = "float32"
@@ -84,6 +86,8 @@ class WeightPlan:
     rounding: str = "nearest"
     codebooks: tuple[str, ...] = ()
     double_quantized: str = ""
+    rank: int = 0
+    side_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from lpcompile.target import Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
 AGAIN = "requantize-weights"
+LORA = "insert-lora"
+RANKS = "2+4+8+16"  # that are tried where they are chosen
 LEARN = "reconstruct-blocks"
 BY_KIND, HELD = "distribution-heterogeneous", "quantnorm"
 SCALES = "tune-scales"
@@ -60,6 +62,7 @@ def recipe_passes(
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
         named = _for_narrow_activations(named, options)
+        named = _with_side_paths(named, options)
     if options.tuning is not None and all(name != TUNE for name, _ in named):
         at = _end([name for name, _ in named])
         named = [*named[:at], (TUNE, {}), *named[at:]]
@@ -115,6 +118,31 @@ def has_few_bits(passes: Sequence[Pass]) -> bool:
         return any(format_of(f).bits < 8 for p in assigning for f in p.formats.split("+"))
     planned = [w for p in passes if (w := p.planned_weights()) is not None]
     return any(format_of(w.format).bits < 8 for w in planned)
+
+
+def _with_side_paths(
+    named: list[tuple[str, dict[str, str]]], options: Options
+) -> list[tuple[str, dict[str, str]]]:
+    """Side paths of the rank that the user asks for, right after weights are rounded; rank 0 takes them out.
+
+    Where formats are assigned under a budget, ranks are chosen with them.
+    """
+    names = [name for name, _ in named]
+    if ROUND not in names or (options.rank is None and LORA not in names):
+        return named
+    bare = [(name, given) for name, given in named if name != LORA]
+    if options.rank == 0:
+        return bare
+    if ASSIGN in names:
+        ranks = {"ranks": RANKS if options.rank is None else str(options.rank)}
+        return [(name, {**given, **ranks} if name == ASSIGN else given) for name, given in bare]
+    if options.rank is None:
+        return named
+    rank = {"rank": str(options.rank)}
+    if LORA in names:
+        return [(name, {**given, **rank} if name == LORA else given) for name, given in named]
+    at = names.index(ROUND) + 1
+    return [*named[:at], (LORA, rank), *named[at:]]
 
 
 def _is_narrow(activation_format: str) -> bool:

@@ -26,6 +26,7 @@ PASSES = {
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "distribution-heterogeneous": "lpcompile.passes.distribution_heterogeneous:DistributionHeterogeneous",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
+    "insert-lora": "lpcompile.passes.insert_lora:InsertLora",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",
     "reestimate-batchnorm": "lpcompile.passes.reestimate_batchnorm:ReestimateBatchnorm",
     "requantize-weights": "lpcompile.passes.requantize_weights:RequantizeWeights",

@@ -29,6 +29,7 @@ class Options:
         passes: pipeline text that replaces the recipe's pipeline.
         weight_format, activation_format: override the recipe's formats.
         group_size: inputs that share an integer group scale; 0 turns group scales off; None leaves the recipe's.
+        rank: of low-rank side paths, in pipelines that round weights; 0 leaves them out; None is the recipe's.
         budget: bounds by name ("avg-bits", "sqnr-db", "agreement", ...).
         metric: the user's measure of a model, a function of an `onnxruntime.InferenceSession` or its name
             "package.module:function", for the bound "metric-drop".
@@ -62,6 +63,7 @@ class Options:
     weight_format: str | None = None
     activation_format: str | None = None
     group_size: int | None = None
+    rank: int | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
     metric: str | Callable[[Any], Any] | None = None
     layer_formats: Sequence[str] = ()
@@ -167,6 +169,7 @@ class Rules:
         has_machines: takes the options of MACHINE_OPTIONS.
         batch_only: symbolic axes other than the first of every input are refused.
         emit_forms: those that it knows.
+        merges_side_paths: low-rank side paths are merged into the int8 weights.
         dyadic: integer layers requantise by `dyadic` (architecture 3.5), and its integers stand in for stored scales.
     """
 
@@ -180,6 +183,7 @@ class Rules:
     has_machines: bool = False
     batch_only: bool = False
     emit_forms: tuple[str, ...] = EMIT_FORMS
+    merges_side_paths: bool = True
     dyadic: bool = False
 
 

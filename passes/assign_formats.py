@@ -42,10 +42,13 @@ from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
+from lpcompile.passes.side_path_candidates import with_side_paths
+from lpcompile.passes.side_paths import refuse_unmerged
 from lpcompile.passes.written_assignment import learned_tables, write_assignment
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.side_path import MOST_RANK
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
@@ -74,6 +77,7 @@ class AssignFormats(Pass):
     loss: str = "logits"
     samples: int = 256
     rounding: str = "gptq"
+    ranks: str = ""  # of side paths beside the codes, as 4+8+16; empty: none
     activations: str = "auto"  # both widths where a bound counts them
     joint: int = 8  # changes that are measured with all others in place; 0: nothing is measured
     nearest: bool = False  # take the nearest point where bounds cannot be kept, with a warning
@@ -98,6 +102,10 @@ class AssignFormats(Pass):
             format_of(name)
         if self.method in GREEDY and "+" not in self.formats:
             raise ValueError(f"method '{self.method}' goes from one of two formats to the other")
+        if not all(r.isdecimal() and 0 < int(r) <= MOST_RANK for r in filter(None, self.ranks.split("+"))):
+            raise ValueError(
+                f"option 'ranks' is numbers from 1 to {MOST_RANK}, as 4+8+16, not '{self.ranks}'"
+            )
         if self.samples < 1 or self.joint < 0:
             raise ValueError("option 'samples' is at least 1, 'joint' at least 0")
 
@@ -115,6 +123,8 @@ class AssignFormats(Pass):
         """Plan the weights of every layer whose kernel is not `float`."""
         report = PassReport(self.name)
         ctx.finalists.clear()
+        if self.ranks:
+            refuse_unmerged(ctx.target)
         if ctx.decisions is not None:
             for name, layer in graph.plan.layers.items():
                 report.skip(name, f"{layer.weight.format}, as decided in the file")
@@ -223,8 +233,8 @@ class AssignFormats(Pass):
     @property
     def _key(self) -> str:
         """Of the scores: what they depend on."""
-        kept = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples, self.rounding)
-        return " ".join(map(str, kept))
+        scores = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples)
+        return " ".join(map(str, (*scores, self.rounding, self.ranks)))
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
         for node in graph.layers():
@@ -246,6 +256,13 @@ class AssignFormats(Pass):
         rules = {n.name: override_of(n.name, overrides) for n in nodes}
         plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name]) for n in nodes}
         fitted = scorer.fitted(plans, floors)
+        if self.ranks:
+            ranks = sorted({int(r) for r in self.ranks.split("+")})
+            fitted |= {
+                n.name: with_side_paths(n, _kernel(graph, n), fitted[n.name], ranks, floors.get(n.name))
+                for n in nodes
+                if rules[n.name] is None
+            }
         projected = scorer.projected(fitted)
         found = []
         for node in nodes:
@@ -256,7 +273,8 @@ class AssignFormats(Pass):
                     fitted[node.name].candidates, score.mean, score.standard_error, strict=True
                 )
             )
-            reference = [c.loss for c in candidates if (c.weight.format, c.weight.granularity) == REFERENCE]
+            plain = [c for c in candidates if not c.weight.rank]
+            reference = [c.loss for c in plain if (c.weight.format, c.weight.granularity) == REFERENCE]
             found.append(
                 ScoredLayer(
                     node.name,

@@ -31,6 +31,7 @@ from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
+from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, TARGETS_OWN, LayerPlan
 from lpcompile.quant.gram_factor import DAMPING
@@ -161,12 +162,17 @@ class _Requantizing:
             metric = InputMetric(whole[0], rounded_mean, biased, damping)
             floor = least_scale(self.graph, node, plan.kernel)
             learned = plan.weight.rounding == ADAROUND
-            held = self.graph.plan.requants.get(name, TARGETS_OWN).multiplier
-            chosen = is_snapped(held) or bool(plan.weight.double_quantized)
-            found = metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=chosen)
-            before, after = (output_distance(rows, t.dequantize(), *whole) for t in (tensor, found))
-            if after < before:
-                tensor, aimed = found, "as it is" if ridge is None else f"ridge {ridge:g}"
+            if tensor.side is None:
+                held = self.graph.plan.requants.get(name, TARGETS_OWN).multiplier
+                chosen = is_snapped(held) or bool(plan.weight.double_quantized)
+                tried = [
+                    metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=chosen)
+                ]
+            else:
+                tried = rounded_again(target, tensor, plan.weight.side_path, metric, floor)
+            best = min([tensor, *tried], key=lambda t: output_distance(rows, t.dequantize(), *whole))
+            if best is not tensor:
+                tensor, aimed = best, "as it is" if ridge is None else f"ridge {ridge:g}"
         shift = None
         if biased:
             wide = (np.repeat(m, len(rows) // len(m), axis=0) for m in (mean, rounded_mean))

@@ -16,6 +16,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
+from lpcompile.passes.side_paths import keeps_scales, with_side_path
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
@@ -102,6 +103,17 @@ def rounded_layer(
     if by_metric is not None:
         learned = learns and decided.rounding == ADAROUND
         tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds, learned=learned)
+    if decided.rank:
+
+        def again(target: F32) -> QuantizedTensor:
+            made = fitting.fit(target, tensor.format)
+            if by_metric is None:
+                return made
+            return by_metric.rounded(target, made, min_scale=fitting.min_scale, rounds=rounds)
+
+        tensor, decided = with_side_path(rows, tensor, decided, metric, again)
+        if decided.rank and not keeps_scales(tensor, fitting.min_scale):
+            tensor, decided = tensor.main, replace(decided, rank=0, side_path="")
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)

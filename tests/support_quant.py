@@ -19,7 +19,9 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise import materialise
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.fit import fit
+from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.rows import to_rows
+from lpcompile.quant.side_path import side_path
 from lpcompile.runtime.reference import run_node
 from tests.support import parse_model, random_feeds, run_model
 
@@ -60,9 +62,11 @@ class Storing:
     granularity: str = "channel"
     scale_format: str = "float32"
     row_tables: bool = False
+    rank: int = 0
 
     def __str__(self) -> str:
         parts = [self.format[:12], self.granularity, self.scale_format[:7]] + ["rows"] * self.row_tables
+        parts += [f"rank{self.rank}"] if self.rank else []
         return "-".join(parts)
 
 
@@ -74,6 +78,15 @@ STORINGS = (
     Storing("posit4", GROUP),
     Storing(LUT4, row_tables=True),
     Storing(LUT4, scale_format="ufloat8_e4m4", row_tables=True),
+)
+
+
+# a side path beside the codes; `cim` has none yet
+SIDE_STORINGS = (
+    Storing("fixp4", GROUP, "ufloat8_e4m4", rank=2),
+    Storing("nf4", scale_format="ufloat8_e4m4", rank=1),
+    Storing("posit4", GROUP, rank=3),
+    Storing("int3", "tensor", rank=2),
 )
 
 
@@ -144,6 +157,10 @@ def plan_layer(graph: LpGraph, name: str, storing: Storing, kernel: Kernel = Ker
     plan = WeightPlan(fmt.name, kept, "absmax", storing.scale_format)
     if storing.row_tables:
         plan = replace(plan, codebooks=tuple(codebook(i) for i in range(len(rows))))
+    if storing.rank:
+        factors = low_rank(rows - tensor.dequantize(), storing.rank)
+        tensor = replace(tensor, side=side_path(*factors, *tensor.int8_image(), largest=tensor.largest_level))
+        plan = replace(plan, rank=storing.rank, side_path="svd")
     return LayerPlan(kernel, plan, tensor, codes_sha256=tensor.digest())
 
 

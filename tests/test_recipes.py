@@ -29,7 +29,17 @@ def test_built_in_recipes_are_pipelines_in_a_possible_order(name: str) -> None:
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {"auto", "fp32", "int8", "w4a8", "w4a4", "mixed-posit", "mixed-posit-tuned"} <= set(recipe_names())
+    assert {
+        "auto",
+        "fp32",
+        "int8",
+        "w4a8",
+        "w4a4",
+        "npp",
+        "npp-nf4",
+        "mixed-posit",
+        "mixed-posit-tuned",
+    } <= set(recipe_names())
 
 
 @pytest.mark.parametrize(

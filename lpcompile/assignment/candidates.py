@@ -52,12 +52,14 @@ class Candidate:
         tensor: codes and scales of the channels tried.
         loss: importance-weighted squared error, for the whole layer.
         bits: of the whole layer as stored.
+        left: what its codes stand for where a side path stands for the rest; None: for all of the weights.
     """
 
     weight: WeightPlan
     tensor: QuantizedTensor
     loss: float
     bits: int
+    left: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class FittedCandidates:
 
     def error(self, candidate: Candidate) -> F32:
         """W^ - W, (R, K), of the channels tried, as they are to be expected once the layer is rounded."""
-        errors = candidate.tensor.dequantize() - self.sample
+        target = self.sample if candidate.left is None else candidate.left
+        errors = candidate.tensor.dequantize() - target
         if self.metric is None or candidate.weight.rounding not in METRIC_ROUNDINGS:
             return errors
         return self.metric.expected(errors, self.metric.groups_of(self.channels, self.outputs))

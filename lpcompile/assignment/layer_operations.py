@@ -1,9 +1,10 @@
 """The arithmetic of one layer with weights: its products, and the scales that belong to them. [notes pikelpn.md 2.2].
 
-A MAC counts at the width of its operands: payload bits, for a float its width, 8 bits for codebooks, whose codes are
-looked up for nothing but cannot be multiplied. Powers of two (`pot4`) shift; with group scales they are none any more,
-and multiply. Group scales are one product and one addition an output and group. Requantising an output is a product
-and an addition, as wide as `requantisation` says; clips are counted by `lpcompile.accounts`.
+A MAC counts at the width of its operands: payload bits, for a float its width; 8 bits for codebooks, whose codes are
+looked up for nothing but cannot be multiplied, and where a side path is merged into the weights. Powers of two (`pot4`)
+shift; with group scales they are none any more, and multiply. Group scales are one product and one addition an output
+and group. Requantising an output is a product and an addition, as wide as `requantisation` says; clips are counted by
+`lpcompile.accounts`.
 """
 
 from collections import Counter
@@ -26,7 +27,7 @@ Work = Mapping[tuple[str, Operation], int]  # by class and operation: how often 
 
 def operand_bits(held: LayerFormat) -> int:
     """Width of the weight in a product of integers."""
-    if held.weight.codebooks or held.weight.format.startswith(_CODEBOOKS):
+    if held.weight.codebooks or held.weight.rank or held.weight.format.startswith(_CODEBOOKS):
         return _IMAGE_BITS
     return held.weight_bits
 

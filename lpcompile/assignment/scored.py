@@ -32,7 +32,8 @@ class ScoredCandidate:
     @property
     def label(self) -> str:
         """Unique within a layer."""
-        return f"{self.weight.format}/{self.weight.granularity}/{self.weight.scale_format}"
+        rank = f"/rank{self.weight.rank}" if self.weight.rank else ""
+        return f"{self.weight.format}/{self.weight.granularity}/{self.weight.scale_format}{rank}"
 
 
 @dataclass(frozen=True, slots=True)

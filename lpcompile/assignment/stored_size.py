@@ -3,6 +3,7 @@
     codes        4 bits each where the format has at most 4, else 8; an odd one fills its byte
     multipliers  4 bits a group, where a row has several groups
     tables       16 bytes a row with a learned codebook each
+    side path    8 bits a number of its factors, a multiplier a rank and a step a row; two float32
     scales       32 bits a row; ufloat8_e4m4: 8 bits a row and one float32, except per tensor
 
 A target that requantises by `dyadic` keeps a 16-bit multiplier and an 8-bit shift a channel where a layer gives
@@ -42,6 +43,9 @@ def stored_bits(
     size += packed_size(outputs * held.groups_of(inputs), 4)
     if held.weight.codebooks:
         size += _TABLE_BYTES * outputs
+    if held.weight.rank:
+        rank = min(held.weight.rank, outputs, inputs)
+        size += rank * (outputs + inputs) + rank + outputs + 2 * 4
     if dyadic and held.kernel in _INTEGER:
         return 8 * (size + _DYADIC_BYTES[held.kernel] * outputs)
     short = held.weight.scale_format != "float32" and held.weight.granularity != "tensor"

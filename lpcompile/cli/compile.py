@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--group-size", type=click.IntRange(min=0), metavar="N", help="Inputs that share a group scale; 0: none."
 )
+@click.option("--rank", type=click.IntRange(min=0), metavar="N", help="Rank of low-rank side paths; 0: none.")
 @click.option("--budget", callback=parse_budget, metavar="NAME=VALUE,...", help="Bounds on the result.")
 @click.option("--metric", metavar="MODULE:FUNCTION", help="Your own measure, for --budget metric-drop.")
 @click.option(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_levels, group_unit
 from lpcompile.ir.function import FunctionBuilder
+from lpcompile.ir.low_rank import SIDE_INPUTS, merged
 from lpcompile.ir.unpacking import LEVELS, SCALE_BODIES, nibbles, unpacked
 
 ROW_TABLES = "tables"
@@ -29,6 +30,7 @@ class Storage:
         transposed: codes are stored (C_out, K) but the operator wants (K, C_out).
         straddling: a byte may hold codes of two rows or groups (an odd number of inputs), so that its two codes
             need different tables; or the multipliers leave half a byte over.
+        side: factors of a low-rank side path stand beside them, to be merged.
     """
 
     format: NumberFormat
@@ -37,6 +39,7 @@ class Storage:
     row_tables: bool = False
     transposed: bool = False
     straddling: bool = False
+    side: bool = False
 
     @property
     def image_unit(self) -> float:
@@ -73,6 +76,8 @@ class Storage:
             parts.append(self.scale_codes)
         if self.row_tables:
             parts.append("rows")
+        if self.side:
+            parts.append("side")
         if self.straddling:
             parts.append("odd")
         return "_".join(parts)
@@ -80,7 +85,8 @@ class Storage:
     @property
     def inputs(self) -> list[str]:
         """Names of the function inputs that hold the stored weights and their scales, in order."""
-        return [*self.integer_inputs, *(["scale_codes", "scale_unit"] if self.scale_codes else ["w_scale"])]
+        scales = ["scale_codes", "scale_unit"] if self.scale_codes else ["w_scale"]
+        return [*self.integer_inputs, *scales, *(SIDE_INPUTS if self.side else ())]
 
     @property
     def format_inputs(self) -> list[str]:
@@ -126,7 +132,16 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
     odd = "Odd" if storage.straddling else ""
     inputs = [*storage.integer_inputs, *storage.level_inputs]
     w8 = unpacked(b, f"{kind}Weights{odd}", *inputs, grouped=bool(storage.group_size))
-    return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
+    return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed and not storage.side else w8
+
+
+def weights_and_scale(b: FunctionBuilder, storage: Storage) -> tuple[str, str]:
+    """The int8 weights as the operator wants them, and their float32 scale; a side path is merged into both."""
+    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    if not storage.side:
+        return w8, scale
+    w8, scale = merged(b, w8, scale)
+    return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8, scale
 
 
 def weights_float(b: FunctionBuilder, storage: Storage) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from onnx import FunctionProto
 
-from lpcompile.ir.decode import Storage, channel_scale, weights_float, weights_int8
+from lpcompile.ir.decode import Storage, channel_scale, weights_and_scale, weights_float
 from lpcompile.ir.function import FunctionBuilder, integer, ints, real
 from lpcompile.ir.movement import BINARY
 
@@ -111,7 +111,7 @@ def quant_conv(
     ]
     doc = "y = quantise(sum(w8 * (x - x_zero_point)) + bias)"
     b = _start(name, storage, inputs, doc, suffix=("" if bias else "_nobias") + _suffix(code_max))
-    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    w8, scale = weights_and_scale(b, storage)
     zero = b.constant(np.array(0, np.int8))
     args = [
         "x",
@@ -146,7 +146,7 @@ def quant_gemm(
         doc,
         suffix=("" if bias else "_nobias") + ("_float" if float_out else "") + _suffix(code_max),
     )
-    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    w8, scale = weights_and_scale(b, storage)
     x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
     w = b.op("DequantizeLinear", w8, scale, _zeros_like(b, scale, 3), axis=1)  # no QGemm without zero points
     args = [x, w]
@@ -174,7 +174,7 @@ def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int
     b = _start(
         "QuantMatMul", storage, inputs, doc, suffix=("_float" if float_out else "") + _suffix(code_max)
     )
-    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    w8, scale = weights_and_scale(b, storage)
     if float_out:
         x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
         return _finish(b, b.op("MatMul", x, b.op("DequantizeLinear", w8, scale, axis=1)), opset)
@@ -189,7 +189,7 @@ def dynamic_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
     """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32."""
     doc = "x_q, x_scale, x_zero_point = DynamicQuantizeLinear(x); y = sum(w8 * (x_q - x_zero_point)) * scales"
     b = _start("DynamicQuantMatMul", storage, ["x", *storage.inputs, *storage.format_inputs], doc)
-    w8, scale = weights_int8(b, storage), channel_scale(b, storage)
+    w8, scale = weights_and_scale(b, storage)
     b.op("DynamicQuantizeLinear", "x", out="x_q")
     b.nodes[-1].output.extend(["x_scale", "x_zero_point"])
     acc = b.op("Cast", b.op("MatMulInteger", "x_q", w8, "x_zero_point"), to=1)
@@ -202,8 +202,9 @@ def dequantize_weights(storage: Storage, opset: int, rank: int, axis: int) -> Fu
     inputs = [*storage.inputs, *storage.format_inputs]
     b = _start("DequantizeWeights", storage, inputs, doc, suffix=f"_r{rank}a{axis}")
     image = storage.format.image() is not None or storage.row_tables
-    w8 = weights_int8(b, storage) if image else weights_float(b, storage)
-    scale = channel_scale(b, storage)
+    w8, scale = (
+        weights_and_scale(b, storage) if image else (weights_float(b, storage), channel_scale(b, storage))
+    )
     shape = [1] * rank
     shape[axis] = -1
     spread = b.op("Reshape", scale, b.constant(np.array(shape, np.int64)))

@@ -8,6 +8,7 @@ Scale       ufloat8_e4m4 codes c and a unit u: u * (16 + (c & 15)) * 2^(c >> 4),
 LinearScale                         u * c
 HalfScale                           c the upper half of a float32: u * (128 + (c & 127)) * 2^((c >> 7) - 134)
 Weights     codes of one table
+RepairedWeights, MergedWeights     with a low-rank side path (low_rank.py)
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
 GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
 ==========  ===========================================================================================
@@ -20,6 +21,7 @@ from onnx import FunctionProto, TensorProto
 
 from lpcompile.ir.function import DOMAIN, DOMAIN_VERSION, FunctionBuilder, ints
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.low_rank import merged_weights_body, repaired_weights_body
 
 INT8, INT32, FLOAT = TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT
 LEVELS = 16  # that four bits tell apart
@@ -191,6 +193,8 @@ BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "RowWeights": _row_weights,
     "GroupWeightsOdd": _group_weights_odd,
     "RowWeightsOdd": _row_weights_odd,
+    "RepairedWeights": repaired_weights_body,
+    "MergedWeights": merged_weights_body,
 }
 
 

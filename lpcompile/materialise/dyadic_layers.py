@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import FunctionProto
 
-from lpcompile.errors import PassError
+from lpcompile.errors import PassError, TargetError
 from lpcompile.formats.base import resolve
 from lpcompile.ir.channel_norm import channel_norm
 from lpcompile.ir.dyadic import dyadic_layer
@@ -46,6 +46,12 @@ class DyadicLayerWriter:
         assert x is not None
         assert weight is not None
         shape = weight.dims
+        if plan.tensor is not None and plan.tensor.side is not None:
+            raise TargetError(
+                "integer reference graphs have no side paths yet",
+                where=node.name,
+                hint="use a recipe without 'insert-lora', as w4a8, or --target ort",
+            )
         stored = store_weights(self.graph, node.name, node.op, plan, shape)
         rows, scale = image_rows(plan)
         x_plan = self.tensors.plan.activations[x.name]

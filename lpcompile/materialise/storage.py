@@ -71,8 +71,8 @@ def store_weights(
         shape: of the original weight tensor.
         multiplier: (C_out,) that stands in place of the scales.
     """
-    q = plan.tensor
-    assert q is not None, "a quantised layer has codes once quantize-weights ran"
+    assert plan.tensor is not None, "a quantised layer has codes once quantize-weights ran"
+    side, q = plan.tensor.side, plan.tensor.main
     multipliers, channel = split_scales(q)
     fmt = resolve(plan.weight.format)
     scale = np.broadcast_to(_layer_scale(q).reshape(-1), (q.codes.shape[0],))
@@ -96,6 +96,7 @@ def store_weights(
             row_tables=bool(plan.weight.codebooks),
             transposed=transposed,
             straddling=_straddling(plan, q.codes.shape[1], multipliers),
+            side=side is not None,
         )
         attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
         packed = np.frombuffer(pack(q.codes, 4), np.uint8) if fmt.bits <= 4 else q.codes
@@ -113,6 +114,9 @@ def store_weights(
         if storage.row_tables:
             roles.append(("weight_tables", _row_tables(plan)))
     roles += scale_roles
+    if side is not None:
+        roles += side.arrays().items()
+        scale = plan.tensor.int8_image()[1]
     values = tuple(graph.constant(f"{stem(name)}/{role}", array) for role, array in roles)
     shared = tuple(_shared(graph, f"{fmt.name}/{role}", a) for role, a in storage.format_values().items())
     size = sum(a.nbytes for _, a in roles)

@@ -4,6 +4,8 @@
 inputs are added as they arise, those of the blocks before it by one matrix product.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lpcompile.formats.arrays import F32, Real
@@ -12,6 +14,7 @@ from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.unit_rows import Index, UnitRows, arranged, row_slots, unit_rows
 
 BLOCK = 128
+Held = Callable[[int, F32], F32]
 
 
 def gptq(
@@ -65,11 +68,19 @@ def gptq_factored(
     units = unit_rows(rows, tensor, len(factors.order), groups, factors.order)
     whole = len(units.used) == len(factors.order)
     feedback = factors.feedback if whole else factors.feedback[units.used]
-    return units.tensor(_rounded(units, feedback, block))
+    return units.tensor(rounded_levels(units, feedback, block))
 
 
-def _rounded(units: UnitRows, feedback: F32, block: int) -> F32:
-    """(G, K, P) levels."""
+def rounded_levels(units: UnitRows, feedback: F32, block: int = BLOCK, held: Held | None = None) -> F32:
+    """(G, K, P) levels.
+
+    Args:
+        units: the real weights in steps.
+        feedback: as of `GramFactor`, of the matrices that are used.
+        block: as in `gptq`.
+        held: what becomes of levels (G, P) of the k-th input where something else is added and rounded afterwards; its
+            error is made up for, too.
+    """
     values = units.values
     errors, levels = np.empty_like(values), np.empty_like(values)
     columns = values.shape[1]
@@ -83,7 +94,8 @@ def _rounded(units: UnitRows, feedback: F32, block: int) -> F32:
             if k > start:
                 x = x + (feedback[:, k, None, start:k] @ errors[:, start:k])[:, 0]
             levels[:, k] = units.round(k, x)
-            np.subtract(values[:, k], levels[:, k], out=errors[:, k])
+            came = levels[:, k] if held is None else held(k, levels[:, k])
+            np.subtract(values[:, k], came, out=errors[:, k])
     return levels
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.unit_rows import Index, row_steps, unit_rows
+from lpcompile.quant.unit_rows import Index, arranged, row_slots, row_steps, unit_rows
 
 
 def row_losses(
@@ -22,12 +22,20 @@ def row_losses(
     Raises:
         FormatError: shapes do not fit; zero points or float group scales.
     """
-    units = unit_rows(rows, tensor, len(gram), groups)
-    errors = (units.values - units.levels()).astype(np.float64)
-    h = np.array(gram[units.used], np.float64)
+    if tensor.side is None:
+        units = unit_rows(rows, tensor, len(gram), groups)
+        used, slots, steps = units.used, units.slots, row_steps(tensor).astype(np.float64)
+        errors = (units.values - units.levels()).astype(np.float64)
+    else:
+        used, slots = row_slots(len(rows), len(gram), groups)
+        errors, steps = (
+            arranged(rows - tensor.dequantize(), slots, None).astype(np.float64),
+            np.ones(len(rows)),
+        )
+    h = np.array(gram[used], np.float64)
     at = np.arange(h.shape[1])
     h[:, at, at] += damping * h[:, at, at].mean(axis=1, keepdims=True)
     loss = (errors * (h @ errors)).sum(axis=1)
     found = np.empty(len(rows))
-    found[units.slots] = loss
-    return np.asarray(np.maximum(found, 0) * row_steps(tensor).astype(np.float64) ** 2)
+    found[slots] = loss
+    return np.asarray(np.maximum(found, 0) * steps**2)

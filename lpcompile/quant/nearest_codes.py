@@ -28,6 +28,8 @@ def nearest_codes(w: F32, like: QuantizedTensor) -> QuantizedTensor:
         raise FormatError(f"weights of shape {w.shape} for codes of shape {like.shape}")
     if like.zeros is not None:
         raise FormatError(f"{like.format.name} with zero points is not rounded anew")
+    if like.side is not None:
+        raise FormatError("codes with a side path are not rounded anew", hint="round its main part")
     if like.has_integer_groups:
         scales = like.scales
         assert isinstance(scales, QuantizedTensor)

@@ -18,6 +18,7 @@ from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_table, group_unit, has_group_table
 from lpcompile.formats.packing import pack, packed_size
 from lpcompile.quant.granularity import Granularity, PerAxis, PerGroup, PerTensor
+from lpcompile.quant.side_path import SidePath, merged_image
 
 GROUP_SCALE_FORMAT = "uint4"
 
@@ -37,6 +38,8 @@ class QuantizedTensor:
             have it.
         zeros: zero points of that shape, for intN and uintN; None for 0.
         scale_bits: what a float scale takes where stored (16 for values that are kept as bfloat16).
+        side: factors that are added to what the codes say, of rows (C_out, K); then the int8 image is the merged one
+            and the tensor is what image and scale say.
 
     Raises:
         FormatError: shapes or types do not fit together.
@@ -48,6 +51,7 @@ class QuantizedTensor:
     scales: "F32 | QuantizedTensor"
     zeros: U8 | None = None
     scale_bits: int = 32
+    side: SidePath | None = None
 
     def __post_init__(self) -> None:
         if self.codes.dtype != np.uint8:
@@ -66,6 +70,8 @@ class QuantizedTensor:
             raise FormatError(f"zero points must have the shape {expected}, not {self.zeros.shape}")
         if self.zeros is not None and not _is_integer(self.format):
             raise FormatError(f"{self.format.name} takes no zero points", hint="only intN and uintN do")
+        if self.side is not None and not self._merges(self.side):
+            raise FormatError(f"{self.format.name} of shape {self.shape} cannot hold this side path")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,6 +95,18 @@ class QuantizedTensor:
             and self.scales.granularity == PerAxis(0)
         )
 
+    def _merges(self, side: SidePath) -> bool:
+        by_row = self.has_integer_groups or self.granularity in (PerTensor(), PerAxis(0))
+        fits = self.shape == (side.b.shape[0], side.a.shape[1])
+        if not (fits and by_row and self.has_int8_image and self.zeros is None):
+            return False
+        return side.is_exact(self.largest_level)
+
+    @property
+    def main(self) -> "QuantizedTensor":
+        """The tensor without its side path."""
+        return self if self.side is None else replace(self, side=None)
+
     @property
     def has_int8_image(self) -> bool:
         """Whether `int8_image()` exists."""
@@ -96,12 +114,24 @@ class QuantizedTensor:
             return has_group_table(self.format) and self.zeros is None
         return self.format.image() is not None and not isinstance(self.granularity, PerGroup)
 
+    @property
+    def largest_level(self) -> int:
+        """The magnitude that the int8 image of the codes may have, whatever they are.
+
+        Raises:
+            FormatError: there is no image.
+        """
+        image = group_table(self.format) if self.has_integer_groups else self.format.image()
+        if image is None:
+            raise FormatError(f"{self.format.name} has no int8 image")
+        return int(np.abs(image.astype(np.int16)).max(initial=0))
+
     def int8_image(self) -> tuple[I8, F32]:
         """The tensor as `W^ = s_c * w8`.
 
         Returns:
             w8, int8, shape of the codes; s_c, float32: () for a scale per tensor, else (length of the axis,),
-            which is axis 0 for integer group scales.
+            which is axis 0 for integer group scales and with a side path.
 
         Raises:
             FormatError: there is no image: float group scales, a format without one, zero points beyond int8.
@@ -111,6 +141,8 @@ class QuantizedTensor:
                 f"{self.format.name} with granularity '{self.granularity}' has no int8 image",
                 hint="use a format that has one, with scales per tensor, per channel or integer groups",
             )
+        if self.side is not None:
+            return merged_image(*self.main.int8_image(), self.side)
         if self.has_integer_groups:
             return self._group_image()
         image = self.format.image()
@@ -134,7 +166,8 @@ class QuantizedTensor:
         """The real values, float32, shape of the codes: one float32 product each."""
         if self.has_int8_image and self.zeros is None:
             w8, scale = self.int8_image()
-            axis = PerAxis(0) if self.has_integer_groups else self.granularity
+            by_row = self.has_integer_groups or self.side is not None
+            axis = PerAxis(0) if by_row else self.granularity
             values: F32 = np.multiply(w8, axis.expand(scale, self.shape), dtype=np.float32)
             return values
         values = self.format.decode(self.codes)
@@ -149,13 +182,20 @@ class QuantizedTensor:
 
     @property
     def total_bits(self) -> int:
-        """Payload, codebook, all scales and zero points."""
+        """Payload, codebook, all scales, zero points and side path."""
         scales = self.scales
         scale_bits = (
             scales.total_bits if isinstance(scales, QuantizedTensor) else scales.size * self.scale_bits
         )
         zero_bits = 0 if self.zeros is None else self.zeros.size * self.format.bits
-        return self.codes.size * self.format.bits + self.format.codebook_bits + scale_bits + zero_bits
+        side_bits = 0 if self.side is None else 8 * self.side.nbytes
+        return (
+            self.codes.size * self.format.bits
+            + self.format.codebook_bits
+            + scale_bits
+            + zero_bits
+            + side_bits
+        )
 
     @property
     def bits_per_element(self) -> float:
@@ -168,6 +208,7 @@ class QuantizedTensor:
         scales = self.scales
         nbytes = packed_size(self.codes.size, self.format.bits) + self.format.codebook_bits // 8
         nbytes += scales.nbytes if isinstance(scales, QuantizedTensor) else scales.size * self.scale_bits // 8
+        nbytes += 0 if self.side is None else self.side.nbytes
         return nbytes + (0 if self.zeros is None else packed_size(self.zeros.size, self.format.bits))
 
     def reshape(self, shape: Sequence[int]) -> "QuantizedTensor":
@@ -179,7 +220,8 @@ class QuantizedTensor:
         """
         shape = tuple(shape)
         same_first = bool(shape) and self.codes.ndim > 0 and shape[0] == self.shape[0]
-        if self.granularity != PerTensor() and not (self.granularity == PerAxis(0) and same_first):
+        by_first = self.granularity == PerAxis(0) and same_first
+        if self.side is not None or (self.granularity != PerTensor() and not by_first):
             raise FormatError(f"granularity '{self.granularity}' does not survive {self.shape} -> {shape}")
         return replace(self, codes=self.codes.reshape(shape))
 
@@ -193,6 +235,8 @@ class QuantizedTensor:
             h.update(np.ascontiguousarray(self.scales, "<f4").tobytes())
         if self.zeros is not None:
             h.update(b"zeros" + np.ascontiguousarray(self.zeros).tobytes())
+        if self.side is not None:
+            h.update(b"side" + self.side.digest())
         return h.hexdigest()
 
 

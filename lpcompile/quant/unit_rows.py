@@ -173,6 +173,8 @@ def _check(rows: F32, like: QuantizedTensor) -> None:
         raise FormatError(f"weights of shape {rows.shape} for codes of shape {like.shape}")
     if like.zeros is not None:
         raise FormatError(f"{like.format.name} with zero points is not rounded anew")
+    if like.side is not None:
+        raise FormatError("codes with a side path are not rounded anew", hint="round its main part")
     if isinstance(like.granularity, PerGroup) and not like.has_integer_groups:
         raise FormatError("float group scales are not rounded anew", hint="use integer group scales")
     if not np.isfinite(rows).all():

@@ -14,6 +14,7 @@ _VALUES = (
     "weight_format",
     "activation_format",
     "group_size",
+    "rank",
     "metric",
     "decisions",
     "machine",

@@ -19,6 +19,7 @@ from lpcompile.assignment.planned_format import activation_format, held_format, 
 from lpcompile.assignment.requantisation import requantisation_of, targets_own
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.plan import LayerPlan
 from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
@@ -102,7 +103,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyad
         weight_granularity=plan.weight.granularity if quantised else "",
         activation_format=activation_format(graph, node),
         rounding=plan.weight.rounding if quantised else "",
-        rank=0,
+        rank=_rank(plan),
         sensitivity=plan.sensitivity,
         sqnr_db_local=plan.local_sqnr_db,
         sqnr_db_end=plan.end_sqnr_db,
@@ -140,9 +141,22 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> 
         "acev2_set": COEFFICIENTS,
         "acev2_layers": sum(r.acev2 for r in records),
         "energy45nm_pj": account.energy45nm_pj,
-        "side_path_mac_fraction": 0.0,
+        "side_path_mac_fraction": _side_path_macs(graph) / max(1, sum(r.macs for r in records)),
         **_posits(layers),
     }
+
+
+def _rank(plan: LayerPlan) -> int:
+    return 0 if plan.tensor is None or plan.tensor.side is None else plan.tensor.side.rank
+
+
+def _side_path_macs(graph: LpGraph) -> float:
+    """Products that side paths would take beside their layers; merged ones take none when the model runs."""
+    found = 0.0
+    for node in graph.layers():
+        facts, rank = layer_facts(node), _rank(layer_plan(graph, node))
+        found += facts.macs * rank * sum(facts.rows) / max(1, facts.weights)
+    return found
 
 
 def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.decode import LOOKED_UP
 from lpcompile.ir.function import DOMAIN
+from lpcompile.ir.low_rank import SIDE_INPUTS
 
 NORM = "QuantNorm"  # with a stored format a convolution of one product a channel, without one `dyadic`
 FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
@@ -23,7 +24,8 @@ DYADIC_ELEMENTWISE = (
     *(NORM, "Lookup"),
 )
 _LAYER = re.compile(
-    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|b16))?(?P<tables>_rows)?(_odd)?"
+    rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|b16))?"
+    r"(?P<tables>_rows)?(?P<side>_side)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
@@ -41,6 +43,7 @@ class Call:
         group_size: inputs that share an integer multiplier; 0 for none.
         scale_codes: how channel scales are coded, "s8", "u8" or "b16"; empty: float32.
         row_tables: whether every output channel has a table of its own.
+        side: whether factors of a side path are merged into the weights.
         has_bias: whether the last input is a bias.
         float_out: whether the accumulator is scaled to float32.
         code_max: largest code of the output.
@@ -55,6 +58,7 @@ class Call:
     group_size: int = 0
     scale_codes: str = ""
     row_tables: bool = False
+    side: bool = False
     has_bias: bool = False
     float_out: bool = False
     code_max: int = 255
@@ -97,6 +101,7 @@ class Call:
             else _group_size(attributes),
             match["scale_codes"] or "",
             match["tables"] is not None,
+            match["side"] is not None,
             family in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
             match["float_out"] is not None or family in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
@@ -118,7 +123,7 @@ class Call:
     def stored_inputs(self) -> int:
         """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
         scales = 0 if self.is_dyadic else 1 + bool(self.scale_codes)
-        return 1 + (self.group_size > 0) + self.row_tables + scales
+        return 1 + (self.group_size > 0) + self.row_tables + scales + len(SIDE_INPUTS) * self.side
 
     @property
     def weight_inputs(self) -> int:

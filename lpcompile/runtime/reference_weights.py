@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from lpcompile.formats.base import resolve
 from lpcompile.formats.group import group_table, group_unit
+from lpcompile.ir.low_rank import SIDE_INPUTS
+from lpcompile.quant.side_path import SidePath, merged_image
 from lpcompile.runtime.reference_call import Call
 
 _MATRIX = ("Gemm", "MatMul")
@@ -32,13 +34,15 @@ def decode_rows(call: Call, stored: Sequence[NDArray[Any]]) -> Rows:
 
     Args:
         call: of a layer.
-        stored: codes, [multipliers], [tables], then the scales, or scale codes and their unit.
+        stored: codes, [multipliers], [tables], then the scales, or scale codes and their unit, then [side path].
     """
     assert call.format is not None
     rest = list(stored[1 : call.stored_inputs])
     multipliers = rest.pop(0) if call.group_size else None
     tables = rest.pop(0) if call.row_tables else None
-    return Rows(_values(call, stored[0], multipliers, tables), _scales(call, rest))
+    factors, rest = (rest[-len(SIDE_INPUTS) :], rest[: -len(SIDE_INPUTS)]) if call.side else ([], rest)
+    values, scale = _values(call, stored[0], multipliers, tables), _scales(call, rest)
+    return Rows(*merged_image(values, scale, SidePath(*factors))) if call.side else Rows(values, scale)
 
 
 def _values(

@@ -17,10 +17,19 @@ from lpcompile.materialise.storage import image_rows, store_weights
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.rows import from_rows
 from tests.support import parse_model, run_model
-from tests.support_quant import FLOAT_FORMATS, STORINGS, Storing, layer_graph, optimised, plan_layer
+from tests.support_quant import (
+    FLOAT_FORMATS,
+    SIDE_STORINGS,
+    STORINGS,
+    Storing,
+    layer_graph,
+    optimised,
+    plan_layer,
+)
 
 UNPACKED = [
     *STORINGS,
+    *SIDE_STORINGS,
     *(Storing(f) for f in FLOAT_FORMATS),
     Storing("float8_e5m2", scale_format="ufloat8_e4m4"),
 ]

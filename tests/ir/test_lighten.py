@@ -12,7 +12,15 @@ from lpcompile.plan import Kernel
 from lpcompile.runtime.layer_check import check_layers
 from lpcompile.runtime.reference import evaluate
 from tests.support import parse_model, random_feeds, run_model
-from tests.support_quant import LAYERS, STORINGS, Storing, compiled, plan_by_hand, quantized_layer
+from tests.support_quant import (
+    LAYERS,
+    SIDE_STORINGS,
+    STORINGS,
+    Storing,
+    compiled,
+    plan_by_hand,
+    quantized_layer,
+)
 
 GROUPED = Storing("nf4", "group32", "ufloat8_e4m4")
 NET = """g (float[{n},40,8,8] x) => (float[{n},40,8,8] y, float[{n},40,8,8] e)
@@ -50,7 +58,7 @@ def shapes(model: ModelProto) -> dict[str, tuple[int, list[int | str]]]:
 @pytest.mark.parametrize("kernel", [Kernel.INTEGER, Kernel.WEIGHT_ONLY])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_numbers_of_every_layer_stay(layer: str, kernel: Kernel) -> None:
-    for storing in STORINGS[::3]:
+    for storing in (*STORINGS[::3], SIDE_STORINGS[0]):
         model = quantized_layer(layer, storing, kernel)
         light, feeds = lightened(model), random_feeds(model)
         assert light.ByteSize() < model.ByteSize()

@@ -8,7 +8,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.inline import inlined
 from lpcompile.plan import Kernel
 from tests.support import parse_model, random_feeds, run_model
-from tests.support_quant import LAYERS, LUT4, Storing, compiled, layer_graph, plan_by_hand
+from tests.support_quant import LAYERS, LUT4, SIDE_STORINGS, Storing, compiled, layer_graph, plan_by_hand
 
 NET = """g (float[1,5,8,8] x) => (float[1,9] y, float[1,6,8,8] s)
     <float[6,5,3,3] w1, float[6] b1, float[6,1,3,3] w2, float[6] b2, float[12,9] w3, float[9] b3,
@@ -29,6 +29,7 @@ STORINGS = [
     Storing("posit4", "group32"),
     Storing(LUT4, row_tables=True),
     Storing("int8", "tensor"),
+    SIDE_STORINGS[0],
 ]
 
 

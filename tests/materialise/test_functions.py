@@ -16,6 +16,7 @@ from lpcompile.runtime.layer_check import check_layers
 from tests.support import parse_model, random_feeds, run_model
 from tests.support_quant import (
     LAYERS,
+    SIDE_STORINGS,
     STORINGS,
     Array,
     Storing,
@@ -87,7 +88,7 @@ def constants_of(model: ModelProto) -> dict[str, Array]:
 
 @pytest.mark.parametrize(("layer", "kernel"), KERNELS)
 def test_every_model_is_valid_and_carries_nothing_dead(layer: str, kernel: Kernel) -> None:
-    for storing in STORINGS[:: 3 if kernel is Kernel.INTEGER else 7]:
+    for storing in (*STORINGS[:: 3 if kernel is Kernel.INTEGER else 7], SIDE_STORINGS[0]):
         model = quantized_layer(layer, storing, kernel)  # checked by onnx.checker with full_check
         assert dead_initialisers(model).ok
         assert {t.name for t in model.graph.initializer if t.name in ("w", "b")} <= {

@@ -14,7 +14,14 @@ from lpcompile.target import Options
 HELP = ["-h", "--help"]  # as the group has them: click keeps the first that it sees
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"recipe": "w4a8", "weight_format": "nf4", "activation_format": "uint4", "group_size": 0, "seed": 7},
+    {
+        "recipe": "w4a8",
+        "weight_format": "nf4",
+        "activation_format": "uint4",
+        "group_size": 0,
+        "rank": 4,
+        "seed": 7,
+    },
     {"machine": "my machines/a.toml", "strict": True, "host": ("n 1", "n2"), "emit": "standard"},
     {"input_shapes": {"x": (1, 3, 8, 8), "y": (2,)}, "budget": {"avg-bits": 4.5, "sqnr-db": 30.0}},
     {

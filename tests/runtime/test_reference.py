@@ -21,6 +21,7 @@ from tests.support_quant import (
     FLOAT_FORMATS,
     LAYERS,
     LUT4,
+    SIDE_STORINGS,
     STORINGS,
     Array,
     Storing,
@@ -38,6 +39,7 @@ SOME = [
     Storing("nf4"),
     Storing("posit4", "group32", "ufloat8_e4m4"),
     Storing(LUT4, row_tables=True),
+    SIDE_STORINGS[0],
 ]
 
 
@@ -115,7 +117,7 @@ def test_dynamic_quantisation_is_that_of_the_standard(x: list[float]) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("storing", STORINGS, ids=str)
+@pytest.mark.parametrize("storing", [*STORINGS, *SIDE_STORINGS], ids=str)
 def test_integer_layers_equal_the_runtime(layer: str, storing: Storing) -> None:
     assert_exact(call_results(quantized_layer(layer, storing)))
 
@@ -148,8 +150,8 @@ def test_expanded_weights_equal_the_runtime(layer: str, storing: Storing) -> Non
 @pytest.mark.parametrize("opset", [13, 15, 18, 19, 21, 23])
 @pytest.mark.parametrize("layer", ["conv", "gemm", "matmul"])
 def test_every_opset_gives_the_same_numbers(opset: int, layer: str) -> None:
-    storing = Storing("int4", "group32", "ufloat8_e4m4")
-    assert_exact(call_results(quantized_layer(layer, storing, opset=opset)))
+    for storing in (Storing("int4", "group32", "ufloat8_e4m4"), SIDE_STORINGS[0]):
+        assert_exact(call_results(quantized_layer(layer, storing, opset=opset)))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -17,6 +17,7 @@ from tests.support import parse_model, random_feeds, run_model
 from tests.support_quant import (
     FLOAT_FORMATS,
     LAYERS,
+    SIDE_STORINGS,
     STORINGS,
     Storing,
     anatomy,
@@ -75,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("storing", STORINGS, ids=str)
+@pytest.mark.parametrize("storing", [*STORINGS, *SIDE_STORINGS], ids=str)
 def test_a_layer_in_any_format_is_the_node_that_int8_is(layer: str, storing: Storing, folder: Path) -> None:
     graph = optimised(quantized_layer(layer, storing), folder)
     assert op_types(graph) == ["QuantizeLinear", FUSED[layer.split("-")[0]], "DequantizeLinear"]
@@ -84,7 +85,7 @@ def test_a_layer_in_any_format_is_the_node_that_int8_is(layer: str, storing: Sto
 
 @pytest.mark.parametrize("layer", MATRICES)
 @pytest.mark.parametrize("kernel", [Kernel.FLOAT_OUT, Kernel.DYNAMIC])
-@pytest.mark.parametrize("storing", STORINGS[:: len(STORINGS) // 5], ids=str)
+@pytest.mark.parametrize("storing", [*STORINGS[:: len(STORINGS) // 5], SIDE_STORINGS[0]], ids=str)
 def test_a_matrix_with_float_results_is_one_integer_node(
     layer: str, kernel: Kernel, storing: Storing, folder: Path
 ) -> None:
@@ -110,7 +111,7 @@ def make_net(_name: str, storing: Storing, opset: int = 17) -> ModelProto:
     return net(storing, opset)
 
 
-@pytest.mark.parametrize("storing", STORINGS, ids=str)
+@pytest.mark.parametrize("storing", [*STORINGS, *SIDE_STORINGS], ids=str)
 @pytest.mark.parametrize("level", ["ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
 def test_a_network_in_any_format_optimises_to_the_graph_of_the_int8_file(
     storing: Storing, level: str, folder: Path

@@ -1,0 +1,105 @@
+"""Repair the rounding errors of few-bit layers by low-rank side paths: W^ + B A, factors in 8 bits.
+
+On `ort` the path is merged into the int8 image of the weights when the model is loaded: the file holds codes and
+factors, and the layer costs what an 8-bit one does. [jayasuriya2024; quant.low_rank, quant.side_path]
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import inf
+from typing import ClassVar
+
+from lpcompile import option_checks
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.passes.input_metrics import input_metrics
+from lpcompile.passes.keep_if_better import keep_if_better
+from lpcompile.passes.rounded_layer import rounded_layer
+from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, refuse_unmerged, side_path_obstacle
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import LayerPlan
+from lpcompile.quant.low_rank import METHODS
+from lpcompile.quant.side_path import MOST_RANK
+from lpcompile.records import PassReport
+
+THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class InsertLora(Pass):
+    """A side path of one rank for every layer that may have one."""
+
+    name: ClassVar[str] = "insert-lora"
+    summary: ClassVar[str] = "repair few-bit weights by low-rank side paths with 8-bit factors"
+    exact: ClassVar[bool] = False
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
+
+    rank: int = 8
+    method: str = "lowrank-first"
+    factors: str = "int8"
+    most_macs: float = 0.5  # of a layer's own; a path with more is skipped
+    sweeps: int = 0  # of codes and scales in turn after GPTQ
+
+    def __post_init__(self) -> None:
+        option_checks.one_of("method", self.method, METHODS)
+        option_checks.one_of("factors", self.factors, ("int8",))
+        option_checks.at_least("rank", self.rank, 1)
+        if self.rank > MOST_RANK:
+            raise ValueError(f"option 'rank' is at most {MOST_RANK}")
+        option_checks.at_least("sweeps", self.sweeps, 0)
+        option_checks.positive("most-macs", self.most_macs)
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Give side paths to the layers of the plan."""
+        refuse_unmerged(ctx.target)
+        report, before = PassReport(self.name), graph.plan
+        todo: list[Node] = []
+        for node in graph.layers():
+            layer = graph.plan.layers.get(node.name, LayerPlan())
+            rank, most = layer.weight.rank or self.rank, inf if layer.weight.rank else self.most_macs
+            obstacle = "it was not rounded" if layer.tensor is None else ""
+            obstacle = obstacle or side_path_obstacle(node, layer.kernel, layer.weight, rank=rank, most=most)
+            if ctx.decisions is not None and not layer.weight.rank:
+                obstacle = obstacle or "as decided"
+            if obstacle:
+                report.skip(node, obstacle)
+            else:
+                todo.append(node)
+        if self.method in BY_METRIC:
+            input_metrics(graph, ctx, [n.name for n in todo])
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(lambda n: self._layer(graph, n, ctx), todo)
+            for done, (node, layer) in enumerate(zip(todo, found, strict=True)):
+                ctx.progress("fitting side paths", done + 1, len(todo))
+                self._put(graph, ctx, node, layer, report)
+        if todo and ctx.decisions is None:
+            keep_if_better(graph, ctx, before, report, stays="no side path is kept")
+        return report
+
+    def _layer(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+        decided = graph.plan.layers[node.name].weight
+        if not decided.rank:  # others were decided before
+            decided = replace(decided, rank=self.rank, side_path=self.method)
+        metric = ctx.metrics.get(node.name)
+        return rounded_layer(graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps)
+
+    def _put(
+        self, graph: LpGraph, ctx: PassContext, node: Node, layer: LayerPlan, report: PassReport
+    ) -> None:
+        if layer.tensor is None or layer.tensor.side is None:
+            report.skip(node, "a side path brings it no nearer to its weights")
+            return
+        held = graph.plan.layers[node.name]
+        graph.plan = graph.plan.with_layer(node.name, layer)
+        what = f"rank {layer.tensor.side.rank}, {layer.weight.side_path}"
+        if layer.weight.side_path == WITHOUT_METRIC != self.method:
+            what += (
+                f" instead of {self.method}: {ctx.without_metric.get(node.name, 'its inputs are not known')}"
+            )
+        report.change(node, what, _db(held), _db(layer))
+
+
+def _db(layer: LayerPlan) -> str:
+    found = layer.weight_sqnr_db if layer.local_sqnr_db is None else layer.local_sqnr_db
+    return "" if found is None else f"{found:.1f} dB"

@@ -1,0 +1,188 @@
+"""A low-rank side path for the weights of one layer: whether it may have one, and its factors by method.
+
+================  ====================================================================================
+svd               of the residual W - W^, all inputs alike
+lqer              of the residual, inputs by their root mean squares
+qera              of the residual, by the full matrix of the inputs' moments: the least output error there is
+loftq             codes and factors in turn, input-blind: for layers whose inputs are not known [li2023]
+lowrank-first     qera of W itself, codes of what it leaves, then qera of the residual
+================  ====================================================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from lpcompile.analysis.macs import layer_shape
+from lpcompile.errors import TargetError
+from lpcompile.formats.arrays import F32, F64, Real
+from lpcompile.formats.planned import format_of
+from lpcompile.ir.node import Node
+from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.low_rank import low_rank, weighted_loss
+from lpcompile.quant.merged_rounding import merged_codes
+from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.side_path import side_path
+from lpcompile.target import Target
+
+WITHOUT_METRIC = "loftq"  # what becomes of methods that weigh inputs where inputs are not known
+BY_METRIC = ("qera", "lqer", "lowrank-first")
+ALTERNATIONS = 5
+OPS = ("Conv", "Gemm", "MatMul")
+Round = Callable[[F32], QuantizedTensor]
+
+
+def mac_ratio(rank: int, outputs: int, inputs: int) -> float:
+    """Products of a side path over those of its layer, r (m + n) / (m n)."""
+    return rank * (outputs + inputs) / max(1, outputs * inputs)
+
+
+def refuse_unmerged(target: Target | None) -> None:
+    """Refuse targets that cannot merge side paths.
+
+    Raises:
+        TargetError: this is one.
+    """
+    if target is not None and not target.rules.merges_side_paths:
+        raise TargetError(
+            f"target '{target.name}' cannot merge side paths into weights",
+            hint="use a recipe without side paths, as w4a8, or --target ort",
+        )
+
+
+def side_path_obstacle(node: Node, kernel: Kernel, weight: WeightPlan, *, rank: int, most: float) -> str:
+    """Why a layer takes no side path; empty where it may.
+
+    Args:
+        node: the layer.
+        kernel: how it runs.
+        weight: how its weights are stored.
+        rank: of the path.
+        most: the largest `mac_ratio`.
+    """
+    if kernel is Kernel.FLOAT:
+        return "its weights stay float"
+    if node.op not in OPS:
+        return f"a {node.op} has no rows of outputs that a side path could add to"
+    shape = layer_shape(node)
+    if shape.group > 1:
+        return f"each of its {shape.group} groups would need factors of its own"
+    if kernel is Kernel.NBITS:
+        return "its codes stay packed when it runs, so nothing can be merged into them"
+    fmt = format_of(weight.format)
+    if fmt.bits > 4:
+        return f"{fmt.name} has little to repair"
+    if fmt.image() is None or weight.codebooks:
+        return "its weights have no int8 image of one table that a path could be merged into"
+    ratio = mac_ratio(rank, shape.outputs, shape.inputs)
+    if ratio > most:
+        return f"a path of rank {rank} has {ratio:.2f} of its products, above {most:g}"
+    return ""
+
+
+def with_side_path(
+    rows: F32, tensor: QuantizedTensor, decided: WeightPlan, metric: InputMetric | None, rounded: Round
+) -> tuple[QuantizedTensor, WeightPlan]:
+    """The tensor with a side path where that brings it nearer to the weights, and the plan that is carried out.
+
+    Args:
+        rows: the real weights, (C, K).
+        tensor: as they were rounded without one.
+        decided: rank and method.
+        metric: of the layer's errors; methods that need one become `loftq` where there is none.
+        rounded: rounds other weights as the layer's were, with scales of their own.
+    """
+    method = WITHOUT_METRIC if metric is None and decided.side_path in BY_METRIC else decided.side_path
+    matrix = None if metric is None else damped_matrix(metric)
+    own = _weighing(method, matrix)
+    found = [tensor, repaired(rows, tensor, decided.rank, own)]
+    if method == "lowrank-first":
+        b, a = low_rank(rows, decided.rank, own)
+        main = rounded(np.asarray(rows - b @ a, np.float32))
+        found += _settled(rows, main, b, a, metric)
+        found += _settled(rows, main, *low_rank(rows - main.dequantize(), decided.rank, own), metric)
+    elif method == "loftq":
+        found += _alternated(rows, rounded, tensor, decided.rank)
+    best = min(found, key=lambda t: weighted_loss(rows - t.dequantize(), matrix))
+    if best.side is None:
+        return tensor, replace(decided, rank=0, side_path="")
+    return best, replace(decided, side_path=method)
+
+
+def rounded_again(
+    target: F32, tensor: QuantizedTensor, method: str, metric: InputMetric, min_scale: F32 | None
+) -> list[QuantizedTensor]:
+    """The tensor for other weights: codes beside the path as it is, and with new paths for these codes.
+
+    Args:
+        target: the weights, (C, K).
+        tensor: with a side path.
+        method: of its factors.
+        metric: of the layer's errors.
+        min_scale: (C,) least scales of the merged image; what falls below is left out.
+    """
+    path = tensor.side
+    assert path is not None
+    b, a = path.factors()
+    b = b * tensor.main.int8_image()[1].reshape(-1, 1)
+    main = metric.rounded(np.asarray(target - b @ a, np.float32), tensor.main, min_scale=min_scale)
+    own = _weighing(method, damped_matrix(metric))
+    found = _settled(target, main, b, a, metric)
+    found += _settled(target, main, *low_rank(target - main.dequantize(), path.rank, own), metric)
+    return [t for t in found if keeps_scales(t, min_scale)]
+
+
+def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
+    """Whether a bias still fits its int32: no scale of the image is below the least one."""
+    return min_scale is None or not bool((tensor.int8_image()[1] < min_scale).any())
+
+
+def repaired(rows: F32, tensor: QuantizedTensor, rank: int, metric: F64 | None) -> QuantizedTensor:
+    """The tensor with the factors that repair its codes best; as it is where there is nothing to repair."""
+    main = tensor.main
+    return _beside(main, *low_rank(rows - main.dequantize(), rank, metric))
+
+
+def damped_matrix(metric: InputMetric) -> F64:
+    """(K, K) the matrix of a layer without groups, damped as for its codes: too few samples span no more of it."""
+    h = np.array(metric.matrix[0], np.float64)
+    at = np.arange(len(h))
+    h[at, at] += metric.damping * h[at, at].mean()
+    return h
+
+
+def _weighing(method: str, matrix: F64 | None) -> F64 | None:
+    """What a method weighs inputs by."""
+    if method == "lqer" and matrix is not None:
+        return np.diagonal(matrix).copy()
+    return matrix if method in BY_METRIC else None
+
+
+def _beside(main: QuantizedTensor, b: Real, a: Real) -> QuantizedTensor:
+    """Codes and these factors in 8 bits."""
+    return replace(main, side=side_path(b, a, *main.int8_image(), largest=main.largest_level))
+
+
+def _settled(
+    rows: F32, main: QuantizedTensor, b: Real, a: Real, metric: InputMetric | None
+) -> list[QuantizedTensor]:
+    """Codes beside factors in 8 bits, as they are, and chosen again to make up for the rounding of the factors.
+
+    Large directions that were taken out of the weights are held by 8 bits, and so is the merged image; what these lose
+    is left to the codes.
+    """
+    found = _beside(main, b, a)
+    if found.side is None or metric is None:
+        return [found]
+    return [found, merged_codes(rows, found, metric.factors)]
+
+
+def _alternated(rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int) -> list[QuantizedTensor]:
+    found = []
+    for _ in range(ALTERNATIONS):
+        b, a = low_rank(rows - tensor.main.dequantize(), rank)
+        tensor = repaired(rows, rounded(np.asarray(rows - b @ a, np.float32)), rank, None)
+        found.append(tensor)
+    return found
