@@ -46,7 +46,7 @@ def _load(path: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-SHOWN = 20  # names of a hint
+SHOWN = 40  # names of a hint
 
 
 def near_match(word: str, words: list[str]) -> str:

@@ -32,11 +32,10 @@ from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, TARGETS_OWN, LayerPlan
+from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, LayerPlan
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.mismatch import retargeted
-from lpcompile.quant.multipliers import is_snapped
 from lpcompile.quant.ridge_choice import chosen_ridge, output_distance
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
@@ -161,9 +160,8 @@ class _Requantizing:
             metric = InputMetric(whole[0], rounded_mean, biased, damping)
             floor = least_scale(self.graph, node, plan.kernel)
             learned = plan.weight.rounding == ADAROUND
-            held = self.graph.plan.requants.get(name, TARGETS_OWN).multiplier
-            chosen = is_snapped(held) or bool(plan.weight.double_quantized)
-            found = metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=chosen)
+            held = bool(self.graph.plan.scales_held(name))
+            found = metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)
             before, after = (output_distance(rows, t.dequantize(), *whole) for t in (tensor, found))
             if after < before:
                 tensor, aimed = found, "as it is" if ridge is None else f"ridge {ridge:g}"
