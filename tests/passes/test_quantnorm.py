@@ -203,6 +203,23 @@ def test_sums_and_products_hold_8_bits_or_more(op: str, held: str) -> None:
     assert all(c.different == 0 for c in check_layers(found.emitted(), feeds) if not c.op.endswith(op))
 
 
+def test_floats_of_the_portable_form_carry_the_slopes_that_are_held() -> None:
+    model = negative_and_no_slopes()
+    found = quantized(model, f"{NO_COSTS},{WEIGHTS},quantnorm{{mode=po2}}", calls=12)
+    qdq = LpGraph.from_proto(found.emitted("qdq"))
+    qdq.infer_shapes()
+    _, _, numbers = materialise_dyadic(found.graph)
+    plans = found.graph.plan.activations
+    for name, x, y in (("first", "a", "r"), ("last", "s", "q")):
+        norm, r = channel_norm(qdq.node(name)), numbers.requants[name]
+        assert norm is not None
+        slope = r.m / 2.0**r.k * plans[y].scale / plans[x].scale
+        np.testing.assert_allclose(norm.scale, slope, rtol=1e-6, atol=1e-12)
+    feeds = random_feeds(model, seed=4)
+    apart = np.abs(run_model(found.emitted("qdq"), feeds)["y"] - run_model(found.emitted(), feeds)["y"])
+    assert apart.max() < 0.1 * np.abs(run_model(model, feeds)["y"]).max()
+
+
 def test_the_integers_of_a_norm_by_hand() -> None:
     """y(mean) = beta although the slope is off by up to 41 %, and gamma = 0 gives beta everywhere."""
     model = negative_and_no_slopes()
@@ -317,6 +334,12 @@ def test_the_recipe_replays_and_can_be_edited(target: str, tmp_path: Path) -> No
     path.write_text(first.decisions.replace(table.format("dyadic-8"), table.format("po2")), "utf-8")
     edited = lpcompile.compile(model, target=target, calibration=calls, decisions=path)
     assert table.format("po2") in edited.decisions
+    path.write_text(
+        first.decisions.replace(table.format("dyadic-8"), table.format("dyadic-8").replace("last", "none")),
+        "utf-8",
+    )
+    gone = lpcompile.compile(model, target=target, calibration=calls, decisions=path)
+    assert "'none': its multiplier is not held as the decisions say" in gone.report["warnings"]
     if target == "cim":
         assert first.report["verification"]["bit_exact_sim"]
         assert edited.report["verification"]["bit_exact_sim"]
