@@ -170,6 +170,10 @@ class Compilation:
             found = plan.layers.get(name)
             if found is not None and layer.codes_sha256 and found.codes_sha256 != layer.codes_sha256:
                 self.warnings.append(f"layer '{name}': its codes are not those of the decisions")
+        for name, requant in decisions.plan.requants.items():
+            held = plan.requants.get(name)
+            if held is None or held.multiplier != requant.multiplier:
+                self.warnings.append(f"'{name}': its multiplier is not held as the decisions say")
         for name, norm in decisions.plan.norms.items():
             now = plan.norms.get(name)
             if now is None or now.constants_sha256 != norm.constants_sha256:

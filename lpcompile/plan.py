@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcompile.quant.multipliers import is_snapped
 from lpcompile.quant.qtensor import QuantizedTensor
 
 K = TypeVar("K")
@@ -219,6 +220,13 @@ class QuantPlan:
         before = self.norms.get(name, NormPlan()).constants
         whole = NormPlan.of({**before, **plan.constants}, plan.reason)
         return replace(self, norms=_with(self.norms, name, whole))
+
+    def scales_held(self, name: str) -> str:
+        """Why the scales of a layer's weights stay as they are whatever is learned; empty where they need not."""
+        if is_snapped(self.requants.get(name, TARGETS_OWN).multiplier):
+            return "its scales suit its requantisation multipliers"
+        mode = self.layers.get(name, LayerPlan()).weight.double_quantized
+        return f"its scales are held as {mode}" if mode else ""
 
     def with_requant(self, name: str, plan: RequantPlan) -> "QuantPlan":
         """The plan with the requantisation of one node decided anew."""

@@ -48,7 +48,7 @@ def _load(path: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-SHOWN = 30  # names of a hint
+SHOWN = 40  # names of a hint
 
 
 def near_match(word: str, words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Decide how the requantisation multiplier of every layer and of every norm that was not folded is held.
+"""Decide how the requantisation multipliers of layers, of norms that were not folded, and of sums are held.
 
 M = a * s_w * s_x / s_y is slope of the norm, dequantisation and requantisation in one; the shift is made anew from the
 M that is held. `snap` goes the other way: it takes the multiplier next to M that costs least, chooses the scales of the
@@ -26,7 +26,7 @@ from lpcompile.passes.rounded_again import layer_rows, rounded_again
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.snapped_scales import multipliers_of, snapped
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import Kernel, LayerPlan, RequantPlan
+from lpcompile.plan import TARGETS_OWN, Kernel, LayerPlan, RequantPlan
 from lpcompile.quant.multipliers import held_multipliers, is_snapped, multiplier_bits
 from lpcompile.records import PassReport
 
@@ -36,6 +36,10 @@ FLOATS = "its output stays float, so nothing is requantised"
 TABLES = "its channels have tables of their own, which were learned for their scales"
 FOLDED = "mode 'fold' leaves every multiplier as the target has it"
 NORM_FLOAT = "the norm runs on floats"
+OF_TENSORS = "its operands have scales of their own"
+SNAPPED = "its operands have scales that suit fewer bits"
+OF_TWO = (Form.SUM, Form.PRODUCT)
+LEAST_BITS = 8  # of what has no weights that could be rounded for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,15 @@ class Quantnorm(Pass):
             if ctx.decisions is not None:
                 wanted = getattr(ctx.decisions.requants.get(name), "multiplier", "")
             done.add(name)
-            if layer is None and (unit.cone is not None or form_of(unit.node) is not Form.NORM):
+            form = None if unit.cone is not None else form_of(unit.node)
+            if layer is None and form not in (Form.NORM, *OF_TWO):
                 continue
             if not wanted:
                 report.skip(name, FOLDED)
+            elif layer is None and form in OF_TWO and is_snapped(_held(graph, name)):
+                report.skip(name, SNAPPED)
+            elif layer is None and form in OF_TWO:
+                _of_two(graph, unit.node, wanted if ctx.decisions else at_least(wanted), report)
             elif layer is None:
                 self._norm(graph, unit.node, wanted, report)
             elif layer.kernel is not Kernel.INTEGER or layer.tensor is None or unit.output is None:
@@ -94,7 +103,7 @@ class Quantnorm(Pass):
     def _norm(self, graph: LpGraph, node: Node, wanted: str, report: PassReport) -> None:
         """A norm has no weights whose scales could be chosen: snapping leaves it a multiplier of `bits`."""
         if is_snapped(wanted):
-            wanted = f"dyadic-{max(self.bits, NORM_BITS)}"
+            wanted = f"dyadic-{max(self.bits, LEAST_BITS)}"
         norm = channel_norm(with_norms(graph).node(node.name))
         assert norm is not None
         plan = RequantPlan(wanted, "a norm that no layer took in", norm.centre)
@@ -105,7 +114,19 @@ class Quantnorm(Pass):
         report.change(node, f"norm as {wanted}", after=f"slopes off by {100 * off:.2g} % at most")
 
 
-NORM_BITS = 8
+def at_least(wanted: str) -> str:
+    """What sums and products of two tensors take: their scales are those of tensors that others read, too."""
+    return f"dyadic-{max(LEAST_BITS, multiplier_bits(wanted))}"
+
+
+def _held(graph: LpGraph, name: str) -> str:
+    return graph.plan.requants.get(name, TARGETS_OWN).multiplier
+
+
+def _of_two(graph: LpGraph, node: Node, held: str, report: PassReport) -> None:
+    if graph.plan.requants.get(node.name) != RequantPlan(held, OF_TENSORS):
+        graph.plan = graph.plan.with_requant(node.name, RequantPlan(held, OF_TENSORS))
+        report.change(node, f"multipliers as {held}")
 
 
 @dataclass(frozen=True)

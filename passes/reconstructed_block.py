@@ -146,6 +146,7 @@ class BlockLearner:
             bias = None if bias_obstacle(node, plan.kernel) else bias_now(node, plan)
             spread, least = output_spread(node, self.ctx), least_scale(self.graph, node, plan.kernel)
             learns = plan.weight.scale_rule not in LIMITED_RULES and plan.weight.scale_format == "float32"
+            learns &= not self.graph.plan.scales_held(name)
             made = (SoftLayer if self.method.name == "adaround" else LatentLayer)(
                 node, plan.tensor, Estimator("lsq"), learns, bias, spread, least, pull=self.method.pull
             )

@@ -33,11 +33,10 @@ from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, TARGETS_OWN, LayerPlan
+from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, LayerPlan
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.mismatch import retargeted
-from lpcompile.quant.multipliers import is_snapped
 from lpcompile.quant.ridge_choice import chosen_ridge, output_distance
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
@@ -163,11 +162,8 @@ class _Requantizing:
             floor = least_scale(self.graph, node, plan.kernel)
             learned = plan.weight.rounding == ADAROUND
             if tensor.side is None:
-                held = self.graph.plan.requants.get(name, TARGETS_OWN).multiplier
-                chosen = is_snapped(held) or bool(plan.weight.double_quantized)
-                tried = [
-                    metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=chosen)
-                ]
+                held = bool(self.graph.plan.scales_held(name))
+                tried = [metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)]
             else:
                 tried = rounded_again(target, tensor, plan.weight.side_path, metric, floor)
             best = min([tensor, *tried], key=lambda t: output_distance(rows, t.dequantize(), *whole))

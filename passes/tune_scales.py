@@ -111,7 +111,7 @@ def _layers(graph: LpGraph, ctx: PassContext, report: PassReport) -> list[Frozen
         plan = graph.plan.layers.get(node.name, LayerPlan())
         if plan.tensor is None:
             continue
-        fixed = _fixed_scales(plan)
+        fixed = _fixed_scales(plan) or graph.plan.scales_held(node.name)
         unbiased = bias_obstacle(node, plan.kernel)
         if fixed and unbiased:
             report.skip(node, f"{fixed}, and its bias does: {unbiased}")

@@ -180,7 +180,7 @@ class TuneWeights(Pass):
                     node,
                     plan.tensor,
                     estimator,
-                    self._learns_scales(plan, estimator),
+                    self._learns_scales(plan, estimator) and not graph.plan.scales_held(node.name),
                     None if bias_obstacle(node, plan.kernel) else bias_now(node, plan),
                     output_spread(node, ctx),
                     least_scale(graph, node, plan.kernel),

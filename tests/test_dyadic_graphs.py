@@ -17,6 +17,7 @@ STEPS = {
     "clip": "{y} = Clip ({x}, lo, hi)",
     "sigmoid": "{y} = Sigmoid ({x})",
     "leaky": "{y} = LeakyRelu <alpha=0.3> ({x})",
+    "prelu": "{y} = PRelu ({x}, c)",
     "silu": "s{i} = Sigmoid ({x})\n{y} = Mul ({x}, s{i})",
     "gelu": "e{i} = Erf ({x})\nf{i} = Add (e{i}, one)\n{y} = Mul (f{i}, {x})",
     "affine": "{y} = Mul ({x}, c)",
@@ -64,7 +65,7 @@ def test_numpy_and_onnxruntime_agree(data: st.DataObject) -> None:
     steps = data.draw(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=7))
     olds = data.draw(st.lists(st.integers(0, 7), min_size=len(steps), max_size=len(steps)))
     model = parse_model(network(steps, olds, data.draw(st.booleans())))
-    recipe = data.draw(st.sampled_from(["int8", "w4a8", "w4a4"]))
+    recipe = data.draw(st.sampled_from(["int8", "w4a8", "w4a4", "pikelpn"]))
     calls = [random_feeds(model, seed=i) for i in range(5)]
     made = lpcompile.compile(model, target="cim", calibration=calls, recipe=recipe)
     assert all(r["weight_format"] != "float32" for r in made.report["layers"])

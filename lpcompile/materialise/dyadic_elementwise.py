@@ -19,7 +19,7 @@ from lpcompile.ir.unary import Real, code_table, unary_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.dyadic_layers import call, codes_of, limits_of, requant_constants
 from lpcompile.materialise.functions import Unit
-from lpcompile.materialise.held import norm_line
+from lpcompile.materialise.held import norm_line, product_scale, sum_scales
 from lpcompile.materialise.movement import write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.tensors import IntegerTensors
@@ -113,17 +113,18 @@ class ElementwiseWriter:
         plans = self._plan(a), self._plan(b)
         zeros = (plans[0].zero_point, plans[1].zero_point)
         limits = limits_of(y_plan, unit.clamp)
+        held = self.tensors.plan.requants.get(node.name, TARGETS_OWN)
         attributes: dict[str, Any]
         if form is Form.SUM:
             sign = -1.0 if node.op == "Sub" else 1.0
-            scales = (plans[0].scale / y_plan.scale, sign * plans[1].scale / y_plan.scale)
-            r = sum_requant(scales, zeros, limits)
+            first, second = sum_scales(plans, y_plan, held)
+            r = sum_requant((first, sign * second), zeros, limits)
             function = bodies.dyadic_add(self.graph.opset)
             attributes = {"m_a": int(r.m[0]), "m_b": int(r.m[1])}
         else:
-            scale = np.array([plans[0].scale * plans[1].scale / y_plan.scale])
+            scale = np.array([product_scale(plans, y_plan, held)])
             most = np.array([codes_of(plans[0]).farthest * codes_of(plans[1]).farthest])
-            r = affine_requant(scale, np.zeros(1), -most, most, limits)
+            r = affine_requant(scale, np.zeros(1), -most, most, limits, integer_bits(held.multiplier))
             function = bodies.dyadic_mul(self.graph.opset)
             attributes = {"m": int(r.m[0]), "a_zero_point": zeros[0], "b_zero_point": zeros[1]}
         attributes |= {"c": int(r.b[0]), "k": int(r.k[0])}

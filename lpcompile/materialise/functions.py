@@ -1,8 +1,10 @@
 """The plan as one readable node a layer: calls of `lpcompile` functions, movement on codes, Q and DQ at the edges."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+
+import numpy as np
 
 from lpcompile.ir import domain
 from lpcompile.ir.channel_norm import following_bias
@@ -15,8 +17,10 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.planned_norms import with_norms
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
+from lpcompile.materialise.held import product_scale, sum_scales
 from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import clamped, write_clamp, write_movement
+from lpcompile.materialise.names import stem
 from lpcompile.materialise.norms import write_norm
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, QuantPlan
@@ -120,11 +124,12 @@ def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, outp
     code_max = graph.plan.activations[output.name].code_max
     function = domain.quant_elementwise(node.op, graph.opset, code_max)
     add_function(graph, function)
+    values = [v for v in node.inputs[: 2 if node.op in BINARY else 1] if v is not None]
+    scales = _scales(graph, tensors, node, [*values, output])
     inputs: list[Value] = []
-    for value in node.inputs[: 2 if node.op in BINARY else 1]:
-        assert value is not None
-        inputs += [tensors.codes(value), *tensors.parameters(value.name)]
-    inputs += tensors.parameters(output.name)
+    for value, scale in zip(values, scales, strict=False):
+        inputs += [tensors.codes(value), scale, tensors.parameters(value.name)[1]]
+    inputs += [scales[-1], tensors.parameters(output.name)[1]]
     attrs = {k: v for k, v in dict(node.attrs).items() if k in function.attribute}
     tensors.take_out(node)
     call = graph.add_node(
@@ -137,3 +142,20 @@ def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, outp
         metadata={**node.metadata, "lpcompile.kernel": "integer"},
     )
     tensors.fill(output, tensors.filled(call))
+
+
+def _scales(graph: LpGraph, tensors: IntegerTensors, node: Node, values: Sequence[Value]) -> list[Value]:
+    """Scales of the operands and the result; where the plan holds multipliers, these, and 1 for the others."""
+    held = graph.plan.requants.get(node.name)
+    if held is None or len(values) != 1 + len(BINARY):
+        return [tensors.parameters(v.name)[0] for v in values]
+    first, second, y = (graph.plan.activations[v.name] for v in values)
+    if node.op == "Mul":
+        found = [product_scale((first, second), y, held)]
+    else:
+        found = list(sum_scales((first, second), y, held))
+    constants = [
+        graph.constant(f"{stem(node.name)}/multiplier_{i}", np.array(m, np.float32))
+        for i, m in enumerate(found)
+    ]
+    return [*constants, *[tensors.one()] * (len(values) - len(constants))]

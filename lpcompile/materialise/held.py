@@ -71,3 +71,20 @@ def norm_line(
     shift = norm.shift / y.scale - scale * x.zero_point
     centre = None if held.centre is None else held.centre / x.scale + x.zero_point
     return held_line(scale, shift, held.multiplier, centre)
+
+
+def sum_scales(
+    operands: tuple[ActivationPlan, ActivationPlan], y: ActivationPlan, held: RequantPlan
+) -> tuple[float, float]:
+    """What steps of the two operands of a sum are in steps of its result."""
+    scales = np.array([p.scale / y.scale for p in operands])
+    first, second = held_line(scales, np.zeros(2), held.multiplier)[0]
+    return float(first), float(second)
+
+
+def product_scale(
+    operands: tuple[ActivationPlan, ActivationPlan], y: ActivationPlan, held: RequantPlan
+) -> float:
+    """What the product of a step of each operand is in steps of the result."""
+    scale = np.array([operands[0].scale * operands[1].scale / y.scale])
+    return float(held_line(scale, np.zeros(1), held.multiplier)[0][0])

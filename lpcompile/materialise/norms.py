@@ -66,3 +66,26 @@ def write_norm(graph: LpGraph, tensors: IntegerTensors, node: Node, output: Valu
         metadata=told,
     )
     tensors.fill(output, tensors.filled(call))
+
+
+def hold_constants(graph: LpGraph, node: Node, output: Value) -> None:
+    """Give a float norm the slopes and shifts that its planned multiplier stands for, in place.
+
+    A Mul has no shift of its own, and Div, Add and Sub keep what they have: their slope is not among their constants.
+    """
+    held, norm, (x,) = graph.plan.requants.get(node.name), channel_norm(node), data_inputs(node)
+    if held is None or norm is None or node.op not in ("BatchNormalization", "Mul"):
+        return
+    x_plan, y_plan = (graph.plan.activations[v.name] for v in (x, output))
+    multiplier, shift = norm_line(norm, x_plan, y_plan, held)
+    slope = multiplier * y_plan.scale / x_plan.scale
+    offset = (shift + multiplier * x_plan.zero_point) * y_plan.scale
+    if node.op == "Mul":
+        at, constant = next((i, v) for i, v in enumerate(node.inputs) if v is not None and v.is_constant)
+        found = {at: slope.reshape(constant.values.shape)}
+    else:
+        *_, mean, variance = (v.values.astype(np.float64) for v in node.inputs[1:5] if v is not None)
+        spread = np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+        found = {1: slope * spread, 2: offset + slope * mean}
+    for i, array in found.items():
+        node.set_input(i, graph.constant(f"{stem(node.name)}/held_{i}", array.astype(np.float32)))

