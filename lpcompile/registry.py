@@ -21,6 +21,7 @@ PASSES = {
     "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
+    "dual-precision": "lpcompile.passes.dual_precision:DualPrecision",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",
     "correct-bias": "lpcompile.passes.correct_bias:CorrectBias",

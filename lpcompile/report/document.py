@@ -16,7 +16,7 @@ from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import FLOAT8_FORMAT, Kernel, LayerPlan, WeightPlan
 from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
@@ -117,7 +117,13 @@ def held_format(graph: LpGraph, node: Node) -> LayerFormat:
     plan, weight = _plan_of(graph, node), node.inputs[1]
     assert weight is not None
     activation = _activation_format(graph, node)
-    bits = 4 if activation == "uint4" else 8 if "int8" in activation else FLOAT_BITS.get(activation, 32)
+    bits = (
+        4
+        if activation == "uint4"
+        else 8
+        if "int8" in activation or activation == FLOAT8_FORMAT
+        else FLOAT_BITS.get(activation, 32)
+    )
     if _is_quantised(plan):
         return LayerFormat(plan.weight, bits, plan.kernel)
     return LayerFormat(WeightPlan(str(weight.dtype)), bits)
@@ -135,7 +141,7 @@ def _activation_format(graph: LpGraph, node: Node) -> str:
     kernel, x, weight = _plan_of(graph, node).kernel, node.inputs[0], node.inputs[1]
     assert weight is not None
     activation = graph.plan.activations.get(x.name) if x is not None else None
-    if kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and activation is not None:
+    if kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT, Kernel.FLOAT8) and activation is not None:
         return activation.format
     return AT_RUN_TIME.get(kernel, str(weight.dtype))
 

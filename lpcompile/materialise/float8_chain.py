@@ -1,0 +1,72 @@
+"""Layers that compute in FP8 with float8 tensors, for runtimes that have such arithmetic: `--emit fp8-qdq`, opset 21.
+
+    weights   INT4 -> DequantizeLinear (group scales) -> Cast FLOAT8E4M3FN -> Cast FLOAT -> Mul (first scale)
+    inputs    QuantizeLinear FLOAT8E4M3FN -> DequantizeLinear, one power of two a tensor
+
+ONNX's products take no FP8 operands, so a backend finds them by this pattern. Scales are bfloat16 in the file. The
+protected range makes a Clip before the first Cast needless. [notes 3 and E1]
+"""
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto
+
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.materialise.float8 import ROUNDED, Float8Layers
+from lpcompile.materialise.names import stem
+from lpcompile.plan import LayerPlan
+from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.quant.rows import TRANSPOSED_OPS
+
+OPSET = 21  # INT4 and scales by block
+
+
+class Float8Chain(Float8Layers):
+    """Standard operators on int4 and float8 tensors."""
+
+    def _weights(
+        self, node: Node, tensor: DualPrecisionTensor, shape: tuple[int, ...], plan: LayerPlan
+    ) -> Value:
+        graph, origin = self.graph, stem(node.name)
+        transposed = node.op in TRANSPOSED_OPS
+        codes, scales = tensor.integers(), tensor.group_scales
+        size = min(int(plan.weight.granularity.removeprefix("group")), tensor.shape[1])
+        held = codes.T if transposed else codes
+        q = graph.constant(f"{origin}/weight_quantized", np.ascontiguousarray(held).astype(ml_dtypes.int4))
+        stored = np.ascontiguousarray(scales.T if transposed else scales).astype(ml_dtypes.bfloat16)
+        s2 = self._cast(
+            graph.constant(f"{origin}/weight_group_scale", stored), TensorProto.FLOAT, stored.shape
+        )
+        axis = 0 if transposed else 1
+        real = graph.add_node(
+            "DequantizeLinear", [q, s2], attrs={"axis": axis, "block_size": size}, name=f"{node.name}/weight"
+        )
+        value = self._typed(real, held.shape)
+        eighth = graph.add_node("Cast", [value], attrs={"to": TensorProto.FLOAT8E4M3FN, "saturate": 1})
+        narrow = self._typed(eighth, held.shape)
+        graph.set_type(narrow, np.dtype(ml_dtypes.float8_e4m3fn), held.shape)
+        wide = self._cast(narrow, TensorProto.FLOAT, held.shape)
+        s1 = graph.constant(f"{origin}/weight_first_scale", np.array(tensor.first_scale, ml_dtypes.bfloat16))
+        scaled = graph.add_node("Mul", [wide, self._cast(s1, TensorProto.FLOAT, ())])
+        found = self._typed(scaled, held.shape)
+        if held.shape == tuple(shape):
+            return found
+        dims = graph.constant(f"{origin}/weight_shape", np.array(shape, np.int64))
+        return self._typed(graph.add_node("Reshape", [found, dims]), shape)
+
+    def _round(self, x: Value, scale: float) -> Value:
+        graph, origin = self.graph, stem(x.name)
+        unit = graph.constant(f"{origin}_scale", np.array(scale, np.float32))
+        zero = graph.constant(f"{origin}_zero_point", np.array(0, ml_dtypes.float8_e4m3fn))
+        quantize = graph.add_node(
+            "QuantizeLinear", [x, unit, zero], [graph.fresh(x.name + ROUNDED)], name=f"{x.name}/quantize"
+        )
+        codes = self._typed(quantize, x.shape)
+        graph.set_type(codes, np.dtype(ml_dtypes.float8_e4m3fn), x.shape)
+        return self._typed(
+            graph.add_node("DequantizeLinear", [codes, unit, zero], name=f"{x.name}/dequantize"), x.shape
+        )
+
+    def _cast(self, value: Value, to: int, shape: tuple[int, ...]) -> Value:
+        return self._typed(self.graph.add_node("Cast", [value], attrs={"to": to}), shape)
