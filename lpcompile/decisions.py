@@ -231,7 +231,8 @@ def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
     fmt = str(table.get("format", "uint8"))
     if fmt not in ("uint8", "uint4", FLOAT8_FORMAT):
         raise DecisionsError(
-            f"activation '{name}': no format '{fmt}'", hint=f"activations are uint8, uint4 or {FLOAT8_FORMAT}"
+            f"activation '{name}': no format '{fmt}'",
+            hint=f"activations are uint8 or uint4, in FP8 {FLOAT8_FORMAT}",
         )
     scale, zero = table.get("scale"), table.get("zero_point")
     for key, number in (("scale", scale), ("start", table.get("start", 1.0))):
@@ -290,8 +291,9 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
         if layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT, Kernel.FLOAT8) and (
             x is None or x.name not in plan.activations
         ):
+            numbers = "FP8" if layer.kernel is Kernel.FLOAT8 else "integers"
             raise DecisionsError(
-                f"layer '{name}' runs on {'FP8' if layer.kernel is Kernel.FLOAT8 else 'integers'}, but its input has no entry under [activations]",
+                f"layer '{name}' runs on {numbers}, but its input has no entry under [activations]",
                 hint=f'add [activations."{"" if x is None else x.name}"], or set kernel = "weight-only"',
             )
         if layer.kernel in (Kernel.DYNAMIC, Kernel.NBITS) and node.op not in ("MatMul", "Gemm"):

@@ -4,20 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpcompile import registry
-from lpcompile.acceptance import check_weight_formats
+from lpcompile.acceptance import check_dual_precision, check_weight_formats
 from lpcompile.analysis.activation_ranges import LEVELS
 from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
 from lpcompile.decisions import Decisions
-from lpcompile.errors import TargetError
+from lpcompile.errors import PipelineError, TargetError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
-from lpcompile.target import Options, Target
+from lpcompile.target import FLOAT8_FORM, Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
+DUAL = "dual-precision"
 AGAIN = "requantize-weights"
 LEARN = "reconstruct-blocks"
 SCALES = "tune-scales"
@@ -59,6 +60,13 @@ def recipe_passes(
     if not options.passes and decisions is None:
         named = _with_assignment(named, options, target)
         named = _for_narrow_activations(named, options)
+    if any(name == DUAL for name, _ in named):
+        check_dual_precision(target, options)
+    elif options.emit == FLOAT8_FORM:
+        raise PipelineError(
+            f"--emit {FLOAT8_FORM} writes layers that compute in FP8, and this pipeline plans none",
+            hint="use it with --recipe dpq",
+        )
     if options.tuning is not None and all(name != TUNE for name, _ in named):
         at = _end([name for name, _ in named])
         named = [*named[:at], (TUNE, {}), *named[at:]]
@@ -71,6 +79,8 @@ def recipe_passes(
         if name == ROUND and not options.passes:
             extra = _weight_options(given, options, target, assigns=assigns)
             check_weight_formats(target, [{"format": WIDE, **given, **extra}["format"]])
+        if name == DUAL and not options.passes:
+            extra = _dual_options(options)
         if name == ASSIGN and not options.passes and decisions is None:
             extra = _assignment_options(given, options, target)
         if name == ACTIVATIONS and options.activation_format:
@@ -125,6 +135,8 @@ def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     if options.effort > 1 and not learned:
         rounds = any(p.name == ROUND for p in passes)
         why = "its weights have 8 bits or more" if rounds else "it rounds no weights"
+        if any(p.name == DUAL for p in passes):
+            why = f"codes of '{DUAL}' are not learned"
         if options.passes or options.decisions is not None:
             why = "the pipeline is given"
         note = f"-O{options.effort} adds nothing to -O1 here: {why}"
@@ -206,6 +218,15 @@ def _weight_options(
         extra["granularity"] = "group" if options.group_size else "channel"
         if options.group_size:
             extra["group-size"] = options.group_size
+    return extra
+
+
+def _dual_options(options: Options) -> dict[str, Any]:
+    extra: dict[str, Any] = {"rule": "nearest"} if options.effort == 0 else {}
+    if options.group_size is not None:
+        extra["group-size"] = options.group_size
+    if options.activation_format:
+        extra["activations"] = options.activation_format
     return extra
 
 

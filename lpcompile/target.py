@@ -17,7 +17,8 @@ from lpcompile.ir.node import Node
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
 RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
-EMIT_FORMS = ("functions", "standard", "qdq", "fp8-qdq")
+FLOAT8_FORM = "fp8-qdq"
+EMIT_FORMS = ("functions", "standard", "qdq", FLOAT8_FORM)
 
 
 @dataclass(frozen=True, slots=True)

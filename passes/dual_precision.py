@@ -19,6 +19,7 @@ from lpcompile.errors import DecisionsError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.float8_inputs import output_sqnr_db
 from lpcompile.passes.float8_moments import Float8Moments, gather_moments
 from lpcompile.passes.float8_rounded_layer import float8_rounded_layer
 from lpcompile.pipeline import Pass, PassContext
@@ -49,6 +50,7 @@ class DualPrecision(Pass):
     order: str = "auto"
     full_scale: int = 240
     activations: str = FLOAT8_FORMAT
+    least_input_db: float = 24.0  # E4M3 itself gives 31.5 dB where products do not cancel
     moments: str = FLOAT8_FORMAT
     damping: float = DAMPING
 
@@ -59,6 +61,7 @@ class DualPrecision(Pass):
         option_checks.one_of("activations", self.activations, (FLOAT8_FORMAT, "float32"))
         option_checks.one_of("moments", self.moments, (FLOAT8_FORMAT, "float32"))
         option_checks.not_negative("damping", self.damping)
+        option_checks.not_negative("least-input-db", self.least_input_db)
         if self.full_scale not in EIGHTHS:
             raise ValueError(f"option 'full-scale' is one of {', '.join(map(str, EIGHTHS))}")
 
@@ -127,13 +130,34 @@ class DualPrecision(Pass):
                 layers[name] = LayerPlan(Kernel.FLOAT8, weight, reason=REASON)
         graph.plan = QuantPlan(MappingProxyType(layers))
         activations = self._activations(graph, ctx)
-        for tensor, plan in activations.items():
+        self._spare_inputs(graph, ctx, activations)
+        read = {x.name for n in self._on_float8(graph) if (x := n.inputs[0]) is not None}
+        kept = {name: plan for name, plan in activations.items() if name in read}
+        for tensor, plan in kept.items():
             report.change(tensor, plan.format, after=f"scale {plan.scale:g}")
-        graph.plan = replace(graph.plan, activations=MappingProxyType(activations))
+        graph.plan = replace(graph.plan, activations=MappingProxyType(kept))
+
+    def _on_float8(self, graph: LpGraph) -> list[Node]:
+        return [n for n in graph.layers() if graph.plan.layers[n.name].kernel is Kernel.FLOAT8]
+
+    def _spare_inputs(
+        self, graph: LpGraph, ctx: PassContext, activations: Mapping[str, ActivationPlan]
+    ) -> None:
+        """Layers whose outputs FP8 inputs would spoil keep float ones."""
+        if not activations or ctx.observe is None or ctx.calibration is None:
+            return
+        found = output_sqnr_db(
+            graph, self._on_float8(graph), activations, ctx.observe, ctx.calibration.deciding, seed=ctx.seed
+        )
+        for name, left in found.items():
+            if left is not None and left < self.least_input_db:
+                reason = f"{REASON}; inputs stay float: in FP8 they would leave {left:.1f} dB of its output"
+                layer = replace(graph.plan.layers[name], kernel=Kernel.WEIGHT_ONLY, reason=reason)
+                graph.plan = graph.plan.with_layer(name, layer)
 
     def _activations(self, graph: LpGraph, ctx: PassContext) -> Mapping[str, ActivationPlan]:
         """Powers of two that bring the largest magnitude of the samples to the full scale."""
-        read = [n.inputs[0] for n in graph.layers() if graph.plan.layers[n.name].kernel is Kernel.FLOAT8]
+        read = [n.inputs[0] for n in self._on_float8(graph)]
         tensors = list(dict.fromkeys(x.name for x in read if x is not None))
         if not tensors or ctx.observe is None or ctx.calibration is None:
             return {}

@@ -1,4 +1,4 @@
-"""Second moments of what layers read when they compute in FP8: of the numbers that FP8 leaves. [notes B4]"""
+"""Second moments of what layers read when they compute in FP8: of the numbers that FP8 leaves. [notes B4]."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,10 +7,10 @@ import numpy as np
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.grams import Gram, gather_grams
-from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.float8_inputs import in_float8
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan
 from lpcompile.quant.input_metric import InputMetric
@@ -81,7 +81,6 @@ def observed_in_float8(observe: ObserveGraph, plans: Mapping[str, ActivationPlan
         observe: opens the float graph.
         plans: activations in FP8.
     """
-    fmt = resolve(FLOAT8_FORMAT)
 
     def opened(graph: LpGraph, tensors: Sequence[str]) -> RunFeeds:
         run = observe(graph, tensors)
@@ -89,9 +88,7 @@ def observed_in_float8(observe: ObserveGraph, plans: Mapping[str, ActivationPlan
         def rounded(feeds: Mapping[str, np.ndarray]) -> Feeds:
             values = dict(run(feeds))
             for name in values.keys() & plans.keys():
-                x, unit = values[name], np.float32(plans[name].scale)
-                if np.isfinite(x).all():  # who reads the others says so better
-                    values[name] = fmt.decode(fmt.encode_f32(np.ascontiguousarray(x), unit)) * unit
+                values[name] = in_float8(values[name], plans[name].scale)
             return values
 
         return rounded

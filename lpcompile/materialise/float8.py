@@ -1,4 +1,4 @@
-"""Layers that compute in FP8, in the form for CPUs: calls that give float32 tensors of E4M3 numbers around float operators.
+"""Layers that compute in FP8, in the form for CPUs: float32 tensors of E4M3 numbers around float operators.
 
 Scales are powers of two, so a product of such floats is the product of the FP8 numbers times the scales, exactly; sums
 are float32, as in the matrix units. [notes E5]

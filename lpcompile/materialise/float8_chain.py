@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
+from lpcompile.ir.movement import CLAMPS, bounds
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise.float8 import ROUNDED, Float8Layers
@@ -18,8 +19,6 @@ from lpcompile.materialise.names import stem
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS
-
-OPSET = 21  # INT4 and scales by block
 
 
 class Float8Chain(Float8Layers):
@@ -57,6 +56,7 @@ class Float8Chain(Float8Layers):
 
     def _round(self, x: Value, scale: float) -> Value:
         graph, origin = self.graph, stem(x.name)
+        x = self._clamped(x)
         unit = graph.constant(f"{origin}_scale", np.array(scale, np.float32))
         zero = graph.constant(f"{origin}_zero_point", np.array(0, ml_dtypes.float8_e4m3fn))
         quantize = graph.add_node(
@@ -67,6 +67,34 @@ class Float8Chain(Float8Layers):
         return self._typed(
             graph.add_node("DequantizeLinear", [codes, unit, zero], name=f"{x.name}/dequantize"), x.shape
         )
+
+    def _clamped(self, x: Value) -> Value:
+        """The same tensor from Max and Min where a Relu or a Clip gave it.
+
+        ONNX Runtime 1.32 takes such a node before QuantizeLinear for one on 8-bit integers, whatever the type: a Relu
+        is left out, and numbers become negative; a Clip is an error when the model is loaded.
+        """
+        clamp = x.producer
+        if clamp is None or clamp.op not in CLAMPS or clamp.domain or x.used_in_subgraph:
+            return x
+        limits = bounds(clamp)
+        if limits is None:
+            return x
+        graph, name, dtype, shape, told = self.graph, x.name, x.dtype, x.shape, dict(clamp.metadata)
+        steps = [(op, end) for op, end in zip(("Max", "Min"), limits, strict=True) if np.isfinite(end)]
+        if not steps:
+            return x
+        made, clamp_name = clamp.inputs[0], clamp.name
+        graph.remove(clamp)
+        for i, (op, end) in enumerate(steps):
+            last = i == len(steps) - 1
+            limit = graph.constant(f"{stem(name)}_{op.lower()}", np.array(end, np.float32))
+            out = name if last else graph.fresh(f"{name}_held")
+            node = graph.add_node(op, [made, limit], [out], name=clamp_name if last else None, metadata=told)
+            made = self._typed(node, shape)
+            graph.set_type(made, dtype, shape)
+        assert made is not None
+        return made
 
     def _cast(self, value: Value, to: int, shape: tuple[int, ...]) -> Value:
         return self._typed(self.graph.add_node("Cast", [value], attrs={"to": to}), shape)

@@ -33,10 +33,10 @@ def protected_limit(full_scale: float) -> float:
     return float(grid[grid <= full_scale * 15 / 16].max())
 
 
-def cast8(x: F32) -> F32:
+def cast8(x: NDArray[np.floating]) -> F32:
     """E4M3 numbers nearest to float32 ones, ties to even, saturating at 448."""
     fmt = resolve("float8_e4m3fn")
-    return fmt.decode(fmt.encode_f32(np.ascontiguousarray(x)))
+    return fmt.decode(fmt.encode_f32(np.ascontiguousarray(x, np.float32)))
 
 
 def power_of_two_above(value: float, least: float) -> float:
@@ -45,16 +45,24 @@ def power_of_two_above(value: float, least: float) -> float:
     return float(np.ldexp(1.0, int(exponent) - (mantissa == 0.5)))
 
 
-def first_scale(rows: F32, limit: float, least: float = LEAST_FIRST_SCALE) -> float:
+def free_scale(value: float) -> float:
+    """The least of 2^-8, 2^-4, 1, 2^4 not below `value`, or 2^4: what Gaudi 2 applies at no cost."""
+    return float(2.0 ** np.clip(4 * np.ceil(np.log2(value) / 4), -8, 4))
+
+
+def first_scale(
+    rows: F32, limit: float, least: float = LEAST_FIRST_SCALE, *, hardware: bool = False
+) -> float:
     """s1: the power of two that brings all weights into +-limit.
 
     Args:
         rows: (R, K) weights.
         limit: F'.
         least: s1 is no smaller; 1 / (512 F') in the authors' code.
+        hardware: one of `free_scale`.
     """
-    largest = float(np.abs(rows).max(initial=0))
-    return power_of_two_above(largest / limit, least)
+    wanted = float(np.abs(rows).max(initial=0)) / limit
+    return free_scale(max(wanted, least)) if hardware else power_of_two_above(wanted, least)
 
 
 def grouped(values: NDArray[np.float32], size: int) -> F32:
@@ -79,7 +87,7 @@ def second_scales(units: F32, size: int, limit: float) -> F32:
         size: inputs of a group.
         limit: F'.
     """
-    eighth = cast8(np.clip(units, -np.float32(limit), np.float32(limit)))
+    eighth = cast8(np.clip(units, -limit, limit))
     largest = np.abs(grouped(eighth, size)).max(axis=2)
     scales = bfloat16(2 * largest / np.float32(15))
     return np.where(largest > 0, np.maximum(scales, np.finfo(np.float32).tiny), SMALLEST)
@@ -192,7 +200,13 @@ class Stages:
 
     @classmethod
     def of(
-        cls, rows: F32, size: int, eighth: str = "float8_e4m3fn_240", least: float = LEAST_FIRST_SCALE
+        cls,
+        rows: F32,
+        size: int,
+        eighth: str = "float8_e4m3fn_240",
+        least: float = LEAST_FIRST_SCALE,
+        *,
+        hardware: bool = False,
     ) -> "Stages":
         """Both stages of a layer.
 
@@ -201,6 +215,7 @@ class Stages:
             size: inputs of a group.
             eighth: one of FULL_SCALES.
             least: of s1.
+            hardware: whether s1 is one of `free_scale`.
 
         Raises:
             FormatError: weights that are not finite, no such 8-bit format.
@@ -212,7 +227,7 @@ class Stages:
                 "weights hold NaN or infinity", hint="repair the model: no format can hold them"
             )
         limit = protected_limit(FULL_SCALES[eighth])
-        s1 = first_scale(rows, limit, least)
+        s1 = first_scale(rows, limit, least, hardware=hardware)
         units = np.asarray(rows / np.float32(s1), np.float32)
         return cls(units, s1, second_scales(units, size, limit), size, eighth)
 

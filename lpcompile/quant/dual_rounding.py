@@ -85,8 +85,9 @@ def dual_rounded(stages: Stages, gram: Real | None, how: DualRounding) -> DualPr
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     order = group_aware_order(diagonal, stages.size) if how.order == "gar" else "natural"
     factors = factor(gram, how.damping, order)
-    stages = without_dead(stages, diagonal)
-    if how.rule == "levels":
+    if how.rule != "levels":
+        stages = without_dead(stages, diagonal)
+    else:  # an input that is zero on all samples only may be alive elsewhere: nearest codes
         importance = (
             np.repeat(diagonal, len(stages.units) // len(diagonal), axis=0) if len(gram) > 1 else diagonal
         )

@@ -16,7 +16,7 @@ from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import FLOAT8_FORMAT, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import FLOAT8_FORMAT, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
@@ -186,6 +186,17 @@ def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, Any]:
 def mac_assumptions(totals: Mapping[str, Any]) -> list[dict[str, str]]:
     """What the figure of posit MACs rests on, where there is one."""
     return [dict(a) for a in MAC_ASSUMPTIONS] if "mac_energy_overhead" in totals else []
+
+
+def float8_assumptions(plan: QuantPlan) -> list[dict[str, str]]:
+    """What stands for FP8 arithmetic where layers are planned in it."""
+    if all(layer.kernel is not Kernel.FLOAT8 for layer in plan.layers.values()):
+        return []
+    what = (
+        "layers in FP8: weights and inputs are E4M3 numbers in float32 tensors, products exact, sums in float32; no "
+        "time or energy of FP8 units is in the figures"
+    )
+    return [{"what": what, "source": "gafni2025"}]
 
 
 def pass_documents(reports: Sequence[PassReport]) -> list[dict[str, Any]]:

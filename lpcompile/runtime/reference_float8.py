@@ -24,7 +24,7 @@ def rounded_float8(x: NDArray[Any], scale: NDArray[Any]) -> F32:
     """Scale * cast8(x / scale); both products with a power of two are exact."""
     unit = np.float32(scale)
     with np.errstate(over="ignore"):  # what overflows saturates
-        return np.asarray(cast_float8(x / unit) * unit)
+        return np.asarray(cast_float8((x / unit).astype(np.float32)) * unit)
 
 
 def dual_precision_weights(call: Call, stored: Sequence[NDArray[Any]]) -> F32:
