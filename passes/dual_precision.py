@@ -5,9 +5,10 @@ FP8 numbers (largest magnitude of the samples), its weights INT4 codes and bfloa
 sees the moments of inputs that are FP8 numbers already. [gafni2025, notes 2, 3 and 7]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -21,11 +22,11 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.float8_inputs import output_sqnr_db
 from lpcompile.passes.float8_moments import Float8Moments, gather_moments
-from lpcompile.passes.float8_rounded_layer import float8_rounded_layer
+from lpcompile.passes.float8_rounded_layer import float8_rounded_layer, group_size
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.dual_precision import FULL_SCALES, power_of_two_above
-from lpcompile.quant.dual_rounding import FROM_SIZE, ORDERS, RULES, DualRounding
+from lpcompile.quant.dual_rounding import ORDERS, RULES, DualRounding, dual_factors
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.records import PassReport
 
@@ -47,7 +48,7 @@ class DualPrecision(Pass):
 
     group_size: int = 64
     rule: str = "levels"
-    order: str = "auto"
+    order: str = "gar"
     full_scale: int = 240
     activations: str = FLOAT8_FORMAT
     least_input_db: float = 24.0  # E4M3 itself gives 31.5 dB where products do not cancel
@@ -57,7 +58,7 @@ class DualPrecision(Pass):
     def __post_init__(self) -> None:
         option_checks.at_least("group-size", self.group_size, 2)
         option_checks.one_of("rule", self.rule, RULES)
-        option_checks.one_of("order", self.order, ("auto", *ORDERS))
+        option_checks.one_of("order", self.order, ORDERS)
         option_checks.one_of("activations", self.activations, (FLOAT8_FORMAT, "float32"))
         option_checks.one_of("moments", self.moments, (FLOAT8_FORMAT, "float32"))
         option_checks.not_negative("damping", self.damping)
@@ -68,10 +69,7 @@ class DualPrecision(Pass):
     @property
     def how(self) -> DualRounding:
         """Rule and order of layers that bring no decision of their own."""
-        order = self.order
-        if order == "auto":
-            order = "gar" if self.group_size >= FROM_SIZE else "natural"
-        return DualRounding(self.rule, "natural" if self.rule == "nearest" else order, self.damping)
+        return DualRounding(self.rule, "natural" if self.rule == "nearest" else self.order, self.damping)
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan kernels and activations, gather moments, choose codes."""
@@ -86,8 +84,9 @@ class DualPrecision(Pass):
         for name, why in moments.left_out.items():
             report.skip(name, f"not rounded with regard to its outputs: {why}")
         # Layers are independent and numpy releases the interpreter lock: two at a time.
+        runs = [list(r) for _, r in groupby(todo, lambda n: self._factored(graph, n, moments))]
         with ThreadPoolExecutor(THREADS) as pool:
-            rounded = pool.map(lambda n: self._rounded(graph, n, moments), todo)
+            rounded = chain.from_iterable(pool.map(lambda r: self._rounded(graph, r, moments), runs))
             for done, (node, layer) in enumerate(zip(todo, rounded, strict=True)):
                 ctx.progress("rounding weights", done + 1, len(todo))
                 graph.plan = graph.plan.with_layer(node.name, layer)
@@ -100,10 +99,20 @@ class DualPrecision(Pass):
                 report.skip(node, layer.reason)
         return report
 
-    def _rounded(self, graph: LpGraph, node: Node, moments: Float8Moments) -> LayerPlan:
-        layer = graph.plan.layers[node.name]
-        how = DualRounding.of(layer.weight.rounding, self.damping)
-        return float8_rounded_layer(node, layer, moments.get(node.name), how, EIGHTHS[self.full_scale])
+    def _factored(self, graph: LpGraph, node: Node, moments: Float8Moments) -> tuple[int, str, str]:
+        """What layers have alike that can share a factor."""
+        weight = graph.plan.layers[node.name].weight
+        return id(moments.get(node.name)), weight.rounding, weight.granularity
+
+    def _rounded(self, graph: LpGraph, nodes: Sequence[Node], moments: Float8Moments) -> list[LayerPlan]:
+        """Layers that share a factor; without moments there is none."""
+        first = graph.plan.layers[nodes[0].name]
+        how, metric = DualRounding.of(first.weight.rounding, self.damping), moments.get(nodes[0].name)
+        factors = None if metric is None else dual_factors(metric.matrix, how, group_size(first))
+        return [
+            float8_rounded_layer(n, graph.plan.layers[n.name], metric, how, EIGHTHS[self.full_scale], factors)
+            for n in nodes
+        ]
 
     def _plan(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> None:
         assert ctx.target is not None, "plan passes run with a target"

@@ -12,12 +12,18 @@ from lpcompile.passes.correct_bias import mean_shift
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.dual_precision import Stages
 from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
+from lpcompile.quant.gram_factor import GramFactor
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.rows import to_rows
 
 
 def float8_rounded_layer(
-    node: Node, layer: LayerPlan, metric: InputMetric | None, how: DualRounding, eighth: str
+    node: Node,
+    layer: LayerPlan,
+    metric: InputMetric | None,
+    how: DualRounding,
+    eighth: str,
+    factors: GramFactor | None = None,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -27,6 +33,7 @@ def float8_rounded_layer(
         metric: of its rounding errors; None where inputs are not known.
         how: codes are chosen.
         eighth: the 8-bit format of `quant.dual_precision.FULL_SCALES`.
+        factors: of the metric, where another layer has them already.
 
     Raises:
         FormatError: weights that no format can hold.
@@ -40,8 +47,8 @@ def float8_rounded_layer(
             where=node.name,
             hint="repair the model, or keep the layer with --keep-float",
         )
-    size = int(layer.weight.granularity.removeprefix("group"))
-    tensor = dual_rounded(Stages.of(rows, size, eighth), None if metric is None else metric.matrix, how)
+    gram = None if metric is None else metric.matrix
+    tensor = dual_rounded(Stages.of(rows, group_size(layer), eighth), gram, how, factors)
     values = tensor.dequantize()
     signal, noise = column_energy(rows, values)
     centred = metric is not None and metric.centred
@@ -55,6 +62,11 @@ def float8_rounded_layer(
         if metric is not None and centred
         else None,
     )
+
+
+def group_size(layer: LayerPlan) -> int:
+    """Inputs that share a scale, of a layer in groups."""
+    return int(layer.weight.granularity.removeprefix("group"))
 
 
 def _output_sqnr_db(rows: F32, values: F32, metric: InputMetric) -> float | None:

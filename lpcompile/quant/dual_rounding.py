@@ -23,7 +23,6 @@ RULES = tuple(_NAMES)
 ROUNDINGS = ("fp8-nearest", *(n + o for n in ("gptq-cast", "dpq", "dpq-levels") for o in ("", "-gar")))
 SCALE_RULES = ("absmax", "levels")
 ORDERS = ("natural", "gar")
-FROM_SIZE = 64  # groups smaller than this are not reordered: it would fit the samples too closely [notes B11]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,9 @@ class DualRounding:
         return cls(rule, order, damping)
 
 
-def dual_rounded(stages: Stages, gram: Real | None, how: DualRounding) -> DualPrecisionTensor:
+def dual_rounded(
+    stages: Stages, gram: Real | None, how: DualRounding, factors: GramFactor | None = None
+) -> DualPrecisionTensor:
     """The layer's codes and scales.
 
     Args:
@@ -69,6 +70,7 @@ def dual_rounded(stages: Stages, gram: Real | None, how: DualRounding) -> DualPr
         gram: (G, K, K) E[x x^T], equal runs of rows for each; None where inputs are not known: codes are then
             nearest ones, under scales that are searched by the weights alone with "levels".
         how: rule and order.
+        factors: of the matrices as `dual_factors` gives them, where another layer has them already.
 
     Raises:
         FormatError: rows are no whole number for each matrix.
@@ -83,8 +85,7 @@ def dual_rounded(stages: Stages, gram: Real | None, how: DualRounding) -> DualPr
             else stages.nearest()
         )
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
-    order = group_aware_order(diagonal, stages.size) if how.order == "gar" else "natural"
-    factors = factor(gram, how.damping, order)
+    factors = factors or dual_factors(gram, how, stages.size)
     if how.rule != "levels":
         stages = without_dead(stages, diagonal)
     else:  # an input that is zero on all samples only may be alive elsewhere: nearest codes
@@ -93,6 +94,12 @@ def dual_rounded(stages: Stages, gram: Real | None, how: DualRounding) -> DualPr
         )
         stages = replace(stages, scales=searched_scales(stages, np.maximum(importance, 0).astype(np.float32)))
     return stages.tensor(loop_codes(stages, factors, how.rule, block=how.block))
+
+
+def dual_factors(gram: Real, how: DualRounding, size: int) -> GramFactor:
+    """The factors of a layer's Gram matrices in the order of its groups of `size` inputs."""
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    return factor(gram, how.damping, group_aware_order(diagonal, size) if how.order == "gar" else "natural")
 
 
 def without_dead(stages: Stages, diagonal: Real) -> Stages:

@@ -89,7 +89,7 @@ def test_plans_every_layer() -> None:
             "levels",
             DUAL_SCALES,
         )
-        assert w.rounding == "dpq-levels"
+        assert w.rounding == "dpq-levels-gar"
         assert isinstance(layer.tensor, DualPrecisionTensor)
         assert layer.codes_sha256
     feeds = [random_feeds(found.original, seed=i) for i in range(40)]
