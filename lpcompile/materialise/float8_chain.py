@@ -20,6 +20,8 @@ from lpcompile.plan import LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS
 
+MOVED = ("Dropout", "Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+
 
 class Float8Chain(Float8Layers):
     """Standard operators on int4 and float8 tensors."""
@@ -56,7 +58,7 @@ class Float8Chain(Float8Layers):
 
     def _round(self, x: Value, scale: float) -> Value:
         graph, origin = self.graph, stem(x.name)
-        x = self._clamped(x)
+        x = self._clamped_before(x)
         unit = graph.constant(f"{origin}_scale", np.array(scale, np.float32))
         zero = graph.constant(f"{origin}_zero_point", np.array(0, ml_dtypes.float8_e4m3fn))
         quantize = graph.add_node(
@@ -68,15 +70,26 @@ class Float8Chain(Float8Layers):
             graph.add_node("DequantizeLinear", [codes, unit, zero], name=f"{x.name}/dequantize"), x.shape
         )
 
-    def _clamped(self, x: Value) -> Value:
-        """The same tensor from Max and Min where a Relu or a Clip gave it.
+    def _clamped_before(self, x: Value) -> Value:
+        """The same tensor, from Max and Min where a Relu or a Clip gave it, perhaps with MOVED between.
 
         ONNX Runtime 1.32 takes such a node before QuantizeLinear for one on 8-bit integers, whatever the type: a Relu
-        is left out, and numbers become negative; a Clip is an error when the model is loaded.
+        is left out, and numbers become negative; a Clip is an error when the model is loaded. It also moves
+        QuantizeLinear through some operators, up to the clamp.
         """
-        clamp = x.producer
-        if clamp is None or clamp.op not in CLAMPS or clamp.domain or x.used_in_subgraph:
-            return x
+        source = x
+        while (node := source.producer) is not None and not node.domain:
+            first = node.inputs[0]
+            if node.op in CLAMPS and not source.used_in_subgraph:
+                made = self._clamped(source, node)
+                return made if source == x else x
+            if node.op not in MOVED or first is None:
+                break
+            source = first
+        return x
+
+    def _clamped(self, x: Value, clamp: Node) -> Value:
+        """The same tensor from Max and Min, where bounds are constants."""
         limits = bounds(clamp)
         if limits is None:
             return x

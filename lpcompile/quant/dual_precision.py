@@ -142,6 +142,12 @@ class DualPrecisionTensor(QuantizedTensor):
         return False
 
     @property
+    def group_size(self) -> int:
+        """Inputs that share one s2."""
+        assert isinstance(self.granularity, PerGroup)
+        return self.granularity.size
+
+    @property
     def group_scales(self) -> F32:
         """s2."""
         assert not isinstance(self.scales, QuantizedTensor)
