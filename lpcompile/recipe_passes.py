@@ -96,8 +96,13 @@ def recipe_passes(
 
 
 def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]:
-    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole."""
+    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole.
+
+    Codes that are read as FP8 are rounded again for what the rounded network gives: three times the time of their pass.
+    """
     names = [p.name for p in passes]
+    if options.effort > 1 and DUAL in names and AGAIN not in names:
+        return (*passes, registry.pass_class(AGAIN).configured({"finalists": 0}))
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
     found = list(passes)
@@ -130,13 +135,12 @@ def _is_narrow(activation_format: str) -> bool:
 
 def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     """For report.json: the level, what of the pipeline learns, and a note where a level adds nothing."""
-    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES)]
+    dual = any(p.name == DUAL for p in passes)
+    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES) or (dual and p.name == AGAIN)]
     note = ""
     if options.effort > 1 and not learned:
         rounds = any(p.name == ROUND for p in passes)
         why = "its weights have 8 bits or more" if rounds else "it rounds no weights"
-        if any(p.name == DUAL for p in passes):
-            why = f"codes of '{DUAL}' are not learned"
         if options.passes or options.decisions is not None:
             why = "the pipeline is given"
         note = f"-O{options.effort} adds nothing to -O1 here: {why}"

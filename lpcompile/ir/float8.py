@@ -1,6 +1,6 @@
 """Function bodies of FP8 arithmetic in float32: every number an E4M3 number, and no float8 tensor in the graph.
 
-ONNX Runtime's float8 conversions on CPUs take 7 times as long as these eight vectorised operators, and need opset 19;
+ONNX Runtime's float8 conversions on CPUs take 7 times as long as these nine vectorised operators, and need opset 19;
 here opset 13 does (docs/decisions/0043).
 
 ======================  ==============================================================================================
