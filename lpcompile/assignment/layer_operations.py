@@ -17,6 +17,7 @@ from lpcompile.plan import Kernel
 MAC, SHIFT_MAC, SCALE, OTHER = "mac", "shift_mac", "scale", "other"
 GROUP_BITS = 4
 DYADIC_BITS = 16
+FLOAT8_BITS = 8
 _POWERS_OF_TWO = ("pot4",)
 _CODEBOOKS = ("nf4", "lut4")
 _IMAGE_BITS = 8
@@ -39,6 +40,14 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, *, dyadic: bool = Fal
         found[MAC, Operation(Kind.MAC, width, width, floats=True)] += layer.macs
         if layer.has_bias:
             found[OTHER, Operation(Kind.ADD, width, width, floats=True)] += outputs
+        return +found
+    if (
+        held.kernel is Kernel.FLOAT8
+    ):  # codes expand as they are read, and a backend folds both scales into one
+        found[MAC, Operation(Kind.MAC, FLOAT8_BITS, FLOAT8_BITS, floats=True)] += layer.macs
+        found[SCALE, Operation(Kind.MULTIPLY, 32, ACCUMULATOR_BITS, floats=True)] += outputs
+        if layer.has_bias:
+            found[OTHER, Operation(Kind.ADD, 32, ACCUMULATOR_BITS, floats=True)] += outputs
         return +found
     groups, bits = held.groups_of(layer.shape.inputs), held.activation_bits
     if held.weight.format in _POWERS_OF_TWO and not groups:
