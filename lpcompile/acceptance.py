@@ -48,6 +48,28 @@ def check_weight_formats(target: Target, formats: Sequence[str]) -> None:
             )
 
 
+def check_dual_precision(target: Target, options: Options) -> None:
+    """Whether int4 weights that are read as FP8 suit a target and the other options.
+
+    Raises:
+        TargetError: the target has no float arithmetic.
+        PipelineError: an option that belongs to other formats.
+    """
+    if not target.rules.expands_weights:
+        raise TargetError(
+            f"target '{target.name}' has no FP8 arithmetic, which 'dual-precision' is made for",
+            hint="use --recipe w4a8: 4-bit weights and 8-bit integers",
+        )
+    for option, given, why in (
+        ("--weight-format", options.weight_format not in (None, "int4"), "its weights are int4"),
+        ("--group-size", options.group_size == 0, "its scales belong to groups: give a size"),
+        ("--tune", options.tuning is not None, "its codes are not retrained"),
+        ("--layer-format", bool(options.layer_formats), "its weights are int4"),
+    ):
+        if given:
+            raise PipelineError(f"'dual-precision' does not go with {option}", hint=why)
+
+
 def check_opset(target: Target, graph: LpGraph) -> None:
     """Whether the operator set is new enough for a target without floats to fall back to.
 

@@ -35,7 +35,7 @@ from lpcompile.runtime.execution import observer
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import Metric, load_metric
 from lpcompile.search import Searched, search
-from lpcompile.target import Options, Products, Target, Trial
+from lpcompile.target import FLOAT8_FORM, Options, Products, Target, Trial
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
 
@@ -124,6 +124,11 @@ class Compilation:
         elif prepared.original is None:  # it reads the same weights when it is timed
             release_rounded(graph, lambda: preparation.remade(prepared))
         packed = [n for n, layer in graph.plan.layers.items() if layer.kernel is Kernel.NBITS]
+        if self.options.emit == FLOAT8_FORM:
+            self.warnings.append(
+                f"--emit {FLOAT8_FORM} is for runtimes with FP8 products: ONNX Runtime's CPU kernels convert float8 "
+                "numbers to floats at every call, slower than the other forms"
+            )
         if packed and self.options.emit == "qdq":
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
         if emission is None:
@@ -230,6 +235,7 @@ class Compilation:
                 *([GENERATED_ASSUMPTION] if prepared.generated else []),
                 *document.mac_assumptions(totals),
                 *map(dict, ASSUMPTIONS),
+                *document.float8_assumptions(graph.plan),
             ],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],

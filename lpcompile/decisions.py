@@ -21,6 +21,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import (
+    FLOAT8_FORMAT,
     ROUNDINGS,
     ActivationPlan,
     Kernel,
@@ -30,6 +31,7 @@ from lpcompile.plan import (
     RequantPlan,
     WeightPlan,
 )
+from lpcompile.quant import dual_rounding
 from lpcompile.quant.double_quantization import check_mode
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.low_rank import METHODS
@@ -46,6 +48,7 @@ NORM_KEYS = ("constants_sha256", "reason")
 REQUANT_KEYS = ("multiplier", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
+DUAL_SCALES = "bfloat16"  # of int4 codes that are read as FP8
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
 _HINT = "compile once without --decisions and edit the decisions.toml it writes"
 
@@ -204,16 +207,18 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
     if kernel is not Kernel.FLOAT:
         format_of(weight.format)
         _check_words(name, weight)
+        _check_precisions(name, kernel, weight)
     return LayerPlan(
         kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", ""))
     )
 
 
 def _check_words(name: str, weight: WeightPlan) -> None:
+    dual = weight.scale_format == DUAL_SCALES
     for key, known in (
-        ("scale_rule", (*RULES, *LIMITED_RULES)),
-        ("scale_format", SCALE_FORMATS),
-        ("rounding", ROUNDINGS),
+        ("scale_rule", dual_rounding.SCALE_RULES if dual else (*RULES, *LIMITED_RULES)),
+        ("scale_format", (*SCALE_FORMATS, DUAL_SCALES)),
+        ("rounding", dual_rounding.ROUNDINGS if dual else ROUNDINGS),
         ("side_path", METHODS if weight.rank else ("",)),
     ):
         value = getattr(weight, key)
@@ -233,11 +238,30 @@ def _check_words(name: str, weight: WeightPlan) -> None:
         )
 
 
+def _check_precisions(name: str, kernel: Kernel, weight: WeightPlan) -> None:
+    """Codes that are read as FP8 have one form, and their kernel no other codes."""
+    if weight.scale_format != DUAL_SCALES:
+        if kernel is Kernel.FLOAT8:
+            raise DecisionsError(
+                f"layer '{name}': kernel '{kernel}' needs scale_format '{DUAL_SCALES}'", hint=_HINT
+            )
+        return
+    grouped = weight.granularity.startswith("group")
+    if kernel not in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY) or weight.format != "int4" or not grouped:
+        raise DecisionsError(
+            f"layer '{name}': scales in {DUAL_SCALES} are those of int4 codes in groups that are read as FP8",
+            hint='kernel = "float8" or "weight-only", format = "int4", granularity = "group64"',
+        )
+
+
 def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
     _only(table, ACTIVATION_KEYS, f"activation '{name}'")
     fmt = str(table.get("format", "uint8"))
-    if fmt not in ("uint8", "uint4"):
-        raise DecisionsError(f"activation '{name}': no format '{fmt}'", hint="activations are uint8 or uint4")
+    if fmt not in ("uint8", "uint4", FLOAT8_FORMAT):
+        raise DecisionsError(
+            f"activation '{name}': no format '{fmt}'",
+            hint=f"activations are uint8 or uint4, in FP8 {FLOAT8_FORMAT}",
+        )
     scale, zero = table.get("scale"), table.get("zero_point")
     for key, number in (("scale", scale), ("start", table.get("start", 1.0))):
         if (
@@ -247,7 +271,9 @@ def _activation(name: str, table: dict[str, Any]) -> ActivationPlan:
         ):
             raise DecisionsError(f"activation '{name}': {key} {number!r} is no positive number", hint=_HINT)
     assert scale is not None
-    top = (1 << int(fmt.removeprefix("uint"))) - 1
+    if fmt == FLOAT8_FORMAT and np.frexp(scale)[0] != 0.5:
+        raise DecisionsError(f"activation '{name}': scale {scale!r} is no power of two", hint=_HINT)
+    top = 0 if fmt == FLOAT8_FORMAT else (1 << int(fmt.removeprefix("uint"))) - 1
     if isinstance(zero, bool) or not isinstance(zero, int) or not 0 <= zero <= top:
         raise DecisionsError(
             f"activation '{name}': zero point {zero!r} is no code of {fmt}", hint=f"codes are 0..{top}"
@@ -302,11 +328,12 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
             warnings.append(f"layer '{name}' is not in the decisions and stays float")
         layer = plan.layers.get(name, LayerPlan(reason="not in the decisions"))
         x = node.inputs[0]
-        if layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT) and (
+        if layer.kernel in (Kernel.INTEGER, Kernel.FLOAT_OUT, Kernel.FLOAT8) and (
             x is None or x.name not in plan.activations
         ):
+            numbers = "FP8" if layer.kernel is Kernel.FLOAT8 else "integers"
             raise DecisionsError(
-                f"layer '{name}' runs on integers, but its input has no entry under [activations]",
+                f"layer '{name}' runs on {numbers}, but its input has no entry under [activations]",
                 hint=f'add [activations."{"" if x is None else x.name}"], or set kernel = "weight-only"',
             )
         if layer.kernel in (Kernel.DYNAMIC, Kernel.NBITS) and node.op not in ("MatMul", "Gemm"):

@@ -34,6 +34,7 @@ class Kernel(StrEnum):
     DYNAMIC: the activation range is measured at run time, float in and out.
     NBITS: 4-bit weights stay packed in memory, activations are rounded to int8 for each block of 32 inputs at run time
         (MatMulNBits, accuracy level 4), float in and out.
+    FLOAT8: 4-bit weights that expand to FP8 numbers, inputs rounded to FP8, sums in float32, float in and out.
     WEIGHT_ONLY: weights stored in their format, expanded to float when the model is loaded.
     FLOAT: left alone.
     """
@@ -42,10 +43,12 @@ class Kernel(StrEnum):
     FLOAT_OUT = "float-out"
     DYNAMIC = "dynamic"
     NBITS = "matmul-nbits"
+    FLOAT8 = "float8"
     WEIGHT_ONLY = "weight-only"
     FLOAT = "float"
 
 
+FLOAT8_FORMAT = "float8_e4m3fn"  # of activations, saturating at 448
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)  # kernels that read integers of a static range
 
 
@@ -72,8 +75,9 @@ class WeightPlan:
         format: canonical format name; "lut4": a table is to be learned; "float32": the layer keeps its weights.
         granularity: "tensor", "channel" or "group<N>" (integer group scales, N inputs each).
         scale_rule: one of `quant.fit.RULES` or, per tensor or channel, of its LIMITED_RULES.
-        scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in.
-        rounding: how codes are chosen: one of ROUNDINGS.
+        scale_format: "float32" or "ufloat8_e4m4", the format the channel scales are stored in; "bfloat16": int4 codes
+            that are read as FP8, whose float group scales these are (`passes.dual_precision`).
+        rounding: how codes are chosen: one of ROUNDINGS; of those codes one of `quant.dual_rounding.ROUNDINGS`.
         codebooks: one 16-entry table a channel, 32 hex digits each; empty: the format's own table.
         double_quantized: a mode of `quant.double_quantization` that the channel scales were brought to afterwards.
         rank: of the side path that repairs them; 0: none.
@@ -113,11 +117,11 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class ActivationPlan:
-    """One activation held in integers: `x = scale * (q - zero_point)`.
+    """One activation held in integers, `x = scale * (q - zero_point)`, or in FP8, `x = scale * q`.
 
     Attributes:
-        format: "uint8" or "uint4" (a range 0..15 held in 8 bits).
-        scale: a float32 value, exactly.
+        format: "uint8", "uint4" (a range 0..15 held in 8 bits) or FLOAT8_FORMAT.
+        scale: a float32 value, exactly; a power of two for FP8.
         zero_point: the code of zero.
         tie_group: name of the tensor that stands for the group; members share scale and zero point.
         rule: how the range was found.

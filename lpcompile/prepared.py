@@ -11,7 +11,7 @@ from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_cal
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
-from lpcompile.errors import InputError, UnsupportedOpError
+from lpcompile.errors import InputError, TargetError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
@@ -23,9 +23,10 @@ from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.patched import PatchedModel
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes
-from lpcompile.target import Options, Target
+from lpcompile.target import FLOAT8_FORM, Options, Target
 
 GENERATED_CALLS = 2
+FLOAT8_OPSET = 21  # INT4 and scales by block
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
 
@@ -179,6 +180,12 @@ class Preparation:
         """Opset and shapes as the passes want them."""
         if decides and graph.opset < LOWEST_OPSET and (reason := graph.raise_opset(LOWEST_OPSET)):
             self.warnings.append(f"opset {graph.opset} stays, so nothing is quantised: {reason}")
+        wanted = FLOAT8_OPSET if self.options.emit == FLOAT8_FORM and decides else 0
+        if wanted and (reason := graph.raise_opset(wanted)):
+            raise TargetError(
+                f"--emit {FLOAT8_FORM} needs opset {wanted}: {reason}",
+                hint="export the model again with a newer opset, or use another form",
+            )
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes(dict(self.options.input_shapes))

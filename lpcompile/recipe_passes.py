@@ -4,20 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpcompile import registry
-from lpcompile.acceptance import check_weight_formats
+from lpcompile.acceptance import check_dual_precision, check_weight_formats
 from lpcompile.analysis.activation_ranges import LEVELS
 from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
 from lpcompile.decisions import Decisions
-from lpcompile.errors import TargetError
+from lpcompile.errors import PipelineError, TargetError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
-from lpcompile.target import Options, Target
+from lpcompile.target import FLOAT8_FORM, Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
+DUAL = "dual-precision"
 AGAIN = "requantize-weights"
 LORA = "insert-lora"
 RANKS = "2+4+8+16"  # that are tried where they are chosen
@@ -63,6 +64,13 @@ def recipe_passes(
         named = _with_assignment(named, options, target)
         named = _for_narrow_activations(named, options)
         named = _with_side_paths(named, options)
+    if any(name == DUAL for name, _ in named):
+        check_dual_precision(target, options)
+    elif options.emit == FLOAT8_FORM:
+        raise PipelineError(
+            f"--emit {FLOAT8_FORM} writes layers that compute in FP8, and this pipeline plans none",
+            hint="use it with --recipe dpq",
+        )
     if options.tuning is not None and all(name != TUNE for name, _ in named):
         at = _end([name for name, _ in named])
         named = [*named[:at], (TUNE, {}), *named[at:]]
@@ -75,6 +83,8 @@ def recipe_passes(
         if name == ROUND and not options.passes:
             extra = _weight_options(given, options, target, assigns=assigns)
             check_weight_formats(target, [{"format": WIDE, **given, **extra}["format"]])
+        if name == DUAL and not options.passes:
+            extra = _dual_options(options)
         if name == ASSIGN and not options.passes and decisions is None:
             extra = _assignment_options(given, options, target)
         if name == BY_KIND and options.weight_format and not options.passes:
@@ -92,8 +102,13 @@ def recipe_passes(
 
 
 def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]:
-    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole."""
+    """With what efforts 2 and 3 add where weights have few bits: learned blocks, and retraining of the whole.
+
+    Codes that are read as FP8 are rounded again for what the rounded network gives: three times the time of their pass.
+    """
     names = [p.name for p in passes]
+    if options.effort > 1 and DUAL in names and AGAIN not in names:
+        return (*passes, registry.pass_class(AGAIN).configured({"finalists": 0}))
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
     found = list(passes)
@@ -151,7 +166,8 @@ def _is_narrow(activation_format: str) -> bool:
 
 def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     """For report.json: the level, what of the pipeline learns, and a note where a level adds nothing."""
-    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES)]
+    dual = any(p.name == DUAL for p in passes)
+    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES) or (dual and p.name == AGAIN)]
     note = ""
     if options.effort > 1 and not learned:
         rounds = any(p.name == ROUND for p in passes)
@@ -238,6 +254,15 @@ def _weight_options(
         extra["granularity"] = "group" if options.group_size else "channel"
         if options.group_size:
             extra["group-size"] = options.group_size
+    return extra
+
+
+def _dual_options(options: Options) -> dict[str, Any]:
+    extra: dict[str, Any] = {"rule": "nearest"} if options.effort == 0 else {}
+    if options.group_size is not None:
+        extra["group-size"] = options.group_size
+    if options.activation_format:
+        extra["activations"] = options.activation_format
     return extra
 
 

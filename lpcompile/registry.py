@@ -23,6 +23,7 @@ PASSES = {
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "snap-sums": "lpcompile.passes.snap_sums:SnapSums",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
+    "dual-precision": "lpcompile.passes.dual_precision:DualPrecision",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "distribution-heterogeneous": "lpcompile.passes.distribution_heterogeneous:DistributionHeterogeneous",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",

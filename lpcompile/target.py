@@ -17,7 +17,8 @@ from lpcompile.ir.node import Node
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
 RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
-EMIT_FORMS = ("functions", "standard", "qdq")
+FLOAT8_FORM = "fp8-qdq"
+EMIT_FORMS = ("functions", "standard", "qdq", FLOAT8_FORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Options:
         layer_formats: formats of layers whose names match, "REGEX=FORMAT" or "REGEX=FORMAT/GRANULARITY"; first wins.
         decisions: path of a decisions.toml to replay.
         keep_float: names of nodes that stay float.
-        emit: "functions" (one readable node a layer), "standard" (the same inlined) or "qdq".
+        emit: "functions" (one readable node a layer), "standard" (the same inlined), "qdq", or "fp8-qdq" (float8
+            tensors, for layers of `dual-precision`).
         opset: raise the model to at least this opset; None raises only where a format needs it.
         input_shapes: concrete shapes of inputs with symbolic axes.
         seed: of every random choice.

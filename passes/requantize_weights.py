@@ -34,14 +34,19 @@ from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, LayerPlan
+from lpcompile.quant.dual_precision import DualPrecisionTensor, Stages
+from lpcompile.quant.dual_rounding import ROUNDINGS as DUAL_ROUNDINGS
+from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.mismatch import retargeted
+from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.ridge_choice import chosen_ridge, output_distance
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
 THREADS = 2
+BY_MOMENTS = (*METRIC_ROUNDINGS, *(r for r in DUAL_ROUNDINGS if r != "fp8-nearest"))
 LEAST_PER_INPUT = 4  # positions of a half
 SUITS = "its codes and its bias suit these inputs as they are"
 STAYS = "its codes were not chosen by the moments of its inputs, and it has no bias"
@@ -140,9 +145,7 @@ class _Requantizing:
 
     def _moves(self, name: str) -> bool:
         plan = _plan(self.graph, name)
-        return plan.weight.rounding in METRIC_ROUNDINGS or not bias_obstacle(
-            self.graph.node(name), plan.kernel
-        )
+        return plan.weight.rounding in BY_MOMENTS or not bias_obstacle(self.graph.node(name), plan.kernel)
 
     def _layer(self, name: str, halves: Sequence[Mismatch]) -> tuple[LayerPlan, str, str]:
         """The layer's new plan, what was done, and how much changed."""
@@ -154,18 +157,23 @@ class _Requantizing:
         whole, mean, rounded_mean = self._together(halves, biased)
         tensor, aimed = plan.tensor, "bias alone"
         known = self.ctx.metrics.get(name)
-        if plan.weight.rounding in METRIC_ROUNDINGS:
+        if plan.weight.rounding in BY_MOMENTS:
             ridge = chosen_ridge(rows, moments)
             target = rows if ridge is None else retargeted(rows, *whole, ridge=ridge)
             damping = DAMPING if known is None else known.damping
-            metric = InputMetric(whole[0], rounded_mean, biased, damping)
-            floor = least_scale(self.graph, node, plan.kernel)
-            learned = plan.weight.rounding == ADAROUND
-            if tensor.side is None:
-                held = bool(self.graph.plan.scales_held(name))
-                tried = [metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)]
+            if isinstance(tensor, DualPrecisionTensor):
+                how = DualRounding.of(plan.weight.rounding, damping)
+                stages = Stages.of(target, tensor.group_size, tensor.eighth)
+                tried: list[QuantizedTensor] = [dual_rounded(stages, whole[0], how)]
             else:
-                tried = rounded_again(target, tensor, plan.weight.side_path, metric, floor)
+                metric = InputMetric(whole[0], rounded_mean, biased, damping)
+                floor = least_scale(self.graph, node, plan.kernel)
+                learned, held = plan.weight.rounding == ADAROUND, bool(self.graph.plan.scales_held(name))
+                tried = (
+                    [metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)]
+                    if tensor.side is None
+                    else rounded_again(target, tensor, plan.weight.side_path, metric, floor)
+                )
             best = min([tensor, *tried], key=lambda t: output_distance(rows, t.dequantize(), *whole))
             if best is not tensor:
                 tensor, aimed = best, "as it is" if ridge is None else f"ridge {ridge:g}"

@@ -13,6 +13,7 @@ import lpcompile
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
 from lpcompile.errors import DecisionsError
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.quant.dual_rounding import ROUNDINGS, SCALE_RULES
 from tests.networks import compiled_toy, toy, toy_calls, without_costs
 
 TOY = "residual_add"
@@ -163,7 +164,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 scales = st.floats(2**-20, 2**20, width=32)
 layers = st.builds(
     LayerPlan,
-    kernel=st.sampled_from(Kernel),
+    kernel=st.sampled_from([k for k in Kernel if k is not Kernel.FLOAT8]),
     weight=st.builds(
         WeightPlan,
         format=st.sampled_from(["int8", "posit4", "nf4"]),
@@ -171,6 +172,26 @@ layers = st.builds(
         codebooks=st.sampled_from([(), ("00" * 16, "7f" * 16)]),
     ),
     reason=names,
+)
+float8_layers = st.builds(
+    LayerPlan,
+    kernel=st.sampled_from([Kernel.FLOAT8, Kernel.WEIGHT_ONLY]),
+    weight=st.builds(
+        WeightPlan,
+        format=st.just("int4"),
+        granularity=st.sampled_from(["group32", "group100"]),
+        scale_rule=st.sampled_from(SCALE_RULES),
+        scale_format=st.just("bfloat16"),
+        rounding=st.sampled_from(ROUNDINGS),
+    ),
+    reason=names,
+)
+float8_activations = st.builds(
+    ActivationPlan,
+    format=st.just("float8_e4m3fn"),
+    scale=st.integers(-60, 60).map(lambda e: 2.0**e),
+    zero_point=st.just(0),
+    tie_group=names,
 )
 activations = st.builds(
     ActivationPlan,
@@ -182,8 +203,8 @@ activations = st.builds(
 )
 plans = st.builds(
     QuantPlan,
-    layers=st.dictionaries(names, layers, max_size=4),
-    activations=st.dictionaries(names, activations, max_size=4),
+    layers=st.dictionaries(names, layers | float8_layers, max_size=4),
+    activations=st.dictionaries(names, activations | float8_activations, max_size=4),
     elementwise=st.dictionaries(names, names, max_size=3),
 )
 

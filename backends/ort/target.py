@@ -74,10 +74,10 @@ class OrtTarget(Target):
 
     def emit(self, graph: LpGraph, options: Options) -> Emitted:
         """The model that ONNX Runtime loads, in the asked form."""
-        form = "qdq" if options.emit == "qdq" else "functions"
+        form = options.emit if options.emit in ("qdq", "fp8-qdq") else "functions"
         result, weight_bytes = materialise(graph, form)
         keep_floats(result)
-        if form != "qdq":  # other runtimes may have the fusion in a fast form
+        if form == "functions":  # other runtimes may have the fusion in a fast form
             legalize(result)
         proto = result.to_proto()
         if options.emit != "functions" and proto.functions:

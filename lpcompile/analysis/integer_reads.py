@@ -56,4 +56,4 @@ def _reads_codes(graph: LpGraph, node: Node, tensor: Value) -> bool:
     if layer is None:
         return node.name in graph.plan.elementwise
     first = node.inputs[0]
-    return layer.kernel in STATIC and first is not None and first.name == tensor.name
+    return layer.kernel in (*STATIC, Kernel.FLOAT8) and first is not None and first.name == tensor.name

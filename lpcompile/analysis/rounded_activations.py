@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.integer_reads import with_separate_reads
+from lpcompile.ir import float8
+from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
-from lpcompile.plan import ActivationPlan
+from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan
 
 
 def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> LpGraph:
-    """A copy in which nodes read planned tensors as `scale * clip(rne(x / scale), low, high)`.
+    """A copy in which nodes read planned tensors as `scale * clip(rne(x / scale), low, high)`, or as FP8 numbers.
 
     Graph outputs and control-flow bodies read floats, and so do float nodes that read what a float node makes.
 
@@ -22,6 +25,9 @@ def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]
     """
     copy, reads = with_separate_reads(graph)
     for name, plan in plans.items():
+        if plan.format == FLOAT8_FORMAT:
+            _round_float8(copy, reads.get(name, name), plan)
+            continue
         _round(
             copy, reads.get(name, name), [copy.constant(f"{name}/range", number) for number in _numbers(plan)]
         )
@@ -70,6 +76,16 @@ def _round(graph: LpGraph, name: str, numbers: Sequence[Value]) -> None:
     rounded = _only(last.outputs)
     graph.set_type(rounded, tensor.dtype, tensor.shape)
     graph.replace_uses(tensor, rounded, only=first.__ne__)
+
+
+def _round_float8(graph: LpGraph, name: str, plan: ActivationPlan) -> None:
+    add_function(graph, float8.round_float8(graph.opset))
+    tensor = graph.value(name)
+    unit = graph.constant(f"{name}/scale", np.asarray(plan.scale, np.float32))
+    node = graph.add_node(float8.ROUND, [tensor, unit], name=graph.fresh(f"{name}/rounded"), domain=DOMAIN)
+    rounded = _only(node.outputs)
+    graph.set_type(rounded, tensor.dtype, tensor.shape)
+    graph.replace_uses(tensor, rounded, only=node.__ne__)
 
 
 def _only(outputs: Sequence[Value | None]) -> Value:

@@ -18,6 +18,7 @@ from lpcompile.ir.block_matmul import BLOCK
 from lpcompile.plan import Kernel
 
 GROUP_BITS = 4
+FLOAT8_BITS = 8
 _POWERS_OF_TWO = ("pot4",)
 _CODEBOOKS = ("nf4", "lut4")
 _IMAGE_BITS = 8
@@ -46,6 +47,14 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requa
         found[MAC, Operation(Kind.MAC, width, width, floats=True)] += layer.macs
         if layer.has_bias:
             found[OTHER, Operation(Kind.ADD, width, width, floats=True)] += outputs
+        return +found
+    if (
+        held.kernel is Kernel.FLOAT8
+    ):  # codes expand as they are read, and a backend folds both scales into one
+        found[MAC, Operation(Kind.MAC, FLOAT8_BITS, FLOAT8_BITS, floats=True)] += layer.macs
+        found[SCALE, Operation(Kind.MULTIPLY, 32, ACCUMULATOR_BITS, floats=True)] += outputs
+        if layer.has_bias:
+            found[OTHER, Operation(Kind.ADD, 32, ACCUMULATOR_BITS, floats=True)] += outputs
         return +found
     groups, bits = held.groups_of(layer.shape.inputs), held.activation_bits
     if held.weight.format in _POWERS_OF_TWO and not groups:

@@ -3,7 +3,7 @@
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFormat
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import STATIC, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import FLOAT8_FORMAT, STATIC, Kernel, LayerPlan, WeightPlan
 
 AT_RUN_TIME = {Kernel.DYNAMIC: "uint8 (dynamic)", Kernel.NBITS: "int8 (dynamic, blocks of 32)"}
 
@@ -23,13 +23,15 @@ def activation_format(graph: LpGraph, node: Node) -> str:
     kernel, x, weight = layer_plan(graph, node).kernel, node.inputs[0], node.inputs[1]
     assert weight is not None
     activation = graph.plan.activations.get(x.name) if x is not None else None
-    if kernel in STATIC and activation is not None:
+    if kernel in (*STATIC, Kernel.FLOAT8) and activation is not None:
         return activation.format
     return AT_RUN_TIME.get(kernel, str(weight.dtype))
 
 
 def activation_bits(name: str) -> int:
     """Width of a format that `activation_format` gives."""
+    if name == FLOAT8_FORMAT:
+        return 8
     if name in FLOAT_BITS:
         return FLOAT_BITS[name]
     word = name.split()[0].removeprefix("u").removeprefix("int")

@@ -27,6 +27,7 @@ _CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "Qu
 }
 _MOST_INFERRED = 1 << 30  # ONNX's own inference takes no more than 2 GiB
 _FARTHEST = 64  # nodes between a layer and the constants that its weights are computed from
+_EXPANDED = ("DequantizeWeights", "DualPrecisionWeights")  # the layer is the operator that reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def layer_rows(graph: LpGraph) -> Iterator[LayerRow]:
 def _compiled(graph: LpGraph, node: Node) -> LayerRow | None:
     function = graph.functions.get((DOMAIN, node.op))
     told = _told(node, "format")
-    if function is None or told is None or node.op.startswith("DequantizeWeights"):
+    if function is None or told is None or node.op.startswith(_EXPANDED):
         return None
     weights = [
         value

@@ -29,6 +29,8 @@ _OF_CALL = {
     "scale_codes": "s",
     "scale_unit": "u",
     "bias": "b",
+    "group_scales": "s",
+    "first_scale": "u",
 }
 _OF_FORMAT = {"levels": "l", "image_unit": "i"}
 _SCALE, _ZERO = "a", "z"

@@ -110,7 +110,7 @@ def _weights(opset: int) -> FunctionProto:
 def _group_weights(opset: int) -> FunctionProto:
     b = _start("GroupWeights", "multipliers", "levels", "y = T[multiplier of the group][code]")
     size = b.op("Div", b.attribute("group_size"), whole(b, 2))
-    rows = _spread(b, "codes", nibbles(b, "multipliers"), size)
+    rows = spread(b, "codes", nibbles(b, "multipliers"), size)
     return _looked_up(b, _group_levels(b), rows, opset)
 
 
@@ -133,7 +133,7 @@ def _group_weights_odd(opset: int) -> FunctionProto:
     count = b.op(
         "Mul", b.op("Div", b.op("Shape", flat), first), first
     )  # of one row, a group that is cut off again
-    rows = _spread(b, codes, b.op("Slice", flat, whole(b, 0), count), b.attribute("group_size"))
+    rows = spread(b, codes, b.op("Slice", flat, whole(b, 0), count), b.attribute("group_size"))
     return _looked_up_singly(b, _group_levels(b), codes, rows, opset)
 
 
@@ -158,7 +158,7 @@ def _looked_up_singly(b: FunctionBuilder, tables: str, codes: str, rows: str, op
     return b.build(opset)
 
 
-def _spread(b: FunctionBuilder, codes: str, multipliers: str, size: str) -> str:
+def spread(b: FunctionBuilder, codes: str, multipliers: str, size: str) -> str:
     """(C_out, n) multipliers of codes or bytes (C_out, n), `size` to a group; the last group of a row may be short."""
     shape = b.op("Shape", codes)
     rows, length = (b.op("Gather", shape, whole(b, i)) for i in (0, 1))

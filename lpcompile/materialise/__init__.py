@@ -12,14 +12,18 @@ def materialise(graph: LpGraph, form: str = "functions") -> tuple[LpGraph, dict[
 
     Args:
         graph: float graph and plan.
-        form: "functions", one `lpcompile` call a layer; "qdq", float operators between Q and DQ pairs; or "dyadic", the
-            integer reference graph (`materialise_dyadic` gives its integers too).
+        form: "functions", one `lpcompile` call a layer; "qdq", float operators between Q and DQ pairs; "fp8-qdq", the
+            same with float8 tensors where layers compute in FP8; or "dyadic", the integer reference graph
+            (`materialise_dyadic` gives its integers too).
 
     Returns:
         The new graph, and for each quantised layer the bytes of the initialisers that hold its weights and scales.
     """
     if form == "dyadic":
         return materialise_dyadic(graph)[:2]
-    result, weight_bytes = materialise_qdq(graph) if form == "qdq" else materialise_functions(graph)
+    if form in ("qdq", "fp8-qdq"):
+        result, weight_bytes = materialise_qdq(graph, float8=form == "fp8-qdq")
+    else:
+        result, weight_bytes = materialise_functions(graph)
     result.facts = {*graph.facts, Fact.MATERIALISED}
     return result, weight_bytes

@@ -13,11 +13,13 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
+from lpcompile.materialise.float8 import Float8Calls, Float8Writer
 from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.rows import channel_axis
 
 CONV_KEPT = ("strides", "pads", "dilations", "group", "kernel_shape", "auto_pad")
@@ -26,9 +28,10 @@ CONV_KEPT = ("strides", "pads", "dilations", "group", "kernel_shape", "auto_pad"
 class LayerWriter:
     """Writes layers of one graph and remembers what their weights take."""
 
-    def __init__(self, graph: LpGraph, tensors: IntegerTensors) -> None:
+    def __init__(self, graph: LpGraph, tensors: IntegerTensors, float8: Float8Writer | None = None) -> None:
         self.graph, self.tensors = graph, tensors
         self.weight_bytes: dict[str, int] = {}
+        self.float8 = float8 or Float8Calls(graph)
 
     def write(self, node: Node, plan: LayerPlan, output: Value | None) -> None:
         """Write one layer.
@@ -39,6 +42,10 @@ class LayerWriter:
             output: the planned tensor that an INTEGER layer fills (its own output, or that of a fused clamp).
 
         """
+        if isinstance(plan.tensor, DualPrecisionTensor):
+            self.weight_bytes[node.name] = self.float8.write(node, plan)
+            node.metadata.update(metadata(plan))
+            return
         weight = node.inputs[1]
         assert weight is not None
         line = held_line_of(node, plan, self.tensors.plan, output)

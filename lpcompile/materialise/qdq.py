@@ -16,6 +16,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.planned_norms import with_norms
 from lpcompile.ir.value import Value
+from lpcompile.materialise.float8_chain import Float8Chain
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.layers import LayerWriter, metadata
@@ -27,11 +28,16 @@ from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.rows import channel_axis, from_rows
 
 
-def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
-    """A copy of the graph with QDQ pairs, and the bytes of every layer's stored weights."""
+def materialise_qdq(graph: LpGraph, *, float8: bool = False) -> tuple[LpGraph, dict[str, int]]:
+    """A copy of the graph with QDQ pairs, and the bytes of every layer's stored weights.
+
+    Args:
+        graph: float graph and plan.
+        float8: write layers that compute in FP8 with float8 tensors (opset 21), not as floats that hold its numbers.
+    """
     result = with_norms(graph)
     tensors = IntegerTensors(result, result.plan)
-    expanding = LayerWriter(result, tensors)
+    expanding = LayerWriter(result, tensors, Float8Chain(result) if float8 else None)
     weight_bytes = expanding.weight_bytes
     work = units(result)
     reads = integer_reads(result, work)
@@ -40,7 +46,7 @@ def materialise_qdq(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
         if layer is not None and layer.kernel is Kernel.NBITS:
             # No portable form rounds inputs by blocks. Floats stay within the bound that holds for the kernel.
             expanding.write(unit.node, replace(layer, kernel=Kernel.WEIGHT_ONLY), None)
-        elif layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
+        elif layer is not None and layer.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC, Kernel.FLOAT8):
             # No pair says this: DQ and MatMul alone become MatMulNBits, with activations quantised unasked.
             expanding.write(unit.node, layer, None)
         elif layer is not None:

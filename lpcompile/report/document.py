@@ -19,7 +19,7 @@ from lpcompile.assignment.planned_format import activation_format, held_format, 
 from lpcompile.assignment.requantisation import requantisation_of, targets_own
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import LayerPlan
+from lpcompile.plan import Kernel, LayerPlan, QuantPlan
 from lpcompile.records import LayerRecord, PassReport
 from lpcompile.version import VERSION
 
@@ -174,6 +174,17 @@ def _posits(layers: Sequence[tuple[LayerFacts, LayerFormat]]) -> dict[str, Any]:
 def mac_assumptions(totals: Mapping[str, Any]) -> list[dict[str, str]]:
     """What the figure of posit MACs rests on, where there is one."""
     return [dict(a) for a in MAC_ASSUMPTIONS] if "mac_energy_overhead" in totals else []
+
+
+def float8_assumptions(plan: QuantPlan) -> list[dict[str, str]]:
+    """What stands for FP8 arithmetic where layers are planned in it."""
+    if all(layer.kernel is not Kernel.FLOAT8 for layer in plan.layers.values()):
+        return []
+    what = (
+        "layers in FP8: weights and inputs are E4M3 numbers in float32 tensors, products exact, sums in float32; no "
+        "time of FP8 units is in the figures; on CPUs integers are faster: recipe w4a8"
+    )
+    return [{"what": what, "source": "gafni2025"}]
 
 
 def pass_documents(reports: Sequence[PassReport]) -> list[dict[str, Any]]:

@@ -16,14 +16,13 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from lpcompile.ir import block_matmul
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference import outputs_of, stored_weights, whole_outputs
+from lpcompile.runtime.reference import WEIGHTS, expanded_weights, outputs_of, stored_weights, whole_outputs
 from lpcompile.runtime.reference_block import block_bound
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_weights import decode_rows, expanded
+from lpcompile.runtime.reference_weights import decode_rows
 from lpcompile.runtime.sampling import chosen
 from lpcompile.runtime.session import Session
 
-_WEIGHTS = "DequantizeWeights"
 _SAMPLED = "lpcompile/sampled/"
 _PRODUCTS = 4e6  # of one layer, some 1 ms: layers with many weights have fewer positions computed again
 _FEWEST = 4
@@ -74,9 +73,11 @@ def check_layers(
         return []
     rng = np.random.default_rng(seed)
     constants = {t.name: t for t in model.graph.initializer}
-    samples = {n.output[0]: _weight_sample(c, positions, rng) for n, c in calls if c.family == _WEIGHTS}
+    samples = {n.output[0]: _weight_sample(c, positions, rng) for n, c in calls if c.family in WEIGHTS}
     given = {i.name for i in model.graph.input} | constants.keys()
-    shown = {name for n, c in calls if c.family != _WEIGHTS for name in (*n.input, *n.output)} - given - {""}
+    shown = (
+        {name for n, c in calls if c.family not in WEIGHTS for name in (*n.input, *n.output)} - given - {""}
+    )
     with _showing(model, shown - {o.name for o in model.graph.output}, samples):
         session = Session(model, threads=threads)
     tensors = session.run(feeds, sorted(shown) + [_SAMPLED + name for name in samples])
@@ -88,8 +89,8 @@ def check_layers(
     found = []
     for node, call in calls:
         inputs = [array(name) for name in node.input]
-        if call.family == _WEIGHTS:
-            weights = expanded(call, decode_rows(call, inputs))
+        if call.family in WEIGHTS:
+            weights = expanded_weights(call, inputs)
             at = samples[node.output[0]]
             found.append(_compared(node, weights.reshape(-1)[at], tensors[_SAMPLED + node.output[0]]))
         elif call.is_layer:
@@ -144,5 +145,5 @@ def _compared(
     step = float(apart.max(initial=0))
     if wanted.dtype == np.float32 and step > 0:
         step /= float(np.abs(a).max()) or 1.0
-    name = node.name.removesuffix("/weight") if node.op_type.startswith(_WEIGHTS) else node.name
+    name = node.name.removesuffix("/weight") if node.op_type.startswith(WEIGHTS) else node.name
     return LayerCheck(name, node.op_type, a.size, int(np.count_nonzero(a != b)), step)

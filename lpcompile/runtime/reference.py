@@ -12,13 +12,15 @@ from onnx.reference.ops.op_max_pool import MaxPool
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference_call import FLOAT_TO_FLOAT, Call
+from lpcompile.runtime.reference_call import FLOAT8_VALUES, FLOAT8_WEIGHTS, FLOAT_TO_FLOAT, Call
 from lpcompile.runtime.reference_dyadic import dyadic_elementwise_outputs, dyadic_layer_outputs
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
+from lpcompile.runtime.reference_float8 import dual_precision_weights, rounded_float8
 from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
 
 LayerOutputs = tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]
+WEIGHTS = ("DequantizeWeights", FLOAT8_WEIGHTS)
 _MAX_POOL: Any = MaxPool
 _FIRST_IN_ONNX_REFERENCE = 19  # opset of its QuantizeLinear and DequantizeLinear
 
@@ -34,11 +36,11 @@ def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[An
         ModelError: the domain has no such operator.
     """
     call = Call.of(node)
-    if not call.is_layer:
+    if not call.is_layer and call.family not in WEIGHTS:
         return [whole_outputs(call, inputs)]
+    if call.family in WEIGHTS:
+        return [expanded_weights(call, inputs)]
     rows = decode_rows(call, stored_weights(call, inputs))
-    if call.family == "DequantizeWeights":
-        return [expanded(call, rows)]
     values, at, shape = outputs_of(call)(call, rows, inputs)
     output = np.empty(shape, values.dtype)
     output[at] = values
@@ -50,8 +52,17 @@ def outputs_of(call: Call) -> Callable[..., LayerOutputs]:
     return dyadic_layer_outputs if call.is_dyadic else layer_outputs
 
 
-def whole_outputs(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+def expanded_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """The float32 weights of a call of WEIGHTS."""
+    if call.family == FLOAT8_WEIGHTS:
+        return dual_precision_weights(call, inputs)
+    return expanded(call, decode_rows(call, stored_weights(call, inputs)))
+
+
+def whole_outputs(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """The output of a call without weights."""
+    if call.family == FLOAT8_VALUES:
+        return rounded_float8(*inputs)
     return (dyadic_elementwise_outputs if call.is_dyadic else elementwise_outputs)(call, inputs)
 
 

@@ -28,6 +28,8 @@ _LAYER = re.compile(
     r"(?P<tables>_rows)?(?P<side>_side)?(_odd)?"
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
+FLOAT8_WEIGHTS, FLOAT8_VALUES = "DualPrecisionWeights", "RoundFloat8"
+_FLOAT8 = re.compile(rf"(?P<family>{FLOAT8_WEIGHTS}|{FLOAT8_VALUES})(_r\d+a(?P<axis>\d+))?")
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
 _ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")
 
@@ -47,7 +49,7 @@ class Call:
         has_bias: whether the last input is a bias.
         float_out: whether the accumulator is scaled to float32.
         code_max: largest code of the output.
-        axis: of DequantizeWeights, the axis of the channels; 0 elsewhere.
+        axis: of DequantizeWeights and DualPrecisionWeights, the axis of the channels; 0 elsewhere.
         trailing: of QuantNorm, the axes after that of the channels.
         format_inputs: how many inputs after the stored ones hold levels and unit of the format, in float layers.
     """
@@ -74,6 +76,8 @@ class Call:
             ModelError: no function of `lpcompile` has this name.
         """
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if (eighth := _FLOAT8.fullmatch(node.op_type)) is not None:
+            return cls(eighth["family"], attributes, float_out=True, axis=int(eighth["axis"] or 0))
         if (dyadic := _DYADIC.fullmatch(node.op_type)) is not None:  # first: no format is called t0 to t3
             return cls(
                 dyadic["family"],

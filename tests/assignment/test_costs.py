@@ -210,3 +210,13 @@ def test_what_cannot_be_counted_is_named(
 def test_every_cost_tells_its_unit_and_source() -> None:
     assert all(cost.name == name and cost.source for name, cost in COSTS.items())
     assert {c.name for c in COSTS.values() if not c.unit} == {"ace", "acev2"}
+
+
+def test_products_in_float8_are_eight_by_eight_bits() -> None:
+    """Codes expand once; what is left at an output is one product of floats."""
+    layer = conv("pw", 128, 256, 28, 1)
+    how = held("int4", 8, "group64", Kernel.FLOAT8)
+    assert acev2_by_class(layer_operations(layer, how)) == {
+        "mac": layer.macs * 64,
+        "scale": layer.output_elements * 32 * 32,
+    }

@@ -1,0 +1,113 @@
+"""Layers that compute in FP8, in the form for CPUs: float32 tensors of E4M3 numbers around float operators.
+
+Scales are powers of two, so a product of such floats is the product of the FP8 numbers times the scales, exactly; sums
+are float32, as in the matrix units. [notes E5]
+"""
+
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+
+from lpcompile.ir import float8
+from lpcompile.ir.function import DOMAIN
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.unpacking import add_function
+from lpcompile.ir.value import Value
+from lpcompile.materialise.names import stem
+from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.quant.rows import TRANSPOSED_OPS, channel_axis
+
+ROUNDED = "_float8"
+
+
+class Float8Writer(Protocol):
+    """Writes layers with weights of two precisions."""
+
+    def write(self, node: Node, plan: LayerPlan) -> int:
+        """Write one layer in place and give the bytes of its stored weights."""
+
+
+class Float8Layers:
+    """What both forms share: each input is rounded once for all its readers; the float operator stays."""
+
+    def __init__(self, graph: LpGraph) -> None:
+        self.graph = graph
+        self._rounded: dict[str, Value] = {}
+
+    def write(self, node: Node, plan: LayerPlan) -> int:
+        """Write one layer in place and give the bytes of its stored weights."""
+        weight, x, tensor = node.inputs[1], node.inputs[0], plan.tensor
+        assert weight is not None
+        assert isinstance(tensor, DualPrecisionTensor)
+        node.set_input(1, self._weights(node, tensor, weight.dims, plan))
+        if plan.kernel is Kernel.FLOAT8 and x is not None:
+            if x.name not in self._rounded:
+                self._rounded[x.name] = self._round(x, self.graph.plan.activations[x.name].scale)
+            node.set_input(0, self._rounded[x.name])
+        bias = planned_bias(node, plan)
+        if plan.bias_correction is not None and bias is not None:
+            node.set_input(2, self.graph.constant(f"{stem(node.name)}/bias_corrected", bias))
+        return tensor.nbytes
+
+    def _weights(
+        self, node: Node, tensor: DualPrecisionTensor, shape: tuple[int, ...], plan: LayerPlan
+    ) -> Value:
+        raise NotImplementedError
+
+    def _round(self, x: Value, scale: float) -> Value:
+        raise NotImplementedError
+
+    def _typed(self, node: Node, shape: tuple[int | str | None, ...] | None) -> Value:
+        """The output of a new node, float32."""
+        value = node.outputs[0]
+        assert value is not None
+        self.graph.set_type(value, np.dtype(np.float32), shape)
+        return value
+
+
+class Float8Calls(Float8Layers):
+    """Calls of RoundFloat8 and DualPrecisionWeights."""
+
+    def _weights(
+        self, node: Node, tensor: DualPrecisionTensor, shape: tuple[int, ...], plan: LayerPlan
+    ) -> Value:
+        graph, axis = self.graph, channel_axis(node.op)
+        function = float8.dual_precision_weights(graph.opset, len(shape), axis)
+        add_function(graph, float8.round_float8(graph.opset))
+        add_function(graph, function)
+        packed = np.frombuffer(tensor.packed(), np.uint8)
+        roles = {
+            "codes": packed.reshape(len(tensor.codes), -1) if tensor.shape[1] % 2 == 0 else packed,
+            "group_scale": tensor.group_scales.astype(ml_dtypes.bfloat16),
+            "first_scale": np.array(tensor.first_scale, ml_dtypes.bfloat16),
+        }
+        call = graph.add_node(
+            function.name,
+            [graph.constant(f"{stem(node.name)}/weight_{role}", array) for role, array in roles.items()],
+            [graph.fresh(f"{stem(node.name)}/weight_dequantized")],
+            name=f"{node.name}/weight",
+            attrs={
+                "format": plan.weight.format,
+                "granularity": plan.weight.granularity,
+                "weight_shape": list(tensor.shape if node.op in TRANSPOSED_OPS else shape),
+                "group_size": [int(plan.weight.granularity.removeprefix("group"))],
+            },
+            domain=DOMAIN,
+        )
+        return self._typed(call, shape)
+
+    def _round(self, x: Value, scale: float) -> Value:
+        add_function(self.graph, float8.round_float8(self.graph.opset))
+        unit = self.graph.constant(f"{stem(x.name)}_scale", np.array(scale, np.float32))
+        call = self.graph.add_node(
+            float8.ROUND,
+            [x, unit],
+            [self.graph.fresh(x.name + ROUNDED)],
+            name=f"{x.name}/round",
+            domain=DOMAIN,
+        )
+        return self._typed(call, x.shape)

@@ -1,0 +1,349 @@
+"""`dual-precision`: what it plans, what both forms make of it, bit for bit, and what it does with odd layers."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+import lpcompile
+from lpcompile.decisions import DUAL_SCALES
+from lpcompile.errors import DecisionsError, LpcompileError, PassOptionError, PipelineError, TargetError
+from lpcompile.passes.dual_precision import DualPrecision
+from lpcompile.passes.float8_moments import gather_moments
+from lpcompile.plan import FLOAT8_FORMAT, Kernel
+from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.runtime.reference import evaluate
+from tests.quantizing import quantized
+from tests.support import parse_model, random_feeds
+
+NETWORK = """m (float[2,3,9,9] x) => (float[2,5] y)
+    <float[8,3,3,3] w, float[8] b, float[8,1,3,3] d, float[8] e, float[6,4,1,1] g, float[6] h, float[294,7] v,
+     float[7] c, float[7,5] u> {
+    p = Conv <pads = [1, 1, 1, 1]> (x, w, b)  q = Relu (p)
+    r = Conv <group = 8> (q, d, e)  s = Clip (r, low, high)
+    t = Conv <group = 2> (s, g, h)
+    f = Flatten (t)  k = Gemm (f, v, c)  l = Relu (k)  y = MatMul (l, u)
+}"""
+MLP = """m (float[4,40] x) => (float[4,9] y) <float[40,16] w, float[16] b, float[16,9] v> {
+    h = Gemm (x, w, b)  r = Relu (h)  y = MatMul (r, v)
+}"""
+SHARED = "m (float[4,16] x) => (float[4,16] y) <float[16,16] w> { h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, w) }"
+DPQ = "dual-precision{group-size=16,least-input-db=0}"
+
+
+def network() -> onnx.ModelProto:
+    model = parse_model(
+        NETWORK.replace("r, low, high", "r, lo, hi").replace(
+            "float[7,5] u>", "float[7,5] u, float lo, float hi>"
+        )
+    )
+    for tensor in model.graph.initializer:
+        if tensor.name in ("lo", "hi"):
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(
+                    np.array(0 if tensor.name == "lo" else 0.8, np.float32), tensor.name
+                )
+            )
+        if tensor.name == "v":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) / 8, "v"))
+    return model
+
+
+def shown(model: onnx.ModelProto, feeds: Mapping[str, Any], level: Any) -> dict[str, NDArray[Any]]:
+    """Inputs and weights of all layers, and the outputs, in ONNX Runtime."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {v.name for v in (*copy.graph.output, *copy.graph.input)}
+    names = [
+        n for node in copy.graph.node if node.op_type in ("Conv", "Gemm", "MatMul") for n in node.input[:2]
+    ]
+    for name in dict.fromkeys(names):
+        if name not in known:
+            copy.graph.output.append(onnx.ValueInfoProto(name=name))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = dict(
+        zip([o.name for o in session.get_outputs()], session.run(None, dict(feeds)), strict=True)
+    ) | dict(feeds)
+    layers = [n for n in copy.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    return {f"{n.name}/{i}": values[n.input[i]] for n in layers for i in (0, 1)} | {
+        o.name: values[o.name] for o in model.graph.output
+    }
+
+
+def test_plans_every_layer() -> None:
+    found = quantized(network(), DPQ)
+    assert {layer.kernel for layer in found.layers.values()} == {Kernel.FLOAT8}
+    for layer in found.layers.values():
+        w = layer.weight
+        assert (w.format, w.granularity, w.scale_rule, w.scale_format) == (
+            "int4",
+            "group16",
+            "levels",
+            DUAL_SCALES,
+        )
+        assert w.rounding == "dpq-levels-gar"
+        assert isinstance(layer.tensor, DualPrecisionTensor)
+        assert layer.codes_sha256
+    feeds = [random_feeds(found.original, seed=i) for i in range(40)]
+    for name, plan in found.graph.plan.activations.items():
+        assert plan.format == FLOAT8_FORMAT
+        assert np.log2(plan.scale) == np.round(np.log2(plan.scale))
+        if name == "x":
+            largest = max(np.abs(f["x"]).max() for f in feeds)
+            assert 120 < largest / plan.scale <= 240
+    assert len(found.graph.plan.activations) == 5
+    assert found.sqnr_db() > 14
+
+
+@pytest.mark.parametrize(
+    "level", [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL]
+)
+def test_both_forms_hold_the_same_numbers(level: Any) -> None:
+    """Weights and inputs of every layer: float32 calls, float8 tensors, and the codes by `ml_dtypes`."""
+    model = network()
+    found = quantized(model, DPQ, opset=21)
+    found.graph.raise_opset(21)
+    feeds = random_feeds(model, seed=77)
+    calls, chain = (shown(found.emitted(form), feeds, level) for form in ("standard", "fp8-qdq"))
+    assert {n.op_type for n in found.emitted("fp8-qdq").graph.node} >= {
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "Cast",
+    }
+    types = {t.data_type for t in found.emitted("fp8-qdq").graph.initializer}
+    assert onnx.TensorProto.INT4 in types
+    assert onnx.TensorProto.BFLOAT16 in types
+    for node in found.graph.layers():
+        tensor, weight = found.graph.plan.layers[node.name].tensor, node.inputs[1]
+        assert isinstance(tensor, DualPrecisionTensor)
+        assert weight is not None
+        integers = (tensor.codes.astype(np.int16) ^ 8) - 8
+        spread = np.repeat(tensor.group_scales, 16, axis=1)[:, : integers.shape[1]]
+        eighths = (integers * spread).astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        wanted = eighths * np.float32(tensor.first_scale)
+        wanted = wanted.T if node.op in ("Gemm", "MatMul") else wanted.reshape(weight.dims)
+        for values in (calls, chain):
+            np.testing.assert_array_equal(values[f"{node.name}/1"], wanted)
+    np.testing.assert_array_equal(
+        calls[f"{found.graph.layers()[0].name}/0"], chain[f"{found.graph.layers()[0].name}/0"]
+    )
+    for (
+        name,
+        value,
+    ) in calls.items():  # sums of float32 may differ by their order, and roundings after them by a step
+        close = np.abs(chain[name] - value) <= 1e-5 * np.abs(value).max()
+        assert close.mean() > 0.99, name
+        np.testing.assert_allclose(chain[name], value, atol=0.07 * np.abs(value).max())
+
+
+# ONNX Runtime quantises before the moves, right behind the clamp
+MOVED = """m (float[2,3,8,8] x) => (float[2,3,3,3] y) <float[5,3,3,3] w, float[5] b, float[5,3] v> {
+    p = Conv (x, w, b)  q = Relu (p)  r = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (q)
+    t = Transpose <perm = [0, 2, 3, 1]> (r)  y = MatMul (t, v)
+}"""
+
+
+def test_clamps_behind_moves() -> None:
+    found = quantized(MOVED, DPQ)
+    assert found.graph.raise_opset(21) is None
+    feeds = random_feeds(found.original, seed=4)
+    level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    a, b = (shown(found.emitted(form), feeds, level)["y"] for form in ("standard", "fp8-qdq"))
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
+
+
+def test_reference_evaluates_both_forms() -> None:
+    found = quantized(MLP, DPQ, opset=21)
+    feeds = random_feeds(found.original, seed=5)
+    outputs = [evaluate(found.emitted(form), feeds)["y"] for form in ("functions", "fp8-qdq")]
+    ran = shown(found.emitted("standard"), feeds, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)["y"]
+    for y in outputs:
+        np.testing.assert_allclose(y, ran, rtol=1e-4, atol=1e-5)
+
+
+def test_moments_are_those_of_rounded_inputs() -> None:
+    text = "m (float[4,40] x) => (float[4,9] y) <float[40,9] w> { y = MatMul (x, w) }"
+    found = quantized(text, DPQ)
+    scale = found.graph.plan.activations["x"].scale
+    assert found.context.calibration is not None
+    x = np.concatenate([f["x"] for f in found.context.calibration.deciding]).astype(np.float64)
+    eighths = (x / scale).astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * scale
+    for rounded, wanted in ((True, eighths), (False, x)):
+        moments = gather_moments(found.graph, found.context, found.graph.layers(), rounded=rounded)
+        (metric,) = moments.values()
+        np.testing.assert_allclose(metric.matrix[0], wanted.T @ wanted / len(x), rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_that_float8_would_spoil_stay_float() -> None:
+    feeds = [{"x": 100 + 0.5 * random_feeds(parse_model(MLP), seed=i)["x"]} for i in range(8)]
+    made = lpcompile.compile(parse_model(MLP), calibration=feeds, recipe="dpq")
+    gemm = made.report["layers"][0]
+    assert gemm["activation_format"] == "float32"
+    assert "inputs stay float" in gemm["reason"]
+    assert gemm["weight_format"] == "int4"
+    assert "x" not in tomllib.loads(made.decisions).get("activations", {})
+
+
+def test_shared_weights_and_short_groups() -> None:
+    found = quantized(SHARED, "dual-precision{group-size=12,least-input-db=0}")
+    assert [layer.kernel for layer in found.layers.values()] == [Kernel.FLOAT8] * 2
+    assert found.sqnr_db() > 12
+    emitted = found.emitted("fp8-qdq") if found.graph.raise_opset(21) is None else None
+    assert emitted is not None
+    feeds = random_feeds(found.original, seed=3)
+    a, b = (
+        shown(m, feeds, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)["y"]
+        for m in (found.emitted("standard"), emitted)
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_without_data_weights_alone() -> None:
+    found = quantized(MLP, DPQ, calls=0)
+    assert {layer.kernel for layer in found.layers.values()} == {Kernel.WEIGHT_ONLY}
+    assert not found.graph.plan.activations
+    assert "no calibration data" in found.skip_reason("dual-precision", "Gemm")
+    assert found.sqnr_db() > 12
+
+
+def test_one_call_and_dead_inputs() -> None:
+    model = parse_model(MLP)
+    feeds = random_feeds(model, seed=1)
+    feeds["x"][:, 3] = 0
+    made = lpcompile.compile(model, calibration=[feeds], recipe="dpq")
+    assert {layer["weight_format"] for layer in made.report["layers"]} == {"int4"}
+    zeros = lpcompile.compile(model, calibration=[{"x": np.zeros((4, 40), np.float32)}], recipe="dpq")
+    assert zeros.report["layers"][0]["activation_format"] == FLOAT8_FORMAT
+
+
+def test_what_was_planned_before_is_dropped() -> None:
+    found = quantized(MLP, f"quantize-activations,{DPQ}")
+    assert {layer.kernel for layer in found.layers.values()} == {Kernel.FLOAT8}
+    assert any("anew" in w for w in found.context.warnings)
+
+
+@pytest.mark.parametrize("rule", ["nearest", "gptq-cast", "dpq", "levels"])
+def test_rules(rule: str) -> None:
+    found = quantized(MLP, f"dual-precision{{rule={rule},order=gar,group-size=16}}")
+    names = {
+        "nearest": "fp8-nearest",
+        "gptq-cast": "gptq-cast-gar",
+        "dpq": "dpq-gar",
+        "levels": "dpq-levels-gar",
+    }
+    assert {layer.weight.rounding for layer in found.layers.values()} == {names[rule]}
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"rule": "best"}, "rule"),
+        ({"order": "activation"}, "order"),
+        ({"full-scale": 256}, "full-scale"),
+        ({"group-size": 1}, "group-size"),
+        ({"activations": "uint8"}, "activations"),
+    ],
+)
+def test_unknown_options(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(PassOptionError, match=word):
+        DualPrecision.configured(options)
+
+
+def compiled(**options: Any) -> Any:
+    model = parse_model(MLP)
+    return lpcompile.compile(
+        model, calibration=[random_feeds(model, seed=i) for i in range(8)], recipe="dpq", **options
+    )
+
+
+def test_report_and_replay(tmp_path: Any) -> None:
+    made = compiled()
+    assert made.report["totals"]["bits_per_weight"] == pytest.approx(
+        4 + (16 * (16 + 9) + 32) / (40 * 16 + 16 * 9), rel=0.02
+    )
+    for layer in made.report["layers"]:
+        assert (layer["weight_format"], layer["weight_granularity"]) == ("int4", "group64")
+        assert layer["activation_format"] == FLOAT8_FORMAT
+        assert layer["weight_bytes"] > 0
+    assert made.report["verification"]["integer_layers_checked"] == 4  # two layers, two inputs
+    assert made.report["verification"]["elements_different"] == 0
+    path = tmp_path / "decisions.toml"
+    path.write_text(made.decisions)
+    model = parse_model(MLP)
+    feeds = [random_feeds(model, seed=i) for i in range(8)]
+    again = lpcompile.compile(model, calibration=feeds, decisions=path)
+    assert again.model.SerializeToString() == made.model.SerializeToString()
+    assert again.decisions.replace('recipe = "auto"', 'recipe = "dpq"') == made.decisions
+    path.write_text(made.decisions.replace("group64", "group8").replace("dpq-levels-gar", "dpq"))
+    edited = lpcompile.compile(model, calibration=feeds, decisions=path)
+    assert {(x["weight_granularity"], x["rounding"]) for x in edited.report["layers"]} == {("group8", "dpq")}
+    assert any("codes are not those" in w for w in edited.report["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('format = "int4"', 'format = "nf4"', "int4 codes in groups"),
+        ('granularity = "group64"', 'granularity = "channel"', "int4 codes in groups"),
+        ('kernel = "float8"', 'kernel = "integer"', "int4 codes in groups"),
+        ('scale_format = "bfloat16"', 'scale_format = "float32"', "scale_rule"),
+        ('rounding = "dpq-levels-gar"', 'rounding = "gptq"', "rounding"),
+        ('(format = "float8_e4m3fn"\nscale = ).*', r"\g<1>0.3", "power of two"),
+    ],
+)
+def test_decisions_that_mean_nothing(tmp_path: Any, old: str, new: str, words: str) -> None:
+    text = compiled().decisions
+    assert re.search(old, text)
+    path = tmp_path / "decisions.toml"
+    path.write_text(re.sub(old, new, text))
+    with pytest.raises(DecisionsError, match=words):
+        lpcompile.compile(parse_model(MLP), decisions=path)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"target": "cim"}, TargetError, "no FP8 arithmetic"),
+        ({"weight_format": "nf4"}, PipelineError, "--weight-format"),
+        ({"group_size": 0}, PipelineError, "--group-size"),
+        ({"tuning": {}}, PipelineError, "--tune"),
+        ({"layer_formats": [".*=int8"]}, PipelineError, "--layer-format"),
+        ({"activation_format": "uint8"}, PassOptionError, "activations"),
+    ],
+)
+def test_options_of_other_formats_are_refused(
+    options: dict[str, Any], kind: type[LpcompileError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        compiled(**options)
+    assert caught.value.hint
+
+
+def test_effort_two_rounds_again() -> None:
+    once, again = compiled(), compiled(effort=2)
+    assert [p["name"] for p in again.report["passes"]][-2] == "requantize-weights"
+    assert again.report["effort"]["learned_by"] == ["requantize-weights"]
+    assert again.report["quality"]["sqnr_db_output"] > once.report["quality"]["sqnr_db_output"] - 0.5
+    plain = compiled(effort=0)
+    assert {layer["rounding"] for layer in plain.report["layers"]} == {"fp8-nearest"}
+
+
+def test_form_without_such_layers_is_refused() -> None:
+    with pytest.raises(PipelineError, match="plans none"):
+        lpcompile.compile(parse_model(MLP), recipe="int8", emit="fp8-qdq")
+
+
+def test_form_raises_the_opset() -> None:
+    made = compiled(emit="fp8-qdq")
+    assert {o.version for o in made.model.opset_import if not o.domain} == {21}
+    assert made.report["verification"]["runs"]
+    assert any("float8" in w for w in made.report["warnings"])
