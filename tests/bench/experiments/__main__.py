@@ -28,6 +28,7 @@ NAMES: tuple[str, ...] = (
     "rivals",
     "rounding_formats",
     "rounding_ablation",
+    "side_paths",
 )
 
 
