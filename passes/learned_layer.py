@@ -29,6 +29,8 @@ def fixed_codes(plan: LayerPlan) -> str:
         return "its codebooks were fitted to its weights"
     if plan.tensor.zeros is not None:
         return "its weights have zero points"
+    if plan.tensor.side is not None:
+        return "a side path repairs its codes as they are"
     if isinstance(plan.tensor.granularity, PerGroup) and not plan.tensor.has_integer_groups:
         return "its group scales are no integers"
     return ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
-from lpcompile.passes.side_paths import keeps_scales, with_side_path
+from lpcompile.passes.side_paths import keeps_scales, side_path_obstacle, with_side_path
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
@@ -79,6 +80,9 @@ def rounded_layer(
     if decided.scale_rule == "output-mse" and importance is None:
         decided = replace(decided, scale_rule="mse")
     kernel, reason = _kernel(layer, decided, rows.shape[1])
+    if decided.rank and (no := side_path_obstacle(node, kernel, decided, rank=decided.rank, most=inf)):
+        decided = replace(decided, rank=0, side_path="")
+        reason = "; ".join(filter(None, (reason, f"no side path: {no}")))
     grouped = decided.granularity.startswith("group")
     fitting = Fitting(
         granularity="group" if grouped else decided.granularity,

@@ -96,6 +96,20 @@ def test_a_layer_that_is_left_out_stays_float(text: str, tmp_path: Path) -> None
     assert any("'Conv_0' is not in the decisions" in w for w in found.report["warnings"])
 
 
+def with_rank(text: str, rank: str) -> str:
+    return text.replace(LAYER, f"{LAYER}\nrank = {rank}")
+
+
+def test_a_side_path_is_asked_for_by_hand(text: str, tmp_path: Path) -> None:
+    found = replayed(with_rank(text, "2"), tmp_path)
+    assert {n["name"]: n["rank"] for n in found.report["layers"]}["Conv_0"] == 2
+    assert 'rank = 2\nside_path = "qera"' in found.decisions
+    eight = edited(edited(with_rank(text, "2"), LAYER, "format", '"int8"'), LAYER, "granularity", '"channel"')
+    (layer,) = (n for n in replayed(eight, tmp_path).report["layers"] if n["name"] == "Conv_0")
+    assert layer["rank"] == 0
+    assert layer["reason"].endswith("no side path: int8 has little to repair")
+
+
 def renamed(text: str) -> str:
     return text.replace(LAYER, '[layers."Conv_9"]')
 
@@ -121,6 +135,9 @@ def without_activation(text: str) -> str:
         (lambda t: edited(t, LAYER, "scale_rule", '"guess"'), "no scale_rule 'guess'", "absmax"),
         (lambda t: edited(t, LAYER, "scale_format", '"int3"'), "no scale_format 'int3'", "ufloat8_e4m4"),
         (lambda t: edited(t, LAYER, "rounding", '"up"'), "no rounding 'up'", "nearest"),
+        (lambda t: with_rank(t, "-1"), "rank -1 is no rank", "0 to 512"),
+        (lambda t: with_rank(t, "true"), "rank True is no rank", "0 to 512"),
+        (lambda t: with_rank(t, '2\nside_path = "pca"'), "no side_path 'pca'", "qera"),
         (
             lambda t: t.replace(LAYER, LAYER + "\nbits = 3"),
             "unknown key 'bits' in layer 'Conv_0'",

@@ -182,4 +182,5 @@ def metadata(plan: LayerPlan) -> dict[str, str]:
         "lpcompile.scale_format": plan.weight.double_quantized or plan.weight.scale_format,
         "lpcompile.rounding": plan.weight.rounding,
         **(packed if plan.kernel is Kernel.NBITS else {}),
+        **({"lpcompile.rank": str(plan.tensor.side.rank)} if plan.tensor and plan.tensor.side else {}),
     }

@@ -98,7 +98,7 @@ class QuantizedTensor:
     def _merges(self, side: SidePath) -> bool:
         by_row = self.has_integer_groups or self.granularity in (PerTensor(), PerAxis(0))
         fits = self.shape == (side.b.shape[0], side.a.shape[1])
-        if not (fits and by_row and self.has_int8_image and self.zeros is None):
+        if not (fits and by_row and self.has_int8_image and self.zeros is None and self.format.bits <= 4):
             return False
         return side.is_exact(self.largest_level)
 

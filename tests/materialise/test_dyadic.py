@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
+from lpcompile.errors import TargetError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import data_inputs
 from lpcompile.materialise.dyadic import materialise_dyadic
@@ -14,7 +15,15 @@ from lpcompile.runtime.checks import dead_initialisers
 from lpcompile.runtime.layer_check import check_layers
 from tests.materialise.test_functions import graph_of, lines, two_convs
 from tests.support import random_feeds, run_model
-from tests.support_quant import LAYERS, STORINGS, Storing, call_results, layer_graph, plan_by_hand
+from tests.support_quant import (
+    LAYERS,
+    SIDE_STORINGS,
+    STORINGS,
+    Storing,
+    call_results,
+    layer_graph,
+    plan_by_hand,
+)
 
 POOLED = "a = Conv <kernel_shape=[3,3]> (x, w1, b1)"
 
@@ -40,6 +49,13 @@ def exact(graph: LpGraph, least_db: float = 25.0) -> tuple[ModelProto, DyadicNum
         noise = float(np.square(a - outputs[name]).sum())
         assert noise < float(np.square(a).sum()) * 10 ** (-least_db / 10), name
     return proto, numbers
+
+
+def test_side_paths_are_refused_by_the_layer() -> None:
+    graph = plan_by_hand(layer_graph("gemm"), ["x", "y"], storing=SIDE_STORINGS[0])
+    with pytest.raises(TargetError, match="no side paths yet") as told:
+        materialise_dyadic(graph)
+    assert told.value.where == "layer"
 
 
 @pytest.mark.parametrize("storing", STORINGS, ids=str)

@@ -115,6 +115,12 @@ def test_a_layer_keeps_its_name_and_says_what_was_decided() -> None:
     assert attributes["granularity"].s == b"group32"
 
 
+def test_a_layer_with_a_side_path_says_its_rank() -> None:
+    model = quantized_layer("gemm", SIDE_STORINGS[0])
+    (call,) = [n for n in model.graph.node if n.domain == DOMAIN]
+    assert {p.key: p.value for p in call.metadata_props}["lpcompile.rank"] == "2"
+
+
 def test_metadata_of_the_float_node_stays() -> None:
     graph = layer_graph("conv")
     graph.node("layer").metadata["origin"] = "stage1"

@@ -161,6 +161,22 @@ def test_what_is_rounded_again_keeps_its_path() -> None:
     assert_exact(found, changed(found))
 
 
+def test_what_learns_codes_leaves_repaired_layers_alone_and_scales_move_with_their_path() -> None:
+    found = repaired()
+    before = found.layers
+    reports = found.rerun("reconstruct-blocks{iterations=2},tune-weights{epochs=1},tune-scales{epochs=1}")
+    for name in ("reconstruct-blocks", "tune-weights"):
+        reasons = {s.node: s.reason for s in reports[name].skips}
+        assert reasons["gemm"].startswith("a side path repairs its codes as they are")
+    for name in REPAIRED:
+        was, now = before[name].tensor, found.layers[name].tensor
+        assert was is not None
+        assert now is not None
+        assert now.side is was.side
+        np.testing.assert_array_equal(now.codes, was.codes)
+    assert_exact(found, REPAIRED)
+
+
 def test_the_report_counts_bytes_bits_and_products() -> None:
     found = repaired()
     plain = quantized(NET, f"{NO_COSTS},{GPTQ}", calls=12)

@@ -154,6 +154,8 @@ def test_a_tensor_without_an_image_holds_no_path() -> None:
     with pytest.raises(FormatError, match="cannot hold this side path"):
         replace(fit(w, resolve("float8_e4m3fn")), side=path)
     with pytest.raises(FormatError, match="cannot hold this side path"):
+        replace(fit(w, resolve("int8")), side=path)
+    with pytest.raises(FormatError, match="cannot hold this side path"):
         replace(tensor((11, 24)), side=path)
     with pytest.raises(FormatError, match="cannot hold this side path"):
         replace(tensor(), side=replace(path, unit=2 * ONE))

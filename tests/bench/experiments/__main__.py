@@ -29,6 +29,7 @@ NAMES: tuple[str, ...] = (
     "rounding_formats",
     "rounding_ablation",
     "dual_precision",
+    "side_paths",
 )
 
 
