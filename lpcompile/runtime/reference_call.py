@@ -70,13 +70,13 @@ class Call:
             ModelError: no function of `lpcompile` has this name.
         """
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        match = _LAYER.fullmatch(node.op_type)
-        if match is None and (dyadic := _DYADIC.fullmatch(node.op_type)) is not None:
+        if (dyadic := _DYADIC.fullmatch(node.op_type)) is not None:
             return cls(
                 dyadic["family"],
                 attributes,
                 trailing=2 if dyadic["trailing"] is None else int(dyadic["trailing"]),
             )
+        match = _LAYER.fullmatch(node.op_type)
         if match is None:
             match = _ELEMENTWISE.fullmatch(node.op_type)
             if match is None or node.domain != DOMAIN:
