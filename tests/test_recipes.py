@@ -29,17 +29,8 @@ def test_built_in_recipes_are_pipelines_in_a_possible_order(name: str) -> None:
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {
-        "auto",
-        "fp32",
-        "int8",
-        "w4a8",
-        "w4a4",
-        "npp",
-        "npp-nf4",
-        "mixed-posit",
-        "mixed-posit-tuned",
-    } <= set(recipe_names())
+    promised = "auto, fp32, int8, w4a8, w4a4, npp, npp-nf4, mixed-posit, mixed-posit-tuned, pikelpn, dpq"
+    assert set(promised.split(", ")) <= set(recipe_names())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +67,21 @@ def test_a_weight_format_takes_the_place_of_the_formats_that_a_recipe_mixes(reci
     shared = assignment(recipe, weight_format="posit4", budget={"posit-fraction": 0.5})
     assert (shared.formats, shared.budget) == ("posit4+int8", {"posit-fraction": 0.5})
     assert assignment("auto", weight_format="nf4").formats == "nf4+int8"
+
+
+def test_kinds_of_layers_take_a_weight_format_or_leave_the_choice_to_a_budget() -> None:
+    def chosen(**options: object) -> dict[str, str]:
+        given = Options(recipe="pikelpn", **options)  # type: ignore[arg-type]
+        return {
+            p.name: p.text
+            for p in recipe_passes(OrtTarget(), given, load_recipe("pikelpn"), None, strict=False)
+        }
+
+    assert chosen()["distribution-heterogeneous"] == "distribution-heterogeneous"
+    assert chosen(weight_format="posit4")["distribution-heterogeneous"].endswith("{format=posit4}")
+    bounded = chosen(budget={"avg-bits": 5.0})
+    assert "distribution-heterogeneous" not in bounded
+    assert bounded["assign-formats"].startswith("assign-formats{formats=fixp4+int8")
 
 
 def test_the_tuned_recipe_is_the_mixed_one_and_retraining() -> None:

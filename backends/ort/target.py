@@ -14,6 +14,7 @@ from lpcompile.ir.inline import inlined
 from lpcompile.ir.lighten import lighten
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, data_inputs
 from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
 from lpcompile.materialise import materialise
 from lpcompile.target import CostModel, Emitted, Options, Support, Target
 
@@ -64,6 +65,8 @@ class OrtTarget(Target):
         if opset < MIN_OPSET:
             return f"{node.op} takes uint8 from opset {MIN_OPSET} on"
         (x,) = data_inputs(node)
+        if _has_twin(node, x):
+            return "with the scale or shift beside it, it would round twice"
         if norm.trailing < 1 or norm.trailing != len(x.shape or ()) - 2:
             return "its channels are not those of a convolution"
         return ""
@@ -85,3 +88,11 @@ class OrtTarget(Target):
         elif proto.functions:
             lighten(proto)
         return Emitted(proto, weight_bytes)
+
+
+def _has_twin(node: Node, x: Value) -> bool:
+    """Whether a Mul, Div, Add or Sub of constants stands next to another one."""
+    if node.op == "BatchNormalization":
+        return False
+    beside = [x.producer, *(n for v in node.outputs if v is not None for n in v.consumers)]
+    return any(n is not None and n.op != "BatchNormalization" and channel_norm(n) is not None for n in beside)

@@ -125,7 +125,17 @@ def between(nodes: str, *, extra: str = "", weights: str = "", head: str = "m (f
     ("text", "op", "reason"),
     [
         (between("z = Softmax (a)"), "Softmax", "no integer form of Softmax"),
-        (between("z = Add (a, c)", weights=", float[3,1,1] c"), "Add", "one operand is a constant"),
+        (between("z = Add (a, c)", weights=", float[1,1,1] c"), "Add", "one operand is a constant"),
+        (
+            between("t = Mul (a, c)  z = Add (t, c)", weights=", float[3,1,1] c"),
+            "Mul",
+            "with the scale or shift beside it, it would round twice",
+        ),
+        (
+            between("z = Mul (a, c)", weights=", float[1,1,W] c").replace("W]", "8]"),
+            "Mul",
+            "its channels are not those of a convolution",
+        ),
         (between("z = Add (a, q)", extra=", float[1,3,8,8] q"), "Add", "its input is float"),
         (between("z = Clip (a, low)", extra=", float low"), "Clip", "its bounds are not constant"),
         (

@@ -23,6 +23,7 @@ from tests.zoo.entries import find_zoo
 TABLES = (
     "accuracy",
     "speed",
+    "norms",
     "four_bit",
     "groups",
     "tuning",
