@@ -146,7 +146,7 @@ def least_beside(rows: F32, min_scale: F32 | None) -> F32:
         min_scale: (C,) least ones for other reasons.
     """
     floor = np.abs(rows).max(axis=1, initial=0) / np.float32(_FINEST * LARGEST)
-    return floor if min_scale is None else np.maximum(floor, min_scale)
+    return np.asarray(floor if min_scale is None else np.maximum(floor, min_scale), np.float32)
 
 
 def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
