@@ -17,7 +17,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
-from lpcompile.passes.side_paths import keeps_scales, side_path_obstacle, with_side_path
+from lpcompile.passes.side_paths import keeps_scales, least_beside, side_path_obstacle, with_side_path
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
@@ -110,10 +110,11 @@ def rounded_layer(
     if decided.rank:
 
         def again(target: F32) -> QuantizedTensor:
-            made = fitting.fit(target, tensor.format)
+            beside = replace(fitting, min_scale=least_beside(rows, fitting.min_scale))
+            made = beside.fit(target, tensor.format)
             if by_metric is None:
                 return made
-            return by_metric.rounded(target, made, min_scale=fitting.min_scale, rounds=rounds)
+            return by_metric.rounded(target, made, min_scale=beside.min_scale, rounds=rounds)
 
         tensor, decided = with_side_path(rows, tensor, decided, metric, again)
         if decided.rank and not keeps_scales(tensor, fitting.min_scale):

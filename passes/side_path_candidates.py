@@ -15,7 +15,7 @@ from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.formats.arrays import F32
 from lpcompile.formats.planned import LEARNED, format_of
 from lpcompile.ir.node import Node
-from lpcompile.passes.side_paths import damped_matrix, side_path_obstacle
+from lpcompile.passes.side_paths import damped_matrix, least_beside, side_path_obstacle
 from lpcompile.plan import METRIC_ROUNDINGS, Kernel
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.rows import to_rows
@@ -43,7 +43,7 @@ def with_side_paths(
     if found.metric is None or not bases:
         return found
     b, a = low_rank(to_rows(node.op, weight.values), max(ranks), damped_matrix(found.metric))
-    floors = None if min_scale is None else min_scale[found.channels]
+    floors = least_beside(found.sample, None if min_scale is None else min_scale[found.channels])
     more = []
     for rank in ranks:
         wanted = [replace(c.weight, rank=rank, side_path=METHOD) for c in bases]

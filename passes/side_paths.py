@@ -21,15 +21,16 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
-from lpcompile.quant.low_rank import low_rank, weighted_loss
+from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.merged_rounding import merged_codes
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.side_path import side_path
+from lpcompile.quant.side_path import LARGEST, side_path
 from lpcompile.target import Target
 
 WITHOUT_METRIC = "loftq"  # what becomes of methods that weigh inputs where inputs are not known
 BY_METRIC = ("qera", "lqer", "lowrank-first")
 ALTERNATIONS = 5
+_FINEST = 4  # steps of a main path to one of the merged image
 OPS = ("Conv", "Gemm", "MatMul")
 Round = Callable[[F32], QuantizedTensor]
 
@@ -105,7 +106,7 @@ def with_side_path(
         found += _settled(rows, main, *low_rank(rows - main.dequantize(), decided.rank, own), metric)
     elif method == "loftq":
         found += _alternated(rows, rounded, tensor, decided.rank)
-    best = min(found, key=lambda t: weighted_loss(rows - t.dequantize(), matrix))
+    best = min(found, key=_judge(rows, matrix))
     if best.side is None:
         return tensor, replace(decided, rank=0, side_path="")
     return best, replace(decided, side_path=method)
@@ -127,11 +128,25 @@ def rounded_again(
     assert path is not None
     b, a = path.factors()
     b = b * tensor.main.int8_image()[1].reshape(-1, 1)
-    main = metric.rounded(np.asarray(target - b @ a, np.float32), tensor.main, min_scale=min_scale)
+    least = least_beside(target, min_scale)
+    main = metric.rounded(np.asarray(target - b @ a, np.float32), tensor.main, min_scale=least)
     own = _weighing(method, damped_matrix(metric))
     found = _settled(target, main, b, a, metric)
     found += _settled(target, main, *low_rank(target - main.dequantize(), path.rank, own), metric)
     return [t for t in found if keeps_scales(t, min_scale)]
+
+
+def least_beside(rows: F32, min_scale: F32 | None) -> F32:
+    """(C,) least scales of a main path: a row that its side path holds whole leaves nothing, and needs no finer steps.
+
+    The merged image of a row is in 127 steps, whatever those of the main path are.
+
+    Args:
+        rows: the real weights, (C, K).
+        min_scale: (C,) least ones for other reasons.
+    """
+    floor = np.abs(rows).max(axis=1, initial=0) / np.float32(_FINEST * LARGEST)
+    return np.asarray(floor if min_scale is None else np.maximum(floor, min_scale), np.float32)
 
 
 def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
@@ -163,6 +178,17 @@ def _weighing(method: str, matrix: F64 | None) -> F64 | None:
 def _beside(main: QuantizedTensor, b: Real, a: Real) -> QuantizedTensor:
     """Codes and these factors in 8 bits."""
     return replace(main, side=side_path(b, a, *main.int8_image(), largest=main.largest_level))
+
+
+def _judge(rows: F32, matrix: F64 | None) -> Callable[[QuantizedTensor], float]:
+    """The output error of a tensor, in float32: to tell tensors apart."""
+    h = None if matrix is None else matrix.astype(np.float32)
+
+    def loss(tensor: QuantizedTensor) -> float:
+        errors = rows - tensor.dequantize()
+        return float(np.sum((errors if h is None else errors @ h) * errors, dtype=np.float64))
+
+    return loss
 
 
 def _settled(

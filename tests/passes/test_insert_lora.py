@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import lpcompile
 from lpcompile.accounts.planned import planned_account
@@ -149,6 +150,22 @@ def test_weights_that_two_layers_read_are_repaired_for_each() -> None:
     found = quantized(shared, f"{NO_COSTS},{GPTQ},{NAME}{{rank=4}}", calls=12)
     assert changed(found) == {"one", "two"}
     assert_exact(found, changed(found))
+
+
+def test_an_output_that_the_path_holds_whole_spoils_no_other() -> None:
+    """Its residual is nothing, and in units of the scale of nothing its factors would take all of their 8 bits."""
+    model = parse_model(NET)
+    (w5,) = (t for t in model.graph.initializer if t.name == "w5")
+    values = numpy_helper.to_array(w5).copy()
+    values[:, 7] *= 300
+    w5.CopyFrom(numpy_helper.from_array(values, "w5"))
+    found = quantized(model, f"{NO_COSTS},{GPTQ},{NAME}{{rank=4}}", calls=12)
+    tensor = found.layers["matmul"].tensor
+    assert tensor is not None
+    assert tensor.side is not None
+    row = np.abs(tensor.side.product()).max(axis=1)
+    assert 127 < row[7] == row.max() < 4.5 * 127
+    assert np.abs(tensor.side.b[np.arange(40) != 7]).max() > 30
 
 
 def test_what_is_rounded_again_keeps_its_path() -> None:

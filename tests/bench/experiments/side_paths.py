@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from lpcompile.formats.arrays import F64, Real
+from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.base import resolve
 from lpcompile.ir.node import Node
-from lpcompile.passes.side_paths import ALTERNATIONS, damped_matrix, mac_ratio, with_side_path
+from lpcompile.passes.side_paths import ALTERNATIONS, damped_matrix, least_beside, mac_ratio, with_side_path
 from lpcompile.plan import WeightPlan
 from lpcompile.quant.codebook_search import Fitting
 from lpcompile.quant.input_metric import InputMetric
@@ -74,7 +74,8 @@ def layer_row(node: Node, metric: InputMetric) -> tuple[Cell, ...]:
     gptq = _rounded(metric, w)
     of_gptq = w - gptq.dequantize()
     plan = WeightPlan("fixp4", "group32", rank=RANK, side_path="lowrank-first")
-    compiled, _ = with_side_path(w, gptq, plan, metric, partial(_rounded, metric))
+    again = partial(_rounded, metric, least=least_beside(w, None))
+    compiled, _ = with_side_path(w, gptq, plan, metric, again)
     errors = (
         e,
         _less(e, low_rank(e, RANK)),
@@ -106,13 +107,13 @@ def _less(e: Real, factors: tuple[F64, F64]) -> F64:
     return np.asarray(e - b @ a)
 
 
-def _fitted(metric: InputMetric, w: Real) -> QuantizedTensor:
-    fitting = Fitting("group", 32, "output-mse", "ufloat8_e4m4", metric.importance)
+def _fitted(metric: InputMetric, w: Real, least: F32 | None = None) -> QuantizedTensor:
+    fitting = Fitting("group", 32, "output-mse", "ufloat8_e4m4", metric.importance, least)
     return fitting.fit(np.asarray(w, np.float32), resolve("fixp4"))
 
 
-def _rounded(metric: InputMetric, w: Real) -> QuantizedTensor:
-    return metric.rounded(np.asarray(w, np.float32), _fitted(metric, w), rounds=0)
+def _rounded(metric: InputMetric, w: Real, least: F32 | None = None) -> QuantizedTensor:
+    return metric.rounded(np.asarray(w, np.float32), _fitted(metric, w, least), min_scale=least, rounds=0)
 
 
 def _alternated(metric: InputMetric, w: Real) -> F64:
