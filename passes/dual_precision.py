@@ -82,7 +82,13 @@ class DualPrecision(Pass):
         wanting = [n for n in todo if graph.plan.layers[n.name].weight.rounding != "fp8-nearest"]
         moments = gather_moments(graph, ctx, wanting, rounded=self.moments == FLOAT8_FORMAT)
         for name, why in moments.left_out.items():
-            report.skip(name, f"not rounded with regard to its outputs: {why}")
+            assumed = graph.node(name).op == "Conv"
+            by = (
+                "rounded by assumed moments of its inputs"
+                if assumed
+                else "not rounded with regard to its outputs"
+            )
+            report.skip(name, f"{by}: {why}")
         # Layers are independent and numpy releases the interpreter lock: two at a time.
         runs = [list(r) for _, r in groupby(todo, lambda n: self._factored(graph, n, moments))]
         with ThreadPoolExecutor(THREADS) as pool:

@@ -1,6 +1,7 @@
 """The weights of one layer in INT4 that is read as FP8: both scales, codes, the correction of the bias."""
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
 from lpcompile.plan import LayerPlan
+from lpcompile.quant.assumed_moments import assumed_gram
 from lpcompile.quant.dual_precision import Stages
 from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
 from lpcompile.quant.gram_factor import GramFactor
@@ -30,7 +32,7 @@ def float8_rounded_layer(
     Args:
         node: the layer.
         layer: its plan; group size of the granularity.
-        metric: of its rounding errors; None where inputs are not known.
+        metric: of its rounding errors; None where inputs are not known: those of a convolution are then assumed.
         how: codes are chosen.
         eighth: the 8-bit format of `quant.dual_precision.FULL_SCALES`.
         factors: of the metric, where another layer has them already.
@@ -48,6 +50,8 @@ def float8_rounded_layer(
             hint="repair the model, or keep the layer with --keep-float",
         )
     gram = None if metric is None else metric.matrix
+    if gram is None and node.op == "Conv":
+        gram = assumed_gram(weight.dims[1], prod(weight.dims[2:]))
     tensor = dual_rounded(Stages.of(rows, group_size(layer), eighth), gram, how, factors)
     values = tensor.dequantize()
     signal, noise = column_energy(rows, values)

@@ -41,8 +41,8 @@ def test_from_file_to_file(model: Path) -> None:
 
 
 def test_cim_refuses_in_one_line(model: Path) -> None:
-    done = lpcompile(model, "-t", "cim", "--recipe", "dpq", "-o", model.parent / "out")
-    error, hint = error_lines(done, code=5)
+    words = (model, "-t", "cim", "--recipe", "dpq", "-o", model.parent / "out")
+    error, hint = error_lines(*words, code=5)
     assert error == "error: target 'cim' has no FP8 arithmetic, which 'dual-precision' is made for"
     assert hint == "hint: use --recipe w4a8: 4-bit weights and 8-bit integers"
     assert not (model.parent / "out").exists()

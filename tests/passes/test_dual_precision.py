@@ -215,6 +215,21 @@ def test_without_data_weights_alone() -> None:
     assert found.sqnr_db() > 12
 
 
+def test_without_data_kernels_keep_their_sums() -> None:
+    text = "m (float[1,4,9,9] x) => (float[1,8,7,7] y) <float[8,4,3,3] w> { y = Conv (x, w) }"
+    found = quantized(text, DPQ, calls=0)
+    assert "assumed moments" in found.skip_reason("dual-precision", "Conv")
+    node = found.graph.layers()[0]
+    tensor, weight = found.layer("Conv").tensor, node.inputs[1]
+    assert tensor is not None
+    assert weight is not None
+    plain = quantized(text, f"{DPQ[:-1]},rule=nearest}}", calls=0).layer("Conv").tensor
+    assert plain is not None
+    sums = weight.values.reshape(8, 4, 9).sum(axis=2)
+    apart = [np.abs(t.dequantize().reshape(8, 4, 9).sum(axis=2) - sums).mean() for t in (tensor, plain)]
+    assert apart[0] < 0.6 * apart[1]
+
+
 def test_one_call_and_dead_inputs() -> None:
     model = parse_model(MLP)
     feeds = random_feeds(model, seed=1)
@@ -347,3 +362,13 @@ def test_form_raises_the_opset() -> None:
     assert {o.version for o in made.model.opset_import if not o.domain} == {21}
     assert made.report["verification"]["runs"]
     assert any("float8" in w for w in made.report["warnings"])
+
+
+def test_good_outputs_are_not_rounded_again() -> None:
+    reports = {
+        bound: quantized(MLP, f"{DPQ},requantize-weights{{below-db={bound}}}").reports["requantize-weights"]
+        for bound in (5, 90)
+    }
+    assert reports[5].changes == []
+    assert "good enough" in reports[5].skips[0].reason
+    assert reports[90].changes
