@@ -42,13 +42,12 @@ from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
-from lpcompile.passes.side_path_candidates import with_side_paths
+from lpcompile.passes.side_path_candidates import parse_ranks, with_side_paths
 from lpcompile.passes.side_paths import refuse_unmerged
 from lpcompile.passes.written_assignment import learned_tables, write_assignment
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
-from lpcompile.quant.side_path import MOST_RANK
 from lpcompile.records import PassReport
 
 ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
@@ -102,10 +101,7 @@ class AssignFormats(Pass):
             format_of(name)
         if self.method in GREEDY and "+" not in self.formats:
             raise ValueError(f"method '{self.method}' goes from one of two formats to the other")
-        if not all(r.isdecimal() and 0 < int(r) <= MOST_RANK for r in filter(None, self.ranks.split("+"))):
-            raise ValueError(
-                f"option 'ranks' is numbers from 1 to {MOST_RANK}, as 4+8+16, not '{self.ranks}'"
-            )
+        parse_ranks(self.ranks)
         if self.samples < 1 or self.joint < 0:
             raise ValueError("option 'samples' is at least 1, 'joint' at least 0")
 
@@ -123,8 +119,7 @@ class AssignFormats(Pass):
         """Plan the weights of every layer whose kernel is not `float`."""
         report = PassReport(self.name)
         ctx.finalists.clear()
-        if self.ranks:
-            refuse_unmerged(ctx.target)
+        refuse_unmerged(ctx.target if self.ranks else None)
         if ctx.decisions is not None:
             for name, layer in graph.plan.layers.items():
                 report.skip(name, f"{layer.weight.format}, as decided in the file")
@@ -256,13 +251,10 @@ class AssignFormats(Pass):
         rules = {n.name: override_of(n.name, overrides) for n in nodes}
         plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name]) for n in nodes}
         fitted = scorer.fitted(plans, floors)
-        if self.ranks:
-            ranks = sorted({int(r) for r in self.ranks.split("+")})
-            fitted |= {
-                n.name: with_side_paths(n, _kernel(graph, n), fitted[n.name], ranks, floors.get(n.name))
-                for n in nodes
-                if rules[n.name] is None
-            }
+        for node in nodes if self.ranks else []:
+            if rules[node.name] is None:
+                more = parse_ranks(self.ranks), floors.get(node.name)
+                fitted[node.name] = with_side_paths(node, _kernel(graph, node), fitted[node.name], *more)
         projected = scorer.projected(fitted)
         found = []
         for node in nodes:

@@ -19,10 +19,23 @@ from lpcompile.passes.side_paths import damped_matrix, least_beside, side_path_o
 from lpcompile.plan import METRIC_ROUNDINGS, Kernel
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.rows import to_rows
+from lpcompile.quant.side_path import MOST_RANK
 
 METHOD = "lowrank-first"
 MOST_MACS = 0.5  # of a layer's own
 MOST_BY_FORMAT = 8  # candidates of the format that paths stand beside
+
+
+def parse_ranks(text: str) -> list[int]:
+    """Ranks of an option, ascending: "4+8+16"; an empty text is none.
+
+    Raises:
+        ValueError: they are no ranks.
+    """
+    words = list(filter(None, text.split("+")))
+    if not all(r.isdecimal() and 0 < int(r) <= MOST_RANK for r in words):
+        raise ValueError(f"option 'ranks' is numbers from 1 to {MOST_RANK}, as 4+8+16, not '{text}'")
+    return sorted({int(r) for r in words})
 
 
 def with_side_paths(
