@@ -1,9 +1,5 @@
 """Whether the network as a whole gained by a pass: measured on the deciding calls, and undone where it lost."""
 
-import math
-
-import numpy as np
-
 from lpcompile.analysis.gain import gain_db
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
@@ -12,25 +8,6 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import QuantPlan
 from lpcompile.records import PassReport
-
-FEW_CALLS = 8  # that tell how good a network is
-
-
-def output_sqnr_db(graph: LpGraph, ctx: PassContext) -> float | None:
-    """Of the rounded network, on some deciding calls; None where nothing can be measured.
-
-    Args:
-        graph: with its plan.
-        ctx: with samples.
-    """
-    outputs = [v.name for v in float_outputs(graph)]
-    if not outputs or ctx.calibration is None or ctx.observe is None:
-        return None
-    calls = ctx.calibration.deciding
-    some = [calls[int(i)] for i in np.linspace(0, len(calls) - 1, min(FEW_CALLS, len(calls))).round()]
-    judge = Judge(ctx.observe(graph, outputs), some, outputs, per_sample=False)
-    noise = float(judge.noise_terms(ctx.observe(rounded_network(graph, graph.plan), outputs)).mean())
-    return float("inf") if noise <= 0 else -10 * math.log10(noise)
 
 
 def keep_if_better(

@@ -29,7 +29,7 @@ from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.planned_norms import put_norms
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
-from lpcompile.passes.keep_if_better import keep_if_better, output_sqnr_db
+from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
@@ -64,7 +64,6 @@ class RequantizeWeights(Pass):
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
     segments: int = 0  # 0: as many as are affordable
-    below_db: float = 0.0  # only where the outputs are worse than this; 0: always
     finalists: int = -1  # of assign-formats that are tried, too, at most; -1: as many as take little time
 
     def __post_init__(self) -> None:
@@ -81,9 +80,6 @@ class RequantizeWeights(Pass):
                 report.skip(node, "no calibration data, so its inputs are not known")
             return report
         names, deciding = [n.name for n in rounded], calibration.deciding
-        if self.below_db and (found := output_sqnr_db(graph, ctx)) is not None and found >= self.below_db:
-            report.skip("all layers", f"the outputs are good enough without: {found:.1f} dB")
-            return report
 
         def again(told: PassReport) -> None:
             before = graph.plan
