@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
+from lpcompile import option_checks
 from lpcompile.analysis.gradients import LOSSES
 from lpcompile.analysis.sensitivity import ALIASES
 from lpcompile.assignment.activation_scoring import score_narrow
 from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
-from lpcompile.assignment.candidates import Rounding, candidates_of
+from lpcompile.assignment.candidates import Rounding
 from lpcompile.assignment.costs import Setting, additive_bounds, bits_left_alone, costs_of, missed_as_asked
 from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.greedy import RULES as GREEDY
@@ -33,10 +34,10 @@ from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, W
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import BudgetError, PipelineError
 from lpcompile.formats.planned import format_of, planned_name
-from lpcompile.ir import block_matmul
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.candidate_plans import candidate_plans
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.input_metrics import input_metrics
@@ -88,15 +89,11 @@ class AssignFormats(Pass):
     posit_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("method", self.method, METHODS),
-            ("loss", self.loss, LOSSES),
-            ("sensitivity", self._sensitivity, SENSITIVITIES),
-            ("rounding", self.rounding, ROUNDINGS),
-            ("activations", self.activations, ACTIVATIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"option '{key}' is one of {', '.join(known)}, not '{value}'")
+        option_checks.one_of("method", self.method, METHODS)
+        option_checks.one_of("loss", self.loss, LOSSES)
+        option_checks.one_of("sensitivity", self._sensitivity, SENSITIVITIES)
+        option_checks.one_of("rounding", self.rounding, ROUNDINGS)
+        option_checks.one_of("activations", self.activations, ACTIVATIONS)
         for name in self.formats.split("+"):
             format_of(name)
         if self.method in GREEDY and "+" not in self.formats:
@@ -336,31 +333,9 @@ class AssignFormats(Pass):
         granularities = None if self.granularities == AUTO_GRANULARITIES else self.granularities.split("+")
         if rule is not None and rule.granularity:
             granularities = [rule.granularity]
-        kernel = _kernel(graph, node)
-        plans = candidates_of(
-            node,
-            ctx.target,
-            formats=formats,
-            granularities=granularities,
-            rounding=self.rounding,
-            expanded=kernel is Kernel.WEIGHT_ONLY,
+        return candidate_plans(
+            node, _kernel(graph, node), facts, ctx.target, formats, granularities, self.rounding
         )
-        packed = kernel is Kernel.NBITS
-        kept = [
-            p
-            for p in plans
-            if not (
-                packed
-                and block_matmul.obstacle(format_of(p.format), p.granularity, facts.rows[1], codebooks=False)
-            )
-        ]
-        if not kept:
-            scales = "" if granularities is None else f" with scales per {' or '.join(granularities)}"
-            raise PipelineError(
-                f"layer '{node.name}' can be stored in none of {', '.join(formats)}{scales}",
-                hint="give more formats, leave the granularity out, or keep the layer with --keep-float",
-            )
-        return kept
 
     def _costs(self) -> list[str]:
         names = ["bits", "posit", "posit-macs", "acev2"]

@@ -196,7 +196,7 @@ def test_a_large_result_goes_to_external_data(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(io, "_KEPT_INLINE_BYTES", 16)
     made.write(tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "model.onnx", "model.onnx.data", "report.json", "decisions.toml",
+        "model.onnx", "model.onnx.data", "report.json", "report.html", "decisions.toml",
     }  # fmt: skip
     feeds = toy_calls("matmul_bias")[0]
     again = lpcompile.load(tmp_path / "out")
