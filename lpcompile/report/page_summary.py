@@ -107,7 +107,7 @@ def _reached(report: Report) -> dict[str, Any]:
         "avg-bits": totals.get("bits_per_weight"),
         "bytes": totals.get("weight_bytes"),
         "ace": totals.get("ace"),
-        "acev2": totals.get("acev2"),
+        "acev2": totals.get("acev2_layers", totals.get("acev2")),  # a bound is of layers
         "energy-pj": totals.get("energy_pj"),
         "posit-fraction": totals.get("posit_fraction"),
         "sqnr-db": quality.get("sqnr_db_output"),
