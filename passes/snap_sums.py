@@ -3,7 +3,8 @@
 y = a + b on integers is q_y = (s_a / s_y) q_a + (s_b / s_y) q_b: two multipliers an element, at 16 bits each as dear as
 the products of a small layer. The scale of y stays, those of a and b are widened to the next multiplier of few bits, in
 the order of execution backwards, so that a sum that is summed again has its scale before its own operands get theirs.
-Widening costs part of a step of 8 bits: an eighth at most with 4 bits, a quarter with 3. [neseem2024, notes sec. 2.4, 7: scales absorbed]
+Widening costs part of a step of 8 bits: an eighth at most with 4 bits, a quarter with 3. [neseem2024, notes sec. 2.4,
+7: scales absorbed]
 """
 
 from dataclasses import dataclass, replace
