@@ -4,6 +4,7 @@ Scales are powers of two, so a product of such floats is the product of the FP8 
 are float32, as in the matrix units. [notes E5]
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import ml_dtypes
@@ -31,7 +32,7 @@ class Float8Writer(Protocol):
         """Write one layer in place and give the bytes of its stored weights."""
 
 
-class Float8Layers:
+class Float8Layers(ABC):
     """What both forms share: each input is rounded once for all its readers; the float operator stays."""
 
     def __init__(self, graph: LpGraph) -> None:
@@ -53,13 +54,15 @@ class Float8Layers:
             node.set_input(2, self.graph.constant(f"{stem(node.name)}/bias_corrected", bias))
         return tensor.nbytes
 
+    @abstractmethod
     def _weights(
         self, node: Node, tensor: DualPrecisionTensor, shape: tuple[int, ...], plan: LayerPlan
     ) -> Value:
-        raise NotImplementedError
+        """The weights of a layer as what its float operator reads."""
 
+    @abstractmethod
     def _round(self, x: Value, scale: float) -> Value:
-        raise NotImplementedError
+        """An input rounded to `scale` times E4M3."""
 
     def _typed(self, node: Node, shape: tuple[int | str | None, ...] | None) -> Value:
         """The output of a new node, float32."""

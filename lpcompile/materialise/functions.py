@@ -147,7 +147,7 @@ def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, outp
 def _scales(graph: LpGraph, tensors: IntegerTensors, node: Node, values: Sequence[Value]) -> list[Value]:
     """Scales of the operands and the result; where the plan holds multipliers, these, and 1 for the others."""
     held = graph.plan.requants.get(node.name)
-    if held is None or len(values) != 1 + len(BINARY):
+    if held is None or node.op not in BINARY:
         return [tensors.parameters(v.name)[0] for v in values]
     first, second, y = (graph.plan.activations[v.name] for v in values)
     if node.op == "Mul":
