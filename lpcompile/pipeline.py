@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from lpcompile.errors import LpcompileError, PassError, PassOptionError, Pipelin
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
-from lpcompile.memory import collect_replaced
+from lpcompile.memory import collect_replaced, freed_blocks_kept
 from lpcompile.plan import ActivationOptions, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
@@ -110,6 +111,7 @@ class Pass(ABC):
     requires: ClassVar[frozenset[Fact]] = frozenset()
     establishes: ClassVar[frozenset[Fact]] = frozenset()
     invalidates: ClassVar[frozenset[Fact]] = frozenset()
+    many_temporaries: ClassVar[bool] = False  # large ones, again and again: freed memory is kept at hand
 
     def planned_weights(self) -> WeightPlan | None:
         """How this pass stores weights, if that is its task."""
@@ -240,7 +242,8 @@ class Pipeline:
         for index, p in enumerate(self.passes):
             start = time.perf_counter()
             try:
-                report = p.run(graph, ctx)
+                with freed_blocks_kept() if p.many_temporaries else nullcontext():
+                    report = p.run(graph, ctx)
                 verify_graph(graph)
             except LpcompileError as error:
                 if isinstance(error, PassError):

@@ -67,6 +67,7 @@ class AssignFormats(Pass):
     name: ClassVar[str] = "assign-formats"
     summary: ClassVar[str] = "choose a number format for every layer: least predicted loss within a budget"
     exact: ClassVar[bool] = False
+    many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED})
     establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.FORMATS_ASSIGNED})
 
@@ -149,9 +150,7 @@ class AssignFormats(Pass):
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         groups = self._groups(graph, ctx, pricing, scored.layers)
         try:
-            left = {
-                name: max(0.0, bound) for name, bound in bounds.items()
-            }  # float layers may take all of it
+            left = {n: max(0.0, bound) for n, bound in bounds.items()}  # float layers may take all of it
             widths, chosen = self._decided(graph, ctx, key, scored, groups, left)
         except BudgetError as error:
             missed = missed_as_asked(error, self.budget, bounds, list(facts.values()))

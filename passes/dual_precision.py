@@ -43,6 +43,7 @@ class DualPrecision(Pass):
     name: ClassVar[str] = "dual-precision"
     summary: ClassVar[str] = "int4 weights that are read as FP8, FP8 activations (DPQ)"
     exact: ClassVar[bool] = False
+    many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCHNORM_FOLDED})
     establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED, Fact.WEIGHTS_QUANTIZED})
 

@@ -33,6 +33,7 @@ class InsertLora(Pass):
     name: ClassVar[str] = "insert-lora"
     summary: ClassVar[str] = "repair few-bit weights by low-rank side paths with 8-bit factors"
     exact: ClassVar[bool] = False
+    many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
     rank: int = 8

@@ -54,6 +54,7 @@ class ReconstructBlocks(Pass):
         "learn codes, biases and narrow ranges block by block, from the float model's tensors"
     )
     exact: ClassVar[bool] = False
+    many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
     iterations: int = 400

@@ -61,6 +61,7 @@ class RequantizeWeights(Pass):
         "round weights again for the inputs that the rounded network gives; empirical biases"
     )
     exact: ClassVar[bool] = False
+    many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 
     segments: int = 0  # 0: as many as are affordable
