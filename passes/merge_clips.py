@@ -47,12 +47,14 @@ def merge_clips(graph: LpGraph, report: PassReport) -> None:
             continue
         if source.dtype is not None and not is_float(source):
             continue
-        obstacle = bypass_obstacle(node) if (low, high) == NOTHING else _obstacle(graph, source, (low, high))
+        obstacle = (
+            bypass_obstacle(node, source) if (low, high) == NOTHING else _obstacle(graph, source, (low, high))
+        )
         if obstacle is not None:
             report.skip(node, obstacle)
             continue
         if (low, high) == NOTHING:
-            graph.bypass(node)
+            graph.bypass(node, source)
             report.change(node, f"{before} that bounds nothing removed")
             continue
         new = _put_bounds(graph, node, source, low, high)

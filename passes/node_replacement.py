@@ -14,9 +14,9 @@ def is_named_outside(value: Value) -> bool:
     return value.is_output or value.used_in_subgraph
 
 
-def bypass_obstacle(node: Node) -> str | None:
-    """Why the node's first input cannot stand for its first output; None where it can."""
-    source = node.inputs[0]
+def bypass_obstacle(node: Node, source: Value | None = None) -> str | None:
+    """Why `source`, by default the node's first input, cannot stand for its first output; None where it can."""
+    source = source or node.inputs[0]
     if source is None:
         return "it has no input"
     if is_named_outside(output_at(node)) and (source.producer is None or is_named_outside(source)):

@@ -259,9 +259,9 @@ class LpGraph:
         else:
             self._store.discard(old_raw)
 
-    def bypass(self, node: Node) -> None:
-        """Replace a node's first output by its first input, and take the node out."""
-        source, target = node.inputs[0], node.outputs[0]
+    def bypass(self, node: Node, source: Value | None = None) -> None:
+        """Replace a node's first output by `source`, by default its first input, and take the node out."""
+        source, target = source or node.inputs[0], node.outputs[0]
         if source is None or target is None:
             raise PassError("a node without first input or output cannot be bypassed", where=node.name)
         self.replace_uses(target, source)

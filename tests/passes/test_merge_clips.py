@@ -7,6 +7,7 @@ import pytest
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.canonicalize import Canonicalize
 from tests.passes.rewriting import CONTEXT, left_alone, rewrite
+from tests.support import parse_model
 
 CONSTANTS = """<float zero = {0}, float one = {1}, float three = {3}, float six = {6}, float minus = {-2},
     float[1] six1 = {6}, float sixth = {0.16666667}, float[2] pair = {1, 2}>"""
@@ -40,6 +41,16 @@ def test_one_clip_for_a_chain(body: str, expected: list[float | None]) -> None:
 def test_a_lower_bound_of_zero_is_relu(body: str) -> None:
     graph, _ = rewrite(Canonicalize(), f"m (float[3, 40] x) => (float[3, 40] y) {CONSTANTS} {{ {body} }}")
     assert graph.ops() == ["Relu"]
+
+
+@pytest.mark.parametrize("body", ["b = Max (far, a)", "b = Max (a, far)", "b = Clip (a, far)"])
+def test_a_bound_that_bounds_nothing_hands_on_what_it_bounds(body: str) -> None:
+    model = parse_model(
+        f"m (float[3, 40] x) => (float[3, 40] y) <float far = {{-1}}> {{ a = Neg (x)  {body}  y = Exp (b) }}"
+    )
+    model.graph.initializer[0].float_data[:] = [-np.inf]
+    graph, _ = rewrite(Canonicalize(), model)
+    assert graph.ops() == ["Neg", "Exp"]
 
 
 def test_bounds_as_attributes_before_opset_eleven() -> None:
