@@ -336,6 +336,8 @@ def move_reason(node: Node) -> str:
     shape, out = (None if v is None else shape_of(v) for v in (x, y))
     if shape is None or out is None:
         return "a shape is not known"
+    if node.op != "Concat" and any(v is not None and not v.is_constant for v in node.inputs[1:]):
+        return "where its elements go is computed by the graph"
     try:
         if node.op == "Slice":
             slice_ranges(node, shape)

@@ -19,7 +19,7 @@ LISTS = """int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3}, int64[1
     int64[2] both = {2, 3}, int64[2] parts = {3, 5}, int64[3] picks = {3, 0, 5}, int64[3] evens = {0, 2, 4},
     int64[4] times = {1, 1, 2, 3}, int64[8] pads = {0, 1, 2, 0, 0, 0, 1, 0}, int64[8] cuts = {0, 0, -1, 0, 0, 0, 0, 0},
     int64[4] shape = {0, 4, 8, 6}, int64[4] batch = {-1, 8, 2, 1}, int64[5] five = {0, 4, 2, 4, 6},
-    int64 zero = {0}, int64[1,2] table, int64[1,2] rising,
+    int64 zero = {0}, int64[1] first = {0}, int64[3] rest = {8, 4, 6}, int64[1,2] table, int64[1,2] rising,
     float[4] twice = {1, 1, 2, 3}, float[4] half = {1, 1, 1.5, 1},
     float value = {0.3},
     int64[4] wide = {1, 8, 4, 6}"""
@@ -56,6 +56,11 @@ ON_THE_HOST = {
     "nearest picks other than whole repetitions": (
         8,
         "b = Resize <coordinate_transformation_mode = 'align_corners', nearest_mode = 'ceil'> (a, , twice)",
+    ),
+    "where its elements go is computed by the graph": (
+        8,
+        "s = Shape (x)\nn = Gather (s, first)\nt = Concat <axis = 0> (n, rest)\n"
+        "c = GlobalAveragePool (a)\nb = Expand (c, t)",
     ),
 }  # fmt: skip
 
