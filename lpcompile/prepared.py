@@ -15,6 +15,7 @@ from lpcompile.errors import InputError, TargetError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.integer_operators import quantised_before
 from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
 from lpcompile.provenance import located, model_bytes, sha256_of
 from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
@@ -96,6 +97,10 @@ class Preparation:
             graph = io.load(source)
             check_finite(graph)
         sha256 = sha256_of(source)
+        if before := quantised_before(graph):
+            self.warnings.append(
+                f"the model was quantised before ({before}), which stays as it is; give the float model it was made of"
+            )
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)
         with located(source):
