@@ -17,6 +17,7 @@ from lpcompile.backends.cim.program import DeviceStage
 from lpcompile.backends.cim.proofs import Proofs, prove
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.simulator import Simulator
+from lpcompile.backends.cim.timeline import timeline
 from lpcompile.backends.cim.trial import batch_of, codes_agree, try_sample
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
@@ -106,7 +107,8 @@ def _with_run(
     }
     found["totals"] = {**found["totals"], **_side_paths(energy), "cycles": result.cycles}
     energies = {n: energy.layer_pj(n) for n in energy.by_layer}
-    return {**report, **found, "verification": verification, "layer_energy_pj": energies}
+    drawn = timeline(record.run, machine.chip.clock_mhz, machine.core_count)
+    return {**report, **found, "verification": verification, "layer_energy_pj": energies, "timeline": drawn}
 
 
 def _machine(machine: MachineDescription) -> dict[str, Any]:

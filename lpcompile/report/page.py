@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
-from lpcompile.report import page_cost, page_energy, page_layers, page_passes, page_summary
+from lpcompile.report import page_cost, page_energy, page_layers, page_passes, page_summary, page_timeline
 from lpcompile.report.json import plain
 
 Report = Mapping[str, Any]
@@ -22,6 +22,7 @@ SECTIONS = (
     page_passes.ledger,
     page_cost.cost,
     page_energy.energy,
+    page_timeline.timeline,
     page_passes.passes,
     page_summary.assumptions,
     page_summary.repeat,

@@ -29,6 +29,16 @@ class Bar:
     error: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """From where to where on an axis; `title` on hover, `css` colours it."""
+
+    start: float
+    end: float
+    title: str
+    css: str
+
+
 Row = tuple[str, Sequence[Bar]]
 
 
@@ -68,6 +78,29 @@ def bars(caption: str, unit: str, rows: Sequence[Row]) -> str:
                     f'<line class="error" x1="{x(at - part.error):.1f}" x2="{x(at + part.error):.1f}" '
                     f'y1="{y + ROW / 2}" y2="{y + ROW / 2}"/>'
                 )
+    shapes.append(f'<text x="{WIDTH - 6}" y="{height - 2}" text-anchor="end">{escape(unit)}</text>')
+    return _figure(caption, height, shapes)
+
+
+def stretches(caption: str, unit: str, rows: Sequence[tuple[str, Sequence[Stretch]]]) -> str:
+    """Rows of stretches on one axis from zero, those of a row below one another."""
+    high = max((s.end for _, row in rows for s in row), default=0.0)
+    if high <= 0:
+        return ""
+    scale = (WIDTH - LABEL - 12) / high
+    height = ROW * len(rows) + FOOT
+    shapes = [_tick(LABEL + at * scale, height, at) for at in ticks(0.0, high)]
+    for i, (name, row) in enumerate(rows):
+        y, thick = ROW * i + 2, (ROW - 4) / max(1, len(row))
+        shapes.append(
+            f'<text x="{LABEL - 6}" y="{y + 11}" text-anchor="end">{escape(shortened(name))}</text>'
+        )
+        shapes += [
+            f'<rect x="{LABEL + s.start * scale:.1f}" y="{y + thick * k:.1f}" '
+            f'width="{max(0.5, (s.end - s.start) * scale):.1f}" height="{thick:.1f}" class="{s.css}">'
+            f"<title>{escape(f'{name}: {s.title}')}</title></rect>"
+            for k, s in enumerate(row)
+        ]
     shapes.append(f'<text x="{WIDTH - 6}" y="{height - 2}" text-anchor="end">{escape(unit)}</text>')
     return _figure(caption, height, shapes)
 

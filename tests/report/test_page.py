@@ -93,7 +93,7 @@ def test_one_whole_page_that_loads_nothing(report: dict[str, Any]) -> None:
     assert all(link.startswith("#") and link[1:] in found.ids for link in found.links)
     assert not re.search(r"@import|url\(|https?://", text.partition('<script type="application/json"')[0])
     wanted = {"summary", "layers", "ledger", "cost", "passes", "repeat"}
-    wanted |= {"energy", "assumptions"} if report["target"] == "cim" else set()
+    wanted |= {"energy", "timeline", "assumptions"} if report["target"] == "cim" else set()
     assert wanted <= set(found.ids)
     assert "<svg" in text
 
