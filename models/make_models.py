@@ -1,7 +1,7 @@
 """Train the digit classifiers of this folder and write them with their samples and `models.toml`.
 
     pip install '.[train]'
-    python models/make_models.py                    # all of them, two to three minutes on two cores
+    python models/make_models.py                    # all of them, five minutes on two cores
     python models/make_models.py digits_resnet      # one
 
 The data is the copy of the UCI "Optical Recognition of Handwritten Digits" set inside the scikit-learn wheel:
@@ -159,6 +159,8 @@ def main() -> None:
     schedule = {
         "digits_resnet": (60, 4e-3),
         "digits_mobilenet": (80, 4e-3),
+        "digits_preactivation": (60, 4e-3),
+        "digits_densenet": (60, 4e-3),
         "digits_transformer": (200, 2e-3),
     }
     data = splits()

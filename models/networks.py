@@ -1,9 +1,9 @@
-"""The three digit classifiers of this folder, as torch modules.
+"""The digit classifiers of this folder, as torch modules.
 
 All take `image`, float32 (N, 1, 16, 16) in [0, 1], and return `logits`, float32 (N, 10).  They are small on
 purpose, yet hold what a quantiser meets in larger networks: residual adds, strided shortcuts, batch
-normalisation after every convolution, depthwise layers with clipped activations, linear bottlenecks and
-attention.
+normalisation after every convolution, depthwise layers with clipped activations, linear bottlenecks, norms that no
+convolution can take in (before it, after an addition or a concatenation), and attention.
 """
 
 import math
@@ -114,6 +114,45 @@ def mobilenet() -> nn.Module:
     return _PooledClassifier(features, 128)
 
 
+class NormConv(nn.Sequential):
+    """Batch normalisation, ReLU, convolution: no convolution before the norm to take it in [he2016identity]."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1) -> None:
+        conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        super().__init__(OrderedDict([("norm", nn.BatchNorm2d(c_in)), ("act", nn.ReLU()), ("conv", conv)]))
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3x3 convolutions, each after its norm; the sum stays as it is [he2016identity]."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = NormConv(c_in, c_out, 3, stride)
+        self.second = NormConv(c_out, c_out, 3)
+        changes = stride != 1 or c_in != c_out
+        self.shortcut: nn.Module = (
+            nn.Conv2d(c_in, c_out, 1, stride, bias=False) if changes else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, c_in, H, W) to (N, c_out, H/stride, W/stride)."""
+        y: Tensor = self.second(self.first(x)) + self.shortcut(x)
+        return y
+
+
+class DenseLayer(nn.Module):
+    """A 1x1 bottleneck and a 3x3 convolution, whose outputs stand beside the inputs [huang2017]."""
+
+    def __init__(self, c_in: int, growth: int) -> None:
+        super().__init__()
+        self.bottleneck = NormConv(c_in, 2 * growth, 1)
+        self.conv = NormConv(2 * growth, growth, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C + growth, H, W)."""
+        return torch.cat([x, self.conv(self.bottleneck(x))], dim=1)
+
+
 class EncoderBlock(nn.Module):
     """Pre-norm transformer block: self-attention, then a two-layer perceptron with GELU [vaswani2017]."""
 
@@ -161,4 +200,40 @@ class Transformer(nn.Module):
         return logits
 
 
-NETWORKS = {"digits_resnet": resnet, "digits_mobilenet": mobilenet, "digits_transformer": Transformer}
+def preactivation() -> nn.Module:
+    """Five pre-activation blocks of 16, 24 and 48 channels, about 61 thousand weights."""
+    features = nn.Sequential(
+        nn.Conv2d(1, 16, 3, 1, 1, bias=False),
+        PreActivationBlock(16, 16, 1),
+        PreActivationBlock(16, 16, 1),
+        PreActivationBlock(16, 24, 2),
+        PreActivationBlock(24, 24, 1),
+        PreActivationBlock(24, 48, 2),
+        nn.BatchNorm2d(48),
+        nn.ReLU(),
+    )
+    return _PooledClassifier(features, 48)
+
+
+def densenet() -> nn.Module:
+    """Two stages of four dense layers with growth 12 and a transition between them, about 35 thousand weights."""
+    growth, width = 12, 24
+    stages: list[nn.Module] = [nn.Conv2d(1, width, 3, 1, 1, bias=False)]
+    for stage in range(2):
+        for _ in range(4):
+            stages.append(DenseLayer(width, growth))
+            width += growth
+        if not stage:
+            stages += [NormConv(width, width // 2, 1), nn.AvgPool2d(2)]
+            width //= 2
+    features = nn.Sequential(*stages, nn.BatchNorm2d(width), nn.ReLU())
+    return _PooledClassifier(features, width)
+
+
+NETWORKS = {
+    "digits_resnet": resnet,
+    "digits_mobilenet": mobilenet,
+    "digits_preactivation": preactivation,
+    "digits_densenet": densenet,
+    "digits_transformer": Transformer,
+}

@@ -41,6 +41,15 @@ def test_model_is_valid_and_holds_what_it_is_for(name: str) -> None:
     wanted = {
         "digits_resnet": {"Conv", "BatchNormalization", "Relu", "Add", "GlobalAveragePool", "Gemm"},
         "digits_mobilenet": {"Conv", "BatchNormalization", "Clip", "Add", "GlobalAveragePool", "Gemm"},
+        "digits_preactivation": {"Conv", "BatchNormalization", "Relu", "Add", "GlobalAveragePool", "Gemm"},
+        "digits_densenet": {
+            "Conv",
+            "BatchNormalization",
+            "Concat",
+            "AveragePool",
+            "GlobalAveragePool",
+            "Gemm",
+        },
         "digits_transformer": {"Conv", "LayerNormalization", "MatMul", "Softmax", "Erf", "Gemm"},
     }
     assert wanted[name] <= ops
