@@ -130,9 +130,7 @@ class PreActivationBlock(nn.Module):
         self.first = NormConv(c_in, c_out, 3, stride)
         self.second = NormConv(c_out, c_out, 3)
         changes = stride != 1 or c_in != c_out
-        self.shortcut: nn.Module = (
-            nn.Conv2d(c_in, c_out, 1, stride, bias=False) if changes else nn.Identity()
-        )
+        self.shortcut: nn.Module = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, c_in, H, W) to (N, c_out, H/stride, W/stride)."""

@@ -3,17 +3,20 @@
 - `nf4`: the 16 quantiles of a normal distribution that QLoRA published, as float32 [dettmers2023]. The
   compiled layer uses the image round(127 * grid).
 - `pot4`: a sign and three bits of exponent, levels {0} and +-2**-e, e = 0..6 [neseem2024, notes sec. 2.5].
-  The three bits ascend with the magnitude: 0 is zero, k is 2**(k - 7); the code of -0 is reserved.
+  The three bits ascend with the magnitude: 0 is zero, k is 2**(k - 7); the code of -0 is reserved. `pot4_log` rounds
+  exponents, as the paper may, in place of values: it decides at 2**-(e + 1/2), and costs more of the values.
 - `lut4:HEX`: a learned table of 16 int8 values, two hexadecimal digits each, in the order of the codes.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from lpcompile.formats.arrays import F64, I8, frozen
+from lpcompile.formats.nearest import Nearest
 from lpcompile.formats.table import TableFormat
 
 # fmt: off
@@ -56,10 +59,12 @@ class NormalFloat(TableFormat):
 class PowerOfTwo(TableFormat):
     """pot4."""
 
+    rounding: Literal["nearest", "log"] = "nearest"
+
     @property
     def name(self) -> str:
-        """pot4."""
-        return "pot4"
+        """pot4, with _log for the rounding of exponents."""
+        return "pot4" if self.rounding == "nearest" else "pot4_log"
 
     @property
     def bits(self) -> int:
@@ -72,6 +77,14 @@ class PowerOfTwo(TableFormat):
         values = np.concatenate([magnitude, -magnitude])
         values[8] = np.nan
         return values
+
+    @cached_property
+    def nearest(self) -> Nearest:
+        """The rounding onto `grid()`."""
+        if self.rounding == "nearest":
+            return Nearest(self._table)
+        between = np.exp2(np.arange(-6, 1) - 0.5)
+        return Nearest(self._table, thresholds=np.concatenate([-between[::-1], between]))
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,8 @@ def parse(name: str) -> TableFormat | None:
     """The format of this name, or None where it is not one of this family."""
     if name == "nf4":
         return NormalFloat()
-    if name == "pot4":
-        return PowerOfTwo()
+    if name in ("pot4", "pot4_log"):
+        return PowerOfTwo("log" if name.endswith("_log") else "nearest")
     match = _LUT4.fullmatch(name)
     return None if match is None else LearnedTable(bytes.fromhex(match["table"]))
 

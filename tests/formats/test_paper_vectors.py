@@ -57,6 +57,22 @@ def test_pikelpn_6_10_power_of_two() -> None:
     expected = [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, -0.25, 0.125, 1 / 64, 1 / 64, 0]
     assert fmt.decode(fmt.encode(w)).tolist() == expected
     assert fmt.grid()[fmt.grid() >= 0].tolist() == [0, *(2.0**-e for e in range(6, -1, -1))]
+    by_exponent = resolve("pot4_log")
+    assert by_exponent.decode(by_exponent.encode(w)).tolist() == [
+        1,
+        1,
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+        -0.25,
+        0.25,
+        0,
+        0,
+        0,
+    ]
+    assert by_exponent.grid().tolist() == fmt.grid().tolist()
 
 
 def test_dpq_v0_casts() -> None:
