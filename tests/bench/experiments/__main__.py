@@ -31,6 +31,7 @@ NAMES: tuple[str, ...] = (
     "dual_precision",
     "side_paths",
     "side_path_networks",
+    "side_path_ranks",
     "norm_modes",
 )
 
