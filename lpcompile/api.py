@@ -17,6 +17,7 @@ from lpcompile.ir import io
 from lpcompile.layer_analysis import Question, analyze_model
 from lpcompile.output import refuse_existing, write_folder
 from lpcompile.pipeline import Observer, Progress, no_progress, quiet
+from lpcompile.planned_model import PlannedModel
 from lpcompile.report.json import read_report, to_json
 from lpcompile.report.page import page
 from lpcompile.runtime.session import Session
@@ -100,7 +101,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def compile(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | PlannedModel,
     *,
     target: str = "ort",
     calibration: Any = None,
@@ -114,7 +115,8 @@ def compile(
     """Compile a float ONNX model.
 
     Args:
-        model: path, bytes or proto.
+        model: path, bytes or proto; or a model that passes called as functions have planned: it is emitted, verified
+            and reported on, and options that would decide are refused.
         target: "ort" or "cim".
         calibration: samples: a `.npz`, a folder, "package.module:attribute", an iterable of {input: array}, an object
             with `get_next()`, or None for weights only.

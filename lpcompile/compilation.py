@@ -21,10 +21,11 @@ from lpcompile.errors import BudgetError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
-from lpcompile.pipeline import Observer, Pipeline, Progress
+from lpcompile.pipeline import Observer, Pipeline, Progress, pipeline_text
 from lpcompile.plan import Kernel, QuantPlan
+from lpcompile.planned_model import PlannedModel
 from lpcompile.prepared import Preparation, Prepared
-from lpcompile.provenance import data_sha256
+from lpcompile.provenance import Source, data_sha256
 from lpcompile.recipe_passes import effort_document, split_at_assignment
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
@@ -66,7 +67,7 @@ class Compilation:
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
     _metric: Metric | None = None
 
-    def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
+    def run(self, source: Source | PlannedModel, data: Any) -> Result:
         """Compile one model; once more without folds that enlarge, where the first result came out too large."""
         keep_large_blocks_apart()
         if self.options.metric is not None:
@@ -84,7 +85,12 @@ class Compilation:
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         budget = Budget.of(self.options.budget)
         preparation = Preparation(self.target_name, self.options, self.progress, self.warnings)
-        prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
+        planned = source if isinstance(source, PlannedModel) else None
+        if planned is None:
+            prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
+        else:
+            prepared = preparation.of_planned(planned, data)
+            self.options = preparation.options
         graph, target, context = prepared.graph, prepared.target, prepared.context
         ledger = Ledger.of(
             None if prepared.generated else prepared.calibration,
@@ -92,8 +98,11 @@ class Compilation:
         )
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries, ledger)
         cost_before = float_costs(graph, shapes_of(prepared.calibration))
-        head, tail = split_at_assignment(prepared.passes)
-        reports = Pipeline(head).run(graph, context, watch.after)
+        head, tail = split_at_assignment(prepared.passes) if planned is None else (prepared.passes, ())
+        if planned is None:
+            reports = Pipeline(head).run(graph, context, watch.after)
+        else:
+            reports, ledger.obstacle = list(planned.reports), "the passes were called one by one"
         yardstick = Yardstick.of(self._metric, graph, self.options)
         found: Searched | None = None
         if tail and budget.measured and prepared.decisions is None:
@@ -153,7 +162,7 @@ class Compilation:
         header = {
             "model_sha256": prepared.sha256,
             "data_sha256": data_sha256(prepared.calibration),
-            "pipeline": Pipeline((*head, *tail)).text,
+            "pipeline": pipeline_text((*head, *tail)),
             "recipe": prepared.recipe.name,
             "target": target.name,
             "seed": str(self.options.seed),

@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,6 +111,7 @@ class Pass(ABC):
     requires: ClassVar[frozenset[Fact]] = frozenset()
     establishes: ClassVar[frozenset[Fact]] = frozenset()
     invalidates: ClassVar[frozenset[Fact]] = frozenset()
+    takes: ClassVar[tuple[str, ...]] = ()  # further arguments of its function (`pass_functions.ARGUMENTS`)
 
     def planned_weights(self) -> WeightPlan | None:
         """How this pass stores weights, if that is its task."""
@@ -186,11 +188,37 @@ def _converted(name: str, key: str, given: Any, default: Any) -> Any:
     return text
 
 
+def pipeline_text(passes: Sequence[Pass]) -> str:
+    """Passes as they can be typed again."""
+    return ",".join(p.text for p in passes)
+
+
 Observer = Callable[[int, Pass, LpGraph, PassReport], None]
 
 
 def quiet(_index: int, _pass: Pass, _graph: LpGraph, _report: PassReport) -> None:
     """Observe nothing."""
+
+
+PLANNED = frozenset({Fact.ACTIVATIONS_QUANTIZED, Fact.FORMATS_ASSIGNED, Fact.WEIGHTS_QUANTIZED})
+
+
+class Kind(StrEnum):
+    """What a pass works on.
+
+    REWRITES: the float graph. STARTS: a plan for a float graph. CARRIES_ON: a plan that another pass has started.
+    """
+
+    REWRITES = "rewrites"
+    STARTS = "starts"
+    CARRIES_ON = "carries-on"
+
+
+def kind_of(cls: type[Pass]) -> Kind:
+    """The kind of a pass, from the facts that it requires and establishes."""
+    if cls.requires & PLANNED:
+        return Kind.CARRIES_ON
+    return Kind.STARTS if cls.establishes & PLANNED else Kind.REWRITES
 
 
 @dataclass(frozen=True)
@@ -214,7 +242,7 @@ class Pipeline:
     @property
     def text(self) -> str:
         """The pipeline as it can be typed again."""
-        return ",".join(p.text for p in self.passes)
+        return pipeline_text(self.passes)
 
     @property
     def planned_weights(self) -> WeightPlan | None:

@@ -18,6 +18,7 @@ from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
 RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 FLOAT8_FORM = "fp8-qdq"
+FLOAT8_OPSET = 21  # INT4 and scales by block
 EMIT_FORMS = ("functions", "standard", "qdq", FLOAT8_FORM)
 
 
