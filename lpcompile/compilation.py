@@ -98,9 +98,11 @@ class Compilation:
         )
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries, ledger)
         cost_before = float_costs(graph, shapes_of(prepared.calibration))
-        head, tail = split_at_assignment(prepared.passes) if planned is None else (prepared.passes, ())
+        head, tail = (
+            split_at_assignment(prepared.passes, prepared.given) if planned is None else (prepared.passes, ())
+        )
         if planned is None:
-            reports = Pipeline(head).run(graph, context, watch.after)
+            reports = Pipeline(head, prepared.given).run(graph, context, watch.after)
         else:
             reports, ledger.obstacle = list(planned.reports), "the passes were called one by one"
         yardstick = Yardstick.of(self._metric, graph, self.options)

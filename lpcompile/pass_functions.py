@@ -1,7 +1,7 @@
 """Passes as functions: one for each entry of the registry, signature and documentation from its options.
 
-`lpcompile.passes.fold_batchnorm(model)` gives a new model. Passes that decide give a `PlannedModel`, the first of them from
-a model, the others from a `PlannedModel`:
+`lpcompile.passes.fold_batchnorm(model)` gives a new model. Passes that decide give a `PlannedModel`, the first of them
+from a model, the others from a `PlannedModel`:
 
     planned = lpcompile.passes.quantize_activations(model, calibration=samples)
     planned = lpcompile.passes.quantize_weights(planned, format="fixp4", rounding="gptq")
@@ -25,7 +25,6 @@ from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import read_decisions
 from lpcompile.errors import InputError, PassOptionError, PipelineError
 from lpcompile.ir import io
-from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PLANNED, Kind, Pass, Pipeline, kind_of, no_progress

@@ -27,7 +27,9 @@ def _function(name: str) -> str:
     lines = []
     for i, p in enumerate(signature.parameters.values()):
         kind = p.annotation if isinstance(p.annotation, str) else p.annotation.__name__
-        lines.append(f"    {p.name}: {kind}" + ("" if p.default is p.empty else f" = {_text(p.default)}") + ",")
+        lines.append(
+            f"    {p.name}: {kind}" + ("" if p.default is p.empty else f" = {_text(p.default)}") + ","
+        )
         lines += ["    *,"] if i == 0 else []
     body = "\n".join(lines)
     head = f"def {name.replace('-', '_')}(\n{body}\n) -> {signature.return_annotation}:"

@@ -292,7 +292,11 @@ class Pipeline:
 def _who_establishes(fact: Fact, passes: Sequence[Pass]) -> str:
     from lpcompile.registry import all_passes
 
-    makers = [name for name, cls in all_passes().items() if fact in cls.establishes]
+    known = all_passes()
+    makers = sorted(
+        (name for name, cls in known.items() if fact in cls.establishes),
+        key=lambda n: len(known[n].establishes),
+    )
     if not makers:
         return f"the caller must provide '{fact.value}' before the pipeline starts"
     later = [p.name for p in passes if p.name in makers]

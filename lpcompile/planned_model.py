@@ -18,6 +18,7 @@ from lpcompile.records import PassReport
 from lpcompile.report.document import versions
 from lpcompile.target import FLOAT8_FORM, FLOAT8_OPSET, Options, Target
 
+ONE_BY_ONE = "passes"  # stands for a recipe where passes were called as functions
 CACHES = ("statistics", "metrics", "without_metric", "scored", "finalists", "rounded")  # of `PassContext`
 
 
@@ -60,7 +61,7 @@ class PlannedModel:
 
     @property
     def pipeline(self) -> str:
-        """The passes as pipeline text, as `lpcompile.compile(passes=...)` takes it."""
+        """The passes as pipeline text."""
         return pipeline_text(self.passes)
 
     @property
@@ -70,7 +71,7 @@ class PlannedModel:
             "model_sha256": sha256_of(self.source),
             "data_sha256": data_sha256(self._context.calibration),
             "pipeline": self.pipeline,
-            "recipe": "passes",
+            "recipe": ONE_BY_ONE,
             "target": self.target.name,
             "seed": str(self.options.seed),
             "emit": self.options.emit,
@@ -97,7 +98,9 @@ class PlannedModel:
             PipelineError: weights are planned that no pass has rounded, or the form is for layers that are not planned.
             TargetError: the form needs an opset that the model cannot be raised to.
         """
-        waiting = [k for k, v in self.plan.layers.items() if v.kernel is not Kernel.FLOAT and v.tensor is None]
+        waiting = [
+            k for k, v in self.plan.layers.items() if v.kernel is not Kernel.FLOAT and v.tensor is None
+        ]
         if waiting:
             raise PipelineError(
                 f"the weights of {len(waiting)} layers are not rounded yet, as of '{waiting[0]}'",
@@ -111,7 +114,9 @@ class PlannedModel:
                     hint="plan with lpcompile.passes.dual_precision",
                 )
             if reason := graph.raise_opset(FLOAT8_OPSET):
-                raise TargetError(f"the form '{emit}' needs opset {FLOAT8_OPSET}: {reason}", hint="use another")
+                raise TargetError(
+                    f"the form '{emit}' needs opset {FLOAT8_OPSET}: {reason}", hint="use another"
+                )
         return graph
 
     def context(self, **changed: Any) -> PassContext:

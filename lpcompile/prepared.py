@@ -16,8 +16,8 @@ from lpcompile.ir import io
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
-from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
-from lpcompile.planned_model import PlannedModel
+from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline, Progress
+from lpcompile.planned_model import ONE_BY_ONE, PlannedModel
 from lpcompile.provenance import located, model_bytes, sha256_of
 from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
@@ -66,6 +66,12 @@ class Prepared:
     deciding: list[Feeds]
     allowed: Sizes
     original: LpGraph | None
+
+    @property
+    def given(self) -> frozenset[Fact]:
+        """What holds before the passes: decisions of passes that were called as functions are for a rewritten model."""
+        one_by_one = self.decisions is not None and self.decisions.header.get("recipe") == ONE_BY_ONE
+        return frozenset(Fact) - PLANNED if one_by_one else frozenset()
 
 
 @dataclass
@@ -153,7 +159,7 @@ class Preparation:
             data=None if calibration is None or calibration.generated else calibration,
             sha256=sha256_of(planned.source),
             target=planned.target,
-            recipe=Recipe("passes", "", planned.pipeline, 0.0, ""),
+            recipe=Recipe(ONE_BY_ONE, "", planned.pipeline, 0.0, ""),
             decisions=None,
             passes=planned.passes,
             graph=graph,
