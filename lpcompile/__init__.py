@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lpcompile.api import Artefacts, analyze, compile, cost, load, tune
     from lpcompile.errors import LpcompileError
     from lpcompile.planned_model import PlannedModel
+    from lpcompile.static_quantisation import quantize_static
     from lpcompile.target import Options
 
 _PUBLIC = {
@@ -25,6 +26,7 @@ _PUBLIC = {
     "LpcompileError": "lpcompile.errors",
     "Options": "lpcompile.target",
     "PlannedModel": "lpcompile.planned_model",
+    "quantize_static": "lpcompile.static_quantisation",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "cost",
     "load",
     "passes",
+    "quantize_static",
     "tune",
 ]
 
