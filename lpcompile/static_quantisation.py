@@ -132,19 +132,16 @@ def quantize_static(
             raise _refused("reduce_range with 4-bit weights", "leave it out: their products cannot saturate")
         weights = "int7"
     if weights == "int4" and form == "qdq":
-        _warn(
-            "weight_type of 4 bits",
-            'QDQ holds their values in int8; quant_format="QOperator" keeps them packed',
+        notes.append(
+            'weight_type: QDQ holds 4-bit values in int8; quant_format="QOperator" keeps them packed'
         )
-    rule = _known("calibrate_method", calibrate_method, METHODS)
-    extra = _extra(extra_options or {})
+    rule = _known("calibrate_method", calibrate_method, METHODS, notes)
+    extra = _extra(extra_options or {}, notes)
     names = [p if isinstance(p, str) else p[0] for p in calibration_providers or (CPU,)]
     if CPU not in names:
         notes.append(f"calibration_providers: the calibration runs with {CPU}")
-    for note in notes:
-        warnings.warn(
-            f"quantize_static: {note}", UserWarning, stacklevel=2
-        )  # shown once by the default filter
+    for note in notes:  # the default filter shows each once
+        warnings.warn(f"quantize_static: {note}", UserWarning, stacklevel=2)
     percentile = f", percentile={extra['CalibPercentile']}" if "CalibPercentile" in extra else ""
     pipeline = (
         REWRITES,
