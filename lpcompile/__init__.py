@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lpcompile.api import Artefacts, analyze, compile, cost, load, tune
     from lpcompile.errors import LpcompileError
     from lpcompile.planned_model import PlannedModel
+    from lpcompile.progress import Step
     from lpcompile.static_quantisation import quantize_static
     from lpcompile.target import Options
 
@@ -26,6 +27,7 @@ _PUBLIC = {
     "LpcompileError": "lpcompile.errors",
     "Options": "lpcompile.target",
     "PlannedModel": "lpcompile.planned_model",
+    "Step": "lpcompile.progress",
     "quantize_static": "lpcompile.static_quantisation",
 }
 
@@ -34,6 +36,7 @@ __all__ = [
     "LpcompileError",
     "Options",
     "PlannedModel",
+    "Step",
     "__version__",
     "analyze",
     "compile",

@@ -16,8 +16,9 @@ from lpcompile.graph_costs import model_costs
 from lpcompile.ir import io
 from lpcompile.layer_analysis import Question, analyze_model
 from lpcompile.output import refuse_existing, write_folder
-from lpcompile.pipeline import Observer, Progress, no_progress, quiet
+from lpcompile.pipeline import Observer, quiet
 from lpcompile.planned_model import PlannedModel
+from lpcompile.progress import Steps, Tell
 from lpcompile.report.json import read_report, to_json
 from lpcompile.report.page import page
 from lpcompile.runtime.session import Session
@@ -108,7 +109,7 @@ def compile(
     recipe: str | None = None,
     output: str | os.PathLike[str] | None = None,
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     observe: Observer | None = None,
     **overrides: Any,
 ) -> Artefacts:
@@ -123,7 +124,8 @@ def compile(
         recipe: name of a recipe or path of a TOML file; None takes the target's default.
         output: folder to write to; None writes nothing.
         options: everything else that the command line offers.
-        progress: called as progress(what, done, total).
+        progress: called with a `Step` at the start of each pass and as loops go on: name of the pass, fraction of the
+            loop that is over, seconds left, ... What it raises ends the compilation, and nothing is written.
         observe: called after each pass.
         **overrides: single fields of `Options`.
 
@@ -135,7 +137,7 @@ def compile(
         chosen = replace(chosen, recipe=recipe)
     if output is not None:
         refuse_existing(Path(output), force=chosen.force)
-    done = Compilation(target, chosen, progress or no_progress, observe or quiet).run(model, calibration)
+    done = Compilation(target, chosen, Steps(progress), observe or quiet).run(model, calibration)
     artefacts = Artefacts(done.model, done.report, done.decisions, None, done.temporaries, done.files)
     if output is not None and not chosen.dry_run:
         artefacts.write(output, force=chosen.force)
@@ -172,7 +174,7 @@ def analyze(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     calibration: Any,
     *,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     **question: Any,
 ) -> dict[str, Any]:
     """Rank the layers of a float ONNX model by what it loses when their weights are quantised, one at a time.
@@ -180,7 +182,7 @@ def analyze(
     Args:
         model: path, bytes or proto.
         calibration: samples as `compile` takes them; labels among them, where the loss asks for them.
-        progress: called as progress(what, done, total).
+        progress: called with a `Step` as loops go on.
         **question: fields of `layer_analysis.Question`: methods, format, granularity, loss, activations, samples, ...
 
     Returns:

@@ -17,14 +17,15 @@ from lpcompile.assignment.budget import Budget, keeps
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
-from lpcompile.errors import BudgetError
+from lpcompile.errors import BudgetError, LpcompileError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
-from lpcompile.pipeline import Observer, Pipeline, Progress, pipeline_text
+from lpcompile.pipeline import Observer, Pipeline, pipeline_text
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.planned_model import PlannedModel
 from lpcompile.prepared import Preparation, Prepared
+from lpcompile.progress import Steps
 from lpcompile.provenance import Source, data_sha256
 from lpcompile.recipe_passes import effort_document, split_at_assignment
 from lpcompile.records import PassReport
@@ -61,7 +62,7 @@ class Compilation:
 
     target_name: str
     options: Options
-    progress: Progress
+    progress: Steps
     observe: Observer
     warnings: list[str] = field(default_factory=list)
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
@@ -73,6 +74,13 @@ class Compilation:
         if self.options.metric is not None:
             self._metric = load_metric(self.options.metric)
             self.options = replace(self.options, metric=self._metric.reference)  # a function has a name
+        try:
+            return self._attempts(source, data)
+        except LpcompileError:
+            self.progress.check()  # what a listener raised may have been taken for an error of a step
+            raise
+
+    def _attempts(self, source: Source | PlannedModel, data: Any) -> Result:
         try:
             return self._run(source, data)
         except TooLargeError as error:
@@ -95,6 +103,7 @@ class Compilation:
         ledger = Ledger.of(
             None if prepared.generated else prepared.calibration,
             lambda g, tensors: observer(g, tensors, threads=self.options.threads),
+            self.progress,
         )
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries, ledger)
         cost_before = float_costs(graph, shapes_of(prepared.calibration))
@@ -144,7 +153,12 @@ class Compilation:
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
         if emission is None:
             gate = Gate(
-                prepared.calls, prepared.expected, prepared.allowed, prepared.original, prepared.recipe
+                prepared.calls,
+                prepared.expected,
+                prepared.allowed,
+                prepared.original,
+                prepared.recipe,
+                self.progress,
             )
             emission = emit(graph, target, self.options, gate)
         self.warnings += emission.warnings
@@ -161,6 +175,7 @@ class Compilation:
         if found is not None:
             report["search"] = found.document
         self._check_budget(report)
+        self.progress.check()
         header = {
             "model_sha256": prepared.sha256,
             "data_sha256": data_sha256(prepared.calibration),
@@ -205,7 +220,7 @@ class Compilation:
         trial = None
         if calls and emission.verdict.outputs:
             trial = Trial(calls[0], emission.verdict.outputs, HostSessions(self.options.threads))
-        return target.build(emitted.reference, emitted.numbers, self.options, trial)
+        return target.build(emitted.reference, emitted.numbers, self.options, trial, self.progress)
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         prepared, verdict = facts.prepared, facts.emission.verdict

@@ -27,9 +27,10 @@ from lpcompile.errors import InputError, PassOptionError, PipelineError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
-from lpcompile.pipeline import PLANNED, Kind, Pass, Pipeline, kind_of, no_progress
+from lpcompile.pipeline import PLANNED, Kind, Pass, Pipeline, kind_of
 from lpcompile.planned_model import PlannedModel
 from lpcompile.prepared import Preparation
+from lpcompile.progress import Steps
 from lpcompile.provenance import located
 from lpcompile.target import Options
 
@@ -79,9 +80,9 @@ ARGUMENTS = {
         "called with what the pass did and left alone (`records.PassReport`).",
     ),
     "progress": Argument(
-        "Callable[[str, int, int], object] | None",
+        "Callable[[Step], object] | None",
         None,
-        "called as progress(what, done, total) by loops that take time.",
+        "called with a `Step` as loops go on.",
     ),
 }
 STARTING = (
@@ -214,7 +215,8 @@ def _carry_on(done: Pass, planned: Any, call: Mapping[str, Any]) -> PlannedModel
             f"pass '{done.name}' carries on a plan, not a {type(planned).__name__}",
             hint="start one with lpcompile.passes.quantize_activations(model, calibration=...)",
         )
-    changed: dict[str, Any] = {"progress": call["progress"] or no_progress}
+    steps = Steps(call["progress"])
+    changed: dict[str, Any] = {"progress": steps, "entering": steps.entering}
     if call.get("calibration") is not None:
         changed["calibration"] = load_samples(
             call["calibration"], _inputs(LpGraph.from_proto(planned.source)), done.wanted_labels
@@ -238,7 +240,7 @@ def _opened(model: Any, call: Mapping[str, Any]) -> tuple[LpGraph, Preparation]:
         input_shapes=dict(call.get("input_shapes") or {}),
         machine=call.get("machine"),
     )
-    return graph, Preparation(call.get("target", "ort"), options, call["progress"] or no_progress)
+    return graph, Preparation(call.get("target", "ort"), options, Steps(call["progress"]))
 
 
 def _later(call: Mapping[str, Any]) -> tuple[Pass, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from onnx import ModelProto
 
 from lpcompile.planned_model import PlannedModel
+from lpcompile.progress import Step
 from lpcompile.records import PassReport
 '''
 

@@ -21,6 +21,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced
 from lpcompile.plan import ActivationOptions, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 from lpcompile.target import Target
@@ -28,11 +29,6 @@ from lpcompile.target import Target
 Arrays = dict[str, np.ndarray]
 RunModel = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], Arrays]
 ObserveGraph = Callable[[LpGraph, Sequence[str]], RunFeeds]
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(_what: str, _done: int, _total: int) -> None:
-    """Show nothing."""
 
 
 @dataclass
@@ -47,6 +43,7 @@ class PassContext:
         calibration: the samples, or None where the user gave none.
         seed: of every random choice.
         progress: called as progress(what, done, total) by loops that may take seconds.
+        entering: called with the name of each pass before it runs, and with "" after the last.
         keep_float: names of nodes that the user wants float.
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
@@ -75,6 +72,7 @@ class PassContext:
     calibration: Calibration | None = None
     seed: int = 0
     progress: Progress = no_progress
+    entering: Callable[[str], object] = str
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
     activations: ActivationOptions | None = None
@@ -266,6 +264,7 @@ class Pipeline:
         reports: list[PassReport] = []
         done: list[str] = []
         for index, p in enumerate(self.passes):
+            ctx.entering(p.name)
             start = time.perf_counter()
             try:
                 report = p.run(graph, ctx)
@@ -286,6 +285,7 @@ class Pipeline:
             reports.append(report)
             done.append(p.name)
             observe(first + index, p, graph, report)
+        ctx.entering("")
         return reports
 
 

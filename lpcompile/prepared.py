@@ -16,8 +16,9 @@ from lpcompile.ir import io
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
-from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline, Progress
+from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
 from lpcompile.planned_model import ONE_BY_ONE, PlannedModel
+from lpcompile.progress import Progress, Steps
 from lpcompile.provenance import located, model_bytes, sha256_of
 from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
@@ -216,6 +217,7 @@ class Preparation:
             calibration=calibration,
             seed=self.options.seed,
             progress=self.progress,
+            entering=self.progress.entering if isinstance(self.progress, Steps) else str,
             keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
             weights=pipeline.planned_weights,
@@ -282,8 +284,11 @@ class Preparation:
     def judging(self, reference: Session, calibration: Calibration | None) -> tuple[list[Feeds], list[Feeds]]:
         """Calls to judge the result on, and what the float model gives on them."""
         if calibration is not None:
-            calls = calibration.judging
-            return calls, [reference.run(c) for c in calls]
+            calls, expected = calibration.judging, list[Feeds]()
+            for i, call in enumerate(calls):
+                expected.append(reference.run(call))
+                self.progress("running the float model", i + 1, len(calls))
+            return calls, expected
         try:
             seeds = range(self.options.seed, self.options.seed + GENERATED_CALLS)
             calls = [random_feeds(reference.inputs, seed, self.options.input_shapes) for seed in seeds]

@@ -7,13 +7,14 @@ from typing import Any
 from onnx import ModelProto
 
 from lpcompile.planned_model import PlannedModel
+from lpcompile.progress import Step
 from lpcompile.records import PassReport
 
 def widen_float16(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """Spells float16 graphs in float32, so that their layers can run on integers."""
 
@@ -21,7 +22,7 @@ def canonicalize(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """One spelling for padding, clips, pools and matrix products; no-ops removed."""
 
@@ -30,7 +31,7 @@ def fold_constants(
     *,
     growth_bytes: int = 65536,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """Constant expressions and static shape computations evaluated."""
 
@@ -38,7 +39,7 @@ def fold_batchnorm(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """Batch norms and per-channel Mul and Add folded into the layer beside them."""
 
@@ -46,7 +47,7 @@ def split_prelu(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """PRelu as LeakyRelu, or as clamps, a scale by channel and a sum, which run on integers."""
 
@@ -55,7 +56,7 @@ def rotate(
     *,
     seed: int = 0,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """Residual streams of transformers rotated, folded into weights."""
 
@@ -71,7 +72,7 @@ def equalize(
     keep_float: Sequence[str] = (),
     followed_by: str = "",
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """Channels scaled between layers, so that rounding loses less."""
 
@@ -80,7 +81,7 @@ def widen_sums(
     *,
     followed_by: str = "",
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
     """Sums keep 8 bits where layers read the same tensor in 4."""
 
@@ -103,7 +104,7 @@ def quantize_activations(
     followed_by: str = "",
     decisions: str | PathLike[str] | None = None,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Decide what runs on integers; static ranges from streamed statistics; tie groups."""
 
@@ -112,7 +113,7 @@ def snap_sums(
     *,
     bits: int = 4,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Scales of what is summed, so that sums multiply by few bits."""
 
@@ -123,7 +124,7 @@ def search_ranges(
     samples: int = 256,
     runs: int = 120,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Search ranges of activations by output noise; kept if they win on other samples."""
 
@@ -148,7 +149,7 @@ def dual_precision(
     followed_by: str = "",
     decisions: str | PathLike[str] | None = None,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Int4 weights that are read as FP8, FP8 activations (DPQ)."""
 
@@ -174,7 +175,7 @@ def assign_formats(
     posit_fraction: float = 0.0,
     layer_formats: Sequence[str] = (),
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Choose a number format for every layer: least predicted loss within a budget."""
 
@@ -187,7 +188,7 @@ def distribution_heterogeneous(
     pot4: str = "never",
     weight: float = 0.1,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Depthwise layers and both ends in 8 bits, pointwise ones in 4; powers of two on request."""
 
@@ -203,7 +204,7 @@ def quantize_weights(
     sweeps: int = 2,
     rho: float = -1.0,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Round weights to their format; channel scales at 8 bits, integer group scales."""
 
@@ -216,7 +217,7 @@ def insert_lora(
     most_macs: float = 0.5,
     sweeps: int = 0,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Repair few-bit weights by low-rank side paths with 8-bit factors."""
 
@@ -224,7 +225,7 @@ def correct_bias(
     planned: PlannedModel,
     *,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Take the mean error of rounded weights out of the bias."""
 
@@ -232,7 +233,7 @@ def reestimate_batchnorm(
     planned: PlannedModel,
     *,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Batch norms that stayed give the float network's means and variances again."""
 
@@ -242,7 +243,7 @@ def requantize_weights(
     segments: int = 0,
     finalists: int = -1,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Round weights again for the inputs that the rounded network gives; empirical biases."""
 
@@ -252,7 +253,7 @@ def quantnorm(
     mode: str = "dyadic",
     bits: int = 8,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Requantisation multipliers, norms inside, in few bits or as shifts."""
 
@@ -262,7 +263,7 @@ def double_quantize(
     mode: str = "dyadic",
     bits: int = 8,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Channel scales as powers of two, in few bits, or in steps of the largest; weights follow."""
 
@@ -282,7 +283,7 @@ def reconstruct_blocks(
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Learn codes, biases and narrow ranges block by block, from the float model's tensors."""
 
@@ -312,7 +313,7 @@ def tune_weights(
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Retrain rounded weights and biases on the samples; they come back as codes."""
 
@@ -328,6 +329,6 @@ def tune_scales(
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
     report: Callable[[PassReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Train scales, biases, norms and ranges together on the samples; the codes stay."""

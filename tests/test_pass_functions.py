@@ -173,14 +173,15 @@ def test_decisions_of_functions_replay(rounded: lpcompile.PlannedModel, tmp_path
 
 def test_reports_and_progress_are_told(started: lpcompile.PlannedModel) -> None:
     told: list[PassReport] = []
-    steps: list[tuple[str, int, int]] = []
+    steps: list[lpcompile.Step] = []
     lpcompile.passes.fold_batchnorm(RESNET, report=told.append)
-    lpcompile.passes.quantize_weights(started, report=told.append, progress=lambda *step: steps.append(step))
+    lpcompile.passes.quantize_weights(started, report=told.append, progress=steps.append)
     assert [r.name for r in told] == ["fold-batchnorm", "quantize-weights"]
     norms = {n.name for n in RESNET.graph.node if n.op_type == "BatchNormalization"}
     assert {c.node for c in told[0].changes} | {c.node for c in told[0].skips} == norms
-    assert steps[-1][0] == "rounding weights"
-    assert steps[-1][1] == steps[-1][2] == len(started.plan.layers)
+    assert (steps[0].pass_name, steps[0].total) == ("quantize-weights", 0)
+    assert (steps[-1].pass_name, steps[-1].what) == ("quantize-weights", "rounding weights")
+    assert steps[-1].done == steps[-1].total == len(started.plan.layers)
 
 
 def test_followed_by_tells_what_comes_later() -> None:

@@ -186,8 +186,8 @@ class Interrupted(Exception):
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(narrow: Quantized, tmp_path: Path) -> None:
     whole, report, _ = reconstructed(narrow, checkpoint=tmp_path / "whole")
 
-    def stop(_what: str, done: int, total: int) -> None:
-        if done > total // 2 + 3:
+    def stop(step: lpcompile.Step) -> None:
+        if step.what.startswith("reconstructing") and step.done > step.total // 2 + 3:
             raise Interrupted
 
     with pytest.raises(Interrupted):

@@ -142,8 +142,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     whole, report = tuned(cnn, options, checkpoint=tmp_path / "whole")
     steps = int(report.metrics["steps"])
 
-    def stop(what: str, done: int, total: int) -> None:
-        if what.startswith("retraining") and done > steps // 2 + 1:
+    def stop(step: lpcompile.Step) -> None:
+        if step.what.startswith("retraining") and step.done > steps // 2 + 1:
             raise Interrupted
 
     with pytest.raises(Interrupted):
