@@ -11,6 +11,7 @@ from lpcompile.errors import CalibrationError, GradientError, InputError, Output
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_norms import with_norms
 from lpcompile.pipeline import PassContext
+from lpcompile.progress import Step
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.runtime.execution import observer
@@ -142,7 +143,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     whole, report = tuned(cnn, options, checkpoint=tmp_path / "whole")
     steps = int(report.metrics["steps"])
 
-    def stop(step: lpcompile.Step) -> None:
+    def stop(step: Step) -> None:
         if step.what.startswith("retraining") and step.done > steps // 2 + 1:
             raise Interrupted
 
