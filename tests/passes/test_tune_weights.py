@@ -11,7 +11,6 @@ from lpcompile.errors import CalibrationError, GradientError, InputError, Output
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_norms import with_norms
 from lpcompile.pipeline import PassContext
-from lpcompile.progress import Step
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline
 from lpcompile.runtime.execution import observer
@@ -143,8 +142,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     whole, report = tuned(cnn, options, checkpoint=tmp_path / "whole")
     steps = int(report.metrics["steps"])
 
-    def stop(step: Step) -> None:
-        if step.what.startswith("retraining") and step.done > steps // 2 + 1:
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("retraining") and done > steps // 2 + 1:
             raise Interrupted
 
     with pytest.raises(Interrupted):
