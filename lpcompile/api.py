@@ -16,7 +16,9 @@ from lpcompile.graph_costs import model_costs
 from lpcompile.ir import io
 from lpcompile.layer_analysis import Question, analyze_model
 from lpcompile.output import refuse_existing, write_folder
-from lpcompile.pipeline import Observer, Progress, no_progress, quiet
+from lpcompile.pipeline import Observer, quiet
+from lpcompile.planned_model import PlannedModel
+from lpcompile.progress import Steps, Tell
 from lpcompile.report.json import read_report, to_json
 from lpcompile.report.page import page
 from lpcompile.runtime.session import Session
@@ -100,28 +102,30 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def compile(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | PlannedModel,
     *,
     target: str = "ort",
     calibration: Any = None,
     recipe: str | None = None,
     output: str | os.PathLike[str] | None = None,
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     observe: Observer | None = None,
     **overrides: Any,
 ) -> Artefacts:
     """Compile a float ONNX model.
 
     Args:
-        model: path, bytes or proto.
+        model: path, bytes or proto; or a model that passes called as functions have planned: it is emitted, verified
+            and reported on, and options that would decide are refused.
         target: "ort" or "cim".
         calibration: samples: a `.npz`, a folder, "package.module:attribute", an iterable of {input: array}, an object
             with `get_next()`, or None for weights only.
         recipe: name of a recipe or path of a TOML file; None takes the target's default.
         output: folder to write to; None writes nothing.
         options: everything else that the command line offers.
-        progress: called as progress(what, done, total).
+        progress: called with a `Step` at the start of each pass and as loops go on: name of the pass, fraction of the
+            loop that is over, seconds left, ... What it raises ends the compilation, and nothing is written.
         observe: called after each pass.
         **overrides: single fields of `Options`.
 
@@ -133,7 +137,7 @@ def compile(
         chosen = replace(chosen, recipe=recipe)
     if output is not None:
         refuse_existing(Path(output), force=chosen.force)
-    done = Compilation(target, chosen, progress or no_progress, observe or quiet).run(model, calibration)
+    done = Compilation(target, chosen, Steps(progress), observe or quiet).run(model, calibration)
     artefacts = Artefacts(done.model, done.report, done.decisions, None, done.temporaries, done.files)
     if output is not None and not chosen.dry_run:
         artefacts.write(output, force=chosen.force)
@@ -170,7 +174,7 @@ def analyze(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     calibration: Any,
     *,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     **question: Any,
 ) -> dict[str, Any]:
     """Rank the layers of a float ONNX model by what it loses when their weights are quantised, one at a time.
@@ -178,7 +182,7 @@ def analyze(
     Args:
         model: path, bytes or proto.
         calibration: samples as `compile` takes them; labels among them, where the loss asks for them.
-        progress: called as progress(what, done, total).
+        progress: called with a `Step` as loops go on.
         **question: fields of `layer_analysis.Question`: methods, format, granularity, loss, activations, samples, ...
 
     Returns:

@@ -17,14 +17,16 @@ from lpcompile.assignment.budget import Budget, keeps
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
-from lpcompile.errors import BudgetError
+from lpcompile.errors import BudgetError, LpcompileError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
-from lpcompile.pipeline import Observer, Pipeline, Progress
+from lpcompile.pipeline import Observer, Pipeline, pipeline_text
 from lpcompile.plan import Kernel, QuantPlan
+from lpcompile.planned_model import PlannedModel
 from lpcompile.prepared import Preparation, Prepared
-from lpcompile.provenance import data_sha256
+from lpcompile.progress import Steps
+from lpcompile.provenance import Source, data_sha256
 from lpcompile.recipe_passes import effort_document, split_at_assignment
 from lpcompile.records import PassReport
 from lpcompile.released import release_rounded
@@ -60,18 +62,25 @@ class Compilation:
 
     target_name: str
     options: Options
-    progress: Progress
+    progress: Steps
     observe: Observer
     warnings: list[str] = field(default_factory=list)
     temporaries: dict[str, onnx.ModelProto] = field(default_factory=dict)
     _metric: Metric | None = None
 
-    def run(self, source: str | os.PathLike[str] | bytes | onnx.ModelProto, data: Any) -> Result:
+    def run(self, source: Source | PlannedModel, data: Any) -> Result:
         """Compile one model; once more without folds that enlarge, where the first result came out too large."""
         keep_large_blocks_apart()
         if self.options.metric is not None:
             self._metric = load_metric(self.options.metric)
             self.options = replace(self.options, metric=self._metric.reference)  # a function has a name
+        try:
+            return self._attempts(source, data)
+        except LpcompileError:
+            self.progress.check()  # what a listener raised may have been taken for an error of a step
+            raise
+
+    def _attempts(self, source: Source | PlannedModel, data: Any) -> Result:
         try:
             return self._run(source, data)
         except TooLargeError as error:
@@ -84,16 +93,27 @@ class Compilation:
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
         budget = Budget.of(self.options.budget)
         preparation = Preparation(self.target_name, self.options, self.progress, self.warnings)
-        prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
+        planned = source if isinstance(source, PlannedModel) else None
+        if planned is None:
+            prepared = preparation.of(source, data, strict=strict, measures=bool(budget.measured))
+        else:
+            prepared = preparation.of_planned(planned, data)
+            self.options = preparation.options
         graph, target, context = prepared.graph, prepared.target, prepared.context
         ledger = Ledger.of(
             None if prepared.generated else prepared.calibration,
             lambda g, tensors: observer(g, tensors, threads=self.options.threads),
+            self.progress,
         )
         watch = Watch(self.options, prepared.calls, prepared.expected, self.observe, self.temporaries, ledger)
         cost_before = float_costs(graph, shapes_of(prepared.calibration))
-        head, tail = split_at_assignment(prepared.passes)
-        reports = Pipeline(head).run(graph, context, watch.after)
+        head, tail = (
+            split_at_assignment(prepared.passes, prepared.given) if planned is None else (prepared.passes, ())
+        )
+        if planned is None:
+            reports = Pipeline(head, prepared.given).run(graph, context, watch.after)
+        else:
+            reports, ledger.obstacle = list(planned.reports), "the passes were called one by one"
         yardstick = Yardstick.of(self._metric, graph, self.options)
         found: Searched | None = None
         if tail and budget.measured and prepared.decisions is None:
@@ -133,7 +153,12 @@ class Compilation:
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
         if emission is None:
             gate = Gate(
-                prepared.calls, prepared.expected, prepared.allowed, prepared.original, prepared.recipe
+                prepared.calls,
+                prepared.expected,
+                prepared.allowed,
+                prepared.original,
+                prepared.recipe,
+                self.progress,
             )
             emission = emit(graph, target, self.options, gate)
         self.warnings += emission.warnings
@@ -150,10 +175,11 @@ class Compilation:
         if found is not None:
             report["search"] = found.document
         self._check_budget(report)
+        self.progress.check()
         header = {
             "model_sha256": prepared.sha256,
             "data_sha256": data_sha256(prepared.calibration),
-            "pipeline": Pipeline((*head, *tail)).text,
+            "pipeline": pipeline_text((*head, *tail)),
             "recipe": prepared.recipe.name,
             "target": target.name,
             "seed": str(self.options.seed),
@@ -194,7 +220,7 @@ class Compilation:
         trial = None
         if calls and emission.verdict.outputs:
             trial = Trial(calls[0], emission.verdict.outputs, HostSessions(self.options.threads))
-        return target.build(emitted.reference, emitted.numbers, self.options, trial)
+        return target.build(emitted.reference, emitted.numbers, self.options, trial, self.progress)
 
     def _report(self, facts: "_Facts") -> dict[str, Any]:
         prepared, verdict = facts.prepared, facts.emission.verdict

@@ -13,6 +13,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.plan import Kernel
+from lpcompile.progress import Progress, no_progress
 from lpcompile.recipes import Recipe
 from lpcompile.records import PassReport
 from lpcompile.runtime.gate import Verdict, judge
@@ -56,6 +57,7 @@ class Gate:
         allowed: sizes of the input.
         original: the float model to be timed against, or None.
         recipe: its least SQNR counts.
+        progress: called as progress(what, done, total).
     """
 
     calls: Sequence[Feeds]
@@ -63,6 +65,7 @@ class Gate:
     allowed: Sizes
     original: LpGraph | None
     recipe: Recipe
+    progress: Progress = no_progress
 
 
 def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emission:
@@ -87,6 +90,7 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             threads=options.threads,
             excess=excess if target.rules.falls_back else "",
             checked=emitted.calls,
+            progress=gate.progress,
         )
         low = _low(verdict, gate.recipe)
         reason = verdict.failure or low

@@ -29,9 +29,10 @@ from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.pipeline import PassContext, Pipeline, Progress, no_progress
+from lpcompile.pipeline import PassContext, Pipeline
 from lpcompile.plan import ActivationPlan
 from lpcompile.prepared import Preparation
+from lpcompile.progress import Progress, Steps, Tell
 from lpcompile.provenance import located, sha256_of
 from lpcompile.quant.fit import GRANULARITIES
 from lpcompile.report.document import versions
@@ -116,7 +117,7 @@ def analyze_model(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     data: Any,
     question: Question,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Answer a question as a document of plain values.
 
@@ -124,13 +125,13 @@ def analyze_model(
         source: path, bytes or proto of a float model.
         data: samples in any of their forms.
         question: what is asked.
-        progress: called with (what, done, total).
+        progress: called with each `progress.Step`.
 
     Raises:
         LpcompileError: of what the user gave.
     """
     start = time.perf_counter()
-    asked, shown = question.checked(), progress or no_progress
+    asked, shown = question.checked(), Steps(progress)
     metric = None if asked.metric is None else load_metric(asked.metric)
     with located(source):
         graph = io.load(source)

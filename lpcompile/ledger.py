@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lpcompile.analysis.batches import ObserveGraph, batch_inputs
-from lpcompile.analysis.calibration import Calibration, Feeds
+from lpcompile.analysis.calibration import Calibration, Feeds, RunFeeds
 from lpcompile.analysis.gain import gain_db
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge
@@ -25,6 +25,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass
 from lpcompile.plan import LayerPlan, QuantPlan
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.granularity import PerGroup
 from lpcompile.quant.nearest_codes import nearest_codes
 from lpcompile.quant.rows import to_rows
@@ -69,12 +70,14 @@ class Ledger:
         calls: the judging calls.
         observe: opens a float graph so that it gives named tensors.
         held_back: whether the calls took no part in any decision.
+        progress: called as progress(what, done, total).
         obstacle: why nothing can be measured; empty where it can.
     """
 
     calls: Sequence[Feeds]
     observe: ObserveGraph
     held_back: bool = True
+    progress: Progress = no_progress
     obstacle: str = ""
     entries: list[Entry] = field(default_factory=list)
     seconds: float = 0.0
@@ -83,11 +86,13 @@ class Ledger:
     _noise: F64 | None = None
 
     @classmethod
-    def of(cls, calibration: Calibration | None, observe: ObserveGraph) -> "Ledger":
+    def of(
+        cls, calibration: Calibration | None, observe: ObserveGraph, progress: Progress = no_progress
+    ) -> "Ledger":
         """An empty one, on the judging calls of the samples."""
         if calibration is None or calibration.generated:
             return cls([], observe, held_back=False, obstacle="there is no calibration data")
-        return cls(calibration.judging, observe, held_back=calibration.has_held_back)
+        return cls(calibration.judging, observe, held_back=calibration.has_held_back, progress=progress)
 
     def after(self, _index: int, done: Pass, graph: LpGraph, report: PassReport) -> None:
         """Measure, where a pass may have changed what the network gives; an observer of pipelines."""
@@ -129,6 +134,18 @@ class Ledger:
             "reason": self.obstacle,
         }
         return {"ledger": [asdict(e) for e in self.entries], "ledger_basis": basis}
+
+    def _counted(self, run: RunFeeds, calls: int) -> RunFeeds:
+        done = 0
+
+        def counted(feeds: Mapping[str, np.ndarray]) -> Feeds:
+            nonlocal done
+            found = run(feeds)
+            done += 1
+            self.progress("measuring what it gained", done, calls)
+            return found
+
+        return counted
 
     def _rounded_before(self) -> bool:
         return self._plan is not None and any(p.tensor is not None for p in self._plan.layers.values())
@@ -174,7 +191,7 @@ class Ledger:
         judge, before = self._judge, self._noise
         assert judge is not None
         if before is None or kept or step == NEAREST_WEIGHTS:
-            run = self.observe(rounded_network(graph, plan), judge.outputs)
+            run = self._counted(self.observe(rounded_network(graph, plan), judge.outputs), len(judge.calls))
             # what is shown as exact has no gains
             self._noise = np.maximum(judge.noise_terms(run), 10 ** (-EXACT_DB / 10))
         noise = self._noise

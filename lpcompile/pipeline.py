@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced, freed_blocks_kept
 from lpcompile.plan import ActivationOptions, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 from lpcompile.target import Target
@@ -28,11 +30,6 @@ from lpcompile.target import Target
 Arrays = dict[str, np.ndarray]
 RunModel = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], Arrays]
 ObserveGraph = Callable[[LpGraph, Sequence[str]], RunFeeds]
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(_what: str, _done: int, _total: int) -> None:
-    """Show nothing."""
 
 
 @dataclass
@@ -47,6 +44,7 @@ class PassContext:
         calibration: the samples, or None where the user gave none.
         seed: of every random choice.
         progress: called as progress(what, done, total) by loops that may take seconds.
+        entering: called with the name of each pass before it runs, and with "" after the last.
         keep_float: names of nodes that the user wants float.
         warnings: what the user should read; passes append.
         weights: how a later pass will store weights, where all of one pipeline agree; kernels are chosen by it.
@@ -75,6 +73,7 @@ class PassContext:
     calibration: Calibration | None = None
     seed: int = 0
     progress: Progress = no_progress
+    entering: Callable[[str], object] = str
     keep_float: frozenset[str] = frozenset()
     weights: WeightPlan | None = None
     activations: ActivationOptions | None = None
@@ -112,6 +111,7 @@ class Pass(ABC):
     establishes: ClassVar[frozenset[Fact]] = frozenset()
     invalidates: ClassVar[frozenset[Fact]] = frozenset()
     many_temporaries: ClassVar[bool] = False  # large ones, again and again: freed memory is kept at hand
+    takes: ClassVar[tuple[str, ...]] = ()  # further arguments of its function (`pass_functions.ARGUMENTS`)
 
     def planned_weights(self) -> WeightPlan | None:
         """How this pass stores weights, if that is its task."""
@@ -188,11 +188,37 @@ def _converted(name: str, key: str, given: Any, default: Any) -> Any:
     return text
 
 
+def pipeline_text(passes: Sequence[Pass]) -> str:
+    """Passes as they can be typed again."""
+    return ",".join(p.text for p in passes)
+
+
 Observer = Callable[[int, Pass, LpGraph, PassReport], None]
 
 
 def quiet(_index: int, _pass: Pass, _graph: LpGraph, _report: PassReport) -> None:
     """Observe nothing."""
+
+
+PLANNED = frozenset({Fact.ACTIVATIONS_QUANTIZED, Fact.FORMATS_ASSIGNED, Fact.WEIGHTS_QUANTIZED})
+
+
+class Kind(StrEnum):
+    """What a pass works on.
+
+    REWRITES: the float graph. STARTS: a plan for a float graph. CARRIES_ON: a plan that another pass has started.
+    """
+
+    REWRITES = "rewrites"
+    STARTS = "starts"
+    CARRIES_ON = "carries-on"
+
+
+def kind_of(cls: type[Pass]) -> Kind:
+    """The kind of a pass, from the facts that it requires and establishes."""
+    if cls.requires & PLANNED:
+        return Kind.CARRIES_ON
+    return Kind.STARTS if cls.establishes & PLANNED else Kind.REWRITES
 
 
 @dataclass(frozen=True)
@@ -216,7 +242,7 @@ class Pipeline:
     @property
     def text(self) -> str:
         """The pipeline as it can be typed again."""
-        return ",".join(p.text for p in self.passes)
+        return pipeline_text(self.passes)
 
     @property
     def planned_weights(self) -> WeightPlan | None:
@@ -240,6 +266,7 @@ class Pipeline:
         reports: list[PassReport] = []
         done: list[str] = []
         for index, p in enumerate(self.passes):
+            ctx.entering(p.name)
             start = time.perf_counter()
             try:
                 with freed_blocks_kept() if p.many_temporaries else nullcontext():
@@ -261,13 +288,18 @@ class Pipeline:
             reports.append(report)
             done.append(p.name)
             observe(first + index, p, graph, report)
+        ctx.entering("")
         return reports
 
 
 def _who_establishes(fact: Fact, passes: Sequence[Pass]) -> str:
     from lpcompile.registry import all_passes
 
-    makers = [name for name, cls in all_passes().items() if fact in cls.establishes]
+    known = all_passes()
+    makers = sorted(
+        (name for name, cls in known.items() if fact in cls.establishes),
+        key=lambda n: len(known[n].establishes),
+    )
     if not makers:
         return f"the caller must provide '{fact.value}' before the pipeline starts"
     later = [p.name for p in passes if p.name in makers]

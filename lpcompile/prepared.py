@@ -1,7 +1,7 @@
 """A compilation before its passes: the graph, the samples, the float model's answers, and what passes may ask for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lpcompile import registry
@@ -11,12 +11,15 @@ from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_cal
 from lpcompile.analysis.inputs import InputSpec, random_feeds
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
-from lpcompile.errors import InputError, TargetError, UnsupportedOpError
+from lpcompile.errors import InputError, PipelineError, TargetError, UnsupportedOpError
 from lpcompile.ir import io
+from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.integer_operators import quantised_before
-from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
+from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
+from lpcompile.planned_model import ONE_BY_ONE, PlannedModel
+from lpcompile.progress import Progress, Steps
 from lpcompile.provenance import located, model_bytes, sha256_of
 from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
@@ -24,10 +27,10 @@ from lpcompile.runtime.execution import observer, run_once
 from lpcompile.runtime.patched import PatchedModel
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes
-from lpcompile.target import FLOAT8_FORM, Options, Target
+from lpcompile.target import FLOAT8_FORM, FLOAT8_OPSET, Options, Target
 
 GENERATED_CALLS = 2
-FLOAT8_OPSET = 21  # INT4 and scales by block
+AFTER_PLANNING = ("budget", "metric", "emit", "benchmark", "dry_run", "force", "threads", "strict")
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
 
@@ -65,6 +68,12 @@ class Prepared:
     deciding: list[Feeds]
     allowed: Sizes
     original: LpGraph | None
+
+    @property
+    def given(self) -> frozenset[Fact]:
+        """What holds before the passes: decisions of passes that were called as functions are for a rewritten model."""
+        one_by_one = self.decisions is not None and self.decisions.header.get("recipe") == ONE_BY_ONE
+        return frozenset(Fact) - PLANNED if one_by_one else frozenset()
 
 
 @dataclass
@@ -106,13 +115,8 @@ class Preparation:
         with located(source):
             reference = self._reference(graph)
         check_axes(target, reference.inputs, self.options.input_shapes)
-        calibration = None if data is None else self._calibration(data, reference.inputs, labels_of(passes))
-        generated = calibration is None and decides and target.rules.needs_ranges
-        if generated:
-            calibration = generated_calibration(
-                graph, reference.inputs, self.options.seed, self.options.input_shapes
-            )
-            self.warnings.append(GENERATED_WARNING)
+        calibration = self.samples(target, graph, data, passes, reference.inputs)
+        generated = calibration is not None and calibration.generated
         calls, expected = self.judging(reference, calibration)
         on_deciding = [reference.run(c) for c in calibration.deciding] if measures and calibration else []
         allowed = Sizes.of_graph(graph, model_bytes(source))
@@ -121,12 +125,8 @@ class Preparation:
         self.convert(graph, decides=decides)
         if decides:
             check_opset(target, graph)
-        if calibration is None and decides:
-            self.warnings.append(
-                "no calibration data: weights only; --calibration-data would give integer activations and speed"
-            )
         self._check_names(graph)
-        context = self._context(target, decisions, calibration, passes)
+        context = self.context(target, decisions, calibration, passes)
         return Prepared(
             source,
             data,
@@ -146,14 +146,74 @@ class Preparation:
             original,
         )
 
-    def _context(
+    def of_planned(self, planned: PlannedModel, data: Any) -> Prepared:
+        """Everything that follows passes which were called one by one.
+
+        Raises:
+            PipelineError: an option or the target would change what was decided, or samples are given once more.
+            InputError: the float model does not run.
+        """
+        self._check_planned(planned, data)
+        context = planned.context(progress=self.progress)
+        self.warnings += planned.warnings
+        calibration = context.calibration
+        graph = planned.complete_graph(self.options.emit)
+        reference = self._reference(LpGraph.from_proto(planned.source))
+        calls, expected = self.judging(reference, calibration)
+        return Prepared(
+            source=planned.source,
+            data=None if calibration is None or calibration.generated else calibration,
+            sha256=sha256_of(planned.source),
+            target=planned.target,
+            recipe=Recipe(ONE_BY_ONE, "", planned.pipeline, 0.0, ""),
+            decisions=None,
+            passes=planned.passes,
+            graph=graph,
+            context=context,
+            calibration=calibration,
+            generated=calibration is not None and calibration.generated,
+            calls=calls,
+            expected=expected,
+            deciding=[],
+            allowed=Sizes.of_graph(graph, model_bytes(planned.source)),
+            original=LpGraph.from_proto(planned.source) if self.options.benchmark else None,
+        )
+
+    def _check_planned(self, planned: PlannedModel, data: Any) -> None:
+        if data is not None:
+            raise PipelineError(
+                "a plan comes with the samples it was made from",
+                hint="leave calibration out, or give it to the first plan pass",
+            )
+        if self.target_name != planned.target.name:
+            raise PipelineError(
+                f"the plan was made for target '{planned.target.name}', not '{self.target_name}'",
+                hint=f"use target='{planned.target.name}'",
+            )
+        for name in (f.name for f in fields(Options)):
+            given = getattr(self.options, name)
+            if name not in AFTER_PLANNING and given not in (
+                getattr(Options(), name),
+                getattr(planned.options, name),
+            ):
+                raise PipelineError(
+                    f"option '{name}' decides what the plan has decided already",
+                    hint="give it to the function of a pass, or compile the float model",
+                )
+        own = {name: getattr(self.options, name) for name in AFTER_PLANNING}
+        self.options = replace(planned.options, passes=planned.pipeline, **own)
+        check_options(planned.target, self.options)
+
+    def context(
         self,
         target: Target,
         decisions: Decisions | None,
         calibration: Calibration | None,
         passes: tuple[Pass, ...],
     ) -> PassContext:
+        """What the passes may ask for."""
         threads, calls = self.options.threads, len(calibration.calls) if calibration else 1
+        pipeline = Pipeline(passes, frozenset(Fact))  # their order is checked where they run
         return PassContext(
             run=run_once,
             observe=lambda g, tensors: observer(g, tensors, threads=threads, calls=calls),
@@ -162,10 +222,11 @@ class Preparation:
             calibration=calibration,
             seed=self.options.seed,
             progress=self.progress,
+            entering=self.progress.entering if isinstance(self.progress, Steps) else str,
             keep_float=frozenset((*self.options.keep_float, *self.options.host)),
             warnings=self.warnings,
-            weights=Pipeline(passes).planned_weights,
-            activations=Pipeline(passes).planned_activations,
+            weights=pipeline.planned_weights,
+            activations=pipeline.planned_activations,
             checkpoint=self.options.checkpoint,
             resume=self.options.resume,
             layer_formats=tuple(self.options.layer_formats),
@@ -204,14 +265,35 @@ class Preparation:
                 raise
             return Session(graph, threads=self.options.threads, level=REFERENCE_LEVEL)
 
-    def _calibration(self, data: Any, inputs: Sequence[InputSpec], labels: str | None) -> Calibration:
-        return data if isinstance(data, Calibration) else load_samples(data, inputs, labels)
+    def samples(
+        self,
+        target: Target,
+        graph: LpGraph,
+        data: Any,
+        passes: Sequence[Pass],
+        inputs: Sequence[InputSpec],
+    ) -> Calibration | None:
+        """The user's, else generated ones where a target cannot do without, else none."""
+        if data is not None:
+            return load_samples(data, inputs, labels_of(tuple(passes)))
+        if all(p.exact for p in passes):
+            return None
+        if target.rules.needs_ranges:
+            self.warnings.append(GENERATED_WARNING)
+            return generated_calibration(graph, inputs, self.options.seed, self.options.input_shapes)
+        self.warnings.append(
+            "no calibration data: weights only; --calibration-data would give integer activations and speed"
+        )
+        return None
 
     def judging(self, reference: Session, calibration: Calibration | None) -> tuple[list[Feeds], list[Feeds]]:
         """Calls to judge the result on, and what the float model gives on them."""
         if calibration is not None:
-            calls = calibration.judging
-            return calls, [reference.run(c) for c in calls]
+            calls, expected = calibration.judging, list[Feeds]()
+            for i, call in enumerate(calls):
+                expected.append(reference.run(call))
+                self.progress("running the float model", i + 1, len(calls))
+            return calls, expected
         try:
             seeds = range(self.options.seed, self.options.seed + GENERATED_CALLS)
             calls = [random_feeds(reference.inputs, seed, self.options.input_shapes) for seed in seeds]

@@ -11,6 +11,7 @@ from lpcompile.decisions import Decisions
 from lpcompile.errors import PipelineError, TargetError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
+from lpcompile.ir.facts import Fact
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
@@ -271,9 +272,11 @@ def labels_of(passes: tuple[Pass, ...]) -> str | None:
     return next((p.wanted_labels for p in passes if p.wanted_labels is not None), None)
 
 
-def split_at_assignment(passes: tuple[Pass, ...]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+def split_at_assignment(
+    passes: tuple[Pass, ...], given: frozenset[Fact] = frozenset()
+) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     """The passes before formats are assigned, and the others; the second is empty where none assigns them."""
     names = [p.name for p in passes]
-    Pipeline(passes)  # the order is checked as a whole
+    Pipeline(passes, given)  # the order is checked as a whole
     at = names.index(ASSIGN) if ASSIGN in names else len(passes)
     return passes[:at], passes[at:]

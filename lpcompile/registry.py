@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,17 @@ def pass_class(name: str) -> "type[Pass]":
 def all_passes() -> "dict[str, type[Pass]]":
     """Every pass by name, in pipeline order."""
     return {name: pass_class(name) for name in PASSES}
+
+
+def function_names() -> dict[str, str]:
+    """Name of the function of each pass -> name of the pass."""
+    return {name.replace("-", "_"): name for name in PASSES}
+
+
+def pass_function(name: str) -> Callable[..., Any]:
+    """A pass as a function, by its kebab-case name; see `pass_functions`."""
+    made: Callable[..., Any] = _load("lpcompile.pass_functions:function_of")(name)
+    return made
 
 
 def target(name: str) -> "Target":

@@ -14,10 +14,12 @@ from lpcompile.formats.base import NumberFormat
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 
 RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 FLOAT8_FORM = "fp8-qdq"
+FLOAT8_OPSET = 21  # INT4 and scales by block
 EMIT_FORMS = ("functions", "standard", "qdq", FLOAT8_FORM)
 
 
@@ -314,6 +316,7 @@ class Target(ABC):
         numbers: DyadicNumbers,
         options: Options,
         trial: Trial | None,
+        progress: Progress = no_progress,
     ) -> Products:
         """What is made beside the model, once that has passed its gate.
 
@@ -322,6 +325,7 @@ class Target(ABC):
             numbers: its integers by node name.
             options: the user's.
             trial: what to verify on; None where the float model could not be run.
+            progress: called as progress(what, done, total).
 
         Raises:
             TargetError: the machine cannot express it.

@@ -66,6 +66,7 @@ class AssignFormats(Pass):
 
     name: ClassVar[str] = "assign-formats"
     summary: ClassVar[str] = "choose a number format for every layer: least predicted loss within a budget"
+    takes: ClassVar[tuple[str, ...]] = ("layer_formats",)
     exact: ClassVar[bool] = False
     many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED})

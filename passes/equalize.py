@@ -50,6 +50,14 @@ class Equalize(Pass):
 
     name: ClassVar[str] = "equalize"
     summary: ClassVar[str] = "channels scaled between layers, so that rounding loses less"
+    takes: ClassVar[tuple[str, ...]] = (
+        "calibration",
+        "target",
+        "seed",
+        "threads",
+        "keep_float",
+        "followed_by",
+    )
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCHNORM_FOLDED})
     establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.CHANNELS_EQUALIZED})
     invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})

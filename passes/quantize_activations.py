@@ -165,10 +165,10 @@ class QuantizeActivations(Pass):
         formats = dict.fromkeys(regions.tensors, "uint8")
         formats |= {t: self.ends if end else self.format for t, end in read.items()}
         levels = [min(LEVELS[formats[t]] for t in g.members) for g in groups]
-        alone = [
-            ranges.range_of(g.members, ranges.rule_of(graph, g.members, n), n)
-            for g, n in zip(groups, levels, strict=True)
-        ]
+        alone = []
+        for g, n in zip(groups, levels, strict=True):
+            alone.append(ranges.range_of(g.members, ranges.rule_of(graph, g.members, n), n))
+            ctx.progress("finding ranges", len(alone), len(groups))
         found: dict[str, ActivationPlan] = {}
         for together in tie_groups(groups, regions.joins, alone, levels):
             fewest = min(levels[i] for i in together)

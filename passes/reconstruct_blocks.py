@@ -53,6 +53,7 @@ class ReconstructBlocks(Pass):
     summary: ClassVar[str] = (
         "learn codes, biases and narrow ranges block by block, from the float model's tensors"
     )
+    takes: ClassVar[tuple[str, ...]] = ("checkpoint", "resume")
     exact: ClassVar[bool] = False
     many_temporaries: ClassVar[bool] = True
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})

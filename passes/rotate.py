@@ -36,6 +36,7 @@ class Rotate(Pass):
 
     name: ClassVar[str] = "rotate"
     summary: ClassVar[str] = "residual streams of transformers rotated, folded into weights"
+    takes: ClassVar[tuple[str, ...]] = ("seed",)
     establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.STREAMS_ROTATED})
     invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
 

@@ -50,6 +50,7 @@ class TuneScales(Pass):
 
     name: ClassVar[str] = "tune-scales"
     summary: ClassVar[str] = "train scales, biases, norms and ranges together on the samples; the codes stay"
+    takes: ClassVar[tuple[str, ...]] = ("checkpoint", "resume")
     exact: ClassVar[bool] = False
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 

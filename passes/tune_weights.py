@@ -70,6 +70,7 @@ class TuneWeights(Pass):
 
     name: ClassVar[str] = "tune-weights"
     summary: ClassVar[str] = "retrain rounded weights and biases on the samples; they come back as codes"
+    takes: ClassVar[tuple[str, ...]] = ("calibration", "checkpoint", "resume")
     exact: ClassVar[bool] = False
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
 

@@ -30,6 +30,7 @@ class WidenSums(Pass):
 
     name: ClassVar[str] = "widen-sums"
     summary: ClassVar[str] = "sums keep 8 bits where layers read the same tensor in 4"
+    takes: ClassVar[tuple[str, ...]] = ("followed_by",)
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCHNORM_FOLDED})
     invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
 

@@ -220,7 +220,7 @@ def test_everything_at_once(network: Path) -> None:
         calibration=str(network / "data.npz"),
         recipe="w4a8",
         effort=3,
-        progress=lambda what, _done, _total: labels.append(what),
+        progress=lambda step: labels.append(step.what),
     )
     steps = [row["step"] for row in found.report["ledger"]]
     assert steps[-2:] == ["reconstruct-blocks", "tune-weights"]

@@ -104,7 +104,7 @@ def watched(recipe: str) -> Watched:
         recipe,
         budget={"sqnr-db": SQNR},
         observe=lambda index, done, _graph, _report: observed.append((index, done.name)),
-        progress=lambda what, done, total: told.append((what, done, total)),
+        progress=lambda step: told.append((step.what, step.done, step.total)),
     )
     return Watched(found, observed, told)
 

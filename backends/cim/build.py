@@ -21,10 +21,12 @@ from lpcompile.backends.cim.timeline import timeline
 from lpcompile.backends.cim.trial import batch_of, codes_agree, try_sample
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.target import Options, Products, Trial
 
 DEFAULT_MACHINE = "npp-bitplane-sram"
+WHAT, PARTS = "building the program", 4  # the last two are a simulated sample and its energy
 PROGRAM, ASSEMBLY = "program.lpcim", "program.lpcasm"
 
 
@@ -33,14 +35,17 @@ def build(
     numbers: DyadicNumbers,
     options: Options,
     trial: Trial | None,
+    progress: Progress = no_progress,
 ) -> Products:
     """Program, assembler text and report of a reference graph; see `Target.build`."""
     machine = MachineDescription.load(options.machine or DEFAULT_MACHINE)
+    progress(WHAT, 0, PARTS)
     lowered = lower(reference, numbers, machine, options.host)
     on_host = host_nodes(reference, lowered.host)
     if options.strict:
         require_none(on_host)
     program = lowered.program
+    progress(WHAT, 1, PARTS)
     proofs = prove(program, Capacities.of(machine))
     if not proofs.hold:
         kind, first = next(iter(proofs.first.items()))
@@ -55,8 +60,10 @@ def build(
         "verification": {"proofs": proofs.document(), **_tiles(proofs)},
     }
     warnings = _warnings(lowered, proofs, on_host)
+    progress(WHAT, 2, PARTS)
     if trial is not None and any(isinstance(s, DeviceStage) for s in program.stages):
         report = _with_run(report, lowered, machine, proofs, reference, trial)
+    progress(WHAT, PARTS, PARTS)
     return Products(files, report, warnings)
 
 

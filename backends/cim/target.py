@@ -17,6 +17,7 @@ from lpcompile.ir.inline import inlined
 from lpcompile.ir.movement import operands
 from lpcompile.ir.node import Node
 from lpcompile.materialise.dyadic import materialise_dyadic
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.target import CostModel, Emitted, LayerShape, Options, Products, Rules, Support, Target, Trial
 
@@ -118,9 +119,10 @@ class CimTarget(Target):
         numbers: DyadicNumbers,
         options: Options,
         trial: Trial | None,
+        progress: Progress = no_progress,
     ) -> Products:
         """The program for a machine, and what it costs."""
-        return build(reference, numbers, options, trial)
+        return build(reference, numbers, options, trial, progress)
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,14 +2,17 @@
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-SLOW_SECONDS = 1.0  # loops that pass sooner show no bar
+if TYPE_CHECKING:
+    from lpcompile.progress import Step
+
+SLOW_SECONDS = 2.0  # loops that pass sooner show no bar
+SURE_SECONDS = 0.2  # of a loop, before its time left is believed
 
 
 @dataclass
@@ -55,27 +58,28 @@ def finite(value: Any) -> Any:
 
 @dataclass
 class Progress:
-    """Called as progress(what, done, total); draws a bar once a loop turns out to be slow."""
+    """Called with each step; draws a bar with the time left for a loop that will take more than SLOW_SECONDS."""
 
     shown: bool
-    _what: str = ""
-    _since: float = 0.0
+    _loop: tuple[str, str] = ("", "")
     _done: int = 0
     _bar: Any = field(default=None, repr=False)
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Take note of `done` of `total`."""
+    def __call__(self, step: "Step") -> None:
+        """Take note of a step."""
         if not self.shown:
             return
-        if what != self._what or done < self._done:
+        loop = (step.pass_name, step.what)
+        if loop != self._loop or step.done < self._done:
             self.close()
-            self._what, self._since, self._done = what, time.monotonic(), 0
-        if self._bar is None and done < total and time.monotonic() - self._since > SLOW_SECONDS:
-            self._bar = click.progressbar(length=total, label=what, file=sys.stderr)
+            self._loop, self._done = loop, 0
+        if self._bar is None and step.done < step.total and _is_slow(step):
+            label = step.what if step.pass_name == "" else f"{step.pass_name}: {step.what}"
+            self._bar = click.progressbar(length=step.total, label=label, file=sys.stderr)
         if self._bar is not None:
-            self._bar.update(done - self._bar.pos)
-        self._done = done
-        if done >= total:
+            self._bar.update(step.done - self._bar.pos)
+        self._done = step.done
+        if step.done >= step.total:
             self.close()
 
     def close(self) -> None:
@@ -83,3 +87,10 @@ class Progress:
         if self._bar is not None:
             self._bar.render_finish()
             self._bar = None
+
+
+def _is_slow(step: "Step") -> bool:
+    if step.seconds > SLOW_SECONDS:
+        return True
+    left = step.seconds_left
+    return left is not None and step.seconds > SURE_SECONDS and step.seconds + left > SLOW_SECONDS

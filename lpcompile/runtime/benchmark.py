@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lpcompile.analysis.inputs import Feeds
+from lpcompile.progress import Progress, no_progress
 from lpcompile.runtime.session import Session
 
 PAIRS = 31
@@ -56,28 +57,35 @@ class Timing:
         return self.ratio > NOISE and self.quartiles[0] > 1 and apart_ms > NOISE_MS
 
 
-def timed(reference: Callable[[], Session], compiled: Callable[[], Session], feeds: Feeds) -> Timing:
+def timed(
+    reference: Callable[[], Session],
+    compiled: Callable[[], Session],
+    feeds: Feeds,
+    progress: Progress = no_progress,
+) -> Timing:
     """Time two models; where the compiled one looks slower, again, and then the best of the measurements.
 
     Args:
         reference: loads the float model.
         compiled: loads the compiled model.
         feeds: of every call.
+        progress: called as progress(what, done, total).
     """
     found = []
     for _ in range(MEASUREMENTS):
-        found.append(_measured(reference(), compiled(), feeds))
+        found.append(_measured(reference(), compiled(), feeds, progress))
         if not found[-1].slower:
             break
     return min(found, key=lambda t: (t.slower, t.ratio))
 
 
-def _measured(reference: Session, compiled: Session, feeds: Feeds) -> Timing:
+def _measured(reference: Session, compiled: Session, feeds: Feeds, progress: Progress) -> Timing:
     pairs = []
     for _ in range(WARM_UP):
         reference.run(feeds)
         compiled.run(feeds)
     for i in range(PAIRS):
+        progress("timing both models", i, PAIRS)
         if i % 2:
             compiled_ms, float_ms = _run_ms(compiled, feeds), _run_ms(reference, feeds)
         else:

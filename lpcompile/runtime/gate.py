@@ -18,6 +18,7 @@ from lpcompile.errors import LpcompileError
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.memory import return_free_blocks
+from lpcompile.progress import Progress, no_progress
 from lpcompile.runtime.benchmark import Timing, timed
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
@@ -65,6 +66,7 @@ def judge(
     threads: int,
     excess: str = "",
     checked: onnx.ModelProto | None = None,
+    progress: Progress = no_progress,
 ) -> Verdict:
     """Load, run and compare a compiled model.
 
@@ -76,13 +78,15 @@ def judge(
         threads: of the runtime.
         excess: what of it is too large; then it is not run.
         checked: the model with its calls, where those of `proto` are inlined.
+        progress: called as progress(what, done, total).
     """
     if excess:
         return Verdict(excess, too_large=True)
     verdict = Verdict(comparison=Comparison(free=_found_axes(proto)))
     try:
         session = Session(proto, threads=threads)
-        for feeds, wanted in zip(calls, expected, strict=True):
+        for i, (feeds, wanted) in enumerate(zip(calls, expected, strict=True)):
+            progress("comparing with the float model", i, len(calls))
             found = session.run(feeds)
             verdict.outputs = verdict.outputs or found
             verdict.comparison.update(wanted, found)
@@ -93,7 +97,12 @@ def judge(
         del session  # the check opens its own
         return_free_blocks()
         if calls:
-            verdict.checks = check_layers(checked or proto, calls[0], positions=POSITIONS)
+            verdict.checks = check_layers(
+                checked or proto,
+                calls[0],
+                positions=POSITIONS,
+                progress=lambda done, total: progress("checking layers", done, total),
+            )
     except LpcompileError as error:
         verdict.failure = f"the compiled model does not load or run: {error.message}"
         return verdict
@@ -107,6 +116,7 @@ def judge(
             partial(Session, original, threads=threads, spin=True),
             partial(Session, proto, threads=threads, spin=True),
             calls[0],
+            progress,
         )
         if verdict.timing.slower:
             verdict.failure, verdict.too_slow = SLOWER, True

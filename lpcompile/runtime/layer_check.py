@@ -4,7 +4,7 @@ One run of ONNX Runtime gives the tensors around the calls; numpy computes some 
 from the inputs that the runtime saw, so that a difference shows at the call that made it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -55,6 +55,7 @@ def check_layers(
     positions: int = 64,
     seed: int = 0,
     threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[LayerCheck]:
     """Compare every call of a compiled model with the reference.
 
@@ -64,6 +65,7 @@ def check_layers(
         positions: most output positions of a layer that are computed again, all channels of each.
         seed: of the draw of positions.
         threads: of the runtime; 0 leaves it to the runtime.
+        progress: called with (done, total).
 
     Raises:
         ModelError: the model does not load or run.
@@ -87,7 +89,9 @@ def check_layers(
         return numpy_helper.to_array(constants[name]) if name in constants else {**feeds, **tensors}[name]
 
     found = []
-    for node, call in calls:
+    for done, (node, call) in enumerate(calls):
+        if progress is not None:
+            progress(done, len(calls))
         inputs = [array(name) for name in node.input]
         if call.family in WEIGHTS:
             weights = expanded_weights(call, inputs)

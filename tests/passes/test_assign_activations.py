@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from lpcompile.assignment.layer_facts import LayerFormat, layer_facts
 from lpcompile.assignment.scored import Scored
 from lpcompile.assignment.tie_groups import TieGroup, narrowable_groups
 from lpcompile.errors import BudgetError, PassOptionError
-from lpcompile.passes import assign_formats
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.report.document import layer_records
 from tests.quantizing import NO_COSTS, RESIDUAL, Quantized, quantized
 from tests.support import run_model
+
+assign_formats = import_module("lpcompile.passes.assign_formats")  # the function has its name
 
 ROUND = "quantize-weights{format=fixp4,scale-format=ufloat8_e4m4,rule=output-mse,sweeps=0},correct-bias"
 SMALL = "formats=fixp4+int8,granularities=channel,joint=0"

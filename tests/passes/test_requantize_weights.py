@@ -1,6 +1,7 @@
 """`requantize-weights`: outputs come nearer to the float ones, nothing is lost on the samples, every reason is said."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.formats.arrays import F32, F64
-from lpcompile.passes import requantize_weights
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.runtime.execution import observer
 from tests.networks import without_costs
 from tests.quantizing import NO_COSTS, Quantized, quantized, same_plan
 from tests.support import parse_model, random_feeds, run_model
+
+requantize_weights = import_module("lpcompile.passes.requantize_weights")  # the function has its name
 
 # a plain, a depthwise and a grouped convolution, and a MatMul without bias
 CNN = """m (float[2,3,8,8] x) => (float[2,5] y)

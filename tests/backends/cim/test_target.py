@@ -14,6 +14,7 @@ from lpcompile.errors import InputError, PassError, PipelineError, TargetError
 from lpcompile.formats.base import resolve
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.graph import LpGraph
+from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
 from lpcompile.runtime.gate import Verdict
 from lpcompile.target import Options, Products, Trial
@@ -297,6 +298,7 @@ def test_products_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.M
             numbers: DyadicNumbers,
             options: Options,
             trial: Trial | None,
+            progress: Progress = no_progress,
         ) -> Products:
             seen.update(reference=reference, numbers=numbers, options=options, trial=trial)
             report = {"machine": "m", "totals": {"energy_pj": 1.5}, "verification": {"bit_exact_sim": True}}

@@ -16,9 +16,10 @@ from lpcompile.ir.node import Node
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.quantize_activations import QuantizeActivations
 from lpcompile.passes.quantize_weights import QuantizeWeights
-from lpcompile.pipeline import Pass, PassContext, Pipeline, no_progress
+from lpcompile.pipeline import Pass, PassContext, Pipeline
 from lpcompile.plan import LayerPlan, WeightPlan
 from lpcompile.prepared import Preparation
+from lpcompile.progress import no_progress
 from lpcompile.recipe_passes import split_at_assignment
 from lpcompile.records import PassReport
 from lpcompile.target import Options

@@ -13,9 +13,10 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.formats.arrays import F32, Real
 from lpcompile.passes.dual_precision import DualPrecision
 from lpcompile.passes.float8_moments import gather_moments
-from lpcompile.pipeline import Pipeline, no_progress
+from lpcompile.pipeline import Pipeline
 from lpcompile.plan import Kernel
 from lpcompile.prepared import Preparation
+from lpcompile.progress import no_progress
 from lpcompile.quant.dual_precision import Stages
 from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
 from lpcompile.quant.rows import to_rows

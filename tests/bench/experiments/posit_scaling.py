@@ -24,8 +24,9 @@ from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.histogram import TensorStatistics
 from lpcompile.analysis.input_moments import moment_axes, second_moments
 from lpcompile.formats.base import NumberFormat, resolve
-from lpcompile.pipeline import Pipeline, no_progress
+from lpcompile.pipeline import Pipeline
 from lpcompile.prepared import Preparation
+from lpcompile.progress import no_progress
 from lpcompile.quant import scales as rules
 from lpcompile.quant.fit import layer_levels
 from lpcompile.quant.posit_scaling import best_divisor

@@ -10,9 +10,10 @@ import onnx
 from lpcompile import registry
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.passes.input_metrics import input_metrics
-from lpcompile.pipeline import Pass, Pipeline, no_progress
+from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.plan import Kernel
 from lpcompile.prepared import Preparation
+from lpcompile.progress import no_progress
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 from lpcompile.target import Options
