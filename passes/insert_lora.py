@@ -40,10 +40,12 @@ class InsertLora(Pass):
     factors: str = "int8"
     most_macs: float = 0.5  # of a layer's own; a path with more is skipped
     sweeps: int = 0  # of codes and scales in turn after GPTQ
+    keep: str = "better"  # undone where the network lost; always: a later pass trains the factors
 
     def __post_init__(self) -> None:
         option_checks.one_of("method", self.method, METHODS)
         option_checks.one_of("factors", self.factors, ("int8",))
+        option_checks.one_of("keep", self.keep, ("better", "always"))
         option_checks.at_least("rank", self.rank, 1)
         if self.rank > MOST_RANK:
             raise ValueError(f"option 'rank' is at most {MOST_RANK}")
@@ -73,7 +75,7 @@ class InsertLora(Pass):
             for done, (node, layer) in enumerate(zip(todo, found, strict=True)):
                 ctx.progress("fitting side paths", done + 1, len(todo))
                 self._put(graph, ctx, node, layer, report)
-        if todo and ctx.decisions is None:
+        if todo and ctx.decisions is None and self.keep == "better":
             keep_if_better(graph, ctx, before, report, stays="no side path is kept")
         return report
 

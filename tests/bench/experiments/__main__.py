@@ -30,6 +30,7 @@ NAMES: tuple[str, ...] = (
     "rounding_ablation",
     "dual_precision",
     "side_paths",
+    "trained_factors",
 )
 
 
