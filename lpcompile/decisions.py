@@ -22,7 +22,9 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import (
     FLOAT8_FORMAT,
+    MERGED,
     ROUNDINGS,
+    SIDE_LOWERINGS,
     ActivationPlan,
     Kernel,
     LayerPlan,
@@ -43,7 +45,7 @@ MOST_BYTES = 64 << 20
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit")
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
-SIDE_KEYS = ("rank", "side_path")  # written where there is one
+SIDE_KEYS = ("rank", "side_path", "side_lowering")  # written where there is one
 NORM_KEYS = ("constants_sha256", "reason")
 REQUANT_KEYS = ("multiplier", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
@@ -203,6 +205,7 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
     given = {k: str(table[k]) for k in WEIGHT_KEYS if k in table and k not in ("codebooks", "rank")}
     if rank:
         given.setdefault("side_path", METHODS[0])
+        given.setdefault("side_lowering", MERGED)
     weight = WeightPlan(**given, codebooks=tuple(str(b) for b in books), rank=rank)
     if kernel is not Kernel.FLOAT:
         format_of(weight.format)
@@ -220,6 +223,7 @@ def _check_words(name: str, weight: WeightPlan) -> None:
         ("scale_format", (*SCALE_FORMATS, DUAL_SCALES)),
         ("rounding", dual_rounding.ROUNDINGS if dual else ROUNDINGS),
         ("side_path", METHODS if weight.rank else ("",)),
+        ("side_lowering", SIDE_LOWERINGS if weight.rank else ("",)),
     ):
         value = getattr(weight, key)
         if value not in known:

@@ -23,6 +23,8 @@ V = TypeVar("V")
 
 ADAROUND = "adaround"  # learned, from what "gptq" gives
 METRIC_ROUNDINGS = ("gptq", ADAROUND)  # those that need the moments of a layer's inputs
+MERGED, SEPARATE = "merged", "separate"  # lowerings of side paths
+SIDE_LOWERINGS = (MERGED, SEPARATE)
 ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 
@@ -82,6 +84,8 @@ class WeightPlan:
         double_quantized: a mode of `quant.double_quantization` that the channel scales were brought to afterwards.
         rank: of the side path that repairs them; 0: none.
         side_path: how its factors are chosen, one of `quant.low_rank.METHODS`; empty without one.
+        side_lowering: "merged" into the weights when the model is loaded, or "separate": it runs beside them; empty
+            without one.
     """
 
     format: str = "float32"
@@ -93,6 +97,12 @@ class WeightPlan:
     double_quantized: str = ""
     rank: int = 0
     side_path: str = ""
+    side_lowering: str = ""
+
+    @property
+    def alone(self) -> "WeightPlan":
+        """Without a side path."""
+        return replace(self, rank=0, side_path="", side_lowering="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ LORA = "insert-lora"
 RANKS = "2+4+8+16"  # that are tried where they are chosen
 LEARN = "reconstruct-blocks"
 BY_KIND, HELD = "distribution-heterogeneous", "quantnorm"
-SCALES = "tune-scales"
+SCALES, FACTORS = "tune-scales", "tune-factors"
 ACTIVATIONS, EQUALIZE, SUMS = "quantize-activations", "equalize", "widen-sums"
 AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
@@ -123,8 +123,8 @@ def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]
 
 
 def _end(names: Sequence[str]) -> int:
-    """Where retraining goes: at the end, but before the tuning of scales, which leaves its codes alone."""
-    return names.index(SCALES) if SCALES in names else len(names)
+    """Where retraining goes: at the end, but before the tuning of scales and factors, which leaves its codes alone."""
+    return next((i for i, name in enumerate(names) if name in (SCALES, FACTORS)), len(names))
 
 
 def has_few_bits(passes: Sequence[Pass]) -> bool:
@@ -168,7 +168,9 @@ def _is_narrow(activation_format: str) -> bool:
 def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     """For report.json: the level, what of the pipeline learns, and a note where a level adds nothing."""
     dual = any(p.name == DUAL for p in passes)
-    learned = [p.name for p in passes if p.name in (LEARN, TUNE, SCALES) or (dual and p.name == AGAIN)]
+    learned = [
+        p.name for p in passes if p.name in (LEARN, TUNE, SCALES, FACTORS) or (dual and p.name == AGAIN)
+    ]
     note = ""
     if options.effort > 1 and not learned:
         rounds = any(p.name == ROUND for p in passes)

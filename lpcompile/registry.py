@@ -37,6 +37,7 @@ PASSES = {
     "reconstruct-blocks": "lpcompile.passes.reconstruct_blocks:ReconstructBlocks",
     "tune-weights": "lpcompile.passes.tune_weights:TuneWeights",
     "tune-scales": "lpcompile.passes.tune_scales:TuneScales",
+    "tune-factors": "lpcompile.passes.tune_factors:TuneFactors",
 }
 TARGETS = {
     "ort": "lpcompile.backends.ort.target:OrtTarget",

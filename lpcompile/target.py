@@ -173,7 +173,7 @@ class Rules:
         has_machines: takes the options of MACHINE_OPTIONS.
         batch_only: symbolic axes other than the first of every input are refused.
         emit_forms: those that it knows.
-        merges_side_paths: low-rank side paths are merged into the int8 weights.
+        side_paths: lowerings of low-rank side paths, of `plan.SIDE_LOWERINGS`, the target's own first.
         dyadic: integer layers requantise by `dyadic` (architecture 3.5), and its integers stand in for stored scales.
     """
 
@@ -187,7 +187,7 @@ class Rules:
     has_machines: bool = False
     batch_only: bool = False
     emit_forms: tuple[str, ...] = EMIT_FORMS
-    merges_side_paths: bool = True
+    side_paths: tuple[str, ...] = ("merged",)
     dyadic: bool = False
 
 

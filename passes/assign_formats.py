@@ -44,10 +44,10 @@ from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.side_path_candidates import parse_ranks, with_side_paths
-from lpcompile.passes.side_paths import refuse_unmerged
+from lpcompile.passes.side_paths import lowering_of
 from lpcompile.passes.written_assignment import learned_tables, write_assignment
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import MERGED, METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 
@@ -118,7 +118,8 @@ class AssignFormats(Pass):
         """Plan the weights of every layer whose kernel is not `float`."""
         report = PassReport(self.name)
         ctx.finalists.clear()
-        refuse_unmerged(ctx.target if self.ranks else None)
+        if self.ranks:
+            lowering_of(ctx.target, MERGED)  # costs of separate paths are not known here
         if ctx.decisions is not None:
             for name, layer in graph.plan.layers.items():
                 report.skip(name, f"{layer.weight.format}, as decided in the file")

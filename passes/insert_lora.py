@@ -16,9 +16,9 @@ from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import rounded_layer
-from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, refuse_unmerged, side_path_obstacle
+from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, lowering_of, side_path_obstacle
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import LayerPlan
+from lpcompile.plan import SIDE_LOWERINGS, LayerPlan
 from lpcompile.quant.low_rank import METHODS
 from lpcompile.quant.side_path import MOST_RANK
 from lpcompile.records import PassReport
@@ -41,10 +41,14 @@ class InsertLora(Pass):
     factors: str = "int8"
     most_macs: float = 0.5  # of a layer's own; a path with more is skipped
     sweeps: int = 0  # of codes and scales in turn after GPTQ
+    lowering: str = ""  # merged or separate; the target's own where it is not said
+    keep: str = "better"  # undone where the network lost; always: a later pass trains the factors
 
     def __post_init__(self) -> None:
         option_checks.one_of("method", self.method, METHODS)
         option_checks.one_of("factors", self.factors, ("int8",))
+        option_checks.one_of("lowering", self.lowering, ("", *SIDE_LOWERINGS))
+        option_checks.one_of("keep", self.keep, ("better", "always"))
         option_checks.at_least("rank", self.rank, 1)
         if self.rank > MOST_RANK:
             raise ValueError(f"option 'rank' is at most {MOST_RANK}")
@@ -53,14 +57,17 @@ class InsertLora(Pass):
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Give side paths to the layers of the plan."""
-        refuse_unmerged(ctx.target)
+        lowering = lowering_of(ctx.target, self.lowering)
         report, before = PassReport(self.name), graph.plan
         todo: list[Node] = []
         for node in graph.layers():
             layer = graph.plan.layers.get(node.name, LayerPlan())
             rank, most = layer.weight.rank or self.rank, inf if layer.weight.rank else self.most_macs
             obstacle = "it was not rounded" if layer.tensor is None else ""
-            obstacle = obstacle or side_path_obstacle(node, layer.kernel, layer.weight, rank=rank, most=most)
+            how = lowering_of(ctx.target, layer.weight.side_lowering or lowering)
+            obstacle = obstacle or side_path_obstacle(
+                node, layer.kernel, layer.weight, rank=rank, most=most, lowering=how
+            )
             if ctx.decisions is not None and not layer.weight.rank:
                 obstacle = obstacle or "as decided"
             if obstacle:
@@ -70,18 +77,18 @@ class InsertLora(Pass):
         if self.method in BY_METRIC:
             input_metrics(graph, ctx, [n.name for n in todo])
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda n: self._layer(graph, n, ctx), todo)
+            found = pool.map(lambda n: self._layer(graph, n, ctx, lowering), todo)
             for done, (node, layer) in enumerate(zip(todo, found, strict=True)):
                 ctx.progress("fitting side paths", done + 1, len(todo))
                 self._put(graph, ctx, node, layer, report)
-        if todo and ctx.decisions is None:
+        if todo and ctx.decisions is None and self.keep == "better":
             keep_if_better(graph, ctx, before, report, stays="no side path is kept")
         return report
 
-    def _layer(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+    def _layer(self, graph: LpGraph, node: Node, ctx: PassContext, lowering: str) -> LayerPlan:
         decided = graph.plan.layers[node.name].weight
         if not decided.rank:  # others were decided before
-            decided = replace(decided, rank=self.rank, side_path=self.method)
+            decided = replace(decided, rank=self.rank, side_path=self.method, side_lowering=lowering)
         metric = ctx.metrics.get(node.name)
         return rounded_layer(graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps)
 

@@ -1,11 +1,12 @@
 """What passes have in common that train a rounded network as a whole: norms, ranges, targets, samples, the report."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lpcompile.analysis.calibration import RunFeeds
 from lpcompile.errors import GradientError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_norms import with_norms
@@ -46,6 +47,7 @@ class Retraining:
         batch: samples a step.
         clip: largest norm of all gradients together; 0: any.
         required: whether a model without gradients is an error; else a warning.
+        narrowed: takes some of the samples, given the training and what runs `student.compared` of its judged graph.
     """
 
     subject: str
@@ -60,6 +62,7 @@ class Retraining:
     batch: int
     clip: float = 0.0
     required: bool = True
+    narrowed: Callable[[Training, RunFeeds], Training] | None = None  # to some of its samples
 
     def obstacle(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> bool:
         """Whether there are no samples to train on; the report and the user are told."""
@@ -158,7 +161,7 @@ class Retraining:
         total = self.epochs * samples.batch_count(len(train), self.batch)
         runs = LEARNING * self.epochs * samples_of(graph, calls)
         label = labelled(self.label, graph, ctx, runs, total)
-        return Training(
+        training = Training(
             student,
             _opened(student, ctx),
             layers,
@@ -176,6 +179,9 @@ class Retraining:
             checkpoints,
             lambda done, of: ctx.progress(label, done, of),
         )
+        if self.narrowed is None:
+            return training
+        return self.narrowed(training, ctx.observe(student.judged, student.compared))
 
 
 def trainable_norms(graph: LpGraph, *, running: bool = False) -> list[TunedNorm]:

@@ -18,7 +18,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
 from lpcompile.passes.side_paths import keeps_scales, least_beside, side_path_obstacle, with_side_path
-from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import ADAROUND, MERGED, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
@@ -80,8 +80,11 @@ def rounded_layer(
     if decided.scale_rule == "output-mse" and importance is None:
         decided = replace(decided, scale_rule="mse")
     kernel, reason = _kernel(layer, decided, rows.shape[1])
-    if decided.rank and (no := side_path_obstacle(node, kernel, decided, rank=decided.rank, most=inf)):
-        decided = replace(decided, rank=0, side_path="")
+    lowering = decided.side_lowering or MERGED
+    if decided.rank and (
+        no := side_path_obstacle(node, kernel, decided, rank=decided.rank, most=inf, lowering=lowering)
+    ):
+        decided = decided.alone
         reason = "; ".join(filter(None, (reason, f"no side path: {no}")))
     grouped = decided.granularity.startswith("group")
     fitting = Fitting(
@@ -118,7 +121,7 @@ def rounded_layer(
 
         tensor, decided = with_side_path(rows, tensor, decided, metric, again)
         if decided.rank and not keeps_scales(tensor, fitting.min_scale):
-            tensor, decided = tensor.main, replace(decided, rank=0, side_path="")
+            tensor, decided = tensor.main, decided.alone
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)

@@ -16,7 +16,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.formats.planned import LEARNED, format_of
 from lpcompile.ir.node import Node
 from lpcompile.passes.side_paths import damped_matrix, least_beside, side_path_obstacle
-from lpcompile.plan import METRIC_ROUNDINGS, Kernel
+from lpcompile.plan import MERGED, METRIC_ROUNDINGS, Kernel
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.rows import to_rows
 from lpcompile.quant.side_path import MOST_RANK
@@ -59,7 +59,7 @@ def with_side_paths(
     floors = least_beside(found.sample, None if min_scale is None else min_scale[found.channels])
     more = []
     for rank in ranks:
-        wanted = [replace(c.weight, rank=rank, side_path=METHOD) for c in bases]
+        wanted = [replace(c.weight, rank=rank, side_path=METHOD, side_lowering=MERGED) for c in bases]
         wanted = [w for w in wanted if not side_path_obstacle(node, kernel, w, rank=rank, most=MOST_MACS)]
         if not wanted:
             continue

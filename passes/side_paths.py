@@ -19,7 +19,7 @@ from lpcompile.errors import TargetError
 from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.plan import MERGED, SEPARATE, SIDE_LOWERINGS, STATIC, Kernel, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.merged_rounding import merged_codes
@@ -40,20 +40,25 @@ def mac_ratio(rank: int, outputs: int, inputs: int) -> float:
     return rank * (outputs + inputs) / max(1, outputs * inputs)
 
 
-def refuse_unmerged(target: Target | None) -> None:
-    """Refuse targets that cannot merge side paths.
+def lowering_of(target: Target | None, asked: str = "") -> str:
+    """How side paths run on a target, one of `plan.SIDE_LOWERINGS`; the target's own where nothing is asked for.
 
     Raises:
-        TargetError: this is one.
+        TargetError: the target has no such lowering.
     """
-    if target is not None and not target.rules.merges_side_paths:
+    known = SIDE_LOWERINGS if target is None else target.rules.side_paths
+    if asked and asked not in known:
+        name = "" if target is None else target.name
         raise TargetError(
-            f"target '{target.name}' cannot merge side paths into weights",
-            hint="use a recipe without side paths, as w4a8, or --target ort",
+            f"target '{name}' has no lowering '{asked}' of side paths",
+            hint=f"it has: {', '.join(known)}",
         )
+    return asked or known[0]
 
 
-def side_path_obstacle(node: Node, kernel: Kernel, weight: WeightPlan, *, rank: int, most: float) -> str:
+def side_path_obstacle(
+    node: Node, kernel: Kernel, weight: WeightPlan, *, rank: int, most: float, lowering: str = MERGED
+) -> str:
     """Why a layer takes no side path; empty where it may.
 
     Args:
@@ -62,6 +67,7 @@ def side_path_obstacle(node: Node, kernel: Kernel, weight: WeightPlan, *, rank: 
         weight: how its weights are stored.
         rank: of the path.
         most: the largest `mac_ratio`.
+        lowering: one of `plan.SIDE_LOWERINGS`.
     """
     if kernel is Kernel.FLOAT:
         return "its weights stay float"
@@ -70,6 +76,8 @@ def side_path_obstacle(node: Node, kernel: Kernel, weight: WeightPlan, *, rank: 
     shape = layer_shape(node)
     if shape.group > 1:
         return f"each of its {shape.group} groups would need factors of its own"
+    if lowering == SEPARATE and kernel not in STATIC:
+        return "its input is no integer of a known range, which a separate path reads"
     if kernel is Kernel.NBITS:
         return "its codes stay packed when it runs, so nothing can be merged into them"
     fmt = format_of(weight.format)
@@ -98,17 +106,19 @@ def with_side_path(
     method = WITHOUT_METRIC if metric is None and decided.side_path in BY_METRIC else decided.side_path
     matrix = None if metric is None else damped_matrix(metric)
     own = _weighing(method, matrix)
-    found = [tensor, repaired(rows, tensor, decided.rank, own)]
+    apart = decided.side_lowering == SEPARATE
+    found = [tensor, repaired(rows, tensor, decided.rank, own, apart=apart)]
     if method == "lowrank-first":
         b, a = low_rank(rows, decided.rank, own)
         main = rounded(np.asarray(rows - b @ a, np.float32))
-        found += _settled(rows, main, b, a, metric)
-        found += _settled(rows, main, *low_rank(rows - main.dequantize(), decided.rank, own), metric)
+        found += _settled(rows, main, b, a, metric, apart=apart)
+        b, a = low_rank(rows - main.dequantize(), decided.rank, own)
+        found += _settled(rows, main, b, a, metric, apart=apart)
     elif method == "loftq":
-        found += _alternated(rows, rounded, tensor, decided.rank)
+        found += _alternated(rows, rounded, tensor, decided.rank, apart=apart)
     best = min(found, key=_judge(rows, matrix))
     if best.side is None:
-        return tensor, replace(decided, rank=0, side_path="")
+        return tensor, decided.alone
     return best, replace(decided, side_path=method)
 
 
@@ -131,8 +141,9 @@ def rounded_again(
     least = least_beside(target, min_scale)
     main = metric.rounded(np.asarray(target - b @ a, np.float32), tensor.main, min_scale=least)
     own = _weighing(method, damped_matrix(metric))
-    found = _settled(target, main, b, a, metric)
-    found += _settled(target, main, *low_rank(target - main.dequantize(), path.rank, own), metric)
+    found = _settled(target, main, b, a, metric, apart=path.apart)
+    left = low_rank(target - main.dequantize(), path.rank, own)
+    found += _settled(target, main, *left, metric, apart=path.apart)
     return [t for t in found if keeps_scales(t, min_scale)]
 
 
@@ -154,10 +165,12 @@ def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
     return min_scale is None or not bool((tensor.int8_image()[1] < min_scale).any())
 
 
-def repaired(rows: F32, tensor: QuantizedTensor, rank: int, metric: F64 | None) -> QuantizedTensor:
+def repaired(
+    rows: F32, tensor: QuantizedTensor, rank: int, metric: F64 | None, *, apart: bool = False
+) -> QuantizedTensor:
     """The tensor with the factors that repair its codes best; as it is where there is nothing to repair."""
     main = tensor.main
-    return _beside(main, *low_rank(rows - main.dequantize(), rank, metric))
+    return _beside(main, *low_rank(rows - main.dequantize(), rank, metric), apart=apart)
 
 
 def damped_matrix(metric: InputMetric) -> F64:
@@ -175,9 +188,10 @@ def _weighing(method: str, matrix: F64 | None) -> F64 | None:
     return matrix if method in BY_METRIC else None
 
 
-def _beside(main: QuantizedTensor, b: Real, a: Real) -> QuantizedTensor:
+def _beside(main: QuantizedTensor, b: Real, a: Real, *, apart: bool) -> QuantizedTensor:
     """Codes and these factors in 8 bits."""
-    return replace(main, side=side_path(b, a, *main.int8_image(), largest=main.largest_level))
+    path = side_path(b, a, *main.int8_image(), largest=main.largest_level, apart=apart)
+    return replace(main, side=path)
 
 
 def _judge(rows: F32, matrix: F64 | None) -> Callable[[QuantizedTensor], float]:
@@ -192,23 +206,25 @@ def _judge(rows: F32, matrix: F64 | None) -> Callable[[QuantizedTensor], float]:
 
 
 def _settled(
-    rows: F32, main: QuantizedTensor, b: Real, a: Real, metric: InputMetric | None
+    rows: F32, main: QuantizedTensor, b: Real, a: Real, metric: InputMetric | None, *, apart: bool
 ) -> list[QuantizedTensor]:
     """Codes beside factors in 8 bits, as they are, and chosen again to make up for the rounding of the factors.
 
     Large directions that were taken out of the weights are held by 8 bits, and so is the merged image; what these lose
     is left to the codes.
     """
-    found = _beside(main, b, a)
+    found = _beside(main, b, a, apart=apart)
     if found.side is None or metric is None:
         return [found]
     return [found, merged_codes(rows, found, metric.factors)]
 
 
-def _alternated(rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int) -> list[QuantizedTensor]:
+def _alternated(
+    rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int, *, apart: bool
+) -> list[QuantizedTensor]:
     found = []
     for _ in range(ALTERNATIONS):
         b, a = low_rank(rows - tensor.main.dequantize(), rank)
-        tensor = repaired(rows, rounded(np.asarray(rows - b @ a, np.float32)), rank, None)
+        tensor = repaired(rows, rounded(np.asarray(rows - b @ a, np.float32)), rank, None, apart=apart)
         found.append(tensor)
     return found

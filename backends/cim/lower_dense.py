@@ -1,7 +1,7 @@
 """Strips of matrix layers: load a band, multiply, requantise, finish, store. [cim-machine 2, "Granularity"]."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from math import prod
@@ -9,10 +9,10 @@ from math import prod
 from lpcompile.backends.cim.grouped import part_of
 from lpcompile.backends.cim.memory import Addresses, Local, Place, tile
 from lpcompile.backends.cim.program import DTYPE_BYTES, Window
-from lpcompile.backends.cim.room import output_bytes, tile_slack
+from lpcompile.backends.cim.room import factor_bytes, hidden_bytes, output_bytes, tile_slack
 from lpcompile.backends.cim.streams import CONST_BUFFER, Access
 from lpcompile.backends.cim.strips import Range, band, input_extent, strip_sizes, strips
-from lpcompile.backends.cim.work import Dense, Depthwise, Finish, Lut, Product, Rescale, Sum
+from lpcompile.backends.cim.work import I8, Dense, Depthwise, Finish, Lut, Product, Rescale, Sum
 from lpcompile.backends.cim.writer import Writer
 from lpcompile.errors import CapacityError
 
@@ -66,8 +66,9 @@ def layout(work: Dense | Depthwise, columns: int, capacity: int, least: int) -> 
 def _bytes(work: Dense | Depthwise, columns: int, copies: int, sizes: Sequence[int]) -> int:
     x = prod(_band_shape(work, sizes, columns))
     positions = prod(sizes)
-    fixed = len(work.weights) * columns + 8 if isinstance(work, Depthwise) else 0
-    return copies * (x + positions * columns * output_bytes(work) + tile_slack(work)) + fixed
+    fixed = len(work.weights) * columns + 8 if isinstance(work, Depthwise) else factor_bytes(work)
+    of_position = columns * output_bytes(work) + hidden_bytes(work)
+    return copies * (x + positions * of_position + tile_slack(work)) + fixed
 
 
 def _band_shape(work: Dense | Depthwise, sizes: Sequence[int], columns: int) -> tuple[int, ...]:
@@ -121,11 +122,33 @@ class _Room:
         self.y = local.tiles("u8", shape)
         self.others = [local.tiles(f.other.dtype, shape) if f.other is not None else [] for f in work.steps]
         self.wide = [local.tiles("i32", shape) if isinstance(f.step, Product) else [] for f in work.steps]
+        self.side = _SideRoom.of(work, local, plan.sizes, widest)
         self._turns = count()
 
     def next_turn(self) -> int:
         """Which tiles the next strip takes."""
         return next(self._turns) % self.local.copies
+
+
+@dataclass(frozen=True, slots=True)
+class _SideRoom:
+    """Tiles of a side path: sums of its first product, 16-bit numbers made of them, sums of its second; its factors."""
+
+    sums: list[Place]
+    hidden: list[Place]
+    added: list[Place]
+    factors: list[Place] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, work: Dense | Depthwise, local: Local, sizes: Sequence[int], widest: int
+    ) -> "_SideRoom | None":
+        """None where there is no side path."""
+        if not isinstance(work, Dense) or work.side is None:
+            return None
+        inner = (*sizes, len(work.side.second))
+        sums, hidden = (local.tiles(kind, inner) for kind in ("i32", "i16"))
+        return cls(sums, hidden, local.tiles("i32", (*sizes, widest)))
 
 
 class _Worker:
@@ -136,12 +159,26 @@ class _Worker:
         self.core = share.core
         self.requant = part_of(work.requant, share.columns)
         self.weights = self._load_weights(room.local) if isinstance(work, Depthwise) else None
+        self.factors = self._load_factors(room)
 
     def _load_weights(self, local: Local) -> Place:
         """The depthwise weights of these columns, loaded once."""
         assert isinstance(self.work, Depthwise)
         mult = self.work.weights.shape[2]
         part = self.work.weights[:, self.share.columns[0] // mult : self.share.columns[1] // mult]
+        return self._loaded(part, local)
+
+    def _load_factors(self, room: _Room) -> tuple[Place, Place] | None:
+        """The factors of the side path, loaded once a core; of the second those of these columns."""
+        if not isinstance(self.work, Dense) or self.work.side is None or room.side is None:
+            return None
+        if not room.side.factors:
+            whole = self.work.side.first, self.work.side.second
+            room.side.factors.extend(self._loaded(factor, room.local) for factor in whole)
+        first, second = room.side.factors
+        return first, second.part(((0, second.shape[0]), self.share.columns))
+
+    def _loaded(self, part: I8, local: Local) -> Place:
         address = self.w.tables.const(part.tobytes())
         (to,) = local.tiles("i8", part.shape, copies=1)
         space, first = self.at.consts
@@ -164,6 +201,7 @@ class _Worker:
         x = _sized(self.room.x[turn], source.shape)
         acc = _sized(self.room.acc[turn], shape)
         self._multiply(x, window, acc)
+        self._add_side(x, window, acc, turn)
         out = self.at.place(self.work.out).part((*strip, self.share.columns))
         if self.work.out.dtype == "i32":
             flat = _flat(acc)
@@ -204,6 +242,23 @@ class _Worker:
             if self.share.program:
                 self.w.wprog(self.core, group, self.w.tables.groups.entries[group].page0)
             self.w.mvm(self.core, group, operand, flat, init=i == 0)
+
+    def _add_side(self, x: Place, window: Window | None, acc: Place, turn: int) -> None:
+        """The side path of a strip on the hp unit, added to the accumulators before they are requantised."""
+        if self.factors is None or self.room.side is None:
+            return
+        assert isinstance(self.work, Dense)
+        assert self.work.side is not None
+        w, core, side, room = self.w, self.core, self.work.side, self.room.side
+        positions, rank = acc.shape[:-1], len(side.second)
+        sums, hidden = (_sized(r[turn], (*positions, rank)) for r in (room.sums, room.hidden))
+        added = _sized(room.added[turn], acc.shape)
+        first, second = (f.access() for f in self.factors)
+        w.vmm(core, _flat(sums), _flat(x) if window is None else x.access(window=window), first)
+        w.vrq(core, _flat(hidden), _flat(sums), side.hidden)
+        w.vmm(core, _flat(added), _flat(hidden), second)
+        w.vrq(core, _flat(added), _flat(added), side.added)
+        w.acc(core, _flat(acc), _flat(added))
 
     def _finish(self, finish: Finish, i: int, turn: int, strip: tuple[Range, ...], y: Place) -> None:
         w, core, step, other = self.w, self.core, finish.step, finish.other

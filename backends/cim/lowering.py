@@ -133,6 +133,9 @@ class _Lowering:
         depthwise = self._plan_depthwise([d for d in devices if d is not None])
         boot = Streams(self.g.cores, self.tables)
         shares = Shares(self._shares(dense, cuts, placement, boot), depthwise, placement.resident)
+        for side in (work.side for work in dense if work.side is not None):
+            for factor in (side.first, side.second):
+                self.tables.const(factor.tobytes())
         self._hold_consts(boot)
         base = -(-len(self.tables.consts) // ALIGN) * ALIGN
         code: list[list[tuple[Instruction, ...]]] = [[] for _ in range(self.g.cores)]
@@ -265,7 +268,10 @@ class _Lowering:
         return Addresses(found, self.consts), at, sum(sizes[b] for b in left)
 
     def _hold_consts(self, boot: Streams) -> None:
-        """Weights of the hp unit go to the end of the global buffer at boot, unless they are a large part of it."""
+        """Weights of the hp unit, depthwise ones and factors, go to the end of the global buffer at boot.
+
+        Unless they are a large part of it.
+        """
         size = len(self.tables.consts)
         if not 0 < size <= self.g.gb_bytes // CONST_SHARE:
             return

@@ -8,7 +8,7 @@ import numpy as np
 from lpcompile.backends.cim.geometry import Footprint, Geometry
 from lpcompile.backends.cim.planes import planes_of, store_planes
 from lpcompile.backends.cim.program import Group, PlaneSet
-from lpcompile.backends.cim.room import output_bytes, tile_slack
+from lpcompile.backends.cim.room import factor_bytes, hidden_bytes, output_bytes, tile_slack
 from lpcompile.backends.cim.slots import Slot
 from lpcompile.backends.cim.strips import input_extent
 from lpcompile.backends.cim.tables import Tables
@@ -53,10 +53,11 @@ def cut(work: Dense, g: Geometry) -> Cut:
             where=work.name,
             hint="choose a machine with wider arrays or a narrower --weight-format",
         )
-    room = (g.lb_bytes - _input_bytes(work) - tile_slack(work)) // output_bytes(work)
+    read = _input_bytes(work) + hidden_bytes(work) + factor_bytes(work)
+    room = (g.lb_bytes - read - tile_slack(work)) // output_bytes(work)
     if room < 1:
         raise CapacityError(
-            f"the {_input_bytes(work)} bytes that one output position reads do not fit the local buffer",
+            f"the {read} bytes that one output position reads do not fit the local buffer",
             where=work.name,
             hint=f"run it on the host with --host {work.name}, or choose a machine with larger buffers",
         )

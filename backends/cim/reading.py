@@ -27,6 +27,7 @@ from lpcompile.backends.cim.work import (
     Pool,
     Product,
     Rescale,
+    SidePath,
     Step,
     Sum,
 )
@@ -42,6 +43,7 @@ POOLS = ("DyadicAveragePool", "DyadicGlobalAveragePool", "MaxPool")
 ELEMENTWISE = ("DyadicAdd", "DyadicMul", "QuantNorm", "Lookup")
 CLAMPS = ("Clip", "Min", "Max")
 INT32 = 2**31 - 1
+I8 = NDArray[np.int8]
 I64 = NDArray[np.int64]
 
 
@@ -170,7 +172,8 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
     if not convolves:
         weights = np.ascontiguousarray(w.rows.T)
         macs = prod(out.shape) * len(weights)
-        stage.work.append(Dense(node.name, held.view, out, None, weights, requant, bits, macs))
+        dense = Dense(node.name, held.view, out, None, weights, requant, bits, macs)
+        stage.work.append(replace(dense, side=_side(numbers, node, ())))
         return
     x, y = channel_order(held.view), channel_order(out)
     x, window = _padded(stage, node, x, _window(node, x, w.shape[2:], zero))
@@ -178,12 +181,29 @@ def _layer(stage: StageValues, node: Node, w: LayerWeights, numbers: DyadicNumbe
     kernels = w.rows.reshape(w.shape)
     macs = prod(y.shape) * w.rows.shape[1]
     if group == 1:
-        rows = np.moveaxis(kernels, 1, -1).reshape(w.shape[0], -1)  # (C_out, kernel... * C_in)
-        weights = np.ascontiguousarray(rows.T)
-        stage.work.append(Dense(node.name, x, y, window, weights, requant, bits, macs))
+        weights = _channel_rows(w.rows, w.shape[1:])
+        dense = Dense(node.name, x, y, window, weights, requant, bits, macs)
+        stage.work.append(replace(dense, side=_side(numbers, node, w.shape[1:])))
         return
     by_group = kernels.reshape(group, w.shape[0] // group, w.shape[1], -1)
     stage.work.append(Grouped(node.name, x, y, window, by_group, requant, bits, macs))
+
+
+def _channel_rows(rows: I8, shape: tuple[int, ...]) -> I8:
+    """(kernel... * C_in, outputs) of rows (outputs, C_in * kernel...) that have this shape."""
+    kernels = rows.reshape(len(rows), *shape)
+    return np.ascontiguousarray(np.moveaxis(kernels, 1, -1).reshape(len(rows), -1).T)
+
+
+def _side(numbers: DyadicNumbers, node: Node, shape: tuple[int, ...]) -> SidePath | None:
+    """The side path of a layer; `shape` is that of a convolution's weights without its outputs."""
+    side = numbers.sides.get(node.name)
+    if side is None:
+        return None
+    (zero,) = numbers.input_zero_points[node.name]
+    first = _channel_rows(side.a, shape) if shape else np.ascontiguousarray(side.a.T)
+    hidden = requant_of(side.hidden, np.asarray(side.a.sum(1, dtype=np.int64)) * zero)
+    return SidePath(first, hidden, np.ascontiguousarray(side.b.T), requant_of(side.added))
 
 
 def _padded(stage: StageValues, node: Node, x: View, window: Window) -> tuple[View, Window]:

@@ -40,7 +40,7 @@ class CimTarget(Target):
         has_machines=True,
         batch_only=True,
         emit_forms=("functions", "standard"),
-        merges_side_paths=False,
+        side_paths=("separate",),
         dyadic=True,
     )
 

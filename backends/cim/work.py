@@ -56,6 +56,23 @@ class Finish:
 
 
 @dataclass(frozen=True, eq=False)
+class SidePath:
+    """A low-rank path beside a matrix product, on the hp unit: what it makes is added to the accumulators.
+
+    Attributes:
+        first: (K, r) int8, rows ordered as those of the weights.
+        hidden: of its sums, to i16; the correction for the zero point of x is inside.
+        second: (r, outputs) int8.
+        added: of its sums, to i32.
+    """
+
+    first: I8
+    hidden: Requant
+    second: I8
+    added: Requant
+
+
+@dataclass(frozen=True, eq=False)
 class Dense:
     """A matrix product over windows, or over the last axis: the work of the arrays.
 
@@ -69,6 +86,7 @@ class Dense:
         steps: elementwise work on each finished strip.
         macs: useful products (grouped layers hold zeros as well).
         zeros: entries of `weights` that stand between groups and are no weights of the network.
+        side: its side path, if it has one.
     """
 
     name: str
@@ -81,6 +99,7 @@ class Dense:
     macs: int
     steps: tuple[Finish, ...] = ()
     zeros: int = 0
+    side: SidePath | None = None
 
 
 @dataclass(frozen=True, eq=False)

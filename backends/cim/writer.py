@@ -42,6 +42,10 @@ class Writer:
         """Matrix product of a group into accumulators."""
         self._emit(core, Queue.CIM, "MVM", (group, x, acc), reads=[x], writes=[acc], flags=INIT * init)
 
+    def vmm(self, core: int, acc: Access, x: Access, w: Access) -> None:
+        """Dense product on the hp unit."""
+        self._emit(core, Queue.VEC, "VMM", (acc, x, w), reads=[x, w], writes=[acc], flags=INIT)
+
     def vdw(self, core: int, acc: Access, x: Access, w: Access) -> None:
         """Depthwise product on the hp unit."""
         self._emit(core, Queue.VEC, "VDW", (acc, x, w), reads=[x, w], writes=[acc], flags=INIT)

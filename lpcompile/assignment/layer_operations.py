@@ -15,20 +15,22 @@ from lpcompile.analysis.cost_classes import MAC, OTHER, SCALE, SHIFT_MAC
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat
 from lpcompile.assignment.requantisation import FLOAT, Requantisation
 from lpcompile.ir.block_matmul import BLOCK
-from lpcompile.plan import Kernel
+from lpcompile.plan import SEPARATE, Kernel
 
 GROUP_BITS = 4
 FLOAT8_BITS = 8
 _POWERS_OF_TWO = ("pot4",)
 _CODEBOOKS = ("nf4", "lut4")
 _IMAGE_BITS = 8
+FACTOR_BITS, HIDDEN_BITS = 8, 16  # of a separate side path
 
 Work = Mapping[tuple[str, Operation], int]  # by class and operation: how often in a call
 
 
 def operand_bits(held: LayerFormat) -> int:
     """Width of the weight in a product of integers."""
-    if held.weight.codebooks or held.weight.rank or held.weight.format.startswith(_CODEBOOKS):
+    merged = bool(held.weight.rank) and held.weight.side_lowering != SEPARATE
+    if held.weight.codebooks or merged or held.weight.format.startswith(_CODEBOOKS):
         return _IMAGE_BITS
     return held.weight_bits
 
@@ -64,6 +66,8 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requa
     if groups:
         found[SCALE, Operation(Kind.MULTIPLY, GROUP_BITS, ACCUMULATOR_BITS)] += outputs * groups
         found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS)] += outputs * groups
+    if held.weight.side_lowering == SEPARATE:
+        _add_side_path(found, layer, held)
     scaled = requantisation if held.kernel is Kernel.INTEGER else FLOAT
     times = -(-layer.shape.inputs // BLOCK) if held.kernel is Kernel.NBITS else 1
     added = times - 1 + (held.kernel is Kernel.INTEGER or layer.has_bias)
@@ -72,6 +76,17 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requa
     if scaled.shift is not None:
         found[SCALE, scaled.shift] += outputs
     return +found
+
+
+def _add_side_path(found: Counter[tuple[str, Operation]], layer: LayerFacts, held: LayerFormat) -> None:
+    """Two products with factors of 8 bits, a requantisation after each, and the sum with the main path's."""
+    rank, outputs = held.weight.rank, layer.output_elements
+    hidden = outputs // max(1, layer.shape.outputs) * rank
+    found[MAC, Operation(Kind.MAC, FACTOR_BITS, held.activation_bits)] += hidden * layer.shape.inputs
+    found[MAC, Operation(Kind.MAC, FACTOR_BITS, HIDDEN_BITS)] += outputs * rank
+    for kind in (Kind.MULTIPLY, Kind.ADD):
+        found[SCALE, Operation(kind, HIDDEN_BITS, ACCUMULATOR_BITS)] += hidden + outputs
+    found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS)] += outputs
 
 
 def ace(layer: LayerFacts, held: LayerFormat) -> float:

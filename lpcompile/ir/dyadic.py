@@ -14,10 +14,13 @@ x_zero_point is taken off, which is padding with the zero point.
 Requantisation runs in float64, exactly: |acc * m + b| + zero * 2^k < 2^52, and division by 2^k loses nothing.  The
 Cast to uint8 truncates, which is `floor` for what was clipped to low >= 0. [architecture 3.2, 3.5]
 
+`_side` in a name: a low-rank path adds to the sums before they are requantised (`dyadic_side`).
+
 `_t<n>` in a name: n axes stand after that of the channels (2 where it is not said).
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from onnx import FunctionProto, TensorProto
 
 from lpcompile.ir.decode import Storage, weights_int8
 from lpcompile.ir.domain import CONV_ATTRIBUTES, storage_attributes
+from lpcompile.ir.dyadic_side import SIDE_ARRAYS, SIDE_HIGH, side_sum
 from lpcompile.ir.function import FunctionBuilder, integer, ints
 from lpcompile.quant.dyadic import RADIX
 
@@ -51,6 +55,7 @@ def dyadic_layer(
     digits: int = 1,
     trailing: int = USUAL_TRAILING,
     accumulate: bool = False,
+    side: bool = False,
 ) -> FunctionProto:
     """DyadicConv, DyadicGemm, DyadicMatMul, or with `accumulate` their int32 sums.
 
@@ -61,22 +66,35 @@ def dyadic_layer(
         digits: that weights are split into (1, 2 or 4).
         trailing: spatial axes of a Conv.
         accumulate: give the sums.
+        side: a side path adds to them; its first factor is split as the weights are.
     """
-    name = f"{'Accumulate' if accumulate else 'Dyadic'}{op}_{storage.label}"
+    label = replace(storage, side=side).label
+    name = f"{'Accumulate' if accumulate else 'Dyadic'}{op}_{label}"
     name += ("" if digits == 1 else f"_d{digits}") + (trailing_suffix(trailing) if op == "Conv" else "")
     doc = "acc = sum(w8 * (x - x_zero_point))"
     if not accumulate:
         doc += "; y = clip(((acc * m + b) >> k) + zero, low, high)"
-    inputs = ["x", *storage.integer_inputs, *storage.level_inputs, *([] if accumulate else ["m", "b", "k"])]
+    stored = [*storage.integer_inputs, *storage.level_inputs, *(SIDE_ARRAYS if side else ())]
+    inputs = ["x", *stored, *([] if accumulate else ["m", "b", "k"])]
     b = FunctionBuilder(name, inputs, ["y"], doc)
-    b.declare("format", "granularity", *storage_attributes(storage))
+    b.declare("format", "granularity", *storage_attributes(storage), *([SIDE_HIGH] if side else []))
     x = b.op("Sub", b.op("Cast", "x", to=FLOAT), number(b, "x_zero_point", FLOAT))
     parts = _digits(b, b.op("Cast", weights_int8(b, storage), to=FLOAT), digits)
     sums = [_product(b, op, x, w) for w in parts]
-    if accumulate and digits == 1:
+    if accumulate and digits == 1 and not side:
         b.op("Cast", sums[0], to=TensorProto.INT32, out="y")
         return b.build(opset)
     acc = _put_together(b, sums, RADIX[digits])
+    if side:
+
+        def first(factor: str) -> str:
+            parts = _digits(b, b.op("Cast", factor, to=FLOAT), digits)
+            return _put_together(b, [_product(b, op, x, w) for w in parts], RADIX[digits])
+
+        def second(hidden: str, factor: str) -> str:
+            return b.op("Conv" if op == "Conv" else "MatMul", hidden, factor)
+
+        acc = b.op("Add", acc, side_sum(b, first, second, trailing if op == "Conv" else 0))
     if accumulate:
         b.op("Cast", acc, to=TensorProto.INT32, out="y")
     else:

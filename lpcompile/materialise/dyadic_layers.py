@@ -1,6 +1,7 @@
 """Layers of a reference graph: stored weights, and scale, bias and requantisation as three integers a channel."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lpcompile.errors import PassError, TargetError
 from lpcompile.formats.base import resolve
 from lpcompile.ir.channel_norm import channel_norm
 from lpcompile.ir.dyadic import dyadic_layer
+from lpcompile.ir.dyadic_side import SIDE_ARRAYS, SIDE_HIGH
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import bounds
@@ -28,6 +30,9 @@ from lpcompile.plan import TARGETS_OWN, ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.dyadic import Codes, Requant, accumulator_reach, affine_requant, digits_needed
 from lpcompile.quant.dyadic_numbers import DyadicNumbers, LayerWeights
 from lpcompile.quant.multipliers import held_line, integer_bits
+from lpcompile.quant.rows import from_rows
+from lpcompile.quant.side_integers import SideIntegers, side_integers
+from lpcompile.quant.side_path import SidePath
 
 KEPT = tuple(k for k in CONV_KEPT if k != "auto_pad")
 
@@ -46,25 +51,29 @@ class DyadicLayerWriter:
         assert x is not None
         assert weight is not None
         shape = weight.dims
-        if plan.tensor is not None and plan.tensor.side is not None:
-            raise TargetError(
-                "integer reference graphs have no side paths yet",
-                where=node.name,
-                hint="use a recipe without 'insert-lora', as w4a8, or --target ort",
-            )
+        path, plan = _apart(node, plan)
         stored = store_weights(self.graph, node.name, node.op, plan, shape)
         rows, scale = image_rows(plan)
         x_plan = self.tensors.plan.activations[x.name]
-        digits = digits_needed(rows, codes_of(x_plan))
-        if digits is None:
+        side = None if path is None else side_integers(path, codes_of(x_plan))
+        found = [
+            digits_needed(part, codes_of(x_plan)) for part in (rows, *([] if side is None else [side.a]))
+        ]
+        digits = max(d or 0 for d in found)
+        if None in found:
             raise PassError(f"{rows.shape[1]} products are too many to be exact in float32", where=node.name)
         self._remember(node, plan, rows, shape, x_plan)
-        self.weight_bytes[node.name] = sum(v.nbytes for v in stored.own_integers)
+        beside, attributes = [], {}
+        if side is not None:
+            self.numbers.sides[node.name] = side
+            beside, attributes = side_values(self.graph, node, side, shape), {SIDE_HIGH: side.hidden.high}
+        own = [*stored.own_integers, *(v for v in beside if not v.name.endswith("offset"))]
+        self.weight_bytes[node.name] = sum(v.nbytes for v in own)
         step = np.float64(x_plan.scale) * np.broadcast_to(scale.reshape(-1), rows.shape[:1]).astype(
             np.float64
         )
-        inputs = [self.tensors.codes(x), *stored.integer_values]
-        attributes = {**stored.attributes, "x_zero_point": x_plan.zero_point}
+        inputs = [self.tensors.codes(x), *stored.integer_values, *beside]
+        attributes |= {**stored.attributes, "x_zero_point": x_plan.zero_point}
         if node.op == "Conv":
             attributes |= {k: node.attrs[k] for k in KEPT if k in node.attrs}
         function = dyadic_layer(
@@ -74,6 +83,7 @@ class DyadicLayerWriter:
             digits=digits,
             trailing=len(shape) - 2,
             accumulate=plan.kernel is Kernel.FLOAT_OUT,
+            side=side is not None,
         )
         if plan.kernel is Kernel.FLOAT_OUT:
             self._float_out(node, plan, function, inputs, attributes, step)
@@ -116,6 +126,8 @@ class DyadicLayerWriter:
         if unit.bias is not None and (norm := channel_norm(unit.bias)) is not None:
             shift = shift + norm.shift / y_plan.scale
         reach = accumulator_reach(rows, codes_of(self.tensors.plan.activations[x.name]))
+        if (side := self.numbers.sides.get(node.name)) is not None:
+            reach = reach[0] - side.reach, reach[1] + side.reach
         held = self.tensors.plan.requants.get(node.name, TARGETS_OWN)
         centre = None if held.centre is None else held.centre / step
         scale, shift = held_line(step / y_plan.scale, shift, held.multiplier, centre)
@@ -203,6 +215,33 @@ def call(
     return IntegerTensors.filled(made)
 
 
+def _apart(node: Node, plan: LayerPlan) -> tuple[SidePath | None, LayerPlan]:
+    """The side path of a layer, and its plan without one.
+
+    Raises:
+        TargetError: the path is to be merged.
+    """
+    assert plan.tensor is not None
+    path = plan.tensor.side
+    if path is not None and not path.apart:
+        raise TargetError(
+            "integer reference graphs merge no side paths into weights",
+            where=node.name,
+            hint="use insert-lora{lowering=separate}, or --target ort",
+        )
+    return path, replace(plan, tensor=plan.tensor.main)
+
+
+def side_values(graph: LpGraph, node: Node, side: SideIntegers, shape: tuple[int, ...]) -> list[Value]:
+    """The initialisers of a side path, in the order of `SIDE_ARRAYS`; factors as the operator wants them."""
+    a_shape = (len(side.a), *shape[1:]) if node.op == "Conv" else (shape[0], len(side.a))
+    a = from_rows(node.op, side.a, a_shape)
+    b = side.b.reshape(*side.b.shape, *[1] * (len(shape) - 2)) if node.op == "Conv" else side.b.T
+    parts = [a, b, *requant_arrays(side.hidden), *requant_arrays(side.added)]
+    names = zip(SIDE_ARRAYS, parts, strict=True)
+    return [graph.constant(f"{stem(node.name)}/{role}", np.ascontiguousarray(v)) for role, v in names]
+
+
 def codes_of(plan: ActivationPlan) -> Codes:
     """The integers of a planned tensor."""
     return Codes(plan.zero_point, 0, plan.code_max)
@@ -219,11 +258,16 @@ def requant_constants(
     graph: LpGraph, name: str, r: Requant, *, short: bool = False
 ) -> tuple[Value, Value, Value]:
     """M as int16, with `short` as uint8 where that holds it, b as int64, k as uint8."""
-    fits = short and r.m.size and int(r.m.min()) >= 0 and int(r.m.max()) <= np.iinfo(np.uint8).max
-    arrays = (
-        ("multiplier", r.m.astype(np.uint8 if fits else np.int16)),
-        ("offset", r.b.astype(np.int64)),
-        ("shift", r.k.astype(np.uint8)),
-    )
+    arrays = zip(("multiplier", "offset", "shift"), requant_arrays(r, short=short), strict=True)
     m, b, k = (graph.constant(f"{stem(name)}/{role}", array) for role, array in arrays)
     return m, b, k
+
+
+def requant_arrays(r: Requant, *, short: bool = False) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The same as arrays."""
+    fits = short and r.m.size and int(r.m.min()) >= 0 and int(r.m.max()) <= np.iinfo(np.uint8).max
+    return (
+        r.m.astype(np.uint8 if fits else np.int16),
+        r.b.astype(np.int64),
+        r.k.astype(np.uint8),
+    )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.quant.dyadic import Requant
+from lpcompile.quant.side_integers import SideIntegers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,12 +37,14 @@ class DyadicNumbers:
         weights: of Dyadic and Accumulate layers.
         requants: of every node that requantises.
         luts: uint8 (256,) of every Lookup.
+        sides: side paths of layers that have one.
         input_zero_points: of every node that computes, one for each operand that holds codes.
     """
 
     weights: dict[str, LayerWeights] = field(default_factory=dict)
     requants: dict[str, Requant] = field(default_factory=dict)
     luts: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    sides: dict[str, SideIntegers] = field(default_factory=dict)
     input_zero_points: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property

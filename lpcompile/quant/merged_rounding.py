@@ -1,7 +1,8 @@
 """GPTQ of codes beside a side path: what merging rounds away is made up for by the inputs that follow.
 
 The merged image has 8 bits, and its rounding errors are white; those that GPTQ leaves of 4 bits are shaped by the
-inputs and often smaller where it counts. So the error that is fed back is that of the merged weights.
+inputs and often smaller where it counts. So the error that is fed back is that of the merged weights. A path that stays
+apart loses nothing more.
 """
 
 import numpy as np
@@ -33,5 +34,5 @@ def merged_codes(rows: F32, tensor: QuantizedTensor, factors: GramFactor) -> Qua
     def held(k: int, levels: F32) -> F32:
         return np.asarray(clipped((levels + added[:, k]) / steps) * steps - added[:, k], np.float32)
 
-    found = units.tensor(rounded_levels(units, factors.feedback, held=held))
+    found = units.tensor(rounded_levels(units, factors.feedback, held=None if side.apart else held))
     return QuantizedTensor(found.codes, main.format, main.granularity, main.scales, side=side)

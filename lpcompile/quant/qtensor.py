@@ -39,7 +39,8 @@ class QuantizedTensor:
         zeros: zero points of that shape, for intN and uintN; None for 0.
         scale_bits: what a float scale takes where stored (16 for values that are kept as bfloat16).
         side: factors that are added to what the codes say, of rows (C_out, K); then the int8 image is the merged one
-            and the tensor is what image and scale say.
+            and the tensor is what image and scale say. Those of a path that stays apart are added as they are; then
+            the image is that of the codes alone.
 
     Raises:
         FormatError: shapes or types do not fit together.
@@ -131,7 +132,8 @@ class QuantizedTensor:
 
         Returns:
             w8, int8, shape of the codes; s_c, float32: () for a scale per tensor, else (length of the axis,),
-            which is axis 0 for integer group scales and with a side path.
+            which is axis 0 for integer group scales and with a merged side path. Of the main path alone where the
+            side path stays apart.
 
         Raises:
             FormatError: there is no image: float group scales, a format without one, zero points beyond int8.
@@ -141,7 +143,7 @@ class QuantizedTensor:
                 f"{self.format.name} with granularity '{self.granularity}' has no int8 image",
                 hint="use a format that has one, with scales per tensor, per channel or integer groups",
             )
-        if self.side is not None:
+        if self.side is not None and not self.side.apart:
             return merged_image(*self.main.int8_image(), self.side)
         if self.has_integer_groups:
             return self._group_image()
@@ -168,7 +170,12 @@ class QuantizedTensor:
             w8, scale = self.int8_image()
             by_row = self.has_integer_groups or self.side is not None
             axis = PerAxis(0) if by_row else self.granularity
-            values: F32 = np.multiply(w8, axis.expand(scale, self.shape), dtype=np.float32)
+            if self.side is not None:
+                scale = np.broadcast_to(scale.reshape(-1), self.shape[:1])
+            levels: F32 | I8 = w8
+            if self.side is not None and self.side.apart:
+                levels = w8.astype(np.float32) + self.side.product()
+            values: F32 = np.multiply(levels, axis.expand(scale, self.shape), dtype=np.float32)
             return values
         values = self.format.decode(self.codes)
         if self.zeros is not None:

@@ -7,8 +7,8 @@ u below 2^24 u, and so is their sum: float32 holds V exactly whatever the order 
 
     t = v * k_c;    w8' = clip(rint(V / t));    scale s_c t      k_c (C,) 8-bit integers, v a float32 number
 
-arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph.
-[architecture 3.2, 3.6]
+arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph. A path that
+stays apart is not merged: its weights are s_c V, and it has no steps. [architecture 3.2, 3.6]
 """
 
 import hashlib
@@ -40,6 +40,7 @@ class SidePath:
         unit: u, a float32 number of shape (), a power of two.
         steps: (C,) uint8 above 0, k_c.
         step_unit: v, a positive float32 number of shape ().
+        apart: it runs beside the main path and is merged into nothing; steps are 1.
 
     Raises:
         FormatError: shapes do not fit, or the unit is no power of two.
@@ -51,6 +52,7 @@ class SidePath:
     unit: F32
     steps: U8
     step_unit: F32
+    apart: bool = False
 
     def __post_init__(self) -> None:
         r = self.multipliers.size
@@ -73,7 +75,7 @@ class SidePath:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What is stored, by the names that bodies give it."""
-        names = ("b", "a", "multipliers", "unit", "steps", "step_unit")
+        names = ("b", "a", "multipliers", "unit", *(() if self.apart else ("steps", "step_unit")))
         return {f"side_{name}": getattr(self, name) for name in names}
 
     def factors(self) -> tuple[F32, F32]:
@@ -104,7 +106,9 @@ class SidePath:
         return h.digest()
 
 
-def side_path(b: Real, a: Real, w8: I8, scale: F32, *, largest: int = 128) -> SidePath | None:
+def side_path(
+    b: Real, a: Real, w8: I8, scale: F32, *, largest: int = 128, apart: bool = False
+) -> SidePath | None:
     """Factors in 8 bits, each rank in a range of its own, beside a main path; None where they are zero.
 
     Args:
@@ -113,6 +117,7 @@ def side_path(b: Real, a: Real, w8: I8, scale: F32, *, largest: int = 128) -> Si
         w8: (C, K) image of the main path: the merged image is just wide enough for it.
         scale: (C,) or () its scale.
         largest: magnitude that the image of other codes may have; sums stay exact for them.
+        apart: the path runs beside the main path.
 
     Raises:
         FormatError: a rank above MOST_RANK, numbers that are not finite.
@@ -135,9 +140,10 @@ def side_path(b: Real, a: Real, w8: I8, scale: F32, *, largest: int = 128) -> Si
         levels = np.rint(left * (of_right / LARGEST * 2.0**power / n))
         b8 = np.clip(levels, -LARGEST, LARGEST).astype(np.int8)
         unit = np.asarray(2.0**-power, np.float32)
-        path = SidePath(b8, a8, n.astype(np.uint8), unit, np.ones(len(b8), np.uint8), np.ones((), np.float32))
+        ones = np.ones(len(b8), np.uint8), np.ones((), np.float32)
+        path = SidePath(b8, a8, n.astype(np.uint8), unit, *ones, apart)
         if path.is_exact(largest):
-            return _with_steps(path, w8)
+            return path if apart else _with_steps(path, w8)
     return None  # it would be millions of times the main path
 
 

@@ -212,9 +212,12 @@ def _energy(report: Mapping[str, Any]) -> str:
     per = "a sample" if batch == 1 else f"a call of {batch}"
     nodes = "1 host node" if host == 1 else f"{host} host nodes"
     counted = f" ({nodes} not counted)" if host else ""
+    side = ""
+    if energy["side_path_macs"]:
+        side = f"{scopes['with_side_paths']:.3g} with side paths ({energy['side_path_pj'] / 1e6:.3g} uJ), "
     text = (
         f"energy    {totals['energy_pj'] / 1e6:.3g} uJ and {totals['latency_ns'] / 1e3:.3g} us {per}; "
-        f"{scopes['mac_only']:.3g} TOPS/W of MACs only, {scopes['system']:.3g} of the machine{counted} "
+        f"{scopes['mac_only']:.3g} TOPS/W of MACs only, {side}{scopes['system']:.3g} of the machine{counted} "
         f"({energy['assumed_share']:.0%} assumed)"
     )
     if not digital["energy_pj"]:

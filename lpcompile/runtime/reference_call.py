@@ -45,7 +45,7 @@ class Call:
         group_size: inputs that share an integer multiplier; 0 for none.
         scale_codes: how channel scales are coded, "s8", "u8" or "b16"; empty: float32.
         row_tables: whether every output channel has a table of its own.
-        side: whether factors of a side path are merged into the weights.
+        side: whether factors of a side path are merged into the weights, or of dyadic layers run beside them.
         has_bias: whether the last input is a bias.
         float_out: whether the accumulator is scaled to float32.
         code_max: largest code of the output.
@@ -126,8 +126,10 @@ class Call:
     @property
     def stored_inputs(self) -> int:
         """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
-        scales = 0 if self.is_dyadic else 1 + bool(self.scale_codes)
-        return 1 + (self.group_size > 0) + self.row_tables + scales + len(SIDE_INPUTS) * self.side
+        own = 1 + (self.group_size > 0) + self.row_tables
+        if self.is_dyadic:
+            return own
+        return own + 1 + bool(self.scale_codes) + len(SIDE_INPUTS) * self.side
 
     @property
     def weight_inputs(self) -> int:

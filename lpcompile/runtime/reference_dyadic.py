@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.ir.conv_geometry import ConvGeometry
+from lpcompile.ir.dyadic_side import SIDE_ARRAYS, SIDE_HIGH
 from lpcompile.quant.dyadic import Requant, requantised
 from lpcompile.runtime.reference_call import Call
 from lpcompile.runtime.reference_layers import accumulate
@@ -27,8 +28,11 @@ def dyadic_layer_outputs(
     rng: np.random.Generator | None = None,
 ) -> tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]:
     """Some output positions of a Dyadic or Accumulate layer; arguments and result as `layer_outputs`."""
-    acc, at, shape = accumulate(call, rows, inputs[0], int(call.attributes["x_zero_point"]), limit, rng)
+    acc, at, shape = accumulate(call, rows, inputs[0], _zero(call), limit, rng)
     whole = acc.astype(np.int64)
+    if call.side:
+        end = len(inputs) - (0 if call.family.startswith("Accumulate") else 3)
+        whole = whole + _side(call, inputs[0], inputs[end - len(SIDE_ARRAYS) : end], at)
     if call.family.startswith("Accumulate"):
         return whole.astype(np.int32), at, shape
     return requantised(whole, _requant(call, inputs[-3:])).astype(np.uint8), at, shape
@@ -58,6 +62,27 @@ def dyadic_elementwise_outputs(call: Call, inputs: Sequence[NDArray[Any]]) -> ND
     flat, valid, _ = geometry.taps(np.arange(prod(geometry.out)), x.shape[2:])
     sums = np.where(valid, x.reshape(*x.shape[:2], -1)[..., flat], 0).sum(-1)
     return _codes(sums.reshape(*x.shape[:2], *geometry.out), r)
+
+
+def _side(call: Call, x: NDArray[Any], arrays: Sequence[NDArray[Any]], at: tuple[Any, ...]) -> I64:
+    """What a side path adds to the sums at some positions, (P, C)."""
+    a, b = arrays[:2]
+    convolves = call.family.endswith("Conv")
+    rows = (a.reshape(len(a), -1), b.reshape(b.shape[:2])) if convolves else (a.T, b.T)
+    sums, every, shape = accumulate(call, Rows(rows[0], np.ones(1, np.float32)), x, _zero(call))
+    whole = np.empty(shape, np.int64)
+    whole[every] = sums
+    high = int(call.attributes[SIDE_HIGH])
+    m, offset, k, *others = (v.astype(np.int64) for v in arrays[2:])
+    hidden = requantised(whole[at], Requant(m, offset, k, 0, -high, high))
+    m, offset, k = others
+    limits = np.iinfo(np.int32)
+    added = Requant(m, offset, k, 0, int(limits.min), int(limits.max))
+    return requantised(hidden @ rows[1].T.astype(np.int64), added)
+
+
+def _zero(call: Call) -> int:
+    return int(call.attributes["x_zero_point"])
 
 
 def _requant(call: Call, numbers: Sequence[NDArray[Any]]) -> Requant:

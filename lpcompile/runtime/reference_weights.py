@@ -40,9 +40,13 @@ def decode_rows(call: Call, stored: Sequence[NDArray[Any]]) -> Rows:
     rest = list(stored[1 : call.stored_inputs])
     multipliers = rest.pop(0) if call.group_size else None
     tables = rest.pop(0) if call.row_tables else None
-    factors, rest = (rest[-len(SIDE_INPUTS) :], rest[: -len(SIDE_INPUTS)]) if call.side else ([], rest)
+    side = call.side and not call.is_dyadic  # the path of a dyadic layer is merged into nothing
+    factors, rest = (rest[-len(SIDE_INPUTS) :], rest[: -len(SIDE_INPUTS)]) if side else ([], rest)
     values, scale = _values(call, stored[0], multipliers, tables), _scales(call, rest)
-    return Rows(*merged_image(values, scale, SidePath(*factors))) if call.side else Rows(values, scale)
+    if not side:
+        return Rows(values, scale)
+    b, a, n, unit, steps, step_unit = factors
+    return Rows(*merged_image(values, scale, SidePath(b, a, n, unit, steps, step_unit)))
 
 
 def _values(

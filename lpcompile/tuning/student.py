@@ -29,6 +29,7 @@ class Student:
         inputs: (name of what is trained, role) -> graph input it is fed by.
         gradients: the same -> tensor of its gradient.
         statistics: norm -> tensors of mean and variance of the batch.
+        compared: tensors that the loss reads, in the order of the targets.
     """
 
     judged: LpGraph
@@ -38,6 +39,7 @@ class Student:
     inputs: dict[tuple[str, str], str]
     gradients: dict[tuple[str, str], str] = field(default_factory=dict)
     statistics: dict[str, tuple[str, str]] = field(default_factory=dict)
+    compared: tuple[str, ...] = ()
 
 
 def make_student(
@@ -75,7 +77,14 @@ def make_student(
     factors = dict(zip(compared.tensors, scales, strict=True))
     loss = add_loss(graph, compared.kind, compared.tensors, scales=factors)
     assert loss.value is not None
-    student = Student(graph, graph.copy(), loss.value.name, [i.name for i in loss.inputs], inputs)
+    student = Student(
+        graph,
+        graph.copy(),
+        loss.value.name,
+        [i.name for i in loss.inputs],
+        inputs,
+        compared=tuple(i.of for i in loss.inputs),
+    )
     running = [norm for norm in norms if norm.running]
     trained = student.trained
     for norm in running:

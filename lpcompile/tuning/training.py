@@ -122,7 +122,7 @@ class Training:
                 self.checkpoints.save(epoch + 1, self._state())
         return self.best
 
-    def loss(self, values: Mapping[str, F32], at: np.ndarray) -> float:
+    def loss(self, values: Mapping[str, F32], at: Sequence[int] | np.ndarray) -> float:
         """Mean loss of arrays on samples by index."""
         shared = parameter_feeds(self.student, self.trained, values)
         total = count = 0.0
@@ -169,7 +169,24 @@ class Training:
             self.progress(done + 1, self.epochs * per_epoch)
         return float(np.mean(losses))
 
+    def gradient_norm(self, sample: int) -> float:
+        """Norm of the gradients of all that is trained, in its units, on one sample, before or between steps."""
+        (calls,) = self.samples.batches([sample], 1)
+        _, gradients = self._gradients(calls, follow=False)
+        return math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
+
     def _step(self, calls: Sequence[Feeds], rate: float) -> float:
+        total, gradients = self._gradients(calls, follow=True)
+        clip_norm(gradients, self.clip)
+        self.method.step(self.values, gradients, rate)
+        for layer in self.layers:
+            layer.hold(self.values)
+        for scale in self.scales:
+            scale.hold(self.values)
+        return total
+
+    def _gradients(self, calls: Sequence[Feeds], *, follow: bool) -> tuple[float, Arrays]:
+        """Mean loss and gradients of a batch; whether norms follow its statistics."""
         shared = parameter_feeds(self.student, self.trained, self.values)
         total, count = 0.0, sum(self.samples.units(feeds) for feeds in calls)
         summed: dict[tuple[str, str], F32] = {}
@@ -179,7 +196,8 @@ class Training:
             for key, tensor in self.student.gradients.items():
                 part = np.asarray(found[tensor] / np.float32(count), np.float32)
                 summed[key] = np.asarray(summed[key] + part, np.float32) if key in summed else part
-            self._follow(found)
+            if follow:
+                self._follow(found)
         gradients: Arrays = {}
         for t in self.trained:
             own = {role: g for (name, role), g in summed.items() if name == t.name}
@@ -196,13 +214,7 @@ class Training:
                 "the loss is not finite",
                 hint="a smaller learning-rate may help; the last checkpoint is untouched",
             )
-        clip_norm(gradients, self.clip)
-        self.method.step(self.values, gradients, rate)
-        for layer in self.layers:
-            layer.hold(self.values)
-        for scale in self.scales:
-            scale.hold(self.values)
-        return total
+        return total, gradients
 
     def _follow(self, found: Mapping[str, F32]) -> None:
         for norm in self.norms:

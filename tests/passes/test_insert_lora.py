@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 import lpcompile
 from lpcompile.accounts.planned import planned_account
-from lpcompile.errors import PassOptionError, PipelineError, TargetError
+from lpcompile.errors import PassOptionError, PipelineError
 from lpcompile.passes.side_paths import mac_ratio
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.low_rank import METHODS
@@ -260,9 +260,3 @@ def test_a_rank_is_asked_of_any_recipe_that_rounds(monkeypatch: pytest.MonkeyPat
     assert ranks["w4a8", 2] == ranks["npp", 2]
     assert ranks["w4a8", 2]["gemm"] == 2
     assert set(ranks["w4a8", None].values()) == set(ranks["npp", 0].values()) == {0}
-
-
-def test_a_machine_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TargetError, match="target 'cim' cannot merge side paths into weights") as told:
-        compiled(monkeypatch, target="cim", recipe="npp")
-    assert "--target ort" in (told.value.hint or "")

@@ -33,6 +33,7 @@ NAMES: tuple[str, ...] = (
     "side_path_networks",
     "side_path_ranks",
     "norm_modes",
+    "trained_factors",
 )
 
 
