@@ -16,6 +16,7 @@ def check_options(target: Target, options: Options) -> None:
 
     Raises:
         PipelineError: it does not know one of them; the command line has refused it before.
+        TargetError: a bound on energy, of which it knows nothing.
     """
     given = [name for name in MACHINE_OPTIONS if getattr(options, name)]
     if given and not target.rules.has_machines:
@@ -27,6 +28,11 @@ def check_options(target: Target, options: Options) -> None:
         raise PipelineError(
             f"target '{target.name}' cannot emit '{options.emit}'",
             hint=f"it emits: {', '.join(target.rules.emit_forms)}",
+        )
+    if "energy-pj" in options.budget and not target.rules.has_machines:
+        raise TargetError(
+            f"the energy of layers is not known for '{target.name}'",
+            hint="energies belong to targets with machines: use --target cim",
         )
 
 

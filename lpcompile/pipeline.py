@@ -1,5 +1,6 @@
 """Passes in an order that is checked when it is built, before any weight is read."""
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +138,20 @@ class Pass(ABC):
         for f in fields(cls):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             found[f.name.replace("_", "-")] = None if default is MISSING else default
+        return found
+
+    @classmethod
+    def option_texts(cls) -> dict[str, str]:
+        """Option name -> what it means, from the `Attributes` of the class's docstring."""
+        _, _, listed = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
+        found: dict[str, str] = {}
+        for line in listed.splitlines():
+            head, colon, text = line.strip().partition(": ")
+            if line.startswith("    ") and not line.startswith("     ") and colon:
+                names = head.split(", ")
+                found |= dict.fromkeys(names, text)
+            elif line.strip():
+                found |= {name: f"{found[name]} {line.strip()}" for name in names}
         return found
 
     @classmethod

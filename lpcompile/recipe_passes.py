@@ -8,7 +8,7 @@ from lpcompile.acceptance import check_dual_precision, check_weight_formats
 from lpcompile.analysis.activation_ranges import LEVELS
 from lpcompile.assignment.budget import ADDITIVE, DEFAULT_AVG_BITS, Budget
 from lpcompile.decisions import Decisions
-from lpcompile.errors import PipelineError, TargetError
+from lpcompile.errors import PipelineError
 from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir.facts import Fact
@@ -214,11 +214,6 @@ def _for_narrow_activations(
 
 
 def _assignment_options(given: Mapping[str, str], options: Options, target: Target) -> dict[str, Any]:
-    if "energy-pj" in options.budget and not target.rules.has_machines:
-        raise TargetError(
-            f"the energy of layers is not known for '{target.name}'",
-            hint="energies belong to targets with machines: use --target cim",
-        )
     budget = Budget.of(options.budget)
     extra: dict[str, Any] = dict(budget.additive)
     if not options.budget and not any(k in given for k in ADDITIVE):

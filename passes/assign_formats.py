@@ -62,7 +62,28 @@ REFERENCE = ("fixp4", "channel")  # whose predicted loss is a layer's `sensitivi
 
 @dataclass(frozen=True, slots=True)
 class AssignFormats(Pass):
-    """One format a layer, under a budget; bounds of 0 do not bind."""
+    """One format a layer, under a budget; bounds of 0 do not bind.
+
+    Attributes:
+        formats: candidates, joined by +.
+        granularities: candidates, joined by +: tensor, channel, group and a size.
+        method: exact: the knapsack; paper-greedy, ratio-greedy: rules that go from the first of two formats to
+            the second.
+        sensitivity: of candidates: fisher, gradient, hessian, measured; s1 ... s4 as the paper's notes number them.
+        loss: whose growth is predicted: logits, kl, mse, probe, labels, sampled, or auto.
+        samples: how many of the deciding samples give gradients.
+        rounding: how candidates are rounded while they are scored: nearest, kernel-sums, gptq, adaround.
+        ranks: of side paths beside the codes, as 4+8+16; empty: none.
+        activations: uint8, uint8+uint4 (both widths are candidates), or auto: both where a bound counts them.
+        joint: changes that are measured with all others in place; 0: nothing is measured.
+        nearest: take the nearest point where bounds cannot be kept, with a warning.
+        avg-bits: most stored bits a weight, over all layers with weights.
+        bytes: most bytes of stored weights.
+        ace: most MACs x bits of weights x bits of activations.
+        acev2: most ACEv2 of the layers.
+        energy-pj: most energy of an inference on the machine (cim), estimated, in picojoules.
+        posit-fraction: largest share of the weights in posit formats.
+    """
 
     name: ClassVar[str] = "assign-formats"
     summary: ClassVar[str] = "choose a number format for every layer: least predicted loss within a budget"

@@ -39,7 +39,15 @@ ENDS = "first or last layer"
 
 @dataclass(frozen=True, slots=True)
 class DistributionHeterogeneous(Pass):
-    """A format for each kind of layer."""
+    """A format for each kind of layer.
+
+    Attributes:
+        depthwise: format of depthwise layers.
+        format: of the others.
+        ends: format of the first and the last layer.
+        pot4: powers of two for pointwise layers: never, pointwise (all), or rule (see above).
+        weight: lambda of the rule.
+    """
 
     name: ClassVar[str] = "distribution-heterogeneous"
     summary: ClassVar[str] = (

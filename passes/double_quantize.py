@@ -29,7 +29,12 @@ NOT_ASKED = "the decisions leave its scales as they are"
 
 @dataclass(frozen=True, slots=True)
 class DoubleQuantize(Pass):
-    """Scales in 8 bits."""
+    """Scales in 8 bits.
+
+    Attributes:
+        mode: po2: powers of two; dyadic: m * 2^e; linear: steps of the largest.
+        bits: of m, or of the steps.
+    """
 
     name: ClassVar[str] = "double-quantize"
     summary: ClassVar[str] = (

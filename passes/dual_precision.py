@@ -38,7 +38,19 @@ EIGHTHS = {int(v): k for k, v in FULL_SCALES.items()}
 
 @dataclass(frozen=True, slots=True)
 class DualPrecision(Pass):
-    """Plan and round a network for FP8 arithmetic on INT4 weights."""
+    """Plan and round a network for FP8 arithmetic on INT4 weights.
+
+    Attributes:
+        group-size: inputs that share a scale.
+        rule: how codes are chosen: nearest, gptq-cast, dpq (as published), or levels (the nearest of the FP8 levels
+            that codes expand to, group scales searched before).
+        order: of the inputs while codes are chosen: natural, or gar (groups by what they weigh).
+        full-scale: largest magnitude of FP8 weights: 240 or 448.
+        activations: float8_e4m3fn, or float32: inputs are not rounded.
+        least-input-db: an input that FP8 would leave with less SQNR stays float.
+        moments: of inputs that rounding sees: of FP8 numbers (float8_e4m3fn) or of floats (float32).
+        damping: added to the diagonals of the Gram matrices, relative to their mean.
+    """
 
     name: ClassVar[str] = "dual-precision"
     summary: ClassVar[str] = "int4 weights that are read as FP8, FP8 activations (DPQ)"

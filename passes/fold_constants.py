@@ -41,7 +41,11 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True, slots=True)
 class FoldConstants(Pass):
-    """Replace constant expressions by their values."""
+    """Replace constant expressions by their values.
+
+    Attributes:
+        growth-bytes: how many bytes the model may grow by results that are larger than what they are made from.
+    """
 
     name: ClassVar[str] = "fold-constants"
     summary: ClassVar[str] = "constant expressions and static shape computations evaluated"

@@ -28,7 +28,17 @@ THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class InsertLora(Pass):
-    """A side path of one rank for every layer that may have one."""
+    """A side path of one rank for every layer that may have one.
+
+    Attributes:
+        rank: of the paths.
+        method: how factors are found: lowrank-first, qera, lqer, svd, loftq.
+        factors: format of the factors.
+        most-macs: share of the layer's own products that a path may take; one with more is skipped.
+        sweeps: of codes and scales in turn after GPTQ.
+        lowering: merged or separate; empty: the target's own.
+        keep: better: undone where the network lost; always: a later pass trains the factors.
+    """
 
     name: ClassVar[str] = "insert-lora"
     summary: ClassVar[str] = "repair few-bit weights by low-rank side paths with 8-bit factors"
@@ -39,10 +49,10 @@ class InsertLora(Pass):
     rank: int = 8
     method: str = "lowrank-first"
     factors: str = "int8"
-    most_macs: float = 0.5  # of a layer's own; a path with more is skipped
-    sweeps: int = 0  # of codes and scales in turn after GPTQ
-    lowering: str = ""  # merged or separate; the target's own where it is not said
-    keep: str = "better"  # undone where the network lost; always: a later pass trains the factors
+    most_macs: float = 0.5
+    sweeps: int = 0
+    lowering: str = ""
+    keep: str = "better"
 
     def __post_init__(self) -> None:
         option_checks.one_of("method", self.method, METHODS)

@@ -34,7 +34,17 @@ from lpcompile.tuning.activation_scales import LEARNED
 
 @dataclass(frozen=True, slots=True)
 class QuantizeActivations(Pass):
-    """Static ranges for activations; the options are those of the recipe."""
+    """Static ranges for activations; the options are those of the recipe.
+
+    Attributes:
+        format: of inputs of layers, uint8 or uint4; what no layer reads keeps 8 bits.
+        ends: of the inputs of the first and the last layer.
+        rule: how a range is found: minmax, percentile, mse, kl, middle; auto: mse at 4 bits, at 8 minmax where a MatMul
+            reads, else middle.
+        percentile: of the rule of that name.
+        matmul: ranges of inputs of matrix products: static, dynamic (measured at run time), or auto.
+        cost: time: what the target's table says is faster as floats stays float; none: integers wherever possible.
+    """
 
     name: ClassVar[str] = "quantize-activations"
     summary: ClassVar[str] = (

@@ -29,7 +29,19 @@ THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class QuantizeWeights(Pass):
-    """Scales are searched, codes chosen by `rounding`; the options are those of the recipe."""
+    """Scales are searched, codes chosen by `rounding`; the options are those of the recipe.
+
+    Attributes:
+        format: of layers that have no format of their own yet.
+        granularity: what shares a scale: tensor, channel, or group (integer multipliers within a channel).
+        group-size: inputs of a group.
+        rule: how scales are found: absmax, percentile, mse, maxent, l1norm, output-mse; power-of-two and fixed limit
+            the scale itself.
+        scale-format: in which channel scales are stored: float32 or ufloat8_e4m4.
+        rounding: how codes are chosen: nearest, kernel-sums, gptq, adaround.
+        sweeps: of codes and scales in turn after GPTQ.
+        rho: correlation of neighbouring inputs for kernel-sums; below 0: measured for each layer.
+    """
 
     name: ClassVar[str] = "quantize-weights"
     summary: ClassVar[str] = "round weights to their format; channel scales at 8 bits, integer group scales"

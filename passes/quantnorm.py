@@ -44,7 +44,13 @@ LEAST_BITS = 8  # of what has no weights that could be rounded for it
 
 @dataclass(frozen=True, slots=True)
 class Quantnorm(Pass):
-    """Multipliers of few bits, or shifts."""
+    """Multipliers of few bits, or shifts.
+
+    Attributes:
+        mode: dyadic: m * 2^e, m of few bits; po2: a shift; snap, snap-dyadic: exactly so, the weights' scales follow;
+            fold: as the target has it.
+        bits: of m, sign apart.
+    """
 
     name: ClassVar[str] = "quantnorm"
     summary: ClassVar[str] = "requantisation multipliers, norms inside, in few bits or as shifts"

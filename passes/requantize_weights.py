@@ -54,7 +54,12 @@ STAYS = "its codes were not chosen by the moments of its inputs, and it has no b
 
 @dataclass(frozen=True, slots=True)
 class RequantizeWeights(Pass):
-    """GPTQ once more, against the inputs of the rounded network."""
+    """GPTQ once more, against the inputs of the rounded network.
+
+    Attributes:
+        segments: parts of the network after which inputs are measured anew; 0: as many as are affordable.
+        finalists: further assignments of assign-formats that are tried, too, at most; -1: as many as take little time.
+    """
 
     name: ClassVar[str] = "requantize-weights"
     summary: ClassVar[str] = (

@@ -49,7 +49,13 @@ LEAST_RUNS = 3  # the start and what the projections say
 
 @dataclass(frozen=True, slots=True)
 class SearchRanges(Pass):
-    """Ranges by output noise."""
+    """Ranges by output noise.
+
+    Attributes:
+        loss: whose noise counts: logits or probe.
+        samples: how many of the deciding samples are used at most.
+        runs: measurements of one search at most.
+    """
 
     name: ClassVar[str] = "search-ranges"
     summary: ClassVar[str] = "search ranges of activations by output noise; kept if they win on other samples"

@@ -31,7 +31,11 @@ SHARED = "an operand has its scale from another sum"
 
 @dataclass(frozen=True, slots=True)
 class SnapSums(Pass):
-    """Scales of operands in ratios of few bits to those of their sums."""
+    """Scales of operands in ratios of few bits to those of their sums.
+
+    Attributes:
+        bits: of a multiplier; 1: powers of two.
+    """
 
     name: ClassVar[str] = "snap-sums"
     summary: ClassVar[str] = "scales of what is summed, so that sums multiply by few bits"

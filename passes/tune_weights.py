@@ -47,14 +47,14 @@ class TuneWeights(Pass):
         epochs: how often each sample is seen.
         batch: samples a step.
         optimiser: adam, sgd or nesterov.
-        learning_rate: in steps of each weight's quantiser; 0: the optimiser's own.
+        learning-rate: in steps of each weight's quantiser; 0: the optimiser's own.
         schedule: cosine or constant.
-        warm_up: share of the steps in which the rate rises.
+        warm-up: share of the steps in which the rate rises.
         momentum: of sgd and nesterov.
-        weight_decay: of weights.
+        weight-decay: of weights.
         clip: largest norm of all gradients together; 0: any.
         estimator: tanh, ste, linear or lsq for every layer; auto: tanh for posits, lsq for integers, else ste.
-        table_estimator: another one for formats whose steps are not all equal.
+        table-estimator: another one for formats whose steps are not all equal.
         steepness: of tanh and linear.
         outside: gradient of weights beyond the largest level: clipped (0) or through (1).
         scales: fixed, learned, or auto: learned by lsq. Scales stored in 8 bits lie 3 to 6 % apart: short trainings

@@ -16,6 +16,13 @@ NAMES = st.builds(add, st.sampled_from(ascii_lowercase), st.text(f"{ascii_lowerc
 VALUES = st.text(f"{ascii_lowercase}{digits}._+-", min_size=1, max_size=8)
 
 
+@pytest.mark.parametrize("name", PASSES)
+def test_every_option_of_a_pass_says_what_it_means(name: str) -> None:
+    cls = pass_class(name)
+    assert list(cls.option_texts()) == list(cls.options())
+    assert all(cls.option_texts().values())
+
+
 def test_every_name_loads_a_pass_of_that_name() -> None:
     for name, cls in all_passes().items():
         assert issubclass(cls, Pass)

@@ -89,7 +89,8 @@ def passes(output: Output, name: str | None) -> None:
     ]
     lines.append(f"{'outputs':<12} {'unchanged' if row['exact'] else 'change: this pass loses precision'}")
     if row["options"]:
-        lines += ["", table(("option", "default"), list(row["options"].items()))]
+        shown = [(k, _default(v), row["meanings"].get(k, "")) for k, v in row["options"].items()]
+        lines += ["", table(("option", "default", "what"), shown)]
     output.answer(row, "\n".join(lines))
 
 
@@ -106,7 +107,13 @@ def _pass_row(cls: Any) -> dict[str, Any]:
             k: v if isinstance(v, (bool, int, float, str)) or v is None else str(v)
             for k, v in cls.options().items()
         },
+        "meanings": cls.option_texts(),
     }
+
+
+def _default(value: object) -> str:
+    """As pipeline text has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @click.command(short_help="Built-in recipes.")

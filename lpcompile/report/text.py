@@ -15,12 +15,12 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 GENERATED = "generated inputs"  # quality.source where the user gave no samples
 
 
-def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
+def summary(report: Mapping[str, Any], written: Sequence[Path] | None = None) -> str:
     """At most 18 lines and the ledger: what became of the layers, what it cost and gained, what to do next.
 
     Args:
         report: schema 1.
-        written: files of the output folder; empty after a dry run.
+        written: files of the output folder; empty after a dry run, None where an old report is shown again.
     """
     lines = [_title(report), _layers(report), _weights(report)]
     found = (
@@ -44,7 +44,7 @@ def summary(report: Mapping[str, Any], written: Sequence[Path] = ()) -> str:
         folder = written[0].parent
         lines.append(f"wrote     {folder}: {', '.join(p.name for p in written)}")
         lines.append(f"next      {_next(report, folder)}")
-    else:
+    elif written is not None:
         lines.append("wrote     nothing (dry run)")
     return "\n".join(lines)
 

@@ -44,6 +44,8 @@ def test_a_pass_shows_options_and_facts() -> None:
     assert "establishes  weights-quantized" in text
     document = json.loads(lpcompile("passes", "quantize-weights", "--json").stdout)
     assert document["options"]["group-size"] == 32
+    assert document["meanings"]["group-size"] == "inputs of a group."
+    assert "of codes and scales in turn after GPTQ." in text
     assert not document["exact"]
     assert error_lines("passes", "quantise-weights", code=2) == [
         "error: no pass is called 'quantise-weights'",

@@ -76,10 +76,11 @@ def test_the_summary_says_when_nothing_was_quantised() -> None:
 
 def test_the_summary_of_little() -> None:
     bare = {**REPORT, "layers": [], "quality": {"samples": 0}, "verification": None}
-    text = summary(bare)
+    text = summary(bare, [])
     assert "layers    none with weights" in text
     assert "quality   not measured" in text
     assert "wrote     nothing (dry run)" in text
+    assert "wrote" not in summary(bare)  # an old report, shown again
 
 
 def test_the_summary_asks_for_data_where_there_was_none() -> None:

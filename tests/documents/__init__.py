@@ -1,0 +1,1 @@
+"""The documents are run: every code block of README.md, CONTRIBUTING.md and docs/."""

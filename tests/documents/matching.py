@@ -1,0 +1,58 @@
+"""Whether an output is the recorded one.
+
+Recorded text is exact, with three liberties.  `...` stands for anything within a line, alone on a line for any number
+of lines.  Runs of blanks are one blank.  A number with a decimal point may be off by 5 % and by one of its last digit:
+such figures come from floating-point arithmetic, whose last digits are those of one processor and one version of a
+library.
+"""
+
+import re
+
+SHARE = 0.05
+_NUMBER = r"[+-]?\d[\d,]*\.\d+(?:e[+-]?\d+)?"
+_PARTS = re.compile(rf"(\.\.\.|{_NUMBER})")
+
+
+def difference(recorded: str, got: str) -> str | None:
+    """The first recorded line that was not met, or None where all are."""
+    wanted, lines = _lines(recorded), _lines(got)
+    if _agree(wanted, lines):
+        return None
+    for count in range(1, len(wanted) + 1):
+        if not _agree([*wanted[:count], "..."], lines):
+            return f"recorded: {wanted[count - 1]}"
+    return "more was printed than is recorded"
+
+
+def _lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.strip().splitlines()]
+
+
+def _agree(wanted: list[str], lines: list[str]) -> bool:
+    if not wanted:
+        return not lines
+    if wanted[0] == "...":
+        return any(_agree(wanted[1:], lines[skipped:]) for skipped in range(len(lines) + 1))
+    return bool(lines) and line_agrees(wanted[0], lines[0]) and _agree(wanted[1:], lines[1:])
+
+
+def line_agrees(wanted: str, line: str) -> bool:
+    """Whether one line is the recorded one."""
+    pattern, numbers = "", []
+    for part in _PARTS.split(wanted):
+        if part == "...":
+            pattern += ".*?"
+        elif _PARTS.fullmatch(part):
+            pattern += f"({_NUMBER})"
+            numbers.append(part)
+        else:
+            pattern += re.escape(part)
+    match = re.fullmatch(pattern, line)
+    return match is not None and all(map(_near, numbers, match.groups()))
+
+
+def _near(recorded: str, got: str) -> bool:
+    want, have = (float(text.replace(",", "")) for text in (recorded, got))
+    mantissa, _, exponent = recorded.partition("e")
+    last_digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    return abs(want - have) <= SHARE * abs(want) + last_digit

@@ -1,0 +1,40 @@
+"""Recorded outputs are exact where they can be."""
+
+import pytest
+
+from tests.documents.matching import difference, line_agrees
+
+
+def test_the_same_text_agrees_whatever_its_blanks() -> None:
+    assert difference("a  b\nc\n", "a b\n c\n") is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "line", "agrees"),
+    [
+        ("14 layers", "14 layers", True),
+        ("14 layers", "15 layers", False),
+        ("35.0 dB", "36.1 dB", True),
+        ("35.0 dB", "38.0 dB", False),
+        ("1.000", "0.900", False),
+        ("+0.00", "+0.01", True),
+        ("1,024.5 pJ", "1,030.0 pJ", True),
+        ("4.29e+09", "4.3e+09", True),
+        ("4.29e+09", "9.29e+09", False),
+        ("took ... s", "took 12.25 s", True),
+        ("-0.5", "0.5", False),
+    ],
+)
+def test_lines(wanted: str, line: str, agrees: bool) -> None:
+    assert line_agrees(wanted, line) is agrees
+
+
+def test_dots_on_a_line_stand_for_lines() -> None:
+    assert difference("a\n...\nd", "a\nb\nc\nd") is None
+    assert difference("a\n...\nd", "a\nd") is None
+    assert difference("a\n...\ne", "a\nb\nd") == "recorded: e"
+
+
+def test_the_first_line_that_differs_is_named() -> None:
+    assert difference("a\nb\nc", "a\nx\nc") == "recorded: b"
+    assert difference("a", "a\nb") == "more was printed than is recorded"
