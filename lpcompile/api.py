@@ -98,7 +98,8 @@ def _writer_of_bytes(content: bytes) -> Callable[[Path], object]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    # a path that is no text has lone surrogates, which JSON can hold as escapes only
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def compile(

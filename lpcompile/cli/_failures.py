@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import click
 
+from lpcompile.cli._output import printable
 from lpcompile.errors import LpcompileError, OutputError
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 TOO_LARGE = 3
+LONGEST_LINE = 900  # names of a model may have any length
 _NOT_WRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}
 _INTERNAL_HINT = "this is a bug: run again with -vv for the traceback and report it"
 
@@ -55,7 +57,9 @@ class Failures:
         return code
 
     def _line(self, label: str, color: str, text: str) -> None:
-        click.echo(click.style(label, fg=color, bold=True) + text, err=True, color=self.color)
+        shown = printable(text, kept="")
+        shown = shown if len(shown) <= LONGEST_LINE else shown[:LONGEST_LINE] + "..."
+        click.echo(click.style(label, fg=color, bold=True) + shown, err=True, color=self.color)
 
 
 def _discard_stdout() -> None:

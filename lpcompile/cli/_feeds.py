@@ -83,10 +83,11 @@ def tensor_rows(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, object]]
         row: dict[str, object] = {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
         numbers = array.dtype != object and array.size > 0
         values = array.astype(np.float64) if numbers else None
-        row |= {
-            "min": None if values is None else float(values.min()),
-            "max": None if values is None else float(values.max()),
-            "mean": None if values is None else float(values.mean()),
-            "finite": True if values is None else bool(np.isfinite(values).all()),
-        }
+        with np.errstate(all="ignore"):  # NaN and infinity are told of by "finite"
+            row |= {
+                "min": None if values is None else float(values.min()),
+                "max": None if values is None else float(values.max()),
+                "mean": None if values is None else float(values.mean()),
+                "finite": True if values is None else bool(np.isfinite(values).all()),
+            }
         yield row

@@ -33,16 +33,30 @@ class Output:
     def answer(self, document: Mapping[str, Any], text: str) -> None:
         """Print the answer in the form asked for."""
         shown = json.dumps(finite(document), indent=2, ensure_ascii=False) if self.json else text
-        click.echo(shown, color=self.color)
+        click.echo(printable(shown), color=self.color)
 
     def note(self, text: str) -> None:
         """Say something beside the answer."""
         if not self.quiet:
-            click.echo(text, err=True, color=self.color)
+            click.echo(printable(text), err=True, color=self.color)
 
     def progress(self) -> "Progress":
         """A progress callback, silent unless stderr is a terminal."""
         return Progress(shown=sys.stderr.isatty() and not self.quiet)
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """The text with characters that would steer a terminal, or that no terminal can show, written as escapes.
+
+    Names come from models and file systems: a name may hold an escape sequence, or bytes that are no text.
+
+    Args:
+        text: it.
+        kept: what stays although it is not printable.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def finite(value: Any) -> Any:

@@ -237,6 +237,10 @@ class LpGraph:
                 raise PassError(f"a control-flow body reads {value.name!r}", where=node.name)
         self._store.remove_node(node._raw)
 
+    def set_aside(self, node: Node) -> None:
+        """Take a node out, and let a twin under another name fill its outputs until something else does."""
+        self._store.set_aside(node._raw)
+
     def replace_uses(self, old: Value, new: Value, *, only: Callable[[Node], bool] | None = None) -> None:
         """Make the consumers of `old` read `new`.
 

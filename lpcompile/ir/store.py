@@ -196,6 +196,19 @@ class Store:
         if self._order is not None:  # taking a node out keeps an order valid
             self._order = [n for n in self._order if n is not node]
 
+    def set_aside(self, node: StoredNode) -> None:
+        """Free the name of a node: a twin under another name takes its place, and the node has no edges left."""
+        inputs, outputs = list(node.inputs), list(node.outputs)
+        node.inputs.clear()
+        node.outputs.clear()
+        name = self.fresh_node_name(f"{node.name}/aside")
+        twin = StoredNode(node.op, name, node.domain, node.attrs, inputs, outputs)
+        twin.metadata, twin.doc_string = node.metadata, node.doc_string
+        twin.overload, twin.captured = node.overload, node.captured
+        del self.nodes[node.name]
+        self.nodes[name] = twin
+        self.touch()
+
     def touch(self) -> None:
         """Edges changed: the order of execution is to be found again."""
         self._order = None

@@ -3,7 +3,7 @@
 import onnx
 from onnx_graphsurgeon.ir.tensor import Tensor
 
-from lpcompile.errors import PassError
+from lpcompile.errors import ModelError, PassError
 from lpcompile.ir.bodies import bodies_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.shapes import light_proto
@@ -25,6 +25,19 @@ def verify_graph(graph: LpGraph, *, schemas: bool = True) -> None:
     graph._store.order()
     if schemas:
         _check_schemas(graph)
+
+
+def require_sound(graph: LpGraph) -> None:
+    """The same of a model as it came, where no runtime has loaded it: what is wrong is then not our fault.
+
+    Raises:
+        ModelError: what is wrong; `where` names the node.
+    """
+    try:
+        verify_graph(graph)
+    except PassError as error:
+        hint = "export the model again; onnx.checker.check_model tells more"
+        raise ModelError(error.message, where=error.where, hint=hint) from error
 
 
 def _check_names(graph: LpGraph) -> None:

@@ -10,6 +10,7 @@ from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import data_inputs
 from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.value import Value
 from lpcompile.materialise.dyadic_elementwise import ElementwiseWriter
 from lpcompile.materialise.dyadic_layers import DyadicLayerWriter
 from lpcompile.materialise.functions import Unit, units
@@ -32,11 +33,10 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     layers = DyadicLayerWriter(result, tensors, numbers)
     elementwise = ElementwiseWriter(result, tensors, numbers)
     floats = LayerWriter(result, tensors)  # layers that keep floats around them
-    filled = []
+    filled: list[Value] = []
     for unit in units(result, table_cones(result, held=result.plan.activations.keys())):
         plan = result.plan.layers.get(unit.node.name)
-        alone = unit.clamp is None and unit.bias is None
-        outputs = unit.node.outputs if alone else [unit.output]
+        outputs = unit.filled
         if plan is not None and plan.kernel in (Kernel.WEIGHT_ONLY, Kernel.DYNAMIC):
             floats.write(unit.node, plan, None)
         elif plan is not None:
@@ -47,7 +47,7 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
             if taken is not None:
                 tensors.take_out(taken)
         if plan is None or plan.kernel is Kernel.INTEGER:
-            filled += [v for v in outputs if v is not None]
+            filled += outputs
     for value in filled:
         tensors.dequantize(value)
     result.facts = {*graph.facts, Fact.MATERIALISED}

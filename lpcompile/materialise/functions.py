@@ -45,6 +45,12 @@ class Unit:
     bias: Node | None = None
     cone: Cone | None = None
 
+    @property
+    def filled(self) -> list[Value]:
+        """Tensors that it fills: what stands between it and what it absorbs is held nowhere."""
+        alone = self.clamp is None and self.bias is None
+        return [o for o in (self.node.outputs if alone else [self.output]) if o is not None]
+
 
 def units(graph: LpGraph, cones: Mapping[str, Cone] = MappingProxyType({})) -> list[Unit]:
     """The integer work of a graph under its plan, in execution order."""
@@ -92,9 +98,8 @@ def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     writer = LayerWriter(result, tensors)
     filled: list[Value] = []
     for unit in units(result):
-        node, output = unit.node, unit.output
+        node, output, outputs = unit.node, unit.output, unit.filled
         layer = result.plan.layers.get(node.name)
-        outputs = [o for o in node.outputs if o is not None] if unit.clamp is None else [output]
         if layer is not None:
             writer.write(node, layer, output)
         elif node.op in DATA_INPUTS:
@@ -111,7 +116,7 @@ def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
             tensors.take_out(unit.clamp)
             tensors.fill(output, clamped(result, tensors, output, codes, limits, unit.clamp.name))
         if layer is None or layer.kernel is Kernel.INTEGER:
-            filled += [v for v in outputs if v is not None]
+            filled += outputs
     for value in filled:
         tensors.dequantize(value)
     return result, writer.weight_bytes

@@ -70,10 +70,9 @@ def integer_reads(graph: LpGraph, work: Sequence[Unit]) -> list[tuple[Value, lis
                 if value is not None and value.name in graph.plan.activations:
                     found.setdefault(value.name, (value, []))[1].append(unit.node)
         if unit.output is not None and (layer is None or layer.kernel is Kernel.INTEGER):
-            for value in [unit.output] if unit.clamp is not None else unit.node.outputs:
-                if value is not None:
-                    filled.add(value.name)
-                    found.setdefault(value.name, (value, []))
+            for value in unit.filled:
+                filled.add(value.name)
+                found.setdefault(value.name, (value, []))
     # Every reader of what an integer node fills sees the quantised numbers.
     return [(value, [] if name in filled else readers) for name, (value, readers) in found.items()]
 

@@ -66,8 +66,13 @@ class IntegerTensors:
         return self._new(value)
 
     def take_out(self, node: Node) -> None:
-        """Take a float node out; one whose output a control-flow body reads stays until that output is filled again."""
-        if not any(v is not None and v.used_in_subgraph for v in node.outputs):
+        """Take a float node out; an output that a control-flow body reads is filled by a twin until it is filled again.
+
+        Its name is free afterwards either way.
+        """
+        if any(v is not None and v.used_in_subgraph for v in node.outputs):
+            self.graph.set_aside(node)
+        else:
             self.graph.remove(node)
 
     def float_name(self, value: Value) -> str:
