@@ -19,6 +19,7 @@ from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError, LpcompileError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
+from lpcompile.ir.settled_inputs import values_text
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
 from lpcompile.pipeline import Observer, Pipeline, pipeline_text
@@ -184,6 +185,7 @@ class Compilation:
             "target": target.name,
             "seed": str(self.options.seed),
             "emit": self.options.emit,
+            "input_values": values_text(preparation.values_of(prepared.decisions)),
         }
         decisions = prepared.decisions
         if decisions is not None and decisions.header.get("data_sha256", "") not in (

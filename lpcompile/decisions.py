@@ -42,7 +42,8 @@ from lpcompile.quant.side_path import MOST_RANK
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
-HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit")
+HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", "input_values")
+WHERE_GIVEN = ("input_values",)  # of the header: written where there are some
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
 SIDE_KEYS = ("rank", "side_path", "side_lowering")  # written where there is one
@@ -78,7 +79,8 @@ def write_decisions(decisions: Decisions) -> str:
         "",
         "[made_for]",
     ]
-    lines += [f"{key} = {_toml(decisions.header.get(key, ''))}" for key in HEADER]
+    known = [key for key in HEADER if decisions.header.get(key) or key not in WHERE_GIVEN]
+    lines += [f"{key} = {_toml(decisions.header.get(key, ''))}" for key in known]
     lines += ["", "[versions]", *(f"{key} = {_toml(v)}" for key, v in sorted(decisions.versions.items()))]
     for name, layer in decisions.plan.layers.items():
         lines += ["", f"[layers.{_toml(name)}]", f"kernel = {_toml(layer.kernel.value)}"]

@@ -1,6 +1,6 @@
 """A compilation before its passes: the graph, the samples, the float model's answers, and what passes may ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.integer_operators import quantised_before
+from lpcompile.ir.settled_inputs import branch_advice, settle_inputs, values_of
 from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
 from lpcompile.planned_model import ONE_BY_ONE, PlannedModel
 from lpcompile.progress import Progress, Steps
@@ -105,6 +106,7 @@ class Preparation:
         with located(source):
             graph = io.load(source)
             check_finite(graph)
+            settle_inputs(graph, self.values_of(decisions))
         sha256 = sha256_of(source)
         if before := quantised_before(graph):
             self.warnings.append(
@@ -125,6 +127,8 @@ class Preparation:
         self.convert(graph, decides=decides)
         if decides:
             check_opset(target, graph)
+        if calibration is not None and (advice := branch_advice(graph, calibration.calls[0])):
+            self.warnings.append(advice)
         self._check_names(graph)
         context = self.context(target, decisions, calibration, passes)
         return Prepared(
@@ -238,9 +242,20 @@ class Preparation:
     def remade(self, prepared: Prepared) -> LpGraph:
         """The float graph once more, for layers that fall back after their weights were let go."""
         graph = io.load(prepared.source)
+        settle_inputs(graph, self.values_of(prepared.decisions))
         self.convert(graph, decides=True)
         Pipeline(tuple(p for p in prepared.passes if p.exact)).run(graph, prepared.context)
         return graph
+
+    def values_of(self, decisions: Decisions | None) -> Mapping[str, float]:
+        """Inputs that are settled: as asked, or as decided.
+
+        Raises:
+            InputError: the decisions have them in another form.
+        """
+        if self.options.input_values or decisions is None:
+            return self.options.input_values
+        return values_of(decisions.header.get("input_values", ""))
 
     def convert(self, graph: LpGraph, *, decides: bool) -> None:
         """Opset and shapes as the passes want them."""

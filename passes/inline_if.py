@@ -1,9 +1,12 @@
 """Put the branch that runs in the place of an If whose condition is a constant."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from lpcompile.ir.bodies import Body, BodyNode
+from lpcompile.ir.bodies import Body, BodyNode, renamed
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -32,7 +35,7 @@ def inline_if(graph: LpGraph, node: Node) -> str | None:
 
     for tensor in body.proto.initializer:
         local[tensor.name] = graph.constant(tensor.name, numpy_helper.to_array(tensor))
-    for inner in body.nodes():
+    for inner in map(BodyNode, body.proto.node):
         if inner.op == "Constant" and not inner.domain:
             local[inner.output_names[0]] = graph.constant(inner.output_names[0], _literal(inner))
             continue
@@ -42,7 +45,7 @@ def inline_if(graph: LpGraph, node: Node) -> str | None:
             [find(name) for name in inner.input_names],
             names,
             name=inner.name or None,
-            attrs=inner.attrs,
+            attrs=_attributes(inner, {n: v.name for n, v in local.items() if v is not None}),
             domain=inner.domain,
             before=node,
         )
@@ -62,12 +65,21 @@ def _obstacle(body: Body) -> str | None:
         return "its branch has sparse constants"
     if any(t.data_location == TensorProto.EXTERNAL for t in body.proto.initializer):
         return "its branch keeps constants in another file"
-    for inner in body.nodes():
-        if inner.subgraphs:
-            return "its branch has control flow of its own"
+    for inner in map(BodyNode, body.proto.node):
         if inner.op == "Constant" and not inner.domain and _literal_name(inner) is None:
             return "its branch has a constant that is no tensor of numbers"
     return None
+
+
+def _attributes(inner: BodyNode, names: Mapping[str, str]) -> dict[str, Any]:
+    """Attributes of a node of the branch; its own bodies read what the branch defines under its new names."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Body):
+            return Body(value.attribute, renamed(value.proto, names))
+        return [moved(v) for v in value] if isinstance(value, list) else value
+
+    return {name: moved(value) for name, value in inner.attrs.items()}
 
 
 def _literal_name(inner: BodyNode) -> str | None:

@@ -1,6 +1,7 @@
 """Options that several commands share, and the kinds of values that options take."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +105,22 @@ def parse_shapes(_ctx: click.Context, _param: click.Parameter, values: Sequence[
     return shapes
 
 
+def parse_values(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> dict[str, float]:
+    """Callback of `--input-value sr=16000`."""
+    found: dict[str, float] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found.pop(name, None)
+        if not name or name not in found or not math.isfinite(found[name]):
+            raise OptionError(
+                f"--input-value takes NAME=NUMBER, not '{value}'", "for example --input-value sr=16000"
+            )
+    return found
+
+
 def parse_pairs(_ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str] | None:
     """Callback of an option NAME=VALUE,...; None where it is not given."""
     if value is None:
@@ -144,6 +161,14 @@ input_shape_option = click.option(
     multiple=True,
     metavar="NAME=SHAPE",
     help="Concrete shape of an input with symbolic axes, as x=1x3x224x224.",
+)
+input_value_option = click.option(
+    "--input-value",
+    "input_values",
+    callback=parse_values,
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="An input that takes one value for good, as sr=16000: branches that it chooses fold.",
 )
 threads_option = click.option(
     "--threads",

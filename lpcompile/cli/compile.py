@@ -13,6 +13,7 @@ from lpcompile.cli._options import (
     checkpoint_option,
     common_options,
     input_shape_option,
+    input_value_option,
     model_file,
     parse_budget,
     parse_pairs,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     "--opset", type=click.IntRange(min=1), metavar="N", help="Raise the model to at least this opset."
 )
 @input_shape_option
+@input_value_option
 @click.option(
     "-O",
     "effort",

@@ -11,6 +11,7 @@ from lpcompile.cli._options import (
     checkpoint_option,
     common_options,
     input_shape_option,
+    input_value_option,
     model_file,
     resume_option,
     threads_option,
@@ -51,6 +52,7 @@ PASS_OPTIONS = ("epochs", "batch", "estimator", "optimiser", "learning_rate", "l
 @checkpoint_option
 @resume_option
 @input_shape_option
+@input_value_option
 @click.option("--machine", metavar="NAME|FILE", help="The machine (cim): its name, or a TOML description.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
 @click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")

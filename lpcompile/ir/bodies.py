@@ -4,7 +4,7 @@ A body may read tensors of the graphs around it by name. Those names are fixed: 
 them as used and neither renames, retypes nor removes what they name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,30 @@ def captured_names(body: GraphProto) -> list[str]:
         local.update(node.output)
     captured.update((o.name, None) for o in body.output if o.name and o.name not in local)
     return list(captured)
+
+
+def renamed(body: GraphProto, names: Mapping[str, str]) -> GraphProto:
+    """A copy that reads other names from the graphs around it.
+
+    Args:
+        body: it stays as it is.
+        names: old -> new, of what it captures; a name that it defines itself is its own.
+    """
+    made = GraphProto()
+    made.CopyFrom(body)
+    own = set(local_names(body))
+    _rename(made, {old: new for old, new in names.items() if old not in own})
+    return made
+
+
+def _rename(body: GraphProto, names: Mapping[str, str]) -> None:
+    for node in body.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+        for inner in bodies_of(node):
+            _rename(inner.proto, names)
+    for output in body.output:
+        output.name = names.get(output.name, output.name)
 
 
 def local_names(body: GraphProto) -> Iterator[str]:

@@ -180,6 +180,18 @@ class LpGraph:
         self._store.inputs.append(tensor)
         return self._value(tensor)
 
+    def settle_input(self, value: Value, array: NDArray[Any]) -> Value:
+        """Let an initialiser of the same name take the place of a graph input."""
+        raw = self._raw(value)
+        self._store.inputs = [t for t in self._store.inputs if t is not raw]
+        del self._store.tensors[value.name]
+        constant = self._store.add_constant(value.name, Weights.of_array(array))
+        for node in list({id(n): n for n in raw.outputs}.values()):
+            for i in [i for i, t in enumerate(node.inputs) if t is raw]:
+                node.inputs[i] = constant
+        self._store.touch()
+        return self._value(constant)
+
     def add_output(self, value: Value) -> None:
         """Make a tensor a graph output as well."""
         self._store.outputs.append(self._raw(value))

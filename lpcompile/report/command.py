@@ -52,6 +52,8 @@ def _words(options: Options) -> Iterator[str]:
         yield from ("--tune", ",".join(f"{name}={value}" for name, value in options.tuning.items()))
     for name, shape in options.input_shapes.items():
         yield from ("--input-shape", f"{name}={'x'.join(map(str, shape))}")
+    for name, number in options.input_values.items():
+        yield from ("--input-value", f"{name}={number!r}")
     if options.effort != 1:
         yield f"-O{options.effort}"
     for key, default in _DEFAULTS.items():

@@ -52,7 +52,7 @@ class Sizes:
 
 
 def constant_bytes(proto: ModelProto) -> int:
-    """Bytes of the initialisers of a model that are no bookkeeping."""
+    """Bytes of the initialisers of a model, Constant nodes among them, that are no bookkeeping."""
     return _in_graph(proto.graph)
 
 
@@ -64,7 +64,10 @@ def _in_graph(graph: GraphProto) -> int:
         for a in node.attribute
         for body in (*a.graphs, *([a.g] if a.HasField("g") else []))
     )
-    return sum(map(_counted, (*graph.initializer, *sparse))) + sum(map(_in_graph, bodies))
+    written = (
+        a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"
+    )
+    return sum(map(_counted, (*graph.initializer, *sparse, *written))) + sum(map(_in_graph, bodies))
 
 
 def _counted(tensor: TensorProto) -> int:

@@ -376,19 +376,41 @@ def test_an_if_with_a_constant_condition_is_its_branch(on: int, ops: list[str]) 
     assert graph.ops() == ops
 
 
-def test_a_branch_with_control_flow_stays() -> None:
-    _, report = rewrite(
+NESTED = """
+    m (float[4] x, bool fed) => (float[4] y) <bool on = {{1}}>
+    {{ t = Abs (x)
+      y = If (on) <
+        then_branch = g1 () => (float[4] a) <float[4] w = {{1, 2, 3, 4}}, bool off = {{0}}> {{
+          u = Mul (t, w)  k = Constant <value_float = 2.0> ()
+          a = If ({inner}) <then_branch = g3 () => (float[4] e) {{ v = Neg (u)  e = Mul (v, k) }},
+                            else_branch = g4 () => (float[4] f) {{ f = Add (u, w) }}> }},
+        else_branch = g2 () => (float[4] d) {{ u = Exp (t)  d = Identity (u) }}> }}"""
+
+
+def test_control_flow_in_a_branch_reads_what_the_branch_defined() -> None:
+    graph, _ = rewrite(FoldConstants(), NESTED.format(inner="fed"))
+    assert graph.ops() == ["Abs", "Mul", "If"]
+
+
+def test_a_constant_condition_within_a_branch() -> None:
+    graph, _ = rewrite(FoldConstants(), NESTED.format(inner="off"))
+    assert graph.ops() == ["Abs", "Mul", "Add"]
+
+
+def test_a_loop_in_a_branch() -> None:
+    graph, _ = rewrite(
         FoldConstants(),
         """
-        m (float[4] x, bool fed) => (float[4] y) <bool on = {1}>
-        { t = Abs (x)
-          y = If (on) <
-            then_branch = g1 () => (float[4] a) {
-              a = If (fed) <then_branch = g3 () => (float[4] e) { e = Neg (t) },
-                            else_branch = g4 () => (float[4] f) { f = Exp (t) }> },
-            else_branch = g2 () => (float[4] d) { d = Identity (t) }> }""",
+        m (float[4] x) => (float[4] y) <bool on = {1}>
+        { y = If (on) <
+            then_branch = g1 () => (float[4] a) <int64 three = {3}, bool yes = {1}> {
+              u = Exp (x)
+              a = Loop (three, yes, x) <body = g3 (int64 i, bool c, float[4] s) => (bool d, float[4] r) {
+                d = Identity (c)  r = Add (s, u) }> },
+            else_branch = g2 () => (float[4] d) { d = Identity (x) }> }""",
+        rtol=1e-6,
     )
-    assert [skip.reason for skip in report.skips] == ["its branch has control flow of its own"]
+    assert graph.ops() == ["Exp", "Loop"]
 
 
 def test_a_branch_with_constants_that_are_no_numbers_stays() -> None:

@@ -44,6 +44,16 @@ def test_bodies_count() -> None:
     assert Sizes.of_graph(LpGraph.from_proto(model), 0).constant_bytes == 256
 
 
+def test_constant_nodes_of_bodies_count() -> None:
+    model = parse_model(BODY, check=False)
+    body = model.graph.node[0].attribute[0].g
+    node = helper.make_node("Constant", [], ["w"], value=body.initializer[0])
+    del body.initializer[:]
+    body.node.insert(0, node)
+    assert constant_bytes(model) == 256
+    assert Sizes.of_graph(LpGraph.from_proto(model), 0).constant_bytes == 256
+
+
 def test_packed_types_count_as_they_are_stored() -> None:
     model = parse_model(PLAIN)
     model.graph.initializer[0].CopyFrom(
