@@ -33,8 +33,8 @@ def reports_text(document: Mapping[str, Any]) -> str:
     if document["settings"]:
         rows = [(s["name"], _brief(s["a"]), _brief(s["b"])) for s in document["settings"]]
         lines += ["", table(("setting", "A", "B"), rows)]
-    rows = [(SHOWN.get(w["name"], w["name"]), w["a"], w["b"], _change(w)) for w in document["whole"]]
-    lines += ["", table(("of the whole", "A", "B", "B against A"), rows)]
+    whole = [(SHOWN.get(w["name"], w["name"]), w["a"], w["b"], _change(w)) for w in document["whole"]]
+    lines += ["", table(("of the whole", "A", "B", "B against A"), whole)]
     layers = document["layers"]
     lines += ["", f"{len(layers)} layers are decided differently, {document['same']} alike"]
     if layers:

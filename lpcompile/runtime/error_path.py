@@ -87,7 +87,9 @@ def error_path(shared: SharedTensors, calls: Iterable[Mapping[str, np.ndarray]])
             fits[name].update(value, b[name])
     found = {n: c.sqnr_db for n, c in inner.tensors.items() if n not in unlike}
     rescaled = {
-        n for n, db in found.items() if db is not None and fits[n].fit_db - max(db, 0.0) >= RESCALED_DB
+        n
+        for n, db in found.items()
+        if db is not None and not shared.origins[n].is_output and fits[n].fit_db - max(db, 0.0) >= RESCALED_DB
     }
     return ErrorPath(_points(shared.origins, found, rescaled, outputs.sqnr_db), inner, outputs, list(unlike))
 

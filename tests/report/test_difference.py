@@ -79,7 +79,7 @@ def test_text_fits_and_csv_has_all() -> None:
     others = [layer(f"l{i}", "nf4", 5) for i in range(50)]
     document = {"a": "x", "b": "y", **difference(report(*many), report(*others))}
     text = reports_text(document)
-    assert text.count("\nl") == LAYERS_SHOWN
+    assert text.count("\nl") == 1 + LAYERS_SHOWN  # and the header
     assert f"and {50 - LAYERS_SHOWN} more" in text
     assert "0.5x" in text
     rows = list(csv.DictReader(io.StringIO(reports_csv(document))))
