@@ -20,8 +20,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compiled") / "out"
     result = lpcompile(MODEL, "--target", "ort", "--recipe", "int8", "-o", folder, "--calibration-data", DATA)
     assert result.exit_code == 0, result.stderr
-    ledger = json.loads((folder / "report.json").read_text("utf-8"))["ledger"]
-    assert len(result.stdout.splitlines()) <= 12 + len(ledger)
+    assert len(result.stdout.splitlines()) <= 40  # one screen
     return folder
 
 
