@@ -1,10 +1,12 @@
 """How far a compilation has come, for whoever waits for it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 Progress = Callable[[str, int, int], None]  # of loops that may take seconds: (what, done, total)
+T = TypeVar("T")
 LEAST_SECONDS = 0.05  # of a loop before its end can be estimated
 
 
@@ -69,6 +71,12 @@ class Steps:
             self._what, self._since = what, now
         self._done = done
         self._told(Step(self._pass, what, done, total, now - self._since))
+
+    def over(self, what: str, items: Sequence[T]) -> Iterator[T]:
+        """The items of a loop, each told when it is over."""
+        for done, item in enumerate(items):
+            yield item
+            self(what, done + 1, len(items))
 
     def check(self) -> None:
         """Raise what the listener raised, if it did: somebody may have taken it for an error of a pass."""

@@ -16,6 +16,7 @@ from lpcompile.cli.analyze import analyze
 from lpcompile.cli.asm import asm
 from lpcompile.cli.catalog import formats, passes, recipes
 from lpcompile.cli.compile import compile_command
+from lpcompile.cli.completion import completion
 from lpcompile.cli.diff import diff
 from lpcompile.cli.disasm import disasm
 from lpcompile.cli.inspect import inspect
@@ -61,10 +62,14 @@ class MainGroup(click.Group):
         return f" Did you mean {near[0]!r}?" if near else ""
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """Commands, and files for the main form."""
+        """Commands, and models for the main form; any file where no command begins so."""
         from click.shell_completion import CompletionItem
 
-        return [*super().shell_complete(ctx, incomplete), CompletionItem(incomplete, type="file")]
+        found = super().shell_complete(ctx, incomplete)
+        if not found:  # beside commands bash would take it as the only answer
+            return [CompletionItem(incomplete, type="file")]
+        models = Path().glob(f"{incomplete}*.onnx") if incomplete.isidentifier() else ()
+        return [*found, *(CompletionItem(str(m)) for m in sorted(models))]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it raises ends as two lines on stderr and an exit code."""
@@ -131,6 +136,7 @@ _COMMANDS = (
     passes,
     recipes,
     machines,
+    completion,
 )
 for _command in _COMMANDS:
     main.add_command(_command)

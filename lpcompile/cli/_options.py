@@ -40,11 +40,9 @@ def common_options(command: F) -> F:
     decorated: Any = with_output
     for option in (
         click.option("--no-color", is_flag=True, help="Plain text."),
-        click.option("--json", is_flag=True, help="Print one JSON document; errors are JSON too."),
+        click.option("--json", is_flag=True, help="One JSON document; errors are JSON, too."),
         click.option("-q", "--quiet", is_flag=True, help="Errors only."),
-        click.option(
-            "-v", "--verbose", count=True, help="Tell of each pass; -vv of each change, and tracebacks."
-        ),
+        click.option("-v", "--verbose", count=True, help="Tell passes; -vv: changes, tracebacks."),
     ):
         decorated = option(decorated)
     found: F = decorated
@@ -138,9 +136,9 @@ checkpoint_option = click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder for the state of what is learned, after each block or epoch.",
+    help="Where learning keeps its state.",
 )
-resume_option = click.option("--resume", is_flag=True, help="Go on from the state in the checkpoint folder.")
+resume_option = click.option("--resume", is_flag=True, help="Go on from the state in --checkpoint.")
 feeds_option = click.option(
     "--input", "feeds", type=click.Path(path_type=Path), metavar="FEEDS.npz", help="Inputs by name."
 )
@@ -152,7 +150,7 @@ random_feeds_option = click.option(
     "seed",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Seed of random inputs (without --input).",
+    help="Seed of random inputs.",
 )
 input_shape_option = click.option(
     "--input-shape",
@@ -160,7 +158,7 @@ input_shape_option = click.option(
     callback=parse_shapes,
     multiple=True,
     metavar="NAME=SHAPE",
-    help="Concrete shape of an input with symbolic axes, as x=1x3x224x224.",
+    help="Of symbolic axes, as x=1x3x224x224.",
 )
 input_value_option = click.option(
     "--input-value",

@@ -29,7 +29,7 @@ WITH_COST = ("model", "cost", "coefficients", "input_shapes", "verbose", "quiet"
     "--calibration-data",
     "data",
     metavar="DATA",
-    help="Samples: .npz, a folder, or package.module:attribute. Needed, unless --cost is asked for.",
+    help="Samples: .npz, folder, or module:attribute. Needed, but for --cost.",
 )
 @click.option(
     "--cost",
@@ -56,7 +56,7 @@ WITH_COST = ("model", "cost", "coefficients", "input_shapes", "verbose", "quiet"
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="channel", help="Of their scales.")
 @click.option("--rule", type=click.Choice(RULES), default="mse", help="Of their scales.")
 @click.option("--loss", type=click.Choice(LOSSES), default="auto", help="What is lost.")
-@click.option("--labels", metavar="NAME", help="Array of class labels among the samples, for --loss labels.")
+@click.option("--labels", metavar="NAME", help="Array among the samples, for --loss labels.")
 @click.option("--activations", is_flag=True, help="Activations as well.")
 @click.option(
     "--activation-format", type=click.Choice(("uint8", "uint4")), help="Of activations, uint8 if not given."
@@ -75,7 +75,7 @@ WITH_COST = ("model", "cost", "coefficients", "input_shapes", "verbose", "quiet"
     "--metric-layers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Measure it of the N layers that score most; default all.",
+    help="Of the N layers that score most.  [default: all]",
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all scores.")
 @click.option(

@@ -36,16 +36,12 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", "out", type=click.Path(path_type=Path), help="Folder; default ./MODEL-TARGET."
 )
-@click.option(
-    "--calibration-data", metavar="DATA", help="Samples: .npz, a folder, or package.module:attribute."
-)
+@click.option("--calibration-data", metavar="DATA", help="Samples: .npz, folder, or module:attribute.")
 @click.option("--recipe", metavar="NAME|FILE", help="A recipe by name, or a TOML file.")
 @click.option("--weight-format", metavar="FORMAT", help="Weights of every layer, as int8 or posit4.")
 @click.option("--activation-format", metavar="FORMAT", help="Activations, as uint8 or uint4.")
-@click.option(
-    "--group-size", type=click.IntRange(min=0), metavar="N", help="Inputs that share a group scale; 0: none."
-)
-@click.option("--rank", type=click.IntRange(min=0), metavar="N", help="Rank of low-rank side paths; 0: none.")
+@click.option("--group-size", type=click.IntRange(min=0), metavar="N", help="Inputs a group scale; 0: none.")
+@click.option("--rank", type=click.IntRange(min=0), metavar="N", help="Of low-rank side paths; 0: none.")
 @click.option("--budget", callback=parse_budget, metavar="NAME=VALUE,...", help="Bounds on the result.")
 @click.option("--metric", metavar="MODULE:FUNCTION", help="Your own measure, for --budget metric-drop.")
 @click.option(
@@ -53,19 +49,21 @@ if TYPE_CHECKING:
     "layer_formats",
     multiple=True,
     metavar="REGEX=FORMAT",
-    help="Format of the layers whose name matches, as 'head.*=int8'; may be repeated.",
+    help="Layers by name, as 'head.*=int8'; repeatable.",
 )
 @click.option("--decisions", type=click.Path(path_type=Path), metavar="FILE", help="Replay a decisions.toml.")
-@click.option("--machine", metavar="NAME|FILE", help="The machine (cim): its name, or a TOML description.")
+@click.option("--machine", metavar="NAME|FILE", help="Of cim: a name, or a TOML description.")
 @click.option("--strict", is_flag=True, help="Refuse what would be a warning (cim).")
+@click.option("--host", multiple=True, metavar="NODE", help="Stays on the host (cim); repeatable.")
+@click.option("--keep-float", multiple=True, metavar="NODE", help="Stays float; repeatable.")
 @click.option(
-    "--host", multiple=True, metavar="NODE", help="A node that stays on the host (cim); may be repeated."
+    "--emit",
+    type=click.Choice(EMIT_FORMS),
+    metavar="FORM",
+    default="functions",
+    help=f"How layers are written: {', '.join(EMIT_FORMS)}.",
 )
-@click.option("--keep-float", multiple=True, metavar="NODE", help="A node that stays float; may be repeated.")
-@click.option("--emit", type=click.Choice(EMIT_FORMS), default="functions", help="How layers are written.")
-@click.option(
-    "--opset", type=click.IntRange(min=1), metavar="N", help="Raise the model to at least this opset."
-)
+@click.option("--opset", type=click.IntRange(min=1), metavar="N", help="At least this opset.")
 @input_shape_option
 @input_value_option
 @click.option(
@@ -74,26 +72,23 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 3),
     default=1,
     metavar="0|1|2|3",
-    help="0: round to nearest, no more. 1: the recipe as it stands. 2: also learn codes of few bits block by block. "
-    "3: also retrain the whole network, gently.",
+    help="0: round to nearest. 1: the recipe. 2: learn codes of few bits, too. 3: retrain, too.",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
 @click.option("-p", "--passes", metavar="TEXT", help="Pipeline text that replaces the recipe's.")
 @click.option(
     "--print-after", multiple=True, metavar="PASS", help="Print the graph after a pass (on stderr)."
 )
-@click.option("--save-temps", is_flag=True, help="Keep the graph after each pass under OUT/passes.")
+@click.option("--save-temps", is_flag=True, help="Keep graphs between passes: OUT/passes.")
 @click.option("--verify", is_flag=True, help="Check after every pass that outputs agree.")
 @click.option("--time-passes", is_flag=True, help="Print the time of each pass.")
-@click.option(
-    "--benchmark", is_flag=True, help="Time the result against the float model; what is slower falls back."
-)
+@click.option("--benchmark", is_flag=True, help="Time both; what is slower falls back.")
 @click.option(
     "--tune",
     "tuning",
     callback=parse_pairs,
     metavar="NAME=VALUE,...",
-    help="Retrain the rounded weights, with these options of tune-weights.",
+    help="Retrain, with options of tune-weights.",
 )
 @checkpoint_option
 @resume_option

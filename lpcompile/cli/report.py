@@ -1,12 +1,15 @@
 """`lpcompile report DIR|report.json`: what a compilation reported, shown again without the model."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lpcompile.cli._options import common_options
 from lpcompile.cli._output import Output
 from lpcompile.cli._programs import refuse_existing_file, write_file
+from lpcompile.output import FINAL
 
 NAME = "report.json"
 
@@ -19,9 +22,10 @@ NAME = "report.json"
     metavar="FILE",
     help="Write the page there: one file, no network.",
 )
+@click.option("--time-passes", is_flag=True, help="Show the time of each pass, too.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @common_options
-def report_command(output: Output, path: Path, html: Path | None, force: bool) -> None:
+def report_command(output: Output, path: Path, html: Path | None, time_passes: bool, force: bool) -> None:
     """Show PATH, a report.json or the folder that holds one; with --html, as the page that stands beside it."""
     from lpcompile.report.json import read_report
     from lpcompile.report.page import page
@@ -37,6 +41,10 @@ def report_command(output: Output, path: Path, html: Path | None, force: bool) -
         write_file(html, text.encode())
         output.answer({"written": str(html), "bytes": len(text.encode())}, f"wrote {html}")
         return
-    output.answer(
-        document, rendered(lambda found: f"{summary(found)}\n\n{pass_times(found)}", document, source)
-    )
+    there = [f for name in FINAL if (f := source.parent / name).is_file()]
+
+    def shown(found: Mapping[str, Any]) -> str:
+        short = summary(found, there)
+        return f"{short}\n\n{pass_times(found)}" if time_passes else short
+
+    output.answer(document, rendered(shown, document, source))

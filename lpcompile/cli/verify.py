@@ -53,7 +53,8 @@ def verify(
     reference = None if against is None else model_file(against)
 
     from lpcompile.cli._feeds import calls_of
-    from lpcompile.cli.diff import figures, text_of
+    from lpcompile.cli.diff import figures
+    from lpcompile.report.difference_text import models_text
     from lpcompile.report.table import table
     from lpcompile.runtime.checks import check_file, check_outputs
     from lpcompile.runtime.compare import compare
@@ -75,7 +76,7 @@ def verify(
         float_session = Session(reference, threads=threads)
         comparison = compare((float_session.run(call), session.run(call)) for call in calls)
         document["comparison"] = figures(comparison)
-        text += "\n\n" + text_of({"feeds": source, **document["comparison"]})
+        text += "\n\n" + models_text({"feeds": source, **document["comparison"]})
     output.answer(document, text)
     _conclude(checks, comparison, budget, path)
 

@@ -50,7 +50,7 @@ def summary(report: Report) -> str:
 def _figures(report: Report) -> Iterator[tuple[str, str, str]]:
     totals, quality = report["totals"], report.get("quality") or {}
     sizes = (report.get("verification") or {}).get("bytes") or {}
-    if is_number(totals.get("bits_per_weight")):
+    if is_number(totals.get("bits_per_weight")) and totals.get("weight_bytes"):
         yield "bits a weight", number(totals["bits_per_weight"]), bytes_text(totals["weight_bytes"])
     if sizes.get("float") and sizes.get("compiled"):
         before, after = sizes["float"], sizes["compiled"]

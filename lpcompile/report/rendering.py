@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lpcompile.errors import InputError
 
+T = TypeVar("T")
+
 
 def rendered(
-    render: Callable[[Mapping[str, Any]], str], report: Mapping[str, Any], where: str | Path = "report.json"
-) -> str:
+    render: Callable[[Mapping[str, Any]], T], report: Mapping[str, Any], where: str | Path = "report.json"
+) -> T:
     """What `render` makes of a report.
 
     Args:

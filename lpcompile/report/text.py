@@ -7,16 +7,17 @@ from typing import Any
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
 from lpcompile.formats.planned import short_name
+from lpcompile.report.advice import GENERATED, advice, float_reasons, layer_lines
 from lpcompile.report.cost import cost_line
 from lpcompile.report.table import bytes_text, db_text, table
 
 WARNINGS_SHOWN = 3
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-GENERATED = "generated inputs"  # quality.source where the user gave no samples
+REASONS_SHOWN = 2
+STEPS_SHOWN = 9
 
 
 def summary(report: Mapping[str, Any], written: Sequence[Path] | None = None) -> str:
-    """At most 18 lines and the ledger: what became of the layers, what it cost and gained, what to do next.
+    """One screen: what became of the layers, what it gained and cost, where it loses most, what to try next.
 
     Args:
         report: schema 1.
@@ -36,6 +37,8 @@ def summary(report: Mapping[str, Any], written: Sequence[Path] | None = None) ->
     )
     lines += [line for line in found if line]
     lines += _ledger(report)
+    lines += _worst(report)
+    lines += _floats(report)
     warnings = [str(w) for w in report.get("warnings", [])]
     lines += [f"warning   {w}" for w in warnings[:WARNINGS_SHOWN]]
     if len(warnings) > WARNINGS_SHOWN:
@@ -43,7 +46,7 @@ def summary(report: Mapping[str, Any], written: Sequence[Path] | None = None) ->
     if written:
         folder = written[0].parent
         lines.append(f"wrote     {folder}: {', '.join(p.name for p in written)}")
-        lines.append(f"next      {_next(report, folder)}")
+        lines += _next(report, folder)
     elif written is not None:
         lines.append("wrote     nothing (dry run)")
     return "\n".join(lines)
@@ -77,6 +80,8 @@ def _layers(report: Mapping[str, Any]) -> str:
 def _weights(report: Mapping[str, Any]) -> str:
     totals, size = report["totals"], (report.get("verification") or {}).get("bytes") or {}
     text = f"weights   {totals['bits_per_weight']:.3g} bits each, {bytes_text(totals['weight_bytes'])}"
+    if not totals["weight_bytes"]:  # what stands in bodies of control flow is not looked into
+        text = "weights   none that are counted"
     before, after = size.get("float"), size.get("compiled", totals.get("file_bytes"))
     if before and after:
         text += f"; file {bytes_text(before)} -> {bytes_text(after)} ({after / before:.2f}x)"
@@ -134,7 +139,10 @@ def _effort(report: Mapping[str, Any]) -> str:
 
 def _ledger(report: Mapping[str, Any]) -> list[str]:
     """A row for each step that a float simulation was measured after; see `lpcompile.ledger`."""
-    rows = [_step(e) for e in report.get("ledger", [])]
+    steps = report.get("ledger", [])
+    if len(steps) > STEPS_SHOWN:  # those that changed nothing say least
+        steps = [e for e in steps if e["kept"] or e["seconds"] is None][-STEPS_SHOWN:]
+    rows = [_step(e) for e in steps]
     if len(rows) < 2:  # the line of the quality says as much
         return []
     basis = report["ledger_basis"]
@@ -226,17 +234,38 @@ def _energy(report: Mapping[str, Any]) -> str:
     return f"{text}; digital int8, weights {weights}: {digital['energy_pj'] / 1e6:.3g} uJ"
 
 
-def _next(report: Mapping[str, Any], folder: Path) -> str:
-    if report["recipe"] != "fp32" and all(r["weight_format"] in FLOATS for r in report["layers"]):
-        return "nothing was quantised; report.json has the reason of every layer"
-    if (report.get("quality") or {}).get("source") == GENERATED:
-        if any(r.get("activation_format") in ("uint8", "uint4") for r in report["layers"]):
-            return "give --calibration-data DATA: ranges from real samples fit better than generated ones"
-        return "give --calibration-data DATA for integer activations, which are faster"
+def _worst(report: Mapping[str, Any]) -> list[str]:
+    """The layers that cost the outputs most."""
+    rows = layer_lines(report)
+    if not rows:
+        return []
+    alone = any(r.get("sqnr_db_end") is not None for r in report["layers"])
+    what = "of the model, were no other rounded" if alone else "of their own outputs"
+    shown = table(("layer", "weights", "inputs", "dB"), rows).splitlines()
+    return [f"worst     layers, by SQNR {what}", *(f"          {line}" for line in shown)]
+
+
+def _floats(report: Mapping[str, Any]) -> list[str]:
+    """Why layers stayed float, where that was not asked for."""
+    if report["recipe"] == "fp32":
+        return []
+    reasons = float_reasons(report)
+    count = sum(n for _, n in reasons)
+    if not count or not any("reason" in r for r in report["layers"]):
+        return []
+    shown = [f"          {n}: {reason}" for reason, n in reasons[:REASONS_SHOWN]]
+    if len(reasons) > REASONS_SHOWN:
+        shown.append(f"          and {len(reasons) - REASONS_SHOWN} more reasons, see report.json")
+    return [f"float     {count} of {len(report['layers'])} layers stayed so", *shown]
+
+
+def _next(report: Mapping[str, Any], folder: Path) -> list[str]:
+    found = advice(report)
     if report.get("program"):
-        return f"'lpcompile sim {folder}/program.lpcim --input FEEDS.npz --output RESULT.npz' executes it"
-    if str(report["recipe"]) == "int8":
-        return f"'lpcompile inspect {folder}' lists the layers; --recipe w4a8 halves the file again"
-    return (
+        found.insert(
+            0, f"'lpcompile sim {folder}/program.lpcim --input FEEDS.npz --output RESULT.npz' executes it"
+        )
+    found.append(
         f"'lpcompile inspect {folder}' lists the layers; edit decisions.toml and replay it with --decisions"
     )
+    return [f"{'next' if i == 0 else '':<10}{line}" for i, line in enumerate(found)]

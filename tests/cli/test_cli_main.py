@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from lpcompile import __version__
-from lpcompile.cli import MainGroup
+from lpcompile.cli import MainGroup, main
+from lpcompile.cli.completion import SHELLS
 from lpcompile.errors import BudgetError, InputError, LpcompileError, OutputError, PipelineError, TargetError
 from tests.cli.cli_runner import error_lines, lpcompile, small_model
 
@@ -24,7 +27,7 @@ def test_help_names_the_main_form_and_every_command() -> None:
         assert "lpcompile [OPTIONS] MODEL --target TARGET | COMMAND ..." in result.stdout
         for command in (
             *("compile", "inspect", "run", "diff", "verify", "disasm", "asm"),
-            *("formats", "passes", "recipes"),
+            *("formats", "passes", "recipes", "completion"),
         ):
             assert f"\n  {command} " in result.stdout
             assert lpcompile(command, "-h").exit_code == 0
@@ -169,11 +172,50 @@ def test_colour_only_on_request_of_the_terminal(monkeypatch: pytest.MonkeyPatch)
     assert "\x1b[" not in stderr_of(NO_COLOR="1")
 
 
-def test_completion_offers_commands_and_files() -> None:
-    result = lpcompile(
-        env={"_LPCOMPILE_COMPLETE": "bash_complete", "COMP_WORDS": "lpcompile in", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("word", "offered"),
+    [("in", ["plain,inspect"]), ("r", ["plain,recipes", "plain,report", "plain,run", "plain,resnet.onnx"]),
+     ("m/", ["file,m/"]), ("res", ["file,res"])],
+)  # fmt: skip
+def test_completion_offers_commands_and_files(
+    word: str, offered: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file beside commands would be all that bash offers."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet.onnx").touch()
+    env = {"_LPCOMPILE_COMPLETE": "bash_complete", "COMP_WORDS": f"lpcompile {word}", "COMP_CWORD": "1"}
+    assert lpcompile(env=env).stdout.splitlines() == offered
+
+
+@pytest.mark.parametrize("name", [(), *((c,) for c in main.commands)])
+def test_help_is_short(name: tuple[str, ...]) -> None:
+    """A screen; the options of a command are to be read, not searched."""
+    assert len(lpcompile(*name, "--help").stdout.splitlines()) < 60
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_scripts_are_those_of_the_shell(shell: str, tmp_path: Path) -> None:
+    script = lpcompile("completion", shell).stdout
+    assert f"_LPCOMPILE_COMPLETE={shell}_complete" in script
+    document = json.loads(lpcompile("completion", shell, "--json").stdout)
+    assert document["script"].rstrip() == script.rstrip()
+    if shutil.which(shell):  # a shell that is there reads it without an error
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
+    assert error_lines("completion", "tcsh", code=2)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
+    (tmp_path / "lpcompile").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lpcompile "$@"\n')
+    (tmp_path / "lpcompile").chmod(0o755)
+    code = (
+        'eval "$(lpcompile completion bash)"; COMP_WORDS=(lpcompile insp); COMP_CWORD=1; '
+        '_lpcompile_completion lpcompile; echo "${COMPREPLY[@]}"'
     )
-    assert result.stdout.splitlines() == ["plain,inspect", "file,in"]
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    found = subprocess.run(["bash", "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.split()[0] == "inspect"
 
 
 def test_python_m_is_the_same_program() -> None:

@@ -185,6 +185,58 @@ def test_diff_of_inner_tensors(tmp_path: Path) -> None:
     assert [t["name"] for t in found["tensors"]] == ["t", "y"]
 
 
+def test_diff_shows_the_way_along_the_graph(tmp_path: Path) -> None:
+    deep = (
+        HEADER
+        + "g (float[n, 2] x) => (float[n, 2] y) <float[2, 2] w = {1, 2, 3, 4}> { t = Relu(x) [fc] y = MatMul(t, w) }"
+    )
+    a, b = small_model(tmp_path, "a.onnx", deep), small_model(tmp_path, "b.onnx", deep.replace("4}", "5}"))
+    words = ("diff", a, b, "--input", small_feeds(tmp_path))
+    document = json.loads(lpcompile(*words, "--json").stdout)
+    assert [(t["name"], t["node"], t["enters"]) for t in document["tensors"]] == [
+        ("t", document["tensors"][0]["node"], False),
+        ("y", "fc", True),
+    ]
+    assert [e["name"] for e in document["entries"]] == ["y"]
+    assert "fc    MatMul  y       exact -> " in lpcompile(*words).stdout
+    lines = lpcompile(*words, "--csv").stdout.splitlines()
+    assert lines[0].startswith("name,sqnr_db,max_abs")
+    assert [line.split(",")[0] for line in lines[1:]] == ["t", "y"]
+    only = json.loads(lpcompile(*words, "--outputs", "--json").stdout)
+    assert [t["name"] for t in only["tensors"]] == ["y"]
+    assert error_lines(*words, "--csv", "--json", code=2)
+
+
+def test_diff_of_unlike_graphs(tmp_path: Path) -> None:
+    a = small_model(tmp_path, "a.onnx")
+    other = small_model(tmp_path, "b.onnx", HEADER + "g (float[n, 2] x) => (float[n, 2] z) { z = Neg(x) }")
+    error, hint = error_lines("diff", a, other, code=3)
+    assert "no tensor of the same name" in error
+    assert "--outputs" in hint
+    wide = small_model(tmp_path, "c.onnx", HEADER + "g (float[n, 2] x) => (float[n, 2] y) { y = Neg(x) }")
+    assert "output 'y' has shape (1, 2) instead of (1, 3)" in error_lines("diff", a, wide, code=3)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "not a report"),
+        ('{"schema": 7}', "schema 7 is not known, only 1"),
+        ("[", "not JSON"),
+        ('{"schema": 1}', "not a whole report: it has no key 'layers'"),
+    ],
+)
+def test_diff_of_odd_reports(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    lines = error_lines("diff", tmp_path / "a.json", tmp_path / "a.json", code=3)
+    assert len(lines) == 2
+    assert message in lines[0]
+    model = small_model(tmp_path)
+    assert "cannot be compared with a model" in error_lines("diff", tmp_path / "a.json", model, code=3)[0]
+    assert error_lines("diff", tmp_path / "a.json", tmp_path / "none.json", code=3)
+    assert error_lines("diff", tmp_path / "none", model, code=3)[0].endswith("there is no such file")
+
+
 # ---- verify ----
 
 

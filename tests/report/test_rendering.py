@@ -51,7 +51,8 @@ def test_the_summary_tells_what_happened() -> None:
         "checked   in ONNX Runtime: loads, runs, 8 layers equal the numpy reference, "
         "1.2 ms -> 0.6 ms (2.00x faster)",
         "wrote     out: model.onnx, report.json",
-        "next      'lpcompile inspect out' lists the layers; --recipe w4a8 halves the file again",
+        "next      --recipe w4a8 halves the file again; --recipe auto takes the best format for each layer",
+        "          'lpcompile inspect out' lists the layers; edit decisions.toml and replay it with --decisions",
     ]
 
 
@@ -59,19 +60,40 @@ def test_the_summary_stays_short() -> None:
     many = {
         **REPORT,
         "warnings": [f"w{i}" for i in range(40)],
-        "layers": [layer(f"lut{i}") for i in range(30)],
+        "layers": [layer(f"uint{i}") for i in range(2, 8)],
+        "ledger": [
+            {
+                "step": f"s{i}",
+                "sqnr_db": 1.0,
+                "gain_db": 0.1,
+                "gain_error_db": None,
+                "seconds": 1.0,
+                "kept": i % 2 == 0,
+            }
+            for i in range(30)
+        ],
+        "ledger_basis": {"held_back": True, "samples": 8},
+        "quality": {**REPORT["quality"], "sqnr_db_output": 3.0, "top1_agreement": 0.5},
+        "metric": {"float": 1.0, "compiled": 0.9, "function": "m:f"},
     }
+    many["layers"] = [
+        {**r, "sqnr_db_local": float(i), "activation_format": "uint4", "reason": ""}
+        for i, r in enumerate([*many["layers"], *[layer("uint4")] * 20])
+    ] + [{**layer("float32"), "reason": f"r{i}"} for i in range(5)]
     lines = summary(many, [Path("out/model.onnx")]).splitlines()
-    assert len(lines) <= 12
+    assert 24 <= len(lines) <= 40
+    assert "          and 3 more reasons, see report.json" in lines
     assert "          and 37 more warnings, see report.json" in lines
-    assert lines[1].endswith("25 others")
+    assert lines[1].endswith("2 others")
 
 
 def test_the_summary_says_when_nothing_was_quantised() -> None:
     floats = {**REPORT, "layers": [layer("float64"), layer("float32")]}
-    last = summary(floats, [Path("out/model.onnx")]).splitlines()[-1]
-    assert last == "next      nothing was quantised; report.json has the reason of every layer"
-    assert "nothing" not in summary({**floats, "recipe": "fp32"}, [Path("out/model.onnx")])
+    floats["layers"][0]["reason"] = floats["layers"][1]["reason"] = "slow"
+    text = summary(floats, [Path("out/model.onnx")])
+    assert "float     2 of 2 layers stayed so\n          2: slow" in text
+    assert "what decides it: 2 layers stayed float: slow" in text
+    assert "stayed" not in summary({**floats, "recipe": "fp32"}, [Path("out/model.onnx")])
 
 
 def test_the_summary_of_little() -> None:
@@ -87,14 +109,16 @@ def test_the_summary_asks_for_data_where_there_was_none() -> None:
     quality = {**REPORT["quality"], "source": "generated inputs", "held_back": False}
     text = summary({**REPORT, "quality": quality}, [Path("out/model.onnx")])
     assert "agreement 0.998 against float on 8 generated inputs" in text
-    assert text.endswith("next      give --calibration-data DATA for integer activations, which are faster")
+    assert "next      --calibration-data DATA gives integer activations, which are faster" in text
 
 
 def test_the_summary_knows_generated_ranges_from_float_activations() -> None:
     quality = {**REPORT["quality"], "source": "generated inputs", "held_back": False}
     layers = [{**r, "activation_format": "uint8"} for r in REPORT["layers"]]
     text = summary({**REPORT, "layers": layers, "quality": quality}, [Path("out/model.onnx")])
-    assert text.endswith("ranges from real samples fit better than generated ones")
+    assert (
+        "next      --calibration-data DATA: ranges from real samples fit better than generated ones" in text
+    )
 
 
 def test_pass_times_add_up() -> None:
