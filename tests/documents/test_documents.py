@@ -39,7 +39,9 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
     for block in blocks(page):
         assert block.language in (*RUNNABLE, *SHOWN), block.place
         assert block.acts or block.notes.get("not run") or block.language == "text", block.place
-        assert "output" not in block.notes or block.text.replace("...", "").strip(), f"{block.place}: says nothing"
+        assert "output" not in block.notes or block.text.replace("...", "").strip(), (
+            f"{block.place}: says nothing"
+        )
 
 
 @pytest.mark.parametrize("page", pages())
