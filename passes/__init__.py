@@ -1,13 +1,6 @@
-"""Rewrite passes, in pipeline order; `lpcompile.passes.fold_batchnorm(model)` calls one as a function.
+"""Rewrite passes; `lpcompile.passes.fold_batchnorm(model)` calls one as a function.
 
-| pass                | does                                                                              |
-| ------------------- | --------------------------------------------------------------------------------- |
-| `widen-float16`     | spells float16 graphs in float32, so that their layers can run on integers        |
-| `fold-constants`    | evaluates constant expressions and static shape computations; inlines decided Ifs |
-| `canonicalize`      | one spelling for padding, clips, pools and matrix products; removes no-ops        |
-| `fold-batchnorm`    | folds batch norms, also those spelled as Mul and Add, into the layer beside them  |
-| `rotate`            | rotates residual streams of transformers, folded into weights                     |
-| `equalize`          | scales channels between layers so that rounding loses less, where samples are given |
+`lpcompile passes` lists them in pipeline order, `docs/reference/passes.md` describes each.
 
 Every other module here holds one concept that a pass is made of, and is named after it.
 """

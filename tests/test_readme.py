@@ -13,11 +13,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from lpcompile import errors
-from lpcompile.errors import LpcompileError
-from lpcompile.formats.planned import planned_name
-from lpcompile.plan import ROUNDINGS
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -77,25 +72,6 @@ def test_first_command_compiles_a_shipped_model(folder: Path) -> None:
         correct = int((logits.argmax(axis=1) == samples["y"]).sum())
     # what int8 promises, a drop of at most 0.005, this network keeps at 4.5 bits a weight
     assert record["evaluation_correct"] - correct <= 0.005 * record["evaluation_samples"]
-
-
-def test_exit_codes_are_those_of_the_classes() -> None:
-    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, LpcompileError)]
-    raised = {c.exit_code for c in classes}
-    assert {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)} == {0} | raised
-
-
-def test_formats_named_are_formats() -> None:
-    section = README.split("## Number formats")[1].split("\n## ")[0]
-    first_column = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
-    names = re.findall(r"`([a-z]\w+)`", "\n".join(first_column))
-    assert {"fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn"} <= set(names)
-    assert [planned_name(name) for name in names] == names
-
-
-def test_all_roundings_are_listed() -> None:
-    section = README.split("## How weights are rounded")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `([\w-]+)`", section, re.MULTILINE) == list(ROUNDINGS)
 
 
 def test_every_cited_source_is_listed() -> None:

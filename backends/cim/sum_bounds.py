@@ -231,6 +231,9 @@ _RESULTS: dict[str, Callable[[SumBounds, Operation, Operand], ValueRange]] = {
 }
 
 
+BOUNDED = frozenset({*_RESULTS, "RECV", "MVM", "MVMP", "VMM", "VDW"})  # every instruction that writes numbers
+
+
 def _with_pads(seen: ValueRange, window: Window | None) -> tuple[int, int]:
     if window is None or not (any(window.begin) or any(window.end)):
         return seen.low, seen.high

@@ -7,18 +7,6 @@ import click
 from lpcompile.cli._options import common_options
 from lpcompile.cli._output import Output
 
-DESCRIPTIONS = (
-    ("ufloat", "small floating-point numbers without a sign, for scales"),
-    ("uint", "unsigned integers from 0"),
-    ("int", "two's complement integers"),
-    ("fixp", "integers read as binary fractions"),
-    ("posit", "posits: dense near 1, with a wide tail"),
-    ("nf4", "quantiles of a normal distribution"),
-    ("pot", "powers of two"),
-    ("float", "small floating-point numbers"),
-    ("lut4", "a learned codebook"),
-)
-
 
 @click.command(short_help="Number formats.")
 @click.argument("name", required=False)
@@ -57,15 +45,16 @@ def formats(output: Output, name: str | None) -> None:
 
 
 def _format_row(fmt: Any) -> dict[str, Any]:
+    from lpcompile.formats.base import description
+
     image = "none" if fmt.image() is None else "exact" if fmt.image_exact else "rounded"
-    what = next((text for start, text in DESCRIPTIONS if fmt.name.startswith(start)), "")
     return {
         "name": fmt.name,
         "bits": fmt.bits,
         "values": len(fmt.grid()),
         "max": float(fmt.max),
         "image": image,
-        "what": what,
+        "what": description(fmt.name),
     }
 
 

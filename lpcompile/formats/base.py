@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +10,8 @@ from lpcompile.formats import codebook, integer, minifloat, posit
 from lpcompile.formats.arrays import F32, F64, I8, U8, Real
 from lpcompile.formats.nearest import Nearest
 
-_NAMES = (*integer.NAMES, *posit.NAMES, *minifloat.NAMES, *codebook.NAMES)
+# Each family offers NAMES, parse(name), and WHAT: first letters of a name -> what such formats are.
+FAMILIES = (integer, posit, minifloat, codebook)
 _SCALED_POSIT = re.compile(r"posit4_?(sc,?[48])")
 
 
@@ -68,17 +68,15 @@ class NumberFormat(Protocol):
         """Whether `image() * image_scale` equals `table()`."""
 
 
-_PARSERS: tuple[Callable[[str], NumberFormat | None], ...] = (
-    integer.parse,
-    posit.parse,
-    minifloat.parse,
-    codebook.parse,
-)
-
-
 def format_names() -> list[str]:
     """Names of the formats with a fixed table, family by family."""
-    return list(_NAMES)
+    return [name for family in FAMILIES for name in family.NAMES]
+
+
+def description(name: str) -> str:
+    """What a format is, in a few words; empty where its family does not say."""
+    words = {start: text for family in FAMILIES for start, text in family.WHAT.items()}
+    return next((text for start, text in words.items() if name.startswith(start)), "")
 
 
 @lru_cache(maxsize=4096)
@@ -88,8 +86,8 @@ def resolve(name: str) -> NumberFormat:
     Raises:
         FormatError: there is none; the hint lists near matches.
     """
-    for parse in _PARSERS:
-        found = parse(name)
+    for family in FAMILIES:
+        found: NumberFormat | None = family.parse(name)
         if found is not None:
             return found
     raise FormatError(f"no number format is called {name!r}", hint=_hint(name))

@@ -128,3 +128,8 @@ def parse(name: str) -> TableFormat | None:
 
 
 NAMES = ("nf4", "pot4")
+WHAT = {
+    "nf4": "quantiles of a normal distribution",
+    "pot": "powers of two",
+    "lut4": "a learned codebook",
+}

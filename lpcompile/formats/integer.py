@@ -66,3 +66,8 @@ NAMES = (
     "int4_narrow",
     "int8_narrow",
 )
+WHAT = {
+    "int": "two's complement integers",
+    "uint": "unsigned integers from 0",
+    "fixp": "integers read as binary fractions",
+}

@@ -100,6 +100,10 @@ _FORMATS = {
     )
 }
 NAMES = tuple(_FORMATS)
+WHAT = {
+    "float": "small floating-point numbers",
+    "ufloat": "small floating-point numbers without a sign, for scales",
+}
 
 
 def parse(name: str) -> TableFormat | None:

@@ -90,3 +90,4 @@ def parse(name: str) -> PositFormat | None:
 
 
 NAMES = tuple(f"posit{n}{es}" for n in (4, 5, 6, 8) for es in ("", "es1", "es2"))
+WHAT = {"posit": "posits: dense near 1, with a wide tail"}

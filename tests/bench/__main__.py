@@ -1,13 +1,13 @@
-"""Print the measured tables: `python -m tests.bench [--only NAME] [--zoo DIR] [--json FILE] [--effort N,N]
-[--quick]`.
+"""Print the measured tables: `python -m tests.bench [all] [--only NAME] [--zoo DIR] [--json FILE] [--effort N,N]
+[--quick] [--again] [--out DIR]`.
 
-Times are ratios of interleaved runs on one thread, since machines differ and are shared. This is no test.
+`all` also runs the experiments, and keeps everything under docs/results: see `everything`. Times are ratios of
+interleaved runs on one thread, since machines differ and are shared. This is no test.
 """
 
 import argparse
 import importlib
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -15,58 +15,18 @@ from typing import Any
 
 import onnxruntime
 
-from lpcompile.report.document import versions
 from lpcompile.report.table import table
 from tests.bench.bench_table import Bench, Table
+from tests.bench.catalogue import NEED_ZOO, TABLES
+from tests.bench.everything import run_all
+from tests.bench.machine import about_this
 from tests.zoo.entries import find_zoo
-
-TABLES = (
-    "accuracy",
-    "speed",
-    "norms",
-    "four_bit",
-    "groups",
-    "tuning",
-    "candidates",
-    "compile_time",
-    "rounding_time",
-    "startup",
-    "determinism",
-    "encode",
-    "autodiff",
-    "knapsack",
-    "cim_simulator",
-    "cim_exact",
-    "cim_accuracy",
-    "cim_compile",
-    "cim_simulation",
-    "cim_energy",
-    "cim_layer_energy",
-    "cim_complement",
-    "cim_published",
-    "cim_side_paths",
-    "sensitivity",
-)
-NEED_ZOO = (
-    "accuracy",
-    "speed",
-    "four_bit",
-    "groups",
-    "rounding_time",
-    "tuning",
-    "determinism",
-    "autodiff",
-    "cim_exact",
-    "cim_accuracy",
-    "cim_layer_energy",
-    "cim_complement",
-    "sensitivity",
-)
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the tables asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("all",), help="tables and experiments, kept and resumed")
     parser.add_argument("--only", action="append", choices=TABLES, help="one table; may be repeated")
     parser.add_argument("--zoo", help="folder with zoo.json; default LPCOMPILE_ZOO")
     parser.add_argument("--entries", help="zoo entries, separated by commas; default those of each table")
@@ -75,10 +35,16 @@ def main(words: list[str] | None = None) -> int:
         "--effort", type=efforts, default=(), help="of the compiler, as 1 or 0,1; default those of each"
     )
     parser.add_argument("--quick", action="store_true", help="few entries, samples and rounds")
+    parser.add_argument("--again", action="store_true", help="of all: make anew what is there")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results"), help="of all: folder of the results"
+    )
     asked = parser.parse_args(words)
     onnxruntime.set_default_logger_severity(4)  # its remarks on other tools' files are not our table
     bench = Bench(find_zoo(asked.zoo), asked.quick, names(asked.entries), asked.effort)
-    about = {"cpu": cpu_name(), "platform": platform.platform(), **versions()}
+    if asked.what == "all":
+        return 1 if run_all(bench, asked.out, again=asked.again) else 0
+    about = about_this()
     print(", ".join(f"{k} {v}" for k, v in about.items()), flush=True)
     found: dict[str, Any] = {"about": about}
     for name in asked.only or TABLES:
@@ -103,17 +69,6 @@ def names(text: str | None) -> tuple[str, ...]:
 def efforts(text: str) -> tuple[int, ...]:
     """Numbers between commas."""
     return tuple(int(word) for word in text.split(","))
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
 
 
 if __name__ == "__main__":

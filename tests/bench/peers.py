@@ -35,15 +35,24 @@ def ort_int8(zoo: Zoo, name: str) -> Path:
     out = scratch() / f"{name}-ort-int8.onnx"
     if out.exists():
         return out
+    return static_int8(zoo.model(name), out, iter(calls_of(zoo, name)))
+
+
+def calls_of(zoo: Zoo, name: str) -> list[Feeds]:
+    """Calibration samples as feeds of single calls."""
     entry, arrays = zoo.entries[name], zoo.samples(name, limit=SAMPLES)
     whole = entry.get("squeeze") or entry["metric"] == "vad_auc"
     rows = range(len(next(iter(arrays.values()))))
-    feeds = iter([{k: np.asarray(v[i]) if whole else v[i : i + 1] for k, v in arrays.items()} for i in rows])
-    return static_int8(zoo.model(name), out, feeds)
+    return [{k: np.asarray(v[i]) if whole else v[i : i + 1] for k, v in arrays.items()} for i in rows]
 
 
-def static_int8(model: Path, out: Path, feeds: Iterator[Feeds]) -> Path:
-    """The same of any model; what is made on the way lies beside `out`."""
+def static_int8(
+    model: Path,
+    out: Path,
+    feeds: Iterator[Feeds],
+    weights: quantization.QuantType = quantization.QuantType.QInt8,
+) -> Path:
+    """The same of any model, weights of 8 or 4 bits; what is made on the way lies beside `out`."""
     prepared = out.with_suffix(".prepared.onnx")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -52,7 +61,7 @@ def static_int8(model: Path, out: Path, feeds: Iterator[Feeds]) -> Path:
             quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(prepared), str(out), _Reader(feeds), per_channel=True,
-                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+                activation_type=quantization.QuantType.QUInt8, weight_type=weights,
             )  # fmt: skip
         finally:
             logging.disable(logging.NOTSET)

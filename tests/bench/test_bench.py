@@ -4,8 +4,9 @@ import importlib
 
 import pytest
 
-from tests.bench.__main__ import NEED_ZOO, TABLES, main
+from tests.bench.__main__ import main
 from tests.bench.bench_table import Bench
+from tests.bench.catalogue import NEED_ZOO, TABLES
 from tests.zoo.entries import find_zoo
 
 pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("default")]

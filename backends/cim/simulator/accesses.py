@@ -8,7 +8,7 @@ from lpcompile.backends.cim.simulator.overlap import Footprint, footprint
 from lpcompile.backends.cim.simulator.streams import Operation, Schedule
 
 # operand -> whether it is written; an accumulator that is read counts as written alone
-_OPERANDS: dict[str, tuple[tuple[str, bool], ...]] = {
+OPERANDS: dict[str, tuple[tuple[str, bool], ...]] = {
     **dict.fromkeys(
         ("LD", "ST", "MOV", "VTR", "ACC", "VRQ", "VLUT", "VRED", "VPOOL", "VCVT"), (("a", True), ("b", False))
     ),
@@ -47,7 +47,7 @@ def operands_of(operation: Operation, operands: Operands) -> list[tuple[Operand,
     word = operation.instruction
     return [
         (operands.resolve(operation, getattr(word, name), writes=writes), writes)
-        for name, writes in _OPERANDS.get(word.mnemonic, ())
+        for name, writes in OPERANDS.get(word.mnemonic, ())
     ]
 
 

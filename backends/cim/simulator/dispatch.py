@@ -26,6 +26,7 @@ _VECTOR: dict[str, Callable[[Context, Operation], Effect]] = {
     "MOV": copy,
     "VTR": copy,
 }
+_ORDERING = ("SIG", "WAIT", "BAR")  # what they do stands in the queues
 
 
 class Dispatch:
@@ -57,6 +58,8 @@ class Dispatch:
             return start
         if mnemonic == "RECV":
             return self.messages.receive(operation)
+        if mnemonic not in _ORDERING:
+            raise operation.fault(f"the simulator does not know {mnemonic}")
         if mnemonic == "SIG" and not 0 <= operation.instruction.b < len(self.context.program.cores):
             raise operation.fault(f"there is no core {operation.instruction.b}")
         work = Work(indices=operation.indices)

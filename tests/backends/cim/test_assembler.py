@@ -20,11 +20,13 @@ from lpcompile.backends.cim.assembly_syntax import (
     wrapped,
 )
 from lpcompile.backends.cim.container import to_bytes
+from lpcompile.backends.cim.isa import isa
 from lpcompile.backends.cim.program import Instruction, Program
 from lpcompile.errors import ProgramError
 from tests.backends.cim.program_examples import NAMES, example_program, large_program, programs
 from tests.backends.cim.test_isa import instructions
 
+VERSION = isa().version
 EXAMPLE = example_program()
 FULL = disassemble(EXAMPLE, full=True)
 SHORT = disassemble(EXAMPLE)
@@ -124,13 +126,13 @@ def line_number(text: str, start: str) -> int:
     [
         ("lpcasm 1", "model x", "this is no assembler text", "the first line is 'lpcasm 1'"),
         ("lpcasm 1", "lpcasm 2", "version 2 of lpcasm, and this lpcompile knows 1", "with this version"),
-        ("isa 1", "isa 7", "version 7 of isa", "with this version"),
+        (f"isa {VERSION}", "isa 77", "version 77 of isa", "with this version"),
         ("dram 2048", "dram many", "'many' is no number", "decimal"),
         ("dram 2048", "dram 99999999999999999999", "is no number", "decimal"),
         ("machine tiny", "machine", "1 words where the form is another", "write machine VALUE"),
         ("machine tiny", "machine \"tiny", "a quote is not closed", 'end the name with "'),
         ("machine tiny", 'machine "a\\q"', 'is no name', "JSON"),
-        ("isa 1", "machine tiny", "'machine' stands there twice", "keep one"),
+        (f"isa {VERSION}", "machine tiny", "'machine' stands there twice", "keep one"),
         ("consts 3", "weights 3", "'weights' stands there twice", "keep one"),
         ("consts 3", "const 3", "unknown 'const'", "did you mean 'consts'?"),
         ("input image", "inptu image", "unknown 'inptu'", "did you mean 'input'?"),

@@ -13,34 +13,15 @@ from pathlib import Path
 from lpcompile.report.table import table
 from tests.bench.__main__ import efforts, names
 from tests.bench.bench_table import Bench
+from tests.bench.catalogue import EXPERIMENTS
 from tests.bench.experiments.results import Results
 from tests.zoo.entries import find_zoo
-
-NAMES: tuple[str, ...] = (
-    "format_choice",
-    "posit_scaling",
-    "eta_sweep",
-    "assignment_regret",
-    "mixed_posit",
-    "mixed_posit_tuned",
-    "estimators",
-    "fewest_bits",
-    "rivals",
-    "rounding_formats",
-    "rounding_ablation",
-    "dual_precision",
-    "side_paths",
-    "side_path_networks",
-    "side_path_ranks",
-    "norm_modes",
-    "trained_factors",
-)
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the experiments asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.experiments", description=__doc__)
-    parser.add_argument("names", nargs="+", choices=NAMES, help="which")
+    parser.add_argument("names", nargs="+", choices=EXPERIMENTS, help="which")
     parser.add_argument("--zoo", help="folder with zoo.json; default LPCOMPILE_ZOO")
     parser.add_argument(
         "--entries", help="zoo entries, separated by commas; default those of each experiment"

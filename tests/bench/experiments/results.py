@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lpcompile.report.document import versions
-from tests.bench.__main__ import cpu_name
 from tests.bench.experiments.chart import Series, line_chart
+from tests.bench.machine import cpu_name
 
 Cell = str | int | float | None
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from lpcompile.cli.catalog import DESCRIPTIONS
-from lpcompile.formats.base import NumberFormat, format_names, resolve
+from lpcompile.formats.base import NumberFormat, description, format_names, resolve
 from lpcompile.formats.group import has_group_table
 from lpcompile.registry import TARGETS, target
 from tests.documents.generated.markdown import NOTE, joined, table
@@ -32,10 +31,18 @@ def page() -> str:
 
 def _row(fmt: NumberFormat) -> tuple[object, ...]:
     image = "none" if fmt.image() is None else "exact" if fmt.image_exact else "rounded"
-    what = next((text for start, text in DESCRIPTIONS if fmt.name.startswith(start)), "")
     groups = "yes" if has_group_table(fmt) else ""
     where = ", ".join(f"`{name}`" for name in TARGETS if target(name).supports("Conv", fmt).yes)
-    return f"`{fmt.name}`", fmt.bits, len(fmt.grid()), f"{fmt.max:g}", image, groups, where, what
+    return (
+        f"`{fmt.name}`",
+        fmt.bits,
+        len(fmt.grid()),
+        f"{fmt.max:g}",
+        image,
+        groups,
+        where,
+        description(fmt.name),
+    )
 
 
 def _values(fmt: NumberFormat) -> str:

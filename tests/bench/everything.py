@@ -1,0 +1,92 @@
+"""`python -m tests.bench all`: every table and every experiment, each kept as it is done.
+
+A table is kept as FOLDER/tables/NAME.json with its time, processor and versions; an experiment as FOLDER/NAME.csv and
+.svg.  What is there is not made again without `again`, so a run that was cut off goes on where it was. With --quick
+everything is of few entries and samples, and stands in a folder of its own: figures to see that the commands work.
+"""
+
+import importlib
+import json
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lpcompile.report.table import table
+from tests.bench.bench_table import Bench, Table
+from tests.bench.catalogue import EXPERIMENTS, NEED_ZOO, TABLES
+from tests.bench.machine import about_this
+
+QUICK_FOLDER = "quick"
+LEFT_OUT_IN_QUICK = {
+    "mixed_posit_tuned": "retrains networks for many minutes",
+    "estimators": "retrains networks for many minutes",
+}
+
+
+def run_all(bench: Bench, out: Path, *, again: bool = False) -> list[str]:
+    """Make what is missing; the names of what failed.
+
+    Args:
+        bench: what was asked for.
+        out: folder of the results.
+        again: make everything anew.
+    """
+    folder = out / QUICK_FOLDER if bench.quick else out
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    print(", ".join(f"{k} {v}" for k, v in about_this().items()), flush=True)
+    failed = []
+    for kind, names in (("table", TABLES), ("experiment", EXPERIMENTS)):
+        for name in names:
+            kept = (
+                folder
+                / ("tables" if kind == "table" else "")
+                / f"{name}.{'json' if kind == 'table' else 'csv'}"
+            )
+            reason = _left_out(name, kind, bench)
+            if reason or (kept.exists() and not again):
+                print(f"\n{kind} {name}: {reason or f'is there, {kept}'}", flush=True)
+                continue
+            start = time.perf_counter()
+            try:
+                found = _table(name, bench, kept) if kind == "table" else _experiment(name, bench, folder)
+                print(f"\n{kind} {name} ({time.perf_counter() - start:.0f} s)\n{found}", flush=True)
+            except Exception:
+                failed.append(name)
+                print(f"\n{kind} {name} failed:\n{traceback.format_exc()}", flush=True)
+    print(f"\nfailed: {', '.join(failed) or 'nothing'}; results under {folder}")
+    return failed
+
+
+def _left_out(name: str, kind: str, bench: Bench) -> str:
+    if bench.zoo is None and (kind == "experiment" or name in NEED_ZOO):
+        return "left out, --zoo or LPCOMPILE_ZOO must name a folder with a zoo.json"
+    if bench.quick and name in LEFT_OUT_IN_QUICK:
+        return f"left out with --quick: {LEFT_OUT_IN_QUICK[name]}"
+    return ""
+
+
+def _table(name: str, bench: Bench, kept: Path) -> str:
+    start = time.perf_counter()
+    made: Table = importlib.import_module(f"tests.bench.{name}").measure(bench)
+    seconds = round(time.perf_counter() - start, 1)
+    kept.write_text(json.dumps(as_json(made, seconds), indent=1) + "\n", "utf-8")
+    return "\n".join([made.title, table(made.header, made.rows), *made.notes])
+
+
+def as_json(made: Table, seconds: float) -> dict[str, Any]:
+    """A table with what it was made on."""
+    return {
+        "title": made.title,
+        "about": about_this(),
+        "seconds": seconds,
+        "header": made.header,
+        "rows": made.rows,
+        "notes": made.notes,
+    }
+
+
+def _experiment(name: str, bench: Bench, folder: Path) -> str:
+    made = importlib.import_module(f"tests.bench.experiments.{name}").run(bench, None)
+    files = made.write(folder)
+    return "\n".join([made.title, table(made.header, made.rows), *made.notes, *map(str, files)])
