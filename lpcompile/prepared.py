@@ -13,6 +13,7 @@ from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
 from lpcompile.errors import InputError, TargetError, UnsupportedOpError
 from lpcompile.ir import io
+from lpcompile.ir.admission import admit
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext, Pipeline, Progress
@@ -95,6 +96,7 @@ class Preparation:
         with located(source):
             graph = io.load(source)
             check_finite(graph)
+            admit(graph)
         sha256 = sha256_of(source)
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpcompile import __version__
+from lpcompile import __version__, process
 from lpcompile.cli._failures import INTERRUPTED, Failures
 from lpcompile.cli.analyze import analyze
 from lpcompile.cli.asm import asm
@@ -87,6 +87,7 @@ class MainGroup(click.Group):
         """Entry point; usage errors are shown like every other error."""
         if not standalone_mode:
             return super().main(args, prog_name or PROGRAM, complete_var, standalone_mode, **extra)
+        process.take()
         words = list(sys.argv[1:] if args is None else args)
         failures = Failures.asked_by(words)
         try:
