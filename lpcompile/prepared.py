@@ -96,12 +96,12 @@ class Preparation:
         with located(source):
             graph = io.load(source)
             check_finite(graph)
-            admit(graph)
         sha256 = sha256_of(source)
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)
         with located(source):
             reference = self._reference(graph)
+            admit(graph)  # after the runtime, which knows better what it cannot run
         check_axes(target, reference.inputs, self.options.input_shapes)
         calibration = None if data is None else self._calibration(data, reference.inputs, labels_of(passes))
         generated = calibration is None and decides and target.rules.needs_ranges

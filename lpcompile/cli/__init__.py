@@ -3,9 +3,9 @@
 Nothing heavy is imported here or at the top of a command's file, so `--help` costs little more than click.
 """
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,7 +49,7 @@ class MainGroup(click.Group):
         own = {opt for p in self.get_params(ctx) for opt in p.opts}
         if args and args[0] not in own and args[0] not in self.commands:
             word = args[0]
-            if word.isidentifier() and not Path(word).exists():
+            if word.isidentifier() and not os.path.exists(word):  # noqa: PTH110 (may be too long for a path)
                 raise click.UsageError(f"{word!r} is neither a file nor a command.{self._near(word)}", ctx)
             args = ["compile", *args]
         return super().parse_args(ctx, args)
