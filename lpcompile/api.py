@@ -80,7 +80,7 @@ class Artefacts:
             REPORT: lambda path: _write_text(path, to_json(self.report)),
             PAGE: lambda path: _write_text(path, page(self.report)),
         }
-        write_folder(folder, writers)
+        write_folder(folder, writers, force=force)
         self.path = folder
 
     def _own_session(self) -> Session:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.errors import PassError
+from lpcompile.errors import LpcompileError, ModelError, PassError
 from lpcompile.ir.compact import compact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -96,7 +96,7 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
         reason = verdict.failure or low
         if not target.rules.falls_back:
             if verdict.failure and not verdict.too_slow:
-                raise PassError(verdict.failure, hint=OUR_BUG)
+                raise _refusal(verdict, gate)
             slow = verdict.failure and f"the model is {verdict.failure}"
             warnings = [w for w in (excess and f"the model grew: {excess}", slow, low) if w]
             return Emission(emitted, sizes, verdict, [report], [*warnings, *_uncompared(verdict)])
@@ -113,7 +113,7 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             if verdict.too_large:
                 raise TooLargeError(verdict.failure, hint=OUR_BUG)
             if verdict.failure:
-                raise PassError(verdict.failure, hint=OUR_BUG)
+                raise _refusal(verdict, gate)
             warnings.append(f"nothing is left to fall back: {reason}")
             return Emission(emitted, sizes, verdict, reports, warnings)
         warnings.append(f"{len(changed)} layers fell back: {reason}")
@@ -121,6 +121,14 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             now = graph.plan.layers.get(name)
             falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
     raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
+
+
+def _refusal(verdict: Verdict, gate: Gate) -> LpcompileError:
+    """Whose fault it is that a result may not be written: of a float model that runs, ours."""
+    if gate.calls:
+        return PassError(verdict.failure, hint=OUR_BUG)
+    hint = "give --calibration-data with which 'lpcompile run' runs the float model"
+    return ModelError(f"the float model does not run on generated inputs, and {verdict.failure}", hint=hint)
 
 
 def _written(

@@ -36,10 +36,12 @@ class LpcompileError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    usual_hint: ClassVar[str | None] = None  # where the place that raises knows no better
 
     def __init__(self, message: str, *, hint: str | None = None, where: str | None = None) -> None:
         super().__init__(message)
         self.message = " ".join(str(message).split())
+        hint = hint or self.usual_hint
         self.hint = None if hint is None else " ".join(hint.split())
         self.where = where
 
@@ -83,6 +85,8 @@ class DecisionsError(InputError):
 
 class ProgramError(InputError):
     """A compiled program is damaged."""
+
+    usual_hint = "the program is damaged or was edited: compile the model again"
 
 
 class FormatError(InputError):

@@ -26,6 +26,7 @@ from lpcompile.errors import CalibrationError, InputError, UnsupportedOpError
 from lpcompile.formats.base import resolve
 from lpcompile.formats.group import has_group_table
 from lpcompile.ir import io
+from lpcompile.ir.admission import admit
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -136,6 +137,7 @@ def analyze_model(
     with located(source):
         graph = io.load(source)
         check_finite(graph)
+        admit(graph)
     calibration = _calibration(graph, data, asked)
     warnings: list[str] = []
     Preparation("ort", Options(input_shapes=dict(asked.input_shapes or {})), shown, warnings).convert(

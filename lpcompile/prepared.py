@@ -13,6 +13,7 @@ from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
 from lpcompile.errors import InputError, PipelineError, TargetError, UnsupportedOpError
 from lpcompile.ir import io
+from lpcompile.ir.admission import admit
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
@@ -116,6 +117,7 @@ class Preparation:
         decides = any(not p.exact for p in passes)
         with located(source):
             reference = self._reference(graph)
+            admit(graph)  # after the runtime, which knows better what it cannot run
         check_axes(target, reference.inputs, self.options.input_shapes)
         calibration = self.samples(target, graph, data, passes, reference.inputs)
         generated = calibration is not None and calibration.generated

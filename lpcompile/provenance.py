@@ -21,8 +21,10 @@ def located(source: Source) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        if error.where is None and isinstance(source, (str, os.PathLike)):
-            error.where = os.fspath(source)
+        if isinstance(source, (str, os.PathLike)):
+            path = os.fspath(source)
+            if error.where is None or not error.where.startswith(path):
+                error.where = path if error.where is None else f"{path}: {error.where}"
         raise
 
 

@@ -55,6 +55,7 @@ def input_channels(layer: Node) -> int:
     return dims[1] if layer.attrs.get("transB", 0) else dims[0]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # _store looks for what is not finite
 def absorb_after(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | None:
     """Let a layer do the scaling and shifting of its result; MatMul scales only. Why not, or None."""
     w = _weight(layer)
@@ -81,6 +82,7 @@ def layer_and_row(source: Value) -> tuple[Node | None, Node | None]:
     return (producer, None) if producer.op in LAYERS else (None, None)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # _store looks for what is not finite
 def absorb_after_matmul(graph: LpGraph, layer: Node, row: Node | None, affine: ChannelAffine) -> Value | str:
     """Let a MatMul and the Add `row` after it (made where needed) scale and shift their result.
 
@@ -113,6 +115,7 @@ def absorb_after_matmul(graph: LpGraph, layer: Node, row: Node | None, affine: C
     return output_at(row)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def absorb_before(graph: LpGraph, layer: Node, affine: ChannelAffine) -> str | None:
     """Let a Conv or Gemm do the scaling and shifting of its input; MatMul scales only. Why not, or None when done."""
     w = _weight(layer)

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,11 @@ def tree(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-def write(text: str) -> object:
+def write(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 
 
-def fail(error: BaseException) -> object:
+def fail(error: BaseException) -> Callable[[Path], object]:
     def writer(path: Path) -> None:
         path.write_text("half")
         raise error
@@ -36,7 +36,7 @@ def fail(error: BaseException) -> object:
 
 def test_files_arrive_together(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
-    write_folder(out, {"model.onnx": write("m"), "passes/00-x.onnx": write("p")})  # type: ignore[dict-item]
+    write_folder(out, {"model.onnx": write("m"), "passes/00-x.onnx": write("p")})
     assert tree(out) == {"model.onnx", "passes", "passes/00-x.onnx"}
     assert (out / "passes" / "00-x.onnx").read_text() == "p"
 
@@ -48,7 +48,7 @@ def test_a_failing_writer_leaves_nothing(error: BaseException, tmp_path: Path) -
     out = tmp_path / "out"
     expected = OutputError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
-        write_folder(out, {"model.onnx": write("m"), "report.json": fail(error)})  # type: ignore[dict-item]
+        write_folder(out, {"model.onnx": write("m"), "report.json": fail(error)})
     assert not list(tmp_path.iterdir())
 
 
@@ -57,7 +57,7 @@ def test_a_failing_writer_leaves_an_earlier_run_as_it_was(tmp_path: Path) -> Non
     for name, text in old.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(OutputError):
-        write_folder(tmp_path, {"model.onnx": write("new"), "report.json": fail(OSError(errno.EIO, "x"))})  # type: ignore[dict-item]
+        write_folder(tmp_path, {"model.onnx": write("new"), "report.json": fail(OSError(errno.EIO, "x"))})
     assert {n: (tmp_path / n).read_text() for n in tree(tmp_path)} == old
 
 
@@ -137,5 +137,5 @@ def test_a_write_that_fails_late(tmp_path: Path) -> None:
             device.write("x" * 1_000_000)
 
     with pytest.raises(OutputError, match="No space left on device"):
-        write_folder(tmp_path / "out", {"model.onnx": write("m"), "report.json": full})  # type: ignore[dict-item]
+        write_folder(tmp_path / "out", {"model.onnx": write("m"), "report.json": full})
     assert not list(tmp_path.iterdir())

@@ -3,14 +3,14 @@
 Nothing heavy is imported here or at the top of a command's file, so `--help` costs little more than click.
 """
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpcompile import __version__
+from lpcompile import __version__, process
 from lpcompile.cli._failures import INTERRUPTED, Failures
 from lpcompile.cli.analyze import analyze
 from lpcompile.cli.asm import asm
@@ -50,7 +50,7 @@ class MainGroup(click.Group):
         own = {opt for p in self.get_params(ctx) for opt in p.opts}
         if args and args[0] not in own and args[0] not in self.commands:
             word = args[0]
-            if word.isidentifier() and not Path(word).exists():
+            if word.isidentifier() and not os.path.exists(word):  # noqa: PTH110 (may be too long for a path)
                 raise click.UsageError(f"{word!r} is neither a file nor a command.{self._near(word)}", ctx)
             args = ["compile", *args]
         return super().parse_args(ctx, args)
@@ -92,6 +92,7 @@ class MainGroup(click.Group):
         """Entry point; usage errors are shown like every other error."""
         if not standalone_mode:
             return super().main(args, prog_name or PROGRAM, complete_var, standalone_mode, **extra)
+        process.take()
         words = list(sys.argv[1:] if args is None else args)
         failures = Failures.asked_by(words)
         try:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import click
 
 from lpcompile.cli._output import printable
-from lpcompile.errors import LpcompileError, OutputError
+from lpcompile.errors import InputError, LpcompileError, OutputError
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 TOO_LARGE = 3
 LONGEST_LINE = 900  # names of a model may have any length
 _NOT_WRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}
+_NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP}
 _INTERNAL_HINT = "this is a bug: run again with -vv for the traceback and report it"
 
 
@@ -83,6 +84,9 @@ def described(error: BaseException) -> tuple[str, str | None, str | None, int]:
         where = None if error.filename is None else str(error.filename)
         hint = "choose another place with --output, or make room there"
         return f"cannot be written: {error.strerror}", hint, where, OutputError.exit_code
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        where = None if error.filename is None else str(error.filename)
+        return f"no such path is possible: {error.strerror}", "give another path", where, InputError.exit_code
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"internal error in lpcompile: {text}", _INTERNAL_HINT, None, LpcompileError.exit_code
 

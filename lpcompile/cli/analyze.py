@@ -14,6 +14,7 @@ from lpcompile.cli._options import (
     threads_option,
 )
 from lpcompile.cli._output import Output
+from lpcompile.cli._programs import write_file
 
 # of the analysis, without its imports
 LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
@@ -148,7 +149,7 @@ def analyze(
         (html_file, sensitivity.page),
     ):
         if file is not None:
-            _write(file, render(document))
+            write_file(file, render(document).encode(errors="backslashreplace"))
             written.append(str(file))
     text = sensitivity.text_of(document)
     output.answer({**document, "written": written}, "\n".join([text, *(f"wrote {f}" for f in written)]))
@@ -199,16 +200,3 @@ def _refuse_existing(file: Path | None, *, force: bool) -> None:
 
     if file is not None and file.exists() and not force:
         raise OutputError("the file exists", where=str(file), hint="overwrite it with --force")
-
-
-def _write(file: Path, text: str) -> None:
-    from lpcompile.errors import OutputError
-
-    try:
-        file.write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror}",
-            where=str(file),
-            hint="choose another place, or make room there",
-        ) from error

@@ -37,9 +37,9 @@ def report_command(output: Output, path: Path, html: Path | None, time_passes: b
     source = path / NAME if path.is_dir() else path
     document = read_report(source)
     if html is not None:
-        text = rendered(page, document, source)
-        write_file(html, text.encode())
-        output.answer({"written": str(html), "bytes": len(text.encode())}, f"wrote {html}")
+        text = rendered(page, document, source).encode(errors="backslashreplace")  # of paths that are no text
+        write_file(html, text)
+        output.answer({"written": str(html), "bytes": len(text)}, f"wrote {html}")
         return
     there = [f for name in FINAL if (f := source.parent / name).is_file()]
 

@@ -48,9 +48,9 @@ def bounds(node: Node) -> tuple[float, float] | None:
     found = [-float("inf"), float("inf")]
     for i, value in enumerate(node.inputs[1:3]):
         if value is not None:
-            if not value.is_constant:
+            if not value.is_constant or value.values.size != 1:
                 return None
-            found[i] = float(value.values)
+            found[i] = float(value.values.item())
     return found[0], found[1]
 
 

@@ -8,7 +8,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from lpcompile.errors import InputError
 from lpcompile.ir import export, pool_shapes, value_info
-from lpcompile.ir.store import is_constant
+from lpcompile.ir.store import Shape, is_constant
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph
@@ -50,6 +50,46 @@ def inferred_infos(
         graph.notes.append(f"shapes could not be inferred: {str(error).splitlines()[0]}")
         return {}
     return found
+
+
+def drop_contradictions(graph: "LpGraph") -> None:
+    """Where a file declares another type or shape of a tensor than what computes it gives, believe the latter.
+
+    ONNX's inference believes the file, runtimes do not. A note names the tensors.
+    """
+    light = light_proto(graph)
+    _drop_returned_inputs(light)
+    for info in (*light.graph.value_info, *light.graph.output):
+        info.ClearField("type")
+    try:
+        found = _inferred(light)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+        return  # `infer` makes a note of it
+    wrong = []
+    for name, tensor in graph._store.tensors.items():
+        if name not in found or is_constant(tensor) or any(tensor is t for t in graph._store.inputs):
+            continue
+        dtype, shape = value_info.read(found[name])
+        if _differ(tensor.dtype, dtype) or _shapes_differ(tensor.shape, shape):
+            tensor.dtype, tensor.shape, tensor.info = dtype, shape, found[name]
+            wrong.append(name)
+    if wrong:
+        shown = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        graph.notes.append(f"the model declares types or shapes that it does not compute, of {shown}")
+
+
+def _shapes_differ(declared: Shape | None, found: Shape | None) -> bool:
+    if declared is None or found is None:
+        return False
+    if len(declared) != len(found):
+        return True
+    return any(
+        isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(declared, found, strict=True)
+    )
+
+
+def _differ(declared: object, found: object) -> bool:
+    return declared is not None and found is not None and declared != found
 
 
 def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:

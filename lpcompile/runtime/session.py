@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto
 
+from lpcompile import process
 from lpcompile.analysis.inputs import Feeds, InputSpec
 from lpcompile.errors import InputError, ModelError, UnsupportedOpError
 from lpcompile.ir import io
@@ -85,6 +86,8 @@ class Session:
         patchable: Collection[str] = (),
         lean: bool = False,
     ) -> None:
+        if process.is_ours():  # allocations are logged by no session
+            onnxruntime.set_default_logger_severity(_SILENT)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
         options.graph_optimization_level = LEVELS[level]
@@ -127,7 +130,10 @@ class Session:
         if isinstance(model, bytes):
             return model, None
         if not isinstance(model, ModelProto):
-            return os.fspath(model), os.fspath(model)
+            text = os.fspath(model)
+            if not _is_text(text):  # the runtime takes no such path
+                return Path(text).read_bytes(), text
+            return text, text
         if io.weight_bytes(model) <= io.EXTERNAL_ABOVE_BYTES:
             return model.SerializeToString(), None
         self._folder = tempfile.TemporaryDirectory(prefix="lpcompile-")
@@ -158,6 +164,15 @@ class Session:
         for name, value in zip(names, values, strict=True):
             found.update(_tensors(name, value))
         return found
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be written in UTF-8; file systems hold others."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stays_as_it_is(graph: LpGraph, name: str) -> bool:

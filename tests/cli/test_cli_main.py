@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 import pytest
 from click.testing import CliRunner
 
 from lpcompile import __version__
 from lpcompile.cli import MainGroup, main
 from lpcompile.cli.completion import SHELLS
-from lpcompile.errors import BudgetError, InputError, LpcompileError, OutputError, PipelineError, TargetError
-from tests.cli.cli_runner import error_lines, lpcompile, small_model
+from lpcompile.errors import (
+    BudgetError,
+    InputError,
+    LpcompileError,
+    OutputError,
+    PipelineError,
+    ProgramError,
+    TargetError,
+)
+from tests.cli.cli_runner import SMALL, error_lines, lpcompile, small_model
 
 
 def test_help_names_the_main_form_and_every_command() -> None:
@@ -223,3 +232,34 @@ def test_python_m_is_the_same_program() -> None:
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stderr.splitlines()[1] == "hint: see 'lpcompile --help'"
+
+
+ODD_NAME = "red\x1b[31m\u202e\nname"
+
+
+def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(SMALL)
+    model.graph.node[0].name = ODD_NAME
+    onnx.save(model, tmp_path / "odd.onnx")
+    shown = lpcompile("inspect", tmp_path / "odd.onnx").stdout
+    assert shown.replace("\n", "").isprintable()
+    assert r"red\x1b[31m\u202e" in shown
+    for asked in ((), ("--json",)):
+        result = lpcompile(tmp_path / "odd.onnx", "-t", "ort", "--keep-float", ODD_NAME[:-1], *asked)
+        assert result.exit_code == 3
+        assert all(line.isprintable() for line in result.stderr.splitlines())
+
+
+def test_a_long_name_is_cut_in_what_is_printed() -> None:
+    lines = error_lines("x/" * 3_000 + "x.onnx", "-t", "ort", code=3)
+    assert max(map(len, lines)) < 1000
+    assert lines[0].endswith("...")
+    assert "File name too long" in lpcompile("x" * 50_000 + ".onnx", "-t", "ort", "--json").stderr
+    assert "neither a file nor a command" in error_lines("x" * 500, "-t", "ort", code=2)[0]
+    whole = json.loads(lpcompile("x/" * 1_500 + "x.onnx", "-t", "ort", "--json").stderr)
+    assert len(whole["where"]) == 3_006
+
+
+def test_a_damaged_program_always_has_a_hint() -> None:
+    assert ProgramError("no").hint == "the program is damaged or was edited: compile the model again"
+    assert ProgramError("no", hint="do this").hint == "do this"

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import lpcompile
 from lpcompile.ir.graph import LpGraph
 from lpcompile.materialise.qdq import fake_quantised
 from lpcompile.quant.rows import from_rows
+from tests.networks import toy, toy_calls
 from tests.quantizing import Quantized, quantized
 from tests.support import random_feeds, run_model
 
@@ -57,3 +59,16 @@ def test_4_bit_ranges_are_clips_and_the_graph_itself_is_left_alone() -> None:
     clipped = [p for p in found.graph.plan.activations.values() if p.code_max < 255]
     assert clipped
     assert len(graph.nodes("Clip")) == len(clipped), "8-bit pairs know their range"
+
+
+def test_a_product_that_its_bias_takes_in_is_held_nowhere() -> None:
+    """Where machines add biases to sums of products, the product has no plan: retraining for them once asked for it."""
+    compiled = lpcompile.compile(
+        toy("matmul_bias"), target="cim", calibration=toy_calls("matmul_bias"), recipe="mixed-posit-tuned",
+        tuning={"epochs": "1"},
+    )  # fmt: skip
+    (layer,) = (row for row in compiled.report["layers"] if row["name"] == "MatMul_0")
+    assert not layer["weight_format"].startswith("float")
+    (tuned,) = (r for r in compiled.report["passes"] if r["name"] == "tune-weights")
+    assert tuned["metrics"]["epochs"] == 1
+    assert tuned["metrics"]["loss_train_001"] < tuned["metrics"]["loss_train_before"]
