@@ -15,8 +15,20 @@ if (_root / "pyproject.toml").is_file() and (_root / "passes" / "__init__.py").i
 if TYPE_CHECKING:
     from lpcompile.api import Artefacts, analyze, compile, cost, load, tune
     from lpcompile.errors import LpcompileError
+    from lpcompile.runtime.side_factors import side_factors, swap_factors
 
-__all__ = ["Artefacts", "LpcompileError", "__version__", "analyze", "compile", "cost", "load", "tune"]
+__all__ = [
+    "Artefacts",
+    "LpcompileError",
+    "__version__",
+    "analyze",
+    "compile",
+    "cost",
+    "load",
+    "side_factors",
+    "swap_factors",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from lpcompile import api
 
         return getattr(api, name)
+    if name in {"side_factors", "swap_factors"}:
+        from lpcompile.runtime import side_factors
+
+        return getattr(side_factors, name)
     if name == "LpcompileError":
         from lpcompile.errors import LpcompileError
 

@@ -18,6 +18,7 @@ from lpcompile.cli.catalog import formats, passes, recipes
 from lpcompile.cli.compile import compile_command
 from lpcompile.cli.diff import diff
 from lpcompile.cli.disasm import disasm
+from lpcompile.cli.factors import factors
 from lpcompile.cli.inspect import inspect
 from lpcompile.cli.machines import machines
 from lpcompile.cli.report import report_command
@@ -123,6 +124,7 @@ _COMMANDS = (
     run,
     diff,
     verify,
+    factors,
     report_command,
     disasm,
     asm,
