@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lpcompile.errors import LpcompileError
     from lpcompile.planned_model import PlannedModel
     from lpcompile.progress import Step
+    from lpcompile.runtime.side_factors import side_factors, swap_factors
     from lpcompile.static_quantisation import quantize_static
     from lpcompile.target import Options
 
@@ -29,6 +30,7 @@ _PUBLIC = {
     "PlannedModel": "lpcompile.planned_model",
     "Step": "lpcompile.progress",
     "quantize_static": "lpcompile.static_quantisation",
+    **dict.fromkeys(("side_factors", "swap_factors"), "lpcompile.runtime.side_factors"),
 }
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "load",
     "passes",
     "quantize_static",
+    "side_factors",
+    "swap_factors",
     "tune",
 ]
 

@@ -18,7 +18,7 @@ from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, lowering_of, side_path_obstacle
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import SIDE_LOWERINGS, LayerPlan
+from lpcompile.plan import SEPARATE, SIDE_LOWERINGS, Kernel, LayerPlan
 from lpcompile.quant.low_rank import METHODS
 from lpcompile.quant.side_path import MOST_RANK
 from lpcompile.records import PassReport
@@ -78,6 +78,8 @@ class InsertLora(Pass):
             obstacle = obstacle or side_path_obstacle(
                 node, layer.kernel, layer.weight, rank=rank, most=most, lowering=how
             )
+            if how == SEPARATE and layer.kernel is Kernel.INTEGER and not _adds_to_sums(ctx):
+                obstacle = obstacle or "it gives 8-bit codes, whose sums a separate path cannot add to"
             if ctx.decisions is not None and not layer.weight.rank:
                 obstacle = obstacle or "as decided"
             if obstacle:
@@ -97,6 +99,9 @@ class InsertLora(Pass):
 
     def _layer(self, graph: LpGraph, node: Node, ctx: PassContext, lowering: str) -> LayerPlan:
         decided = graph.plan.layers[node.name].weight
+        replayed = None if ctx.decisions is None else ctx.decisions.layers.get(node.name)
+        if decided.rank and replayed is not None:  # rounding without a metric may have changed the method
+            decided = replace(decided, side_path=replayed.weight.side_path)
         if not decided.rank:  # others were decided before
             decided = replace(decided, rank=self.rank, side_path=self.method, side_lowering=lowering)
         metric = ctx.metrics.get(node.name)
@@ -116,6 +121,11 @@ class InsertLora(Pass):
                 f" instead of {self.method}: {ctx.without_metric.get(node.name, 'its inputs are not known')}"
             )
         report.change(node, what, _db(held), _db(layer))
+
+
+def _adds_to_sums(ctx: PassContext) -> bool:
+    """Whether a separate path adds to the sums of layers before they are requantised."""
+    return ctx.target is None or ctx.target.rules.dyadic
 
 
 def _db(layer: LayerPlan) -> str:

@@ -76,8 +76,8 @@ def side_path_obstacle(
     shape = layer_shape(node)
     if shape.group > 1:
         return f"each of its {shape.group} groups would need factors of its own"
-    if lowering == SEPARATE and kernel not in STATIC:
-        return "its input is no integer of a known range, which a separate path reads"
+    if lowering == SEPARATE and kernel not in (*STATIC, Kernel.DYNAMIC, Kernel.NBITS):
+        return "it reads floats, and a separate path reads integers"
     if kernel is Kernel.NBITS:
         return "its codes stay packed when it runs, so nothing can be merged into them"
     fmt = format_of(weight.format)

@@ -16,7 +16,8 @@ from lpcompile.ir.movement import CLAMPS, DATA_INPUTS, data_inputs
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise import materialise
-from lpcompile.target import CostModel, Emitted, Options, Support, Target
+from lpcompile.plan import SIDE_LOWERINGS
+from lpcompile.target import CostModel, Emitted, Options, Rules, Support, Target
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # per-axis DequantizeLinear
@@ -28,6 +29,7 @@ class OrtTarget(Target):
     """The `ort` target."""
 
     name: ClassVar[str] = "ort"
+    rules: ClassVar[Rules] = Rules(side_paths=SIDE_LOWERINGS)
 
     def __init__(self, table: str = "default") -> None:
         self._costs = RecordedCosts.load(table)

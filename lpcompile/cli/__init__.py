@@ -6,6 +6,7 @@ Nothing heavy is imported here or at the top of a command's file, so `--help` co
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from lpcompile.cli.compile import compile_command
 from lpcompile.cli.completion import completion
 from lpcompile.cli.diff import diff
 from lpcompile.cli.disasm import disasm
+from lpcompile.cli.factors import factors
 from lpcompile.cli.inspect import inspect
 from lpcompile.cli.machines import machines
 from lpcompile.cli.report import report_command
@@ -129,6 +131,7 @@ _COMMANDS = (
     run,
     diff,
     verify,
+    factors,
     report_command,
     disasm,
     asm,

@@ -25,6 +25,7 @@ from onnx import FunctionProto
 from lpcompile.ir.decode import Storage, channel_scale, weights_and_scale, weights_float
 from lpcompile.ir.function import FunctionBuilder, integer, ints, real
 from lpcompile.ir.movement import BINARY
+from lpcompile.ir.separate_path import LABEL, PATH_INPUTS, with_path
 
 CONV_ATTRIBUTES = ("strides", "pads", "dilations", "kernel_shape")
 INT32 = 6  # ONNX's number of the type
@@ -130,12 +131,16 @@ def quant_conv(
 
 
 def quant_gemm(
-    storage: Storage, opset: int, *, bias: bool, float_out: bool, code_max: int = 255
+    storage: Storage, opset: int, *, bias: bool, float_out: bool, code_max: int = 255, path: bool = False
 ) -> FunctionProto:
-    """QuantGemm: uint8 (M, K) times int8 (K, N) plus int32 bias -> uint8, or float32 with `float_out`."""
+    """QuantGemm: uint8 (M, K) times int8 (K, N) plus int32 bias -> uint8, or float32 with `float_out`.
+
+    With `path` a side path adds to the floats.
+    """
     y_inputs = [] if float_out else ["y_scale", "y_zero_point"]
     weights = [*storage.inputs, *storage.format_inputs]
-    inputs = ["x", "x_scale", "x_zero_point", *weights, *y_inputs, *(["bias"] if bias else [])]
+    paths = PATH_INPUTS if path else ()
+    inputs = ["x", "x_scale", "x_zero_point", *weights, *y_inputs, *(["bias"] if bias else []), *paths]
     doc = "y = (sum(w8 * (x - x_zero_point)) + bias) * x_scale * w_scale" + (
         "" if float_out else ", quantised to y"
     )
@@ -144,7 +149,10 @@ def quant_gemm(
         storage,
         inputs,
         doc,
-        suffix=("" if bias else "_nobias") + ("_float" if float_out else "") + _suffix(code_max),
+        suffix=("" if bias else "_nobias")
+        + ("_float" if float_out else "")
+        + (LABEL if path else "")
+        + _suffix(code_max),
     )
     w8, scale = weights_and_scale(b, storage)
     x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
@@ -155,13 +163,20 @@ def quant_gemm(
         whole = b.op("Cast", "bias", to=INT32)
         args.append(b.op("DequantizeLinear", whole, unit, _zeros_like(b, scale, INT32), axis=0))
     y = b.op("Gemm", *args)
+    if path:
+        y = with_path(b, y)
     if not float_out:
         y = _held(b, b.op("QuantizeLinear", y, "y_scale", "y_zero_point"), code_max)
     return _finish(b, y, opset)
 
 
-def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int = 255) -> FunctionProto:
-    """QuantMatMul: uint8 (..., K) times int8 (K, N) -> uint8, or float32 with `float_out`."""
+def quant_matmul(
+    storage: Storage, opset: int, *, float_out: bool, code_max: int = 255, path: bool = False
+) -> FunctionProto:
+    """QuantMatMul: uint8 (..., K) times int8 (K, N) -> uint8, or float32 with `float_out`.
+
+    With `path` a side path adds to the floats.
+    """
     inputs = [
         "x",
         "x_scale",
@@ -169,15 +184,21 @@ def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int
         *storage.inputs,
         *storage.format_inputs,
         *([] if float_out else ["y_scale", "y_zero_point"]),
+        *(PATH_INPUTS if path else ()),
     ]
     doc = "y = sum(w8 * (x - x_zero_point)) * x_scale * w_scale" + ("" if float_out else ", quantised to y")
     b = _start(
-        "QuantMatMul", storage, inputs, doc, suffix=("_float" if float_out else "") + _suffix(code_max)
+        "QuantMatMul",
+        storage,
+        inputs,
+        doc,
+        suffix=("_float" if float_out else "") + (LABEL if path else "") + _suffix(code_max),
     )
     w8, scale = weights_and_scale(b, storage)
     if float_out:
         x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
-        return _finish(b, b.op("MatMul", x, b.op("DequantizeLinear", w8, scale, axis=1)), opset)
+        y = b.op("MatMul", x, b.op("DequantizeLinear", w8, scale, axis=1))
+        return _finish(b, with_path(b, y) if path else y, opset)
     zero = b.op(
         "Cast", b.op("Mul", scale, b.constant(np.array(0, np.float32))), to=3
     )  # int8 (N,), as QLinearMatMul wants
@@ -185,15 +206,20 @@ def quant_matmul(storage: Storage, opset: int, *, float_out: bool, code_max: int
     return _finish(b, _held(b, y, code_max), opset)
 
 
-def dynamic_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
-    """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32."""
+def dynamic_quant_matmul(storage: Storage, opset: int, *, path: bool = False) -> FunctionProto:
+    """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32.
+
+    With `path` a side path adds to the floats.
+    """
     doc = "x_q, x_scale, x_zero_point = DynamicQuantizeLinear(x); y = sum(w8 * (x_q - x_zero_point)) * scales"
-    b = _start("DynamicQuantMatMul", storage, ["x", *storage.inputs, *storage.format_inputs], doc)
+    inputs = ["x", *storage.inputs, *storage.format_inputs, *(PATH_INPUTS if path else ())]
+    b = _start("DynamicQuantMatMul", storage, inputs, doc, suffix=LABEL if path else "")
     w8, scale = weights_and_scale(b, storage)
     b.op("DynamicQuantizeLinear", "x", out="x_q")
     b.nodes[-1].output.extend(["x_scale", "x_zero_point"])
     acc = b.op("Cast", b.op("MatMulInteger", "x_q", w8, "x_zero_point"), to=1)
-    return _finish(b, b.op("Mul", acc, b.op("Mul", "x_scale", scale)), opset)
+    y = b.op("Mul", acc, b.op("Mul", "x_scale", scale))
+    return _finish(b, with_path(b, y, "x_q") if path else y, opset)
 
 
 def dequantize_weights(storage: Storage, opset: int, rank: int, axis: int) -> FunctionProto:

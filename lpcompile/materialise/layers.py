@@ -1,16 +1,20 @@
 """Layers with weights: one call of a `lpcompile` function for each, under the layer's own name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import FunctionProto
 
+from lpcompile.errors import TargetError
 from lpcompile.ir import block_matmul, domain
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.separate_path import PATH_INPUTS
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.float8 import Float8Calls, Float8Writer
@@ -18,9 +22,12 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.quant.dyadic import Codes
 from lpcompile.quant.rows import channel_axis
+from lpcompile.quant.side_numbers import SideNumbers, side_numbers
+from lpcompile.quant.side_path import SidePath
 
 CONV_KEPT = ("strides", "pads", "dilations", "group", "kernel_shape", "auto_pad")
 
@@ -50,14 +57,15 @@ class LayerWriter:
         assert weight is not None
         line = held_line_of(node, plan, self.tensors.plan, output)
         multiplier = None if line is None else line.multiplier.astype(np.float32)
-        stored = store_weights(self.graph, node.name, node.op, plan, weight.dims, multiplier)
+        path, main = separate_path(node, plan)
+        stored = store_weights(self.graph, node.name, node.op, main, weight.dims, multiplier)
         self.weight_bytes[node.name] = stored.weight_bytes
         if plan.kernel is Kernel.WEIGHT_ONLY:
             self._expand(node, plan, stored)
         elif plan.kernel in (Kernel.DYNAMIC, Kernel.NBITS):
-            self._float_to_float(node, plan, stored)
+            self._float_to_float(node, plan, stored, path)
         else:
-            self._integer(node, plan, stored, output, line)
+            self._integer(node, plan, stored, output, line, path)
 
     def _integer(
         self,
@@ -66,6 +74,7 @@ class LayerWriter:
         stored: StoredWeights,
         output: Value | None,
         line: HeldLine | None,
+        path: SidePath | None,
     ) -> None:
         """A layer on integers; where its line is held, the multipliers stand in place of the three scales."""
         x, y = node.inputs[0], node.outputs[0]
@@ -80,13 +89,17 @@ class LayerWriter:
             bias = quantize_bias(planned_bias(node, plan), x_plan.scale, stored.scale)
         else:
             x_scale, bias = self.tensors.one(), quantize_bias(line.shift, 1.0, stored.scale)
-        make, attributes = self._maker(node, stored, bias is not None, output is None, code_max)
+        make, attributes = self._maker(
+            node, stored, bias is not None, output is None, code_max, path is not None
+        )
         inputs = [self.tensors.codes(x), x_scale, x_zero, *stored.values, *stored.shared]
         if output is not None:
             y_scale, y_zero = self.tensors.parameters(output.name)
             inputs += [y_scale if line is None else self.tensors.one(), y_zero]
         if bias is not None:
             inputs.append(self.graph.constant(f"{stem(node.name)}/bias_quantized", shortest_bias(bias)))
+        if path is not None:
+            inputs += self._path(node, path, self.tensors.plan.activations[x.name], stored)
         self.tensors.take_out(node)
         out = self.tensors.name_of_codes(output) if output is not None else self.tensors.float_name(y)
         call = self._call(make(), node, plan, inputs, out, {**stored.attributes, **attributes})
@@ -95,8 +108,15 @@ class LayerWriter:
         else:
             self.tensors.give_float(y, call)
 
+    def _path(
+        self, node: Node, path: SidePath, x: ActivationPlan | None, stored: StoredWeights
+    ) -> list[Value]:
+        found = path_values(self.graph, node, path, x, stored.scale)
+        self.weight_bytes[node.name] += sum(v.nbytes for v in found)
+        return found
+
     def _maker(
-        self, node: Node, stored: StoredWeights, bias: bool, float_out: bool, code_max: int
+        self, node: Node, stored: StoredWeights, bias: bool, float_out: bool, code_max: int, path: bool
     ) -> tuple[Callable[[], FunctionProto], Mapping[str, Any]]:
         opset, storage = self.graph.opset, stored.storage
         if node.op == "Conv":
@@ -104,11 +124,15 @@ class LayerWriter:
             return lambda: domain.quant_conv(storage, opset, bias=bias, code_max=code_max), kept
         if node.op == "Gemm":
             return lambda: domain.quant_gemm(
-                storage, opset, bias=bias, float_out=float_out, code_max=code_max
+                storage, opset, bias=bias, float_out=float_out, code_max=code_max, path=path
             ), {}
-        return lambda: domain.quant_matmul(storage, opset, float_out=float_out, code_max=code_max), {}
+        return lambda: domain.quant_matmul(
+            storage, opset, float_out=float_out, code_max=code_max, path=path
+        ), {}
 
-    def _float_to_float(self, node: Node, plan: LayerPlan, stored: StoredWeights) -> None:
+    def _float_to_float(
+        self, node: Node, plan: LayerPlan, stored: StoredWeights, path: SidePath | None
+    ) -> None:
         """A layer that rounds its input at run time; a bias is added behind it."""
         x, y = node.inputs[0], node.outputs[0]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -119,9 +143,11 @@ class LayerWriter:
             attributes = {**attributes, **block_matmul.attributes_of(stored.attributes["weight_shape"])}
             self.graph.opset_imports[block_matmul.RUNTIME_DOMAIN] = 1
         else:
-            function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset)
+            function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset, path=path is not None)
         self.tensors.take_out(node)
         inputs = [x, *stored.values, *(() if plan.kernel is Kernel.NBITS else stored.shared)]
+        if path is not None:
+            inputs += self._path(node, path, None, stored)
         out = self.tensors.float_name(y) if bias is None else self.graph.fresh(f"{y.name}/product")
         call = self._call(function, node, plan, inputs, out, attributes)
         if bias is not None:
@@ -170,6 +196,41 @@ class LayerWriter:
             metadata={**node.metadata, **metadata(plan)},
         )
         return self.tensors.filled(call)
+
+
+def separate_path(node: Node, plan: LayerPlan) -> tuple[SidePath | None, LayerPlan]:
+    """The side path of a layer that runs beside it, and the plan of what it runs beside.
+
+    Raises:
+        TargetError: no kernel leaves sums that something could be added to.
+    """
+    path = None if plan.tensor is None else plan.tensor.side
+    if path is None or not path.apart:
+        return None, plan
+    if plan.kernel not in (Kernel.FLOAT_OUT, Kernel.DYNAMIC) or node.op not in ("Gemm", "MatMul"):
+        raise TargetError(
+            "a separate side path needs a Gemm or MatMul that gives floats",
+            where=node.name,
+            hint='set side_lowering = "merged"',
+        )
+    assert plan.tensor is not None
+    return path, replace(plan, tensor=plan.tensor.main)
+
+
+def path_values(
+    graph: LpGraph, node: Node, path: SidePath, x: ActivationPlan | None, scale: NDArray[np.float32]
+) -> list[Value]:
+    """The initialisers of a separate path, in the order of `PATH_INPUTS`; without x its range is found at run time."""
+    codes = None if x is None else Codes(x.zero_point, 0, x.code_max)
+    numbers = side_numbers(path, codes, scale)
+    arrays = path_arrays(numbers)
+    return [graph.constant(f"{stem(node.name)}/{name}", array) for name, array in arrays.items()]
+
+
+def path_arrays(numbers: SideNumbers) -> dict[str, NDArray[Any]]:
+    """What a call holds of a path, by the names of its inputs; factors as MatMul wants them."""
+    a, b = (np.ascontiguousarray(f.T) for f in (numbers.a, numbers.b))
+    return dict(zip(PATH_INPUTS, (a, b, numbers.m, numbers.scale, numbers.high), strict=True))
 
 
 def metadata(plan: LayerPlan) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lpcompile.errors import TargetError
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -189,6 +190,12 @@ def _swap_output(graph: LpGraph, value: Value, back: Value, first: Node) -> None
 def _weights(graph: LpGraph, node: Node, plan: LayerPlan, line: HeldLine | None) -> int:
     weight = node.inputs[1]
     assert weight is not None
+    if plan.tensor is not None and plan.tensor.side is not None and plan.tensor.side.apart:
+        raise TargetError(
+            "QDQ form has no separate side paths",
+            where=node.name,
+            hint="use insert-lora{lowering=merged}, or another --emit",
+        )
     w8, scale = image_rows(plan)
     scale = np.broadcast_to(scale.reshape(-1), (w8.shape[0],)).astype(np.float32)
     if line is not None:

@@ -58,8 +58,7 @@ def side_integers(path: SidePath, x: Codes) -> SideIntegers:
     Raises:
         FormatError: what it adds may leave int32.
     """
-    by_row = np.abs(path.b.astype(np.int64)).sum(axis=1)
-    largest = min(LARGEST_HIDDEN, (EXACT_IN_FLOAT32 - 1) // max(1, int(by_row.max(initial=0))))
+    largest = largest_hidden(path.b)
     least, most = accumulator_reach(path.a, x)
     n = path.multipliers.astype(np.float64)
     reach = float((np.maximum(-least, most) * n).max(initial=0))
@@ -77,6 +76,12 @@ def side_integers(path: SidePath, x: Codes) -> SideIntegers:
         )
     bound = int(most_added.max(initial=0))  # what a proof may take for granted; nothing is clipped
     return SideIntegers(path.a, path.b, hidden, replace(added, low=-bound, high=bound), most_added)
+
+
+def largest_hidden(b: I8) -> int:
+    """H: the largest number that keeps sums of (C, r) factors times such numbers below 2^24."""
+    by_row = np.abs(b.astype(np.int64)).sum(axis=1)
+    return min(LARGEST_HIDDEN, (EXACT_IN_FLOAT32 - 1) // max(1, int(by_row.max(initial=0))))
 
 
 def side_sums(side: SideIntegers, sums: I64) -> I64:

@@ -22,6 +22,7 @@ from lpcompile.formats.arrays import F32, F64, I8, U8, Real
 
 LARGEST = 127
 MOST_RANK = 512
+MOST_SUM = ((1 << 24) - 1) // 255  # of magnitudes of a row of A, times the largest code of 8 bits
 _EXACT = 1 << 24
 _MOST_MULTIPLIER = 255
 _FINEST = 40
@@ -93,7 +94,12 @@ class SidePath:
         return np.asarray(self.steps.astype(np.float32) * self.step_unit, np.float32)
 
     def is_exact(self, largest: int) -> bool:
-        """Whether V, and all sums on the way to it, are whole numbers of the unit below 2^24 while |w8| <= largest."""
+        """Whether V, and all sums on the way to it, are whole numbers of the unit below 2^24 while |w8| <= largest.
+
+        Of a path apart also whether sums of A times codes of 8 bits are below 2^24.
+        """
+        if self.apart and int(np.abs(self.a.astype(np.int64)).sum(axis=1).max(initial=0)) > MOST_SUM:
+            return False
         left, right = (np.abs(f.astype(np.float64)) for f in self.factors())
         most = largest + float((left @ right).max(initial=0))
         return bool(self.unit <= 1) and most < _EXACT * float(self.unit)
@@ -132,19 +138,28 @@ def side_path(
     alive = sizes > 2.0**-_FINEST
     if not alive.any():
         return None
-    left, right, of_right, sizes = left[:, alive], right[alive], of_right[alive], sizes[alive]
-    a8 = np.rint(right * (LARGEST / of_right)[:, None]).astype(np.int8)
+    left, right, of_right, of_left = left[:, alive], right[alive], of_right[alive], of_left[alive]
+    levels = _levels(right, of_right) if apart else np.full(len(right), float(LARGEST))
+    a8 = np.rint(right * (levels / of_right)[:, None]).astype(np.int8)
+    sizes = of_left * of_right / (LARGEST * levels)
     finest = int(np.floor(np.log2(_MOST_MULTIPLIER / sizes.max())))
     for power in range(min(finest, _FINEST), -1, -1):
         n = np.clip(np.ceil(sizes * 2.0**power), 1, _MOST_MULTIPLIER)
-        levels = np.rint(left * (of_right / LARGEST * 2.0**power / n))
-        b8 = np.clip(levels, -LARGEST, LARGEST).astype(np.int8)
+        whole = np.rint(left * (of_right / levels * 2.0**power / n))
+        b8 = np.clip(whole, -LARGEST, LARGEST).astype(np.int8)
         unit = np.asarray(2.0**-power, np.float32)
         ones = np.ones(len(b8), np.uint8), np.ones((), np.float32)
         path = SidePath(b8, a8, n.astype(np.uint8), unit, *ones, apart)
         if path.is_exact(largest):
             return path if apart else _with_steps(path, w8)
     return None  # it would be millions of times the main path
+
+
+def _levels(right: F64, largest: F64) -> F64:
+    """The number that the largest element of each row of A becomes: as much as its sum of magnitudes allows."""
+    sums = np.abs(right).sum(axis=1) / largest  # of a row whose largest element is 1
+    room = (MOST_SUM - right.shape[1] / 2) / sums  # half a step of rounding each
+    return np.asarray(np.clip(np.floor(room), 1, LARGEST))
 
 
 def merged_image(w8: I8, scale: F32, path: SidePath) -> tuple[I8, F32]:

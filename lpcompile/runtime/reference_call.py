@@ -26,7 +26,7 @@ DYADIC_ELEMENTWISE = (
 _LAYER = re.compile(
     rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|b16))?"
     r"(?P<tables>_rows)?(?P<side>_side)?(_odd)?"
-    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
+    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(?P<path>_path)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
 FLOAT8_WEIGHTS, FLOAT8_VALUES = "DualPrecisionWeights", "RoundFloat8"
 _FLOAT8 = re.compile(rf"(?P<family>{FLOAT8_WEIGHTS}|{FLOAT8_VALUES})(_r\d+a(?P<axis>\d+))?")
@@ -46,7 +46,8 @@ class Call:
         scale_codes: how channel scales are coded, "s8", "u8" or "b16"; empty: float32.
         row_tables: whether every output channel has a table of its own.
         side: whether factors of a side path are merged into the weights, or of dyadic layers run beside them.
-        has_bias: whether the last input is a bias.
+        has_bias: whether the last input is a bias; before those of a separate path.
+        path: whether the last inputs are a side path that runs beside the layer.
         float_out: whether the accumulator is scaled to float32.
         code_max: largest code of the output.
         axis: of DequantizeWeights and DualPrecisionWeights, the axis of the channels; 0 elsewhere.
@@ -62,6 +63,7 @@ class Call:
     row_tables: bool = False
     side: bool = False
     has_bias: bool = False
+    path: bool = False
     float_out: bool = False
     code_max: int = 255
     axis: int = 0
@@ -107,6 +109,7 @@ class Call:
             match["tables"] is not None,
             match["side"] is not None,
             family in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
+            match["path"] is not None,
             match["float_out"] is not None or family in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from lpcompile.ir import block_matmul
 from lpcompile.ir.conv_geometry import ConvGeometry
+from lpcompile.ir.separate_path import PATH_INPUTS
+from lpcompile.quant.side_numbers import SideNumbers, side_floats
 from lpcompile.runtime.reference_block import block_outputs
 from lpcompile.runtime.reference_call import Call
 from lpcompile.runtime.reference_weights import Rows
@@ -152,10 +154,16 @@ def layer_outputs(
     else:
         x, x_scale, x_zero = inputs[0], np.float32(inputs[1]), int(inputs[2])
     acc, at, shape = accumulate(call, rows, x, x_zero, limit, rng)
+    path = inputs[-len(PATH_INPUTS) :] if call.path else []
     if call.has_bias:
-        acc = acc + inputs[-1]
+        acc = acc + inputs[-1 - len(path)]
     unit = x_scale * rows.scale
     if call.float_out:
-        return np.multiply(acc.astype(np.float32), unit, dtype=np.float32), at, shape
+        y = np.multiply(acc.astype(np.float32), unit, dtype=np.float32)
+        if call.path:
+            a, b, m, scale, high = path
+            centred = x[at].astype(np.int64) - x_zero
+            y = y + side_floats(SideNumbers(a.T, b.T, m, scale, high), centred, x_scale)
+        return y, at, shape
     y_scale, y_zero = inputs[3 + call.weight_inputs :][:2]
     return requantize(acc, unit / np.float32(y_scale), int(y_zero), call.code_max), at, shape

@@ -26,6 +26,7 @@ TABLES = (
     "cim_complement",
     "cim_published",
     "cim_side_paths",
+    "side_path_speed",
     "sensitivity",
 )
 NEED_ZOO = (

@@ -1,0 +1,167 @@
+"""The factors of separate side paths in a compiled model: read them, and put others in their place.
+
+Nothing is compiled anew: codes, scales and functions stay, only the constants of the path that a call reads change. So
+one quantised network serves many adapters.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from lpcompile.errors import InputError
+from lpcompile.formats.arrays import F32
+from lpcompile.ir.bodies import bodies_of, captured_names
+from lpcompile.ir.function import DOMAIN
+from lpcompile.ir.separate_path import PATH_INPUTS
+from lpcompile.materialise.layers import path_arrays
+from lpcompile.quant.dyadic import Codes
+from lpcompile.quant.side_numbers import SideNumbers, side_numbers
+from lpcompile.quant.side_path import side_path
+from lpcompile.runtime.reference import stored_weights
+from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_weights import Rows, decode_rows
+
+Factors = Mapping[str, tuple[F32, F32]]
+RANK = "lpcompile.rank"  # key of a node's metadata
+LARGEST_CODE = 255
+NO_PATHS = "compile it with insert-lora{lowering=separate}, and without --emit"
+
+
+def side_factors(model: ModelProto) -> dict[str, tuple[F32, F32]]:
+    """Layer -> B (C, r) and A (r, K): the weights of the layer are those of its codes plus B A.
+
+    Raises:
+        InputError: no layer has a separate side path.
+    """
+    found = {}
+    for node, _, arrays in _layers(model):
+        a, b, m, scale = (arrays[name].astype(np.float64) for name in node.input[-len(PATH_INPUTS) : -1])
+        found[node.name] = (np.asarray(scale[:, None] * b.T * m, np.float32), np.asarray(a.T, np.float32))
+    return found
+
+
+def swap_factors(model: ModelProto, factors: Factors) -> ModelProto:
+    """A copy of a model with other factors, of any rank, in 8 bits again.
+
+    Args:
+        model: compiled with separate side paths; calls of functions, not inlined.
+        factors: layer -> B (C, r) and A (r, K), real numbers; layers that are not named keep theirs. Zeros take a path
+            away.
+
+    Raises:
+        InputError: no such layer, another shape, numbers that are not finite or that no path can hold.
+    """
+    made = ModelProto()
+    made.CopyFrom(model)
+    layers = {node.name: (node, call, arrays) for node, call, arrays in _layers(made)}
+    for name, (b, a) in factors.items():
+        if name not in layers:
+            raise InputError(
+                f"layer '{name}' has no separate side path", hint=f"layers that do: {', '.join(layers)}"
+            )
+        node, call, arrays = layers[name]
+        rows = decode_rows(call, stored_weights(call, [arrays.get(i, np.zeros(0)) for i in node.input]))
+        found = path_arrays(_numbers(name, rows, b, a, _codes(call, node, arrays)))
+        first = len(node.input) - len(PATH_INPUTS)
+        for at, (role, array) in enumerate(found.items(), start=first):
+            node.input[at] = _fresh(made, f"{name}/{role}")  # others may read the old one too
+            made.graph.initializer.append(numpy_helper.from_array(array, node.input[at]))
+        for entry in node.metadata_props:
+            if entry.key == RANK:
+                entry.value = str(len(found[PATH_INPUTS[2]]))
+    _drop_unread(made)
+    return made
+
+
+def read_factors(arrays: Mapping[str, NDArray[np.floating]], where: str = "") -> dict[str, tuple[F32, F32]]:
+    """Factors from arrays called "LAYER/b" and "LAYER/a", as `written_factors` names them.
+
+    Raises:
+        InputError: another name, or one of a pair.
+    """
+    names = sorted({k.rpartition("/")[0] for k in arrays})
+    missing = [f"{n}/{role}" for n in names for role in "ba" if f"{n}/{role}" not in arrays]
+    if missing or not names or any(k.rpartition("/")[2] not in ("a", "b") for k in arrays):
+        raise InputError(
+            f"factors are pairs of arrays 'LAYER/b' and 'LAYER/a'{_lacks(missing)}",
+            where=where,
+            hint="'lpcompile factors MODEL --save FILE.npz' writes such a file",
+        )
+    return {n: (np.asarray(arrays[f"{n}/b"]), np.asarray(arrays[f"{n}/a"])) for n in names}
+
+
+def written_factors(factors: Factors) -> dict[str, F32]:
+    """Arrays by the names that a file gives them."""
+    return {f"{name}/{role}": f for name, pair in factors.items() for role, f in zip("ba", pair, strict=True)}
+
+
+def _lacks(missing: list[str]) -> str:
+    return f"; there is no '{missing[0]}'" if missing else ""
+
+
+def _layers(model: ModelProto) -> Iterator[tuple[NodeProto, Call, dict[str, NDArray[np.generic]]]]:
+    """Calls with a separate path, and the constants that they read."""
+    constants = {t.name: t for t in model.graph.initializer}
+    there = False
+    for node in model.graph.node:
+        if node.domain == DOMAIN and (call := Call.of(node)).path:
+            there = True
+            yield node, call, {n: numpy_helper.to_array(constants[n]) for n in node.input if n in constants}
+    if not there:
+        raise InputError("no layer of the model has a separate side path", hint=NO_PATHS)
+
+
+def _codes(call: Call, node: NodeProto, arrays: Mapping[str, NDArray[np.generic]]) -> Codes | None:
+    """Of a layer's input; None where its range is found at run time."""
+    if call.family == "DynamicQuantMatMul":
+        return None
+    return Codes(int(arrays[node.input[2]]), 0, LARGEST_CODE)
+
+
+def _numbers(name: str, rows: Rows, b: F32, a: F32, x: Codes | None) -> SideNumbers:
+    outputs, inputs = rows.values.shape
+    fits = np.ndim(b) == np.ndim(a) == 2 and b.shape == (outputs, a.shape[0]) and a.shape[1] == inputs
+    if not fits or not a.shape[0]:
+        raise InputError(
+            f"layer '{name}': factors of shape {np.shape(b)} and {np.shape(a)} for {outputs} outputs and "
+            f"{inputs} inputs",
+            hint="B is (outputs, rank), A is (rank, inputs)",
+        )
+    if not (np.isfinite(b).all() and np.isfinite(a).all()):
+        raise InputError(f"layer '{name}': factors hold NaN or infinity", hint="repair the file")
+    scale = np.asarray(np.broadcast_to(rows.scale, (outputs,)), np.float32)
+    largest = int(np.abs(rows.values.astype(np.int16)).max(initial=0))
+    path = side_path(b, a, rows.values, scale, largest=largest, apart=True)
+    if path is not None:
+        return side_numbers(path, x, scale)
+    if np.any(b) and np.any(a):
+        raise InputError(
+            f"layer '{name}': factors are too small or too large beside its weights",
+            hint="B A is to be of the size of the weights' errors",
+        )
+    a8, b8 = np.zeros((1, inputs), np.int8), np.zeros((outputs, 1), np.int8)
+    ones, zeros = np.ones(1, np.float32), np.zeros(outputs, np.float32)
+    return SideNumbers(a8, b8, ones, zeros, np.asarray(1, np.float32))
+
+
+def _fresh(model: ModelProto, stem: str) -> str:
+    """A name that no tensor of the graph has."""
+    graph = model.graph
+    taken = {t.name for t in graph.initializer} | {v.name for v in graph.input}
+    taken |= {name for n in graph.node for name in n.output}
+    name, number = stem, 1
+    while name in taken:
+        name, number = f"{stem}_{number}", number + 1
+    return name
+
+
+def _drop_unread(model: ModelProto) -> None:
+    """Take out constants that nothing reads any more."""
+    read = {v.name for v in model.graph.output}
+    for node in model.graph.node:
+        read.update(node.input, *(captured_names(body.proto) for body in bodies_of(node)))
+    kept = [t for t in model.graph.initializer if t.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
