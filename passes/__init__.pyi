@@ -216,6 +216,8 @@ def insert_lora(
     factors: str = "int8",
     most_macs: float = 0.5,
     sweeps: int = 0,
+    lowering: str = "",
+    keep: str = "better",
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
@@ -332,3 +334,18 @@ def tune_scales(
     progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
     """Train scales, biases, norms and ranges together on the samples; the codes stay."""
+
+def tune_factors(
+    planned: PlannedModel,
+    *,
+    epochs: int = 10,
+    batch: int = 16,
+    learning_rate: float = 0.01,
+    loss: str = "auto",
+    samples: int = 0,
+    select: str = "kl",
+    required: bool = True,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> PlannedModel:
+    """Train the factors of side paths on the samples that rounding changes most; the codes stay."""
