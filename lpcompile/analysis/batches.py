@@ -6,11 +6,13 @@ one, and every tensor that will be looked at must hold the same two slices.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 
 ObserveGraph = Callable[[LpGraph, Sequence[str]], RunFeeds]
 BATCH = 8
@@ -28,11 +30,23 @@ def batch_inputs(graph: LpGraph) -> list[str] | None:
 
 
 def separable_bytes(
-    graph: LpGraph, tensors: Sequence[str], observe: ObserveGraph, calls: Sequence[Feeds]
+    graph: LpGraph,
+    tensors: Sequence[str],
+    observe: ObserveGraph,
+    calls: Sequence[Feeds],
+    unfolded: Mapping[str, float] | None = None,
 ) -> int | None:
     """Bytes of all `tensors` for one sample; None unless their first axis counts samples that do not touch each other.
 
     The first axis of the inputs must be free, too.
+
+    Args:
+        graph: of the model.
+        tensors: names.
+        observe: opens a graph.
+        calls: of the model.
+        unfolded: tensor -> times its bytes that the unfolded inputs of its layer take; the largest of them is added,
+            as one layer's gradient is taken at a time.
     """
     batched = batch_inputs(graph)
     pair = None if batched is None else _two_samples(calls, batched)
@@ -45,7 +59,16 @@ def separable_bytes(
     )
     if not all(_same(together[t], [a[t] for a in alone]) for t in tensors):
         return None
-    return sum(alone[0][t].nbytes for t in tensors)
+    columns = max((alone[0][t].nbytes * times for t, times in (unfolded or {}).items()), default=0.0)
+    return sum(alone[0][t].nbytes for t in tensors) + int(columns)
+
+
+def unfolded_times(layer: Node) -> float:
+    """Bytes of a convolution's unfolded inputs, a column of K for each position and group, over those of its output."""
+    weight = layer.inputs[1] if len(layer.inputs) > 1 else None
+    if layer.op != "Conv" or weight is None or not weight.is_constant:
+        return 0.0
+    return prod(weight.dims[1:]) * int(layer.attrs.get("group", 1)) / weight.dims[0]
 
 
 def _same(together: np.ndarray, alone: Sequence[np.ndarray]) -> bool:

@@ -19,6 +19,7 @@ from lpcompile.analysis.batches import (
     rebatched,
     separable_bytes,
     singles,
+    unfolded_times,
 )
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.measured import check_labels
@@ -92,11 +93,14 @@ class Samples:
         """
         tensors = [v.name for v in float_outputs(graph)]
         tensors += [t for t in further if not graph.value(t).is_input]
+        unfolded: dict[str, float] = {}
         for name in layers:
             node = graph.node(name)
+            if node.op == "Conv" and node.outputs[0] is not None:
+                unfolded[node.outputs[0].name] = unfolded_times(node)
             tensors += [v.name for v in (node.inputs[0], node.outputs[0]) if v is not None and not v.is_input]
         batched = batch_inputs(graph)
-        size = separable_bytes(graph, list(dict.fromkeys(tensors)), observe, calls)
+        size = separable_bytes(graph, list(dict.fromkeys(tensors)), observe, calls, unfolded)
         if batched is not None:
             alone = list(singles(calls, batched)) if size is None else []
             calls = alone if size is None else rebatched(calls, batched, batch_size(size))

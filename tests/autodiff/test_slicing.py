@@ -1,8 +1,12 @@
 """Slice and Pad: arguments as constants and at run time, of known and of unknown shapes."""
 
+import numpy as np
 import pytest
 
+from lpcompile.autodiff.reverse import add_gradients
+from lpcompile.ir.graph import LpGraph
 from tests.autodiff.cases import Case, check
+from tests.support import parse_model
 
 LAST, FIRST = 2**63 - 1, -(2**63) + 1
 X = {"x": (5, 7)}
@@ -49,3 +53,14 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_agree_with_central_differences_and_with_onnx_runtime(case: Case) -> None:
     check(case)
+
+
+def test_copies_at_the_ends_of_a_long_signal_take_no_matrix_of_its_length() -> None:
+    graph = LpGraph.from_proto(
+        parse_model('m (float[1,1,40000] x) => (float[1,1,40256] y) <int64[6] p = {0, 0, 128, 0, 0, 128}> '
+                    '{ y = Pad <mode = "reflect"> (x, p) }')
+    )  # fmt: skip
+    graph.infer_shapes()
+    seed = graph.add_input("seed", np.dtype(np.float32), (1, 1, 40256))
+    add_gradients(graph, {"y": seed}, ["x"])
+    assert max(v.values.size for v in graph.constants()) <= 128 * 128

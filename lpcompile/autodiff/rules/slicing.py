@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpcompile.autodiff.axis_map import along_axis
 from lpcompile.autodiff.builder import GradientBuilder, rank_of
@@ -168,7 +169,34 @@ def _pad_with_copies(b: GradientBuilder, node: Node, x: Value, g: Value) -> Valu
         n = dims[axis]
         if any(margin) and isinstance(n, int):
             source = np.pad(np.arange(n), margin, mode=node.attrs["mode"])
-            copies = np.eye(n, dtype=g.dtype or np.float32)[source]  # (padded, n)
             current = [*dims[:axis], *(b.dim(g, a) for a in range(axis, rank))]
-            g = along_axis(b, g, b.constant(copies), axis, current, n)
+            g = _without_copies(b, g, source, margin, axis, current)
     return g
+
+
+def _without_copies(
+    b: GradientBuilder,
+    g: Value,
+    source: NDArray[np.intp],
+    margin: tuple[int, int],
+    axis: int,
+    dims: Sequence[int | Value],
+) -> Value:
+    """The gradient before padding one axis: each margin is added to the elements that it copied.
+
+    A matrix of copies is as large as a margin and the elements that it copies, not as the whole axis: a signal of
+    40000 samples with 128 reflected ones at both ends would take a matrix of 6 GB.
+    """
+    rank, (before, after) = len(dims), margin
+    n = len(source) - before - after
+    made = b.apply("Slice", g, b.constant([before]), b.constant([before + n]), b.constant([axis]))
+    for start, stop in ((0, before), (before + n, len(source))):
+        if start == stop:
+            continue
+        low, high = int(source[start:stop].min()), int(source[start:stop].max()) + 1
+        copies = np.eye(high - low, dtype=g.dtype or np.float32)[source[start:stop] - low]
+        border = b.apply("Slice", g, b.constant([start]), b.constant([stop]), b.constant([axis]))
+        size = [*dims[:axis], stop - start, *dims[axis + 1 :]]
+        border = along_axis(b, border, b.constant(copies), axis, size, high - low)
+        made = b.add(made, padded(b, border, rank, {axis: (low, n - high)}))
+    return made
