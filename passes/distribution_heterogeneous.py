@@ -45,6 +45,7 @@ class DistributionHeterogeneous(Pass):
         depthwise: format of depthwise layers.
         format: of the others.
         ends: format of the first and the last layer.
+        last: format of the last layer, where it is another one; empty: as `ends` has it.
         pot4: powers of two for pointwise layers: never, pointwise (all), or rule (see above).
         weight: lambda of the rule.
     """
@@ -59,13 +60,14 @@ class DistributionHeterogeneous(Pass):
     depthwise: str = "int8"
     format: str = "fixp4"
     ends: str = "int8"
+    last: str = ""
     pot4: str = "never"
     weight: float = 0.1  # lambda of the rule
 
     def __post_init__(self) -> None:
         option_checks.one_of("pot4", self.pot4, POT4)
         option_checks.not_negative("weight", self.weight)
-        for name in (self.depthwise, self.format, self.ends):
+        for name in (self.depthwise, self.format, self.ends, *filter(None, [self.last])):
             format_of(name)
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
@@ -79,7 +81,8 @@ class DistributionHeterogeneous(Pass):
             elif ctx.decisions is not None or plan.weight.format != "float32":
                 report.skip(node, DECIDED)
             else:
-                fmt, reason = self._choice(node, node in (layers[0], layers[-1]))
+                ends = {layers[-1]: self.last or self.ends, layers[0]: self.ends}
+                fmt, reason = self._choice(node, ends.get(node, ""))
                 usual = ctx.weights or WeightPlan()
                 weight = replace(usual, format=planned_name(fmt), granularity=_granularity(usual, fmt))
                 plan = replace(plan, weight=weight, reason=plan.reason or reason)
@@ -87,12 +90,12 @@ class DistributionHeterogeneous(Pass):
                 report.change(node, f"{short_name(fmt)}: {reason}")
         return report
 
-    def _choice(self, node: Node, at_an_end: bool) -> tuple[str, str]:
+    def _choice(self, node: Node, of_end: str) -> tuple[str, str]:
         shape = layer_shape(node)
         if shape.depthwise:
             return self.depthwise, "depthwise"
-        if at_an_end:
-            return self.ends, ENDS
+        if of_end:
+            return of_end, ENDS
         if self.pot4 == "never" or not _is_pointwise(node):
             return self.format, "pointwise" if _is_pointwise(node) else "sums of many products"
         if self.pot4 == "pointwise":

@@ -50,7 +50,7 @@ def run(bench: Bench, seeds: int | None) -> Results:
             for f in FORMATS
             for r in ROUNDINGS
         ]
-        made.chart(series, x="rank", y=f"output SQNR of {entry}, dB", suffix=f"-{entry}")
+        made.chart(series, x="rank", y=f"output SQNR of {entry}, dB", suffix=entry)
     made.notes.append("bits: with factors and all scales; score on all evaluation samples")
     return made
 
