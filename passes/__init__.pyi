@@ -185,6 +185,7 @@ def distribution_heterogeneous(
     depthwise: str = "int8",
     format: str = "fixp4",
     ends: str = "int8",
+    last: str = "",
     pot4: str = "never",
     weight: float = 0.1,
     report: Callable[[PassReport], object] | None = None,

@@ -34,6 +34,7 @@ def test_depthwise_layers_and_ends_have_8_bits_and_no_powers_of_two_come_unasked
     wanted = {"stem": "int8", "depthwise": "int8", "point": "fixp4", "full": "fixp4", "head": "int8"}
     assert formats("") == wanted
     assert formats("{pot4=pointwise}") == {**wanted, "point": "pot4"}
+    assert formats("{last=nf4}") == {**wanted, "head": "nf4"}
     four = formats("{depthwise=fixp4,ends=nf4,format=posit4}")
     assert four == {"stem": "nf4", "depthwise": "fixp4", "point": "posit4", "full": "posit4", "head": "nf4"}
 
