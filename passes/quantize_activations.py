@@ -26,6 +26,7 @@ from lpcompile.analysis.ties import tie_groups
 from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
+from lpcompile.passes.harmful_ranges import harmful_ranges
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import STATIC, ActivationOptions, ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
@@ -80,6 +81,25 @@ class QuantizeActivations(Pass):
         if ctx.decisions is not None:
             return self._replay(graph, ctx, report)
         assert ctx.target is not None, "plan passes run with a target"
+        self._plan(graph, ctx, report, {})
+        if ctx.target.rules.falls_back and LEVELS[self.format] == LEVELS["uint8"]:
+            found = harmful_ranges(graph, ctx)
+            if found.nodes:
+                report = PassReport(self.name)
+                self._plan(graph, ctx, report, found.nodes)
+                report.metrics |= {
+                    "sqnr_db_all_in_codes": found.before,
+                    "sqnr_db_without_harmful": found.after,
+                }
+                ctx.warnings.append(
+                    f"float activations at {', '.join(list(found.nodes)[:3])}{' ...' if len(found.nodes) > 3 else ''}: "
+                    f"with 8 bits everywhere {found.before:.1f} dB of the outputs were left, now {found.after:.1f}"
+                )
+        return report
+
+    def _plan(self, graph: LpGraph, ctx: PassContext, report: PassReport, floats: Mapping[str, str]) -> None:
+        """Plan all of it; the nodes in `floats` keep floats, for that reason."""
+        assert ctx.target is not None
         kernels = choose_kernels(
             graph,
             ctx.target,
@@ -90,8 +110,11 @@ class QuantizeActivations(Pass):
         )
         for name in ctx.keep_float & kernels.keys():
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
+        for name in floats.keys() & kernels.keys():
+            kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, floats[name])
+        kept = ctx.keep_float | floats.keys()
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
-        regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
+        regions = find_regions(graph, ctx.target, static, kept) if static else Regions()
         costs = ctx.target.cost_model if self.cost == "time" else None
         if costs is not None:
             slower = float_layers(graph, regions, static, costs)
@@ -99,7 +122,7 @@ class QuantizeActivations(Pass):
                 kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, reason)
             if slower:
                 static = [n for n in static if kernels[n.name].kernel in STATIC]
-                regions = find_regions(graph, ctx.target, static, ctx.keep_float) if static else Regions()
+                regions = find_regions(graph, ctx.target, static, kept) if static else Regions()
         layers = {}
         for name, choice in kernels.items():
             kernel = choice.kernel
@@ -112,7 +135,7 @@ class QuantizeActivations(Pass):
             if choice.unpacked:
                 report.skip(name, choice.unpacked)
         for name, reason in regions.skipped.items():
-            report.skip(name, reason)
+            report.skip(name, floats.get(name, reason))
         graph.plan = QuantPlan(
             MappingProxyType(layers), elementwise=MappingProxyType(dict(regions.elementwise))
         )
@@ -124,7 +147,6 @@ class QuantizeActivations(Pass):
                 self._warn_of_width(activations, ctx)
         report.metrics["integer_elementwise_nodes"] = len(regions.elementwise)
         report.metrics["quantized_tensors"] = len(graph.plan.activations)
-        return report
 
     @property
     def _matmul(self) -> str:

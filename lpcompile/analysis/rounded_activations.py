@@ -13,6 +13,8 @@ from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan
 
+FINER, FINE_CODES = 2.0**14, 2.0**23
+
 
 def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> LpGraph:
     """A copy in which nodes read planned tensors as `scale * clip(rne(x / scale), low, high)`, or as FP8 numbers.
@@ -60,6 +62,13 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
 def ranges_of(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:
     """Scale, lowest and highest multiple of it, of each plan, (G, 3)."""
     return np.asarray([_numbers(plan) for plan in plans], np.float32).reshape(-1, 3)
+
+
+def fine_ranges(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:
+    """The same with steps of 2^-14 of each plan's, which leave floats nearly as they are, and ends far beyond them."""
+    return np.asarray([(plan.scale / FINER, -FINE_CODES, FINE_CODES) for plan in plans], np.float32).reshape(
+        -1, 3
+    )
 
 
 def _numbers(plan: ActivationPlan) -> NDArray[np.float32]:
