@@ -44,7 +44,7 @@ def eighth_weights(
     s1 = np.array([first_scale(row, limit, LEAST_FIRST_SCALE) for row in rows], np.float32)
     units = np.asarray(rows / s1[:, None], np.float32)
     values = units if factors is None else _shaped(units, factors)
-    return QuantizedTensor(fmt.encode_f32(values, np.float32(1)), fmt, PerAxis(0), s1, scale_bits=STORED_BITS)
+    return QuantizedTensor(fmt.encode_f32(values, 1.0), fmt, PerAxis(0), s1, scale_bits=STORED_BITS)
 
 
 def _shaped(units: F32, factors: GramFactor) -> F32:

@@ -13,7 +13,7 @@ ROWS = (RNG.normal(size=(12, 9)) * 2.0 ** RNG.integers(-20, 9, (12, 1))).astype(
 
 
 def to_eighths(x: np.ndarray) -> np.ndarray:
-    return np.clip(x, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    return np.asarray(np.clip(x, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float64))
 
 
 def grams(count: int, inputs: int) -> np.ndarray:
