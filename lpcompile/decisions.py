@@ -245,7 +245,7 @@ def _check_words(name: str, weight: WeightPlan) -> None:
 
 
 def _check_precisions(name: str, kernel: Kernel, weight: WeightPlan) -> None:
-    """Codes that are read as FP8 have one form, and their kernel no other codes."""
+    """Codes that are read as FP8, and FP8 numbers, have one form each, and their kernel no other codes."""
     if weight.scale_format != DUAL_SCALES:
         if kernel is Kernel.FLOAT8:
             raise DecisionsError(
@@ -253,10 +253,13 @@ def _check_precisions(name: str, kernel: Kernel, weight: WeightPlan) -> None:
             )
         return
     grouped = weight.granularity.startswith("group")
-    if kernel not in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY) or weight.format != "int4" or not grouped:
+    narrow = weight.format == "int4" and grouped
+    wide = weight.format == FLOAT8_FORMAT and weight.granularity == "channel"
+    if kernel not in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY) or not (narrow or wide):
         raise DecisionsError(
             f"layer '{name}': scales in {DUAL_SCALES} are those of int4 codes in groups that are read as FP8",
-            hint='kernel = "float8" or "weight-only", format = "int4", granularity = "group64"',
+            hint=f'kernel = "float8" or "weight-only", format = "int4", granularity = "group64"; or of FP8 numbers: '
+            f'format = "{FLOAT8_FORMAT}", granularity = "channel"',
         )
 
 

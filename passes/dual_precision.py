@@ -15,6 +15,7 @@ from typing import ClassVar
 from lpcompile import option_checks
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.macs import layer_shape
 from lpcompile.decisions import DUAL_SCALES, fitted
 from lpcompile.errors import DecisionsError
 from lpcompile.ir.facts import Fact
@@ -33,6 +34,8 @@ from lpcompile.records import PassReport
 THREADS = 2
 LEAST_SCALE = 2.0**-60  # of activations: what float32 rounds exactly
 REASON = "int4 codes that are read as FP8"
+FEW = "weights in FP8: its outputs read too few inputs for 4 bits"
+WIDE_RULE = "dpq"  # of FP8 weights: the loop, without a second stage
 EIGHTHS = {int(v): k for k, v in FULL_SCALES.items()}
 
 
@@ -65,6 +68,7 @@ class DualPrecision(Pass):
     full_scale: int = 240
     activations: str = FLOAT8_FORMAT
     least_input_db: float = 24.0  # E4M3 itself gives 31.5 dB where products do not cancel
+    least_inputs: int = 16  # of an output; layers with fewer keep weights of 8 bits in FP8
     moments: str = FLOAT8_FORMAT
     damping: float = DAMPING
 
@@ -74,6 +78,7 @@ class DualPrecision(Pass):
         option_checks.one_of("order", self.order, ORDERS)
         option_checks.one_of("activations", self.activations, (FLOAT8_FORMAT, "float32"))
         option_checks.one_of("moments", self.moments, (FLOAT8_FORMAT, "float32"))
+        option_checks.at_least("least-inputs", self.least_inputs, 0)
         option_checks.not_negative("damping", self.damping)
         option_checks.not_negative("least-input-db", self.least_input_db)
         if self.full_scale not in EIGHTHS:
@@ -141,21 +146,24 @@ class DualPrecision(Pass):
             )
         choices = choose_kernels(graph, ctx.target, calibrated=True, matmul="static", timed=False)
         floats = ctx.calibration is None or ctx.calibration.generated or self.activations != FLOAT8_FORMAT
-        weight = WeightPlan(
+        narrow = WeightPlan(
             "int4", f"group{self.group_size}", self.how.scale_rule, DUAL_SCALES, self.how.name
         )
+        by = DualRounding("nearest" if self.rule == "nearest" else WIDE_RULE)
+        wide = WeightPlan(FLOAT8_FORMAT, "channel", by.scale_rule, DUAL_SCALES, by.name)
         layers: dict[str, LayerPlan] = {}
         for name, choice in choices.items():
+            few = choice.kernel is not Kernel.FLOAT
+            few = few and layer_shape(graph.node(name)).inputs < self.least_inputs
+            weight, why = (wide, FEW) if few else (narrow, REASON)
             if name in ctx.keep_float:
                 layers[name] = LayerPlan(reason="kept float on request")
             elif choice.kernel is Kernel.FLOAT:
                 layers[name] = LayerPlan(reason=choice.reason)
             elif floats:
-                layers[name] = LayerPlan(
-                    Kernel.WEIGHT_ONLY, weight, reason=f"{REASON}; activations stay float"
-                )
+                layers[name] = LayerPlan(Kernel.WEIGHT_ONLY, weight, reason=f"{why}; activations stay float")
             else:
-                layers[name] = LayerPlan(Kernel.FLOAT8, weight, reason=REASON)
+                layers[name] = LayerPlan(Kernel.FLOAT8, weight, reason=why)
         graph.plan = QuantPlan(MappingProxyType(layers))
         activations = self._activations(graph, ctx)
         self._spare_inputs(graph, ctx, activations)
@@ -179,7 +187,8 @@ class DualPrecision(Pass):
         )
         for name, left in found.items():
             if left is not None and left < self.least_input_db:
-                reason = f"{REASON}; inputs stay float: in FP8 they would leave {left:.1f} dB of its output"
+                why = graph.plan.layers[name].reason
+                reason = f"{why}; inputs stay float: in FP8 they would leave {left:.1f} dB of its output"
                 layer = replace(graph.plan.layers[name], kernel=Kernel.WEIGHT_ONLY, reason=reason)
                 graph.plan = graph.plan.with_layer(name, layer)
 

@@ -7,15 +7,17 @@ import numpy as np
 
 from lpcompile.analysis.rounding_loss import column_energy, ratio_db
 from lpcompile.errors import FormatError
-from lpcompile.formats.arrays import F32
+from lpcompile.formats.arrays import F32, Real
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
-from lpcompile.plan import LayerPlan
+from lpcompile.plan import FLOAT8_FORMAT, LayerPlan
 from lpcompile.quant.assumed_moments import assumed_gram
 from lpcompile.quant.dual_precision import Stages
-from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
+from lpcompile.quant.dual_rounding import DualRounding, dual_factors, dual_rounded
+from lpcompile.quant.eighth_weights import eighth_weights
 from lpcompile.quant.gram_factor import GramFactor
 from lpcompile.quant.input_metric import InputMetric
+from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 
 
@@ -52,7 +54,10 @@ def float8_rounded_layer(
     gram = None if metric is None else metric.matrix
     if gram is None and node.op == "Conv":
         gram = assumed_gram(weight.dims[1], prod(weight.dims[2:]))
-    tensor = dual_rounded(Stages.of(rows, group_size(layer), eighth), gram, how, factors)
+    if layer.weight.format == FLOAT8_FORMAT:
+        tensor: QuantizedTensor = _wide(rows, eighth, gram, how, factors)
+    else:
+        tensor = dual_rounded(Stages.of(rows, group_size(layer), eighth), gram, how, factors)
     values = tensor.dequantize()
     signal, noise = column_energy(rows, values)
     centred = metric is not None and metric.centred
@@ -68,9 +73,18 @@ def float8_rounded_layer(
     )
 
 
+def _wide(
+    rows: F32, eighth: str, gram: Real | None, how: DualRounding, factors: GramFactor | None
+) -> QuantizedTensor:
+    if gram is None or how.rule == "nearest":
+        return eighth_weights(rows, eighth)
+    return eighth_weights(rows, eighth, factors or dual_factors(gram, how, 1))
+
+
 def group_size(layer: LayerPlan) -> int:
-    """Inputs that share a scale, of a layer in groups."""
-    return int(layer.weight.granularity.removeprefix("group"))
+    """Inputs that share a scale, of a layer in groups; else 1, as no order of groups is asked for."""
+    size = layer.weight.granularity.removeprefix("group")
+    return int(size) if size.isdecimal() else 1
 
 
 def _output_sqnr_db(rows: F32, values: F32, metric: InputMetric) -> float | None:

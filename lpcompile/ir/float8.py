@@ -6,6 +6,7 @@ here opset 13 does (docs/decisions/0043).
 ======================  ==============================================================================================
 RoundFloat8             y = scale * cast8(x / scale), scale a power of two; saturates at 448 * scale
 DualPrecisionWeights    w = first_scale * cast8(group_scale * code), folded when the model is loaded
+Float8Weights           w = first_scale of the row * E4M3 number of an 8-bit code, the same
 ======================  ==============================================================================================
 
 Rounding: S, the power of two of x's leading bit, is |q - (1 - u) q| with q = x (2^23 + 1), u = 2^-24 [rump2008, 3.6];
@@ -16,12 +17,13 @@ the sum's last bit is worth just that, and its rounding is half to even.
 import numpy as np
 from onnx import FunctionProto, TensorProto
 
+from lpcompile.formats.base import resolve
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.unpacking import nibbles, spread, whole
 
 LARGEST, SMALLEST_NORMAL = 448.0, 2.0**-6
 FLOAT = TensorProto.FLOAT
-ROUND, WEIGHTS = "RoundFloat8", "DualPrecisionWeights"
+ROUND, WEIGHTS, WIDE_WEIGHTS = "RoundFloat8", "DualPrecisionWeights", "Float8Weights"
 
 
 def round_float8(opset: int) -> FunctionProto:
@@ -57,6 +59,24 @@ def dual_precision_weights(opset: int, rank: int, axis: int) -> FunctionProto:
         b.op("Transpose", w, perm=[1, 0], out="y")
     else:
         b.op("Reshape", w, shape, out="y")
+    return b.build(opset)
+
+
+def float8_weights(opset: int, rank: int, axis: int) -> FunctionProto:
+    """Float8Weights: float32 weights of rank `rank`, output channels along `axis`; folded at load.
+
+    Inputs: codes, uint8 (C_out, K), and first_scale (C_out, 1) bfloat16. No float8 tensor, which needs opset 19.
+    """
+    name, doc = f"{WIDE_WEIGHTS}_r{rank}a{axis}", "w = first_scale * float8_e4m3fn(code)"
+    b = FunctionBuilder(name, ["codes", "first_scale"], ["y"], doc)
+    b.declare("format", "granularity", "weight_shape")
+    table = b.constant(np.nan_to_num(resolve("float8_e4m3fn").table()).astype(np.float32))
+    values = b.op("Gather", table, b.op("Cast", "codes", to=TensorProto.INT32))
+    w = b.op("Mul", values, b.op("Cast", "first_scale", to=FLOAT))
+    if axis:
+        b.op("Transpose", w, perm=[1, 0], out="y")
+    else:
+        b.op("Reshape", w, b.attribute("weight_shape"), out="y")
     return b.build(opset)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from lpcompile.ir import float8
 from lpcompile.ir.function import DOMAIN
@@ -20,6 +21,7 @@ from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS, channel_axis
 
 ROUNDED = "_float8"
@@ -43,8 +45,11 @@ class Float8Layers(ABC):
         """Write one layer in place and give the bytes of its stored weights."""
         weight, x, tensor = node.inputs[1], node.inputs[0], plan.tensor
         assert weight is not None
-        assert isinstance(tensor, DualPrecisionTensor)
-        node.set_input(1, self._weights(node, tensor, weight.dims, plan))
+        assert tensor is not None
+        if isinstance(tensor, DualPrecisionTensor):
+            node.set_input(1, self._weights(node, tensor, weight.dims, plan))
+        else:
+            node.set_input(1, self._wide_weights(node, tensor, weight.dims, plan))
         if plan.kernel is Kernel.FLOAT8 and x is not None:
             if x.name not in self._rounded:
                 self._rounded[x.name] = self._round(x, self.graph.plan.activations[x.name].scale)
@@ -61,6 +66,12 @@ class Float8Layers(ABC):
         """The weights of a layer as what its float operator reads."""
 
     @abstractmethod
+    def _wide_weights(
+        self, node: Node, tensor: QuantizedTensor, shape: tuple[int, ...], plan: LayerPlan
+    ) -> Value:
+        """The same of weights that are E4M3 numbers times a power of two."""
+
+    @abstractmethod
     def _round(self, x: Value, scale: float) -> Value:
         """An input rounded to `scale` times E4M3."""
 
@@ -70,6 +81,12 @@ class Float8Layers(ABC):
         assert value is not None
         self.graph.set_type(value, np.dtype(np.float32), shape)
         return value
+
+
+def row_scales(tensor: QuantizedTensor) -> NDArray[np.float32]:
+    """(C_out, 1) the powers of two of weights of 8 bits."""
+    assert not isinstance(tensor.scales, QuantizedTensor)
+    return tensor.scales.reshape(-1, 1)
 
 
 class Float8Calls(Float8Layers):
@@ -98,6 +115,27 @@ class Float8Calls(Float8Layers):
                 "granularity": plan.weight.granularity,
                 "weight_shape": list(tensor.shape if node.op in TRANSPOSED_OPS else shape),
                 "group_size": [int(plan.weight.granularity.removeprefix("group"))],
+            },
+            domain=DOMAIN,
+        )
+        return self._typed(call, shape)
+
+    def _wide_weights(
+        self, node: Node, tensor: QuantizedTensor, shape: tuple[int, ...], plan: LayerPlan
+    ) -> Value:
+        graph = self.graph
+        function = float8.float8_weights(graph.opset, len(shape), channel_axis(node.op))
+        add_function(graph, function)
+        roles = {"codes": tensor.codes, "first_scale": row_scales(tensor).astype(ml_dtypes.bfloat16)}
+        call = graph.add_node(
+            function.name,
+            [graph.constant(f"{stem(node.name)}/weight_{role}", array) for role, array in roles.items()],
+            [graph.fresh(f"{stem(node.name)}/weight_dequantized")],
+            name=f"{node.name}/weight",
+            attrs={
+                "format": plan.weight.format,
+                "granularity": plan.weight.granularity,
+                "weight_shape": list(tensor.shape if node.op in TRANSPOSED_OPS else shape),
             },
             domain=DOMAIN,
         )

@@ -1,6 +1,7 @@
 """Layers that compute in FP8 with float8 tensors, for runtimes that have such arithmetic: `--emit fp8-qdq`, opset 21.
 
     weights   INT4 -> DequantizeLinear (group scales) -> Cast FLOAT8E4M3FN -> Cast FLOAT -> Mul (first scale)
+              of 8 bits: FLOAT8E4M3FN -> Cast FLOAT -> Mul (first scale of the row)
     inputs    QuantizeLinear FLOAT8E4M3FN -> DequantizeLinear, one power of two a tensor
 
 ONNX's products take no FP8 operands, so a backend finds them by this pattern. Scales are bfloat16 in the file. The
@@ -14,11 +15,12 @@ from onnx import TensorProto
 from lpcompile.ir.movement import CLAMPS, bounds
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
-from lpcompile.materialise.float8 import ROUNDED, Float8Layers
+from lpcompile.materialise.float8 import ROUNDED, Float8Layers, row_scales
 from lpcompile.materialise.names import stem
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
-from lpcompile.quant.rows import TRANSPOSED_OPS
+from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.rows import TRANSPOSED_OPS, channel_axis, from_rows
 
 MOVED = ("Dropout", "Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
@@ -55,6 +57,21 @@ class Float8Chain(Float8Layers):
             return found
         dims = graph.constant(f"{origin}/weight_shape", np.array(shape, np.int64))
         return self._typed(graph.add_node("Reshape", [found, dims]), shape)
+
+    def _wide_weights(
+        self, node: Node, tensor: QuantizedTensor, shape: tuple[int, ...], plan: LayerPlan
+    ) -> Value:
+        origin, held = stem(node.name), from_rows(node.op, tensor.codes, shape)
+        codes = np.ascontiguousarray(held).view(ml_dtypes.float8_e4m3fn)
+        q = self.graph.constant(f"{origin}/weight_quantized", codes)
+        spread = [1] * len(shape)
+        spread[channel_axis(node.op)] = -1
+        s1 = row_scales(tensor).reshape(spread).astype(ml_dtypes.bfloat16)
+        unit = self._cast(
+            self.graph.constant(f"{origin}/weight_first_scale", s1), TensorProto.FLOAT, s1.shape
+        )
+        wide = self._cast(q, TensorProto.FLOAT, shape)
+        return self._typed(self.graph.add_node("Mul", [wide, unit], name=f"{node.name}/weight"), shape)
 
     def _round(self, x: Value, scale: float) -> Value:
         graph, origin = self.graph, stem(x.name)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import FunctionProto
 
+from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import TargetError
 from lpcompile.ir import block_matmul, domain
 from lpcompile.ir.function import DOMAIN
@@ -23,7 +24,6 @@ from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
-from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.dyadic import Codes
 from lpcompile.quant.rows import channel_axis
 from lpcompile.quant.side_numbers import SideNumbers, side_numbers
@@ -49,7 +49,7 @@ class LayerWriter:
             output: the planned tensor that an INTEGER layer fills (its own output, or that of a fused clamp).
 
         """
-        if isinstance(plan.tensor, DualPrecisionTensor):
+        if plan.weight.scale_format == DUAL_SCALES:
             self.weight_bytes[node.name] = self.float8.write(node, plan)
             node.metadata.update(metadata(plan))
             return

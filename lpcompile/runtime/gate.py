@@ -22,7 +22,13 @@ from lpcompile.progress import Progress, no_progress
 from lpcompile.runtime.benchmark import Timing, timed
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
-from lpcompile.runtime.reference_call import DYADIC_ELEMENTWISE, FLOAT8_VALUES, FLOAT8_WEIGHTS, LAYERS
+from lpcompile.runtime.reference_call import (
+    DYADIC_ELEMENTWISE,
+    FLOAT8_VALUES,
+    FLOAT8_WEIGHTS,
+    LAYERS,
+    WIDE_WEIGHTS,
+)
 from lpcompile.runtime.session import Session
 
 SLOWER = "slower than the float model when both were timed"  # no figures: decisions.toml holds no time
@@ -139,7 +145,7 @@ def _found_axes(proto: onnx.ModelProto) -> dict[str, frozenset[int]]:
 def _wrong(check: LayerCheck) -> bool:
     if check.op.startswith(block_matmul.FAMILY):
         return check.largest_step > BLOCK_BOUND
-    exact = check.op.startswith((*LAYERS, *DYADIC_ELEMENTWISE, FLOAT8_WEIGHTS, FLOAT8_VALUES))
+    exact = check.op.startswith((*LAYERS, *DYADIC_ELEMENTWISE, FLOAT8_WEIGHTS, WIDE_WEIGHTS, FLOAT8_VALUES))
     return check.largest_step > (0 if exact else ELEMENTWISE_STEP)
 
 

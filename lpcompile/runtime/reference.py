@@ -12,15 +12,15 @@ from onnx.reference.ops.op_max_pool import MaxPool
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference_call import FLOAT8_VALUES, FLOAT8_WEIGHTS, FLOAT_TO_FLOAT, Call
+from lpcompile.runtime.reference_call import FLOAT8_VALUES, FLOAT8_WEIGHTS, FLOAT_TO_FLOAT, WIDE_WEIGHTS, Call
 from lpcompile.runtime.reference_dyadic import dyadic_elementwise_outputs, dyadic_layer_outputs
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
-from lpcompile.runtime.reference_float8 import dual_precision_weights, rounded_float8
+from lpcompile.runtime.reference_float8 import dual_precision_weights, float8_weights, rounded_float8
 from lpcompile.runtime.reference_layers import layer_outputs
 from lpcompile.runtime.reference_weights import decode_rows, expanded
 
 LayerOutputs = tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]
-WEIGHTS = ("DequantizeWeights", FLOAT8_WEIGHTS)
+WEIGHTS = ("DequantizeWeights", FLOAT8_WEIGHTS, WIDE_WEIGHTS)
 _MAX_POOL: Any = MaxPool
 _FIRST_IN_ONNX_REFERENCE = 19  # opset of its QuantizeLinear and DequantizeLinear
 
@@ -56,6 +56,8 @@ def expanded_weights(call: Call, inputs: Sequence[NDArray[Any]]) -> NDArray[np.f
     """The float32 weights of a call of WEIGHTS."""
     if call.family == FLOAT8_WEIGHTS:
         return dual_precision_weights(call, inputs)
+    if call.family == WIDE_WEIGHTS:
+        return float8_weights(call, inputs)
     return expanded(call, decode_rows(call, stored_weights(call, inputs)))
 
 

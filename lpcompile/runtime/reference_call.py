@@ -29,7 +29,8 @@ _LAYER = re.compile(
     r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(?P<path>_path)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
 FLOAT8_WEIGHTS, FLOAT8_VALUES = "DualPrecisionWeights", "RoundFloat8"
-_FLOAT8 = re.compile(rf"(?P<family>{FLOAT8_WEIGHTS}|{FLOAT8_VALUES})(_r\d+a(?P<axis>\d+))?")
+WIDE_WEIGHTS = "Float8Weights"
+_FLOAT8 = re.compile(rf"(?P<family>{FLOAT8_WEIGHTS}|{WIDE_WEIGHTS}|{FLOAT8_VALUES})(_r\d+a(?P<axis>\d+))?")
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
 _ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")
 

@@ -1,4 +1,4 @@
-"""FP8 arithmetic in numpy: the oracle of RoundFloat8 and DualPrecisionWeights, by the conversions of `ml_dtypes`."""
+"""FP8 arithmetic in numpy: the oracle of its functions, by the conversions of `ml_dtypes`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,3 +42,15 @@ def dual_precision_weights(call: Call, stored: Sequence[NDArray[Any]]) -> F32:
     spread = np.repeat(scales.astype(np.float32), size, axis=1)[:, : integers.shape[1]]
     real = cast_float8(integers * spread) * np.float32(first)
     return np.asarray(real.T if call.axis == 1 else real.reshape(shape))
+
+
+def float8_weights(call: Call, stored: Sequence[NDArray[Any]]) -> F32:
+    """The float32 weights of Float8Weights, in the shape that the operator reads.
+
+    Args:
+        call: with its attributes.
+        stored: codes, first scales.
+    """
+    codes, first = stored
+    real = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * first.astype(np.float32)
+    return np.asarray(real.T if call.axis == 1 else real.reshape(tuple(call.attributes["weight_shape"])))

@@ -43,6 +43,7 @@ NEED_ZOO = (
     "cim_accuracy",
     "cim_layer_energy",
     "cim_complement",
+    "side_path_speed",
     "sensitivity",
 )
 EXPERIMENTS = (

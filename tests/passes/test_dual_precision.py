@@ -35,7 +35,7 @@ MLP = """m (float[4,40] x) => (float[4,9] y) <float[40,16] w, float[16] b, float
     h = Gemm (x, w, b)  r = Relu (h)  y = MatMul (r, v)
 }"""
 SHARED = "m (float[4,16] x) => (float[4,16] y) <float[16,16] w> { h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, w) }"
-DPQ = "dual-precision{group-size=16,least-input-db=0}"
+DPQ = "dual-precision{group-size=16,least-input-db=0,least-inputs=0}"
 
 
 def network() -> onnx.ModelProto:
@@ -362,3 +362,77 @@ def test_form_raises_the_opset() -> None:
     assert {o.version for o in made.model.opset_import if not o.domain} == {21}
     assert made.report["verification"]["runs"]
     assert any("float8" in w for w in made.report["warnings"])
+
+
+# layers whose outputs read few inputs
+
+
+WIDE = DPQ.replace(",least-inputs=0", "")
+
+
+@pytest.mark.parametrize(
+    "level", [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL]
+)
+def test_few_inputs_take_weights_of_eight_bits_in_both_forms(level: Any) -> None:
+    model = network()
+    found = quantized(model, WIDE, opset=21)
+    found.graph.raise_opset(21)
+    formats = {n.op + str(n.attrs.get("group", 1)): found.layers[n.name].weight for n in found.graph.layers()}
+    assert {k: w.format for k, w in formats.items()} == {
+        "Conv1": "int4",
+        "Conv8": FLOAT8_FORMAT,
+        "Conv2": FLOAT8_FORMAT,
+        "Gemm1": "int4",
+        "MatMul1": FLOAT8_FORMAT,
+    }
+    wide = formats["Conv8"]
+    assert (wide.granularity, wide.scale_format, wide.rounding) == ("channel", DUAL_SCALES, "dpq")
+    feeds = random_feeds(model, seed=77)
+    calls, chain = (shown(found.emitted(form), feeds, level) for form in ("standard", "fp8-qdq"))
+    for node in found.graph.layers():
+        layer, weight = found.layers[node.name], node.inputs[1]
+        assert layer.tensor is not None
+        assert weight is not None
+        if layer.weight.format != FLOAT8_FORMAT:
+            continue
+        numbers = layer.tensor.codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        rows = numbers * np.asarray(layer.tensor.scales).reshape(-1, 1)
+        expected = rows.T if node.op in ("Gemm", "MatMul") else rows.reshape(weight.dims)
+        for form in (calls, chain):
+            np.testing.assert_array_equal(form[f"{node.name}/1"], expected)
+        assert layer.kernel is Kernel.FLOAT8
+        assert layer.weight_sqnr_db is not None
+        assert layer.weight_sqnr_db > 25
+    for name, array in evaluate(found.emitted(), feeds).items():
+        np.testing.assert_allclose(calls[name], array, rtol=1e-4, atol=1e-4)
+
+
+def test_eight_bits_bring_a_depthwise_layer_nearer() -> None:
+    text = """m (float[2,8,9,9] x) => (float[2,8,7,7] y) <float[8,1,3,3] d, float[8] e> {
+        y = Conv <group = 8> (x, d, e) }"""
+    without, given = quantized(text, DPQ), quantized(text, WIDE)
+    assert given.sqnr_db() > without.sqnr_db() + 4
+
+
+def test_eight_bits_in_report_and_replay(tmp_path: Any) -> None:
+    first = compiled(passes="fold-constants,canonicalize,fold-batchnorm,dual-precision{least-inputs=20}")
+    layers = {r["name"]: r for r in first.report["layers"]}
+    wide = [r for r in layers.values() if r["weight_format"] == FLOAT8_FORMAT]
+    assert wide
+    for record in wide:
+        count = int(np.prod(record["weight_shape"]))
+        rows = record["weight_bytes"] - count
+        assert rows > 0
+        assert rows % 2 == 0
+        assert record["reason"] == "weights in FP8: its outputs read too few inputs for 4 bits"
+    assert first.report["verification"]["elements_different"] == 0
+    path = tmp_path / "decisions.toml"
+    path.write_text(first.decisions, "utf-8")
+    again = compiled(decisions=path)
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+    path.write_text(first.decisions.replace('granularity = "channel"', 'granularity = "tensor"'), "utf-8")
+    with pytest.raises(
+        DecisionsError, match="are those of int4 codes in groups that are read as FP8"
+    ) as told:
+        compiled(decisions=path)
+    assert 'granularity = "channel"' in (told.value.hint or "")
