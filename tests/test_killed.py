@@ -199,6 +199,24 @@ main({compiling(tmp_path / "new" / "out", "int8")[3:]!r})
 
 
 @posix
+def test_a_call_of_the_runtime_can_be_interrupted(tmp_path: Path) -> None:
+    """Python alone hears of Ctrl-C when the call returns: here never."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> m (float[1] x) => (float[1] y)
+    <int64 m = {4611686018427387904}, bool c = {1}> {
+        y = Loop (m, c, x) <body: graph = b (int64 i, bool go, float[1] v) => (bool on, float[1] w) {
+            on = Identity (go) w = Identity (v) }> }"""
+    model = small_model(tmp_path, text=text)
+    command = [sys.executable, "-m", "lpcompile", "run", str(model)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as child:
+        assert child.stderr is not None
+        assert "random feeds" in child.stderr.readline()  # the last thing said before the call
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=60)
+    assert (child.returncode, *said) == (130, "", "error: interrupted\n")
+
+
+@posix
 def test_files_larger_than_allowed(tmp_path: Path) -> None:
     """A limit on the size of files stands for a disk that fills up while one is written."""
     program = f"""
