@@ -17,7 +17,7 @@ from lpcompile.assignment.budget import Budget, keeps
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
-from lpcompile.errors import BudgetError, LpcompileError
+from lpcompile.errors import BudgetError, LpcompileError, ModelError, PassError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
 from lpcompile.ir.settled_inputs import values_text
 from lpcompile.ledger import AS_SEARCHED, Ledger
@@ -37,6 +37,7 @@ from lpcompile.report.cost import ASSUMPTIONS, cost_document
 from lpcompile.runtime.execution import observer
 from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import Metric, load_metric
+from lpcompile.runtime.session import Session
 from lpcompile.search import Searched, search
 from lpcompile.target import FLOAT8_FORM, Options, Products, Target, Trial
 from lpcompile.watch import Watch
@@ -161,7 +162,10 @@ class Compilation:
                 prepared.recipe,
                 self.progress,
             )
-            emission = emit(graph, target, self.options, gate)
+            try:
+                emission = emit(graph, target, self.options, gate)
+            except PassError as error:
+                raise self._blamed(error, prepared) from error
         self.warnings += emission.warnings
         self._warn_of_codes(prepared.decisions, graph.plan)
         reports += emission.reports
@@ -213,6 +217,16 @@ class Compilation:
                 self.warnings.append(f"norm '{name}': its constants are not those of the decisions")
 
     # after the passes
+
+    def _blamed(self, error: PassError, prepared: Prepared) -> LpcompileError:
+        """The same, unless the model as it came does not run at the runtime's default level either."""
+        try:
+            for call in prepared.calls[:1]:
+                Session(prepared.source, threads=self.options.threads).run(call)
+        except ModelError as own:
+            hint = "see what 'lpcompile run' says of it; it may be quantised already, with impossible scales"
+            return ModelError(f"the model as it came does not run: {own.message}", hint=hint, where=own.where)
+        return error
 
     def _build(self, target: Target, emission: Emission, calls: Sequence[Feeds]) -> Products:
         """What the target makes beside the model."""

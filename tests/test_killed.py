@@ -1,5 +1,6 @@
 """Killed, interrupted, two at once, and odd places: the output folder holds all old files or all new ones."""
 
+import functools
 import json
 import os
 import random
@@ -9,17 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 
+from lpcompile import compile as compile_model
 from lpcompile import folder_swap
+from lpcompile.api import Artefacts
 from lpcompile.errors import OutputError
 from lpcompile.output import FINAL, write_folder
 from tests.cli.cli_runner import error_lines, lpcompile, small_feeds, small_model
 from tests.killed_writer import NEW, OLD, contents
-from tests.networks import compiled_network, shipped, shipped_data
+from tests.networks import toy
 
 ROOT = Path(__file__).resolve().parents[1]
-RESNET = shipped("digits_resnet")
 RECIPES = ("int8", "w4a8")
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and forks")
 exchanges = pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no exchange of folders")
@@ -129,17 +132,27 @@ def test_a_run_that_ended_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
 # the real command line
 
 
-def compiling(out: Path, recipe: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "lpcompile", str(RESNET), "-t", "ort", "--recipe", recipe),
-        *("--calibration-data", str(shipped_data("digits_resnet")), "-o", str(out), "--force"),
-    ]
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "toy.onnx"
+    onnx.save(toy("residual_add"), path)
+    return path
+
+
+def compiling(model: Path, out: Path, recipe: str) -> list[str]:
+    words = (sys.executable, "-m", "lpcompile", str(model), "-t", "ort", "--recipe", recipe)
+    return [*words, "-o", str(out), "--force"]
+
+
+@functools.cache
+def compiled(recipe: str) -> Artefacts:
+    return compile_model(toy("residual_add"), recipe=recipe)
 
 
 def which(out: Path) -> str:
     """The recipe that all four files come from."""
     recipe: str = json.loads((out / "report.json").read_text())["created_with"]["options"]["recipe"]
-    made = compiled_network("digits_resnet", recipe)
+    made = compiled(recipe)
     assert (out / "model.onnx").read_bytes() == made.model.SerializeToString(deterministic=True)
     assert (out / "decisions.toml").read_text() == made.decisions
     assert f"--recipe {recipe}" in (out / "report.html").read_text()
@@ -148,16 +161,16 @@ def which(out: Path) -> str:
 
 @posix
 @pytest.mark.slow
-def test_compilations_killed_at_random_times(tmp_path: Path) -> None:
+def test_compilations_killed_at_random_times(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     start = time.monotonic()
-    subprocess.run(compiling(out, "int8"), cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(compiling(model, out, "int8"), cwd=ROOT, capture_output=True, check=True)
     lasts = time.monotonic() - start
     rng = random.Random(4)
     now, seen = "int8", set()
     for turn in range(50):
         wanted = RECIPES[turn % 2]
-        child = subprocess.Popen(compiling(out, wanted), cwd=ROOT, stdout=-3, stderr=-3)
+        child = subprocess.Popen(compiling(model, out, wanted), cwd=ROOT, stdout=-3, stderr=-3)
         time.sleep(lasts * rng.uniform(0.1, 1.2))
         child.kill()
         child.wait()
@@ -169,16 +182,16 @@ def test_compilations_killed_at_random_times(tmp_path: Path) -> None:
 
 
 @posix
-def test_two_compilations_into_one_folder(tmp_path: Path) -> None:
+def test_two_compilations_into_one_folder(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    both = [subprocess.Popen(compiling(out, r), cwd=ROOT, stdout=-3, stderr=-3) for r in RECIPES]
+    both = [subprocess.Popen(compiling(model, out, r), cwd=ROOT, stdout=-3, stderr=-3) for r in RECIPES]
     assert [child.wait() for child in both] == [0, 0]
     assert which(out) in RECIPES
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 @posix
-def test_an_interrupted_compilation_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_compilation_leaves_nothing(model: Path, tmp_path: Path) -> None:
     """Ctrl-C while the files are written."""
     program = f"""
 import os, signal, sys
@@ -189,7 +202,7 @@ def interrupted(model, path, **rest):
     save(model, path, **rest)
     os.kill(os.getpid(), signal.SIGINT)
 io.save = interrupted
-main({compiling(tmp_path / "new" / "out", "int8")[3:]!r})
+main({compiling(model, tmp_path / "new" / "out", "int8")[3:]!r})
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
@@ -199,14 +212,32 @@ main({compiling(tmp_path / "new" / "out", "int8")[3:]!r})
 
 
 @posix
-def test_files_larger_than_allowed(tmp_path: Path) -> None:
+def test_a_call_of_the_runtime_can_be_interrupted(tmp_path: Path) -> None:
+    """Python alone hears of Ctrl-C when the call returns: here never."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> m (float[1] x) => (float[1] y)
+    <int64 m = {4611686018427387904}, bool c = {1}> {
+        y = Loop (m, c, x) <body: graph = b (int64 i, bool go, float[1] v) => (bool on, float[1] w) {
+            on = Identity (go) w = Identity (v) }> }"""
+    model = small_model(tmp_path, text=text)
+    command = [sys.executable, "-m", "lpcompile", "run", str(model)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as child:
+        assert child.stderr is not None
+        assert "random feeds" in child.stderr.readline()  # the last thing said before the call
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=60)
+    assert (child.returncode, *said) == (130, "", "error: interrupted\n")
+
+
+@posix
+def test_files_larger_than_allowed(model: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for a disk that fills up while one is written."""
     program = f"""
 import resource, signal
 from lpcompile.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-main({compiling(tmp_path / "new" / "out", "int8")[3:]!r})
+main({compiling(model, tmp_path / "new" / "out", "int8")[3:]!r})
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,6 +1,8 @@
 """The package list, the links and the wheel agree (docs/decisions/0001-folders-at-top-level.md)."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,11 +12,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from lpcompile.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+WHEEL_BYTES = 1_250_000  # docs/decisions/0005
+INSTALLED_BYTES = 250_000_000
 PREFIXES = {"lpcompile": "lpcompile", "passes": "lpcompile.passes", "backends": "lpcompile.backends"}
 
 
@@ -105,6 +110,34 @@ def test_wheel_holds_one_top_level_name(wheel: Path) -> None:
         for file in (ROOT / folder).rglob("*.py")
     }
     assert sources == {name for name in names if name.endswith(".py")}
+
+
+@pytest.mark.wheel
+def test_wheel_stays_small(wheel: Path) -> None:
+    assert wheel.stat().st_size <= WHEEL_BYTES
+
+
+def test_what_an_installation_brings_stays_small() -> None:
+    """The six dependencies and theirs, as they are installed here, without compiled Python."""
+    sizes = installed_bytes([d.split(">=")[0] for d in SETTINGS["project"]["dependencies"]])
+    assert {"numpy", "protobuf", "flatbuffers"} <= sizes.keys()
+    assert sum(sizes.values()) <= INSTALLED_BYTES, sizes
+
+
+def installed_bytes(names: list[str]) -> dict[str, int]:
+    """Bytes on the disk by distribution, over all that these need."""
+    found: dict[str, int] = {}
+    waiting = list(names)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        made = importlib.metadata.distribution(name)
+        files = [Path(str(f.locate())) for f in made.files or []]
+        found[name] = sum(f.stat().st_size for f in files if f.is_file() and f.suffix != ".pyc")
+        needed = [Requirement(text) for text in made.requires or []]
+        waiting += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
 
 
 @pytest.mark.wheel

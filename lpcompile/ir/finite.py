@@ -11,10 +11,11 @@ from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.graph import LpGraph
 
 _CHUNK_ELEMENTS = 1 << 20
+LARGEST_WEIGHT = 1e18  # losses are sums of squares
 
 
 def check_finite(graph: LpGraph) -> None:
-    """Check that the weights of the layers hold neither NaN nor infinity.
+    """Check that the weights of the layers hold neither NaN nor infinity, nor numbers whose squares are.
 
     Other constants may: attention masks are filled with -inf. NaN is refused in every float constant.
 
@@ -25,8 +26,10 @@ def check_finite(graph: LpGraph) -> None:
     for value in graph.constants():
         if not is_float(value.dtype):
             continue
-        bad = 0
+        bad, largest = 0, 0.0
         for chunk in _chunks(value.values):
+            if value in weights:
+                largest = max(largest, float(chunk.max()), -float(chunk.min()))
             good = np.isfinite(chunk) if value in weights else ~np.isnan(chunk)
             bad += int(chunk.size - np.count_nonzero(good))
         if bad:
@@ -34,6 +37,11 @@ def check_finite(graph: LpGraph) -> None:
             raise ModelError(
                 f"initializer {value.name!r} holds {bad} {kind} values",
                 hint="export the model again from a checkpoint whose weights are finite",
+            )
+        if largest > LARGEST_WEIGHT:
+            raise ModelError(
+                f"initializer {value.name!r} holds values up to {largest:.3g}, whose squares overflow float32",
+                hint="export the model again from a checkpoint whose training did not diverge",
             )
 
 

@@ -17,6 +17,7 @@ from lpcompile.analysis.inputs import Feeds, InputSpec
 from lpcompile.errors import InputError, ModelError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.graph import LpGraph
+from lpcompile.runtime.interrupts import run_options
 
 LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,  # the runtime's default
@@ -157,7 +158,7 @@ class Session:
         """
         names = self.outputs if outputs is None else list(outputs)
         try:
-            values = self.raw.run(names, dict(feeds))
+            values = self.raw.run(names, dict(feeds), run_options())
         except Exception as error:
             raise _run_error(error, self.inputs) from error
         found: Feeds = {}

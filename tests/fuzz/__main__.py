@@ -40,15 +40,15 @@ def main() -> int:
     for target in TARGETS if asked.target == "all" else [asked.target]:
         start = time.monotonic()
         codes: Counter[str] = Counter()
-        failures = list(failing(target, asked, codes))
-        bad += len(failures)
-        kinds = Counter(re.sub(r"\d+", "#", text)[:160] for _, text, _ in failures)
-        for index, text, words in failures:
-            print(f"{target} {index}: {text}\n    {words}")
+        kinds: Counter[str] = Counter()
+        for index, text, words in failing(target, asked, codes):
+            kinds[re.sub(r"\d+", "#", text)[:160]] += 1
+            print(f"{target} {index}: {text}\n    {words}", flush=True)
+        bad += kinds.total()
         ended = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items()) if count)
         seconds = time.monotonic() - start
         print(f"{target}: {asked.cases} cases in {seconds:.0f} s; exits: {ended}")
-        print(f"{target}: {len(failures)} failures of {len(kinds)} kinds", flush=True)
+        print(f"{target}: {kinds.total()} failures of {len(kinds)} kinds", flush=True)
     return int(bad > 0)
 
 

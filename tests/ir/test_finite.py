@@ -8,6 +8,18 @@ from lpcompile.ir.graph import LpGraph
 from tests.support import conv_bn_model, parse_model
 
 
+@pytest.mark.parametrize(("value", "fine"), [(9e17, True), (-9e17, True), (2e18, False), (-3e38, False)])
+def test_weights_whose_squares_overflow(value: float, fine: bool) -> None:
+    w = np.zeros((8, 8, 3, 3))
+    w[3, 2, 1, 0] = value
+    if fine:
+        check_finite(with_weight(w))
+        return
+    with pytest.raises(ModelError, match="squares overflow float32") as caught:
+        check_finite(with_weight(w))
+    assert f"up to {abs(value):.3g}" in caught.value.message
+
+
 def with_weight(w: np.ndarray) -> LpGraph:
     graph = LpGraph.from_proto(conv_bn_model())
     graph.set_weights(graph.nodes("Conv")[0], w, None)
