@@ -1,9 +1,9 @@
 """Whether an output is the recorded one.
 
-Recorded text is exact, with three liberties.  `...` stands for anything within a line, alone on a line for any number
-of lines.  Runs of blanks are one blank.  A number with a decimal point may be off by 5 % and by one of its last digit:
-such figures come from floating-point arithmetic, whose last digits are those of one processor and one version of a
-library.
+Recorded text is exact, with four liberties.  `...` stands for anything within a line, alone on a line for any number
+of lines.  Runs of blanks are one blank, and the separators of paths are alike.  A number with a decimal point may be
+off by 5 % and by one of its last digit: such figures come from floating-point arithmetic, whose last digits are those
+of one processor and one version of a library.
 """
 
 import re
@@ -25,7 +25,7 @@ def difference(recorded: str, got: str) -> str | None:
 
 
 def _lines(text: str) -> list[str]:
-    return [" ".join(line.split()) for line in text.strip().splitlines()]
+    return [" ".join(line.replace("\\", "/").split()) for line in text.strip().splitlines()]
 
 
 def _agree(wanted: list[str], lines: list[str]) -> bool:
