@@ -2,14 +2,16 @@
 
 Recorded text is exact, with four liberties.  `...` stands for anything within a line, alone on a line for any number
 of lines.  Runs of blanks are one blank, and the separators of paths are alike.  A number with a decimal point may be
-off by 5 % and by one of its last digit: such figures come from floating-point arithmetic, whose last digits are those
-of one processor and one version of a library.
+off by 5 % and by one of its last digit, and one with a sign or an error of one (a gain in decibels) by half a unit:
+such figures come from floating-point arithmetic, whose last digits are those of one processor and one version of a
+library.
 """
 
 import re
 
 SHARE = 0.05
-_NUMBER = r"[+-]?\d[\d,]*\.\d+(?:e[+-]?\d+)?"
+SIGNED = 0.5
+_NUMBER = r"(?:[+-]|\+- )?\d[\d,]*\.\d+(?:e[+-]?\d+)?"
 _PARTS = re.compile(rf"(\.\.\.|{_NUMBER})")
 
 
@@ -52,7 +54,8 @@ def line_agrees(wanted: str, line: str) -> bool:
 
 
 def _near(recorded: str, got: str) -> bool:
-    want, have = (float(text.replace(",", "")) for text in (recorded, got))
+    want, have = (float(text.removeprefix("+- ").replace(",", "")) for text in (recorded, got))
     mantissa, _, exponent = recorded.partition("e")
     last_digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
-    return abs(want - have) <= SHARE * abs(want) + last_digit
+    allowed = SHARE * abs(want) + last_digit
+    return abs(want - have) <= max(allowed, SIGNED if recorded[0] in "+-" else 0)
