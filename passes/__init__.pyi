@@ -137,6 +137,7 @@ def dual_precision(
     full_scale: int = 240,
     activations: str = "float8_e4m3fn",
     least_input_db: float = 24.0,
+    least_inputs: int = 16,
     moments: str = "float8_e4m3fn",
     damping: float = 0.01,
     calibration: Any = None,

@@ -13,6 +13,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from lpcompile.registry import PASSES
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -82,3 +84,8 @@ def test_every_cited_source_is_listed() -> None:
     cited = set(re.findall(r"\[([a-z]+(?:19|20)\d\d[a-z]?)[\],]", "\n".join(texts)))
     assert "jacob2018" in cited
     assert cited <= known
+
+
+def test_the_picture_of_the_pipeline_has_every_pass() -> None:
+    picture = README.split("## The pipeline")[1].split("## Use")[0]
+    assert set(PASSES) <= set(re.findall(r"[a-z0-9-]+", picture))

@@ -1,7 +1,8 @@
 """Whether an output is the recorded one.
 
-Recorded text is exact, with three liberties.  `...` stands for anything within a line, alone on a line for any number
-of lines.  Runs of blanks are one blank.  A number with a decimal point may be off by 5 % and by one of its last digit:
+Recorded text is exact, with four liberties.  `...` stands for anything within a line, alone on a line for any number
+of lines.  Runs of blanks are one blank, and the separators of paths are alike.  A number with a decimal point may be
+off by 5 % and by one of its last digit, and one with a sign or an error of one (a gain in decibels) by half a unit:
 such figures come from floating-point arithmetic, whose last digits are those of one processor and one version of a
 library.
 """
@@ -9,7 +10,8 @@ library.
 import re
 
 SHARE = 0.05
-_NUMBER = r"[+-]?\d[\d,]*\.\d+(?:e[+-]?\d+)?"
+SIGNED = 0.5
+_NUMBER = r"(?:[+-]|\+- )?\d[\d,]*\.\d+(?:e[+-]?\d+)?"
 _PARTS = re.compile(rf"(\.\.\.|{_NUMBER})")
 
 
@@ -25,7 +27,7 @@ def difference(recorded: str, got: str) -> str | None:
 
 
 def _lines(text: str) -> list[str]:
-    return [" ".join(line.split()) for line in text.strip().splitlines()]
+    return [" ".join(line.replace("\\", "/").split()) for line in text.strip().splitlines()]
 
 
 def _agree(wanted: list[str], lines: list[str]) -> bool:
@@ -52,7 +54,8 @@ def line_agrees(wanted: str, line: str) -> bool:
 
 
 def _near(recorded: str, got: str) -> bool:
-    want, have = (float(text.replace(",", "")) for text in (recorded, got))
+    want, have = (float(text.removeprefix("+- ").replace(",", "")) for text in (recorded, got))
     mantissa, _, exponent = recorded.partition("e")
     last_digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
-    return abs(want - have) <= SHARE * abs(want) + last_digit
+    allowed = SHARE * abs(want) + last_digit
+    return abs(want - have) <= max(allowed, SIGNED if recorded[0] in "+-" else 0)

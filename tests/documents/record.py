@@ -1,7 +1,7 @@
-"""Write what is printed now into the recorded outputs of pages: `python -m tests.documents.record docs/tutorial.md`.
+"""Write what is printed now into the recorded outputs of pages: `python -m tests.documents.record [docs/tutorial.md]`.
 
-An output that agrees is left as it is.  In others a word that was `...` stays so, and seconds in
-tables become so.  Read the difference before committing it.
+Without a name all pages are done.  An output that agrees is left as it is.  In others a word that was `...` stays so,
+and seconds in tables become so.  Read the difference before committing it: the sentences around may have to follow.
 """
 
 import re
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.documents.blocks import ROOT, Block, blocks, in_checkout, read
+from tests.documents.blocks import ROOT, Block, blocks, in_checkout, pages, read
 from tests.documents.matching import difference
 from tests.documents.running import Reader
 
@@ -56,6 +56,17 @@ def without_seconds(lines: list[str]) -> list[str]:
     return found
 
 
+def main(names: list[str]) -> int:
+    """Record pages, all that have recorded outputs where none is named; 1 where one could not be done."""
+    failed = 0
+    for name in names or [p for p in pages() if any("output" in block.notes for block in blocks(p))]:
+        try:
+            print(f"{name}: {record(name)} outputs changed", flush=True)
+        except AssertionError as error:
+            failed = 1
+            print(f"{name}: cannot be done: {error}", flush=True)
+    return failed
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(f"{name}: {record(name)} outputs changed")
+    sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,9 @@ def test_the_same_text_agrees_whatever_its_blanks() -> None:
         ("4.29e+09", "9.29e+09", False),
         ("took ... s", "took 12.25 s", True),
         ("-0.5", "0.5", False),
+        ("-3.96 +- 1.00", "-3.60 +- 0.70", True),
+        ("-3.96 +- 1.00", "-3.40 +- 0.70", False),
+        ("+1.72 +- 0.81", "+1.72 +- 1.40", False),
     ],
 )
 def test_lines(wanted: str, line: str, agrees: bool) -> None:
