@@ -51,6 +51,7 @@ class DualPrecision(Pass):
         full-scale: largest magnitude of FP8 weights: 240 or 448.
         activations: float8_e4m3fn, or float32: inputs are not rounded.
         least-input-db: an input that FP8 would leave with less SQNR stays float.
+        least-inputs: of an output; layers with fewer keep weights of 8 bits in FP8.
         moments: of inputs that rounding sees: of FP8 numbers (float8_e4m3fn) or of floats (float32).
         damping: added to the diagonals of the Gram matrices, relative to their mean.
     """
@@ -68,7 +69,7 @@ class DualPrecision(Pass):
     full_scale: int = 240
     activations: str = FLOAT8_FORMAT
     least_input_db: float = 24.0  # E4M3 itself gives 31.5 dB where products do not cancel
-    least_inputs: int = 16  # of an output; layers with fewer keep weights of 8 bits in FP8
+    least_inputs: int = 16
     moments: str = FLOAT8_FORMAT
     damping: float = DAMPING
 
