@@ -59,6 +59,9 @@ class Artefacts:
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for the feeds of one call.
 
+        Args:
+            feeds: arrays by name of the inputs, in the shapes and types that the float model takes.
+
         Raises:
             InputError: the feeds do not fit the model.
         """
@@ -130,6 +133,9 @@ def compile(
         observe: called after each pass.
         **overrides: single fields of `Options`.
 
+    Returns:
+        The model, its report and its decisions, written already where `output` names a folder.
+
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
     """
@@ -161,6 +167,9 @@ def tune(
         recipe: name of a recipe or path of a TOML file; None takes TUNED_RECIPE.
         tuning: options of the pass `tune-weights` by name: epochs, batch, estimator, learning-rate, loss, labels, ...
         **rest: of `compile`; `checkpoint` names a folder for the state after each epoch, `resume` goes on from it.
+
+    Returns:
+        What `compile` gives.
 
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
@@ -222,6 +231,12 @@ def cost(
 
 def load(path: str | os.PathLike[str]) -> Artefacts:
     """Read back a compiled folder, or any `.onnx` file.
+
+    Args:
+        path: of the folder that a compilation wrote, or of a model.
+
+    Returns:
+        What `compile` gave; of a model that stands alone, without report and decisions.
 
     Raises:
         InputError: there is no model.

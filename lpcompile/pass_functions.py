@@ -28,7 +28,7 @@ from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PLANNED, Kind, Pass, Pipeline, kind_of
-from lpcompile.planned_model import PlannedModel
+from lpcompile.planned_model import PlannedModel, carried_on, context_of
 from lpcompile.prepared import Preparation
 from lpcompile.progress import Steps
 from lpcompile.provenance import located
@@ -206,7 +206,7 @@ def _start(done: Pass, model: Any, call: Mapping[str, Any]) -> PlannedModel:
     graph.facts |= done.requires - PLANNED
     context = preparation.context(target, decisions, calibration, (done, *_later(call)))
     empty = PlannedModel(graph.to_proto(), preparation.options, (), (), graph, context)
-    return _told(call, empty.after(done, context))
+    return _told(call, carried_on(empty, done, context))
 
 
 def _carry_on(done: Pass, planned: Any, call: Mapping[str, Any]) -> PlannedModel:
@@ -225,7 +225,7 @@ def _carry_on(done: Pass, planned: Any, call: Mapping[str, Any]) -> PlannedModel
         changed |= {"checkpoint": _path(call["checkpoint"]), "resume": call["resume"]}
     if "layer_formats" in call:
         changed["layer_formats"] = tuple(call["layer_formats"])
-    return _told(call, planned.after(done, planned.context(**changed)))
+    return _told(call, carried_on(planned, done, context_of(planned, **changed)))
 
 
 def _opened(model: Any, call: Mapping[str, Any]) -> tuple[LpGraph, Preparation]:

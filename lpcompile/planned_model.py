@@ -89,51 +89,50 @@ class PlannedModel:
         """
         options = replace(self.options, emit=emit)
         check_options(self.target, options)
-        return self.target.emit(self.complete_graph(emit), options).model
+        return self.target.emit(complete_graph(self, emit), options).model
 
-    def complete_graph(self, emit: str) -> LpGraph:
-        """A copy of the float graph with the whole plan, ready to be emitted in a form.
 
-        Raises:
-            PipelineError: weights are planned that no pass has rounded, or the form is for layers that are not planned.
-            TargetError: the form needs an opset that the model cannot be raised to.
-        """
-        waiting = [
-            k for k, v in self.plan.layers.items() if v.kernel is not Kernel.FLOAT and v.tensor is None
-        ]
-        if waiting:
-            raise PipelineError(
-                f"the weights of {len(waiting)} layers are not rounded yet, as of '{waiting[0]}'",
-                hint="give the plan to lpcompile.passes.quantize_weights first",
-            )
-        graph = self._graph.copy()
-        if emit == FLOAT8_FORM:
-            if all(v.kernel is not Kernel.FLOAT8 for v in self.plan.layers.values()):
-                raise PipelineError(
-                    f"the form '{emit}' writes layers that compute in FP8, and none is planned",
-                    hint="plan with lpcompile.passes.dual_precision",
-                )
-            if reason := graph.raise_opset(FLOAT8_OPSET):
-                raise TargetError(
-                    f"the form '{emit}' needs opset {FLOAT8_OPSET}: {reason}", hint="use another"
-                )
-        return graph
+def complete_graph(planned: PlannedModel, emit: str) -> LpGraph:
+    """A copy of the float graph with the whole plan, ready to be emitted in a form.
 
-    def context(self, **changed: Any) -> PassContext:
-        """What passes may ask for, with caches of its own."""
-        own: Mapping[str, Any] = MappingProxyType({k: dict(getattr(self._context, k)) for k in CACHES})
-        return replace(self._context, **{"warnings": list(self._context.warnings), **own, **changed})
-
-    def after(self, done: Pass, context: PassContext) -> "PlannedModel":
-        """The model planned further by one pass.
-
-        Raises:
-            PipelineError: the pass needs another before it.
-            LpcompileError: of the pass.
-        """
-        graph = self._graph.copy()
-        reports = Pipeline((done,), frozenset(graph.facts)).run(graph, context)
-        quiet = replace(context, checkpoint=None, resume=False)
-        return PlannedModel(
-            self.source, self.options, (*self.passes, done), (*self.reports, *reports), graph, quiet
+    Raises:
+        PipelineError: weights are planned that no pass has rounded, or the form is for layers that are not planned.
+        TargetError: the form needs an opset that the model cannot be raised to.
+    """
+    waiting = [k for k, v in planned.plan.layers.items() if v.kernel is not Kernel.FLOAT and v.tensor is None]
+    if waiting:
+        raise PipelineError(
+            f"the weights of {len(waiting)} layers are not rounded yet, as of '{waiting[0]}'",
+            hint="give the plan to lpcompile.passes.quantize_weights first",
         )
+    graph = planned._graph.copy()
+    if emit == FLOAT8_FORM:
+        if all(v.kernel is not Kernel.FLOAT8 for v in planned.plan.layers.values()):
+            raise PipelineError(
+                f"the form '{emit}' writes layers that compute in FP8, and none is planned",
+                hint="plan with lpcompile.passes.dual_precision",
+            )
+        if reason := graph.raise_opset(FLOAT8_OPSET):
+            raise TargetError(f"the form '{emit}' needs opset {FLOAT8_OPSET}: {reason}", hint="use another")
+    return graph
+
+
+def context_of(planned: PlannedModel, **changed: Any) -> PassContext:
+    """What passes may ask for, with caches of its own."""
+    own: Mapping[str, Any] = MappingProxyType({k: dict(getattr(planned._context, k)) for k in CACHES})
+    return replace(planned._context, **{"warnings": list(planned._context.warnings), **own, **changed})
+
+
+def carried_on(planned: PlannedModel, done: Pass, context: PassContext) -> PlannedModel:
+    """The model planned further by one pass.
+
+    Raises:
+        PipelineError: the pass needs another before it.
+        LpcompileError: of the pass.
+    """
+    graph = planned._graph.copy()
+    reports = Pipeline((done,), frozenset(graph.facts)).run(graph, context)
+    quiet = replace(context, checkpoint=None, resume=False)
+    return PlannedModel(
+        planned.source, planned.options, (*planned.passes, done), (*planned.reports, *reports), graph, quiet
+    )

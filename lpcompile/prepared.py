@@ -20,7 +20,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.integer_operators import quantised_before
 from lpcompile.ir.settled_inputs import branch_advice, settle_inputs, values_of
 from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
-from lpcompile.planned_model import ONE_BY_ONE, PlannedModel
+from lpcompile.planned_model import ONE_BY_ONE, PlannedModel, complete_graph, context_of
 from lpcompile.progress import Progress, Steps
 from lpcompile.provenance import located, model_bytes, sha256_of
 from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
@@ -160,10 +160,10 @@ class Preparation:
             InputError: the float model does not run.
         """
         self._check_planned(planned, data)
-        context = planned.context(progress=self.progress)
+        context = context_of(planned, progress=self.progress)
         self.warnings += planned.warnings
         calibration = context.calibration
-        graph = planned.complete_graph(self.options.emit)
+        graph = complete_graph(planned, self.options.emit)
         reference = self._reference(LpGraph.from_proto(planned.source))
         calls, expected = self.judging(reference, calibration)
         return Prepared(
