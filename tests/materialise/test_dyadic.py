@@ -53,7 +53,7 @@ def exact(graph: LpGraph, least_db: float = 25.0) -> tuple[ModelProto, DyadicNum
 
 def test_side_paths_are_refused_by_the_layer() -> None:
     graph = plan_by_hand(layer_graph("gemm"), ["x", "y"], storing=SIDE_STORINGS[0])
-    with pytest.raises(TargetError, match="no side paths yet") as told:
+    with pytest.raises(TargetError, match="merge no side paths into weights") as told:
         materialise_dyadic(graph)
     assert told.value.where == "layer"
 
