@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("lpcompile", derandomize=True, deadline=None)
@@ -13,3 +14,16 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(700, 10, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a `sweep` the first case runs by default; the others are `thorough`."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("sweep") is None:
+            continue
+        function = item.nodeid.partition("[")[0]
+        if function in seen:
+            item.add_marker(pytest.mark.thorough)
+        seen.add(function)

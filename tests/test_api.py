@@ -45,6 +45,7 @@ def test_path_bytes_and_proto_are_one_model(tmp_path: Path) -> None:
     assert [m.report["model"]["path"] for m in made] == [str(path), str(path), None, None]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("recipe", ["fp32", *LOSSY])
 @pytest.mark.parametrize("name", TOYS)
 def test_every_recipe_on_every_toy(name: str, recipe: str) -> None:
@@ -60,6 +61,7 @@ def test_every_recipe_on_every_toy(name: str, recipe: str) -> None:
     assert formats == {{"fp32": "float32", "int8": "int8"}.get(recipe, "fixp4")}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "recipe"),
     [
@@ -80,6 +82,7 @@ def test_shipped_networks_keep_their_accuracy(name: str, recipe: str) -> None:
     assert (found == reference).mean() >= {"fp32": 1.0, "int8": 0.99, "w4a8": 0.96}.get(recipe, 0.88)
 
 
+@pytest.mark.thorough
 def test_without_data_weights_are_quantised_and_it_says_what_data_would_give() -> None:
     compiled = lpcompile.compile(shipped("digits_resnet"))
     assert compiled.report["recipe"] == "auto"

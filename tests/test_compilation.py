@@ -66,6 +66,7 @@ def absurd_recipe(folder: Path, bound_db: float, base: str = "int8") -> str:
     return str(path)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("emit", EMITS)
 @pytest.mark.parametrize("recipe", ["int8", "w4a8", "w4a4"])
 def test_two_runs_are_byte_identical(recipe: str, emit: str) -> None:
@@ -75,6 +76,7 @@ def test_two_runs_are_byte_identical(recipe: str, emit: str) -> None:
     assert without_times(first.report) == without_times(second.report)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["concat_branches", "matmul_bias", "shared_weights", "depthwise", "if_body"])
 @pytest.mark.parametrize("emit", EMITS)
 def test_a_replay_is_byte_identical(name: str, emit: str, tmp_path: Path) -> None:
@@ -87,6 +89,7 @@ def test_a_replay_is_byte_identical(name: str, emit: str, tmp_path: Path) -> Non
     assert again.report["warnings"] == first.report["warnings"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "options",
     [
@@ -322,6 +325,7 @@ def test_everything_there_is_to_watch_from_the_command_line(tmp_path: Path) -> N
     assert not (tmp_path / "dry").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("recipe", "rounding"), [("int8", "kernel-sums"), ("w4a8", "gptq"), ("auto", "gptq")]
 )

@@ -103,6 +103,7 @@ def test_bodies_stay_and_what_they_read_is_still_there() -> None:
     assert formats(made) == ["int8", "float32", "float32"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("text", "shapes", "quantised"),
     [

@@ -135,6 +135,7 @@ def _sqnr_db(wanted: Any, found: Any) -> float:
     return 200.0 if noise == 0 else float(10 * np.log10(signal / noise))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("target", ["ort", "cim"])
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_sample_agrees_with_float(name: str, target: str) -> None:

@@ -53,6 +53,7 @@ def integers_wherever_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     without_costs(monkeypatch)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("samples", "recipe"),
     [*((s, "w4a8") for s in SAMPLES), *((s, "auto") for s in ("one call", "always zero", "a dead channel"))],

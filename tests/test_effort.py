@@ -150,6 +150,7 @@ def written(folder: Path) -> Mapping[str, bytes]:
     return {n: (folder / n).read_bytes() for n in ("model.onnx", "decisions.toml")}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", ["w4a8", "nearest.toml"])
 def test_learned_codes_from_end_to_end(network: Path, tmp_path: Path, recipe: str) -> None:
     """The command line, twice, from a checkpoint, and from the decisions: the same bytes."""
@@ -190,6 +191,7 @@ def test_learned_codes_from_end_to_end(network: Path, tmp_path: Path, recipe: st
         assert row["gain_db"] > 1
 
 
+@pytest.mark.thorough
 def test_learned_ranges_are_learned_anew_in_a_replay(tmp_path: Path) -> None:
     """Weights are rounded over the ranges before, and learned together with them."""
     activations = "quantize-activations{cost=none,format=uint4,ends=uint8}"

@@ -100,6 +100,7 @@ def test_energy_is_spared_by_narrow_activations_or_fewer_planes(found: lpcompile
     )  # its image takes 8 planes: worse than int8, for the same energy
 
 
+@pytest.mark.thorough
 def test_decisions_replay_widths_of_activations(recipe: str, tmp_path: Path, wide: float) -> None:
     first = compiled(recipe, {"ace": 6e6})
     assert "uint4" in {x["activation_format"] for x in first.report["layers"]}
@@ -122,6 +123,7 @@ def test_the_nearest_point_that_an_error_names_can_be_had(recipe: str, wide: flo
     assert report["totals"]["energy_pj"] <= nearest * 1.0001
 
 
+@pytest.mark.thorough
 def test_weights_that_do_not_stay_are_counted_in_the_estimate(recipe: str) -> None:
     """The machine `reference` holds some formats of this network and not others."""
     whole = compiled(recipe, {"avg-bits": 33.0}, machine="reference").report

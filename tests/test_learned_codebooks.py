@@ -18,6 +18,7 @@ def _by_ability(monkeypatch: pytest.MonkeyPatch) -> None:
     without_costs(monkeypatch)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("recipe", "granularity"), [("int8", "channel"), ("w4a8", "group32")])
 def test_every_layer_has_a_table_of_its_own_and_replays_it(
     recipe: str, granularity: str, tmp_path: Path
@@ -65,6 +66,7 @@ def within_budget(weight_format: str) -> Artefacts:
     return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), passes=passes)
 
 
+@pytest.mark.thorough
 def test_tables_that_were_tried_are_improved_once_they_are_chosen(tmp_path: Path) -> None:
     """By the Gram matrix of the layer; a table named by its digits stays, and so does one that is replayed."""
     made = within_budget("lut4")

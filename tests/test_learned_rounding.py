@@ -29,6 +29,7 @@ def made(fmt: str, rounding: str = "adaround") -> Artefacts:
     return lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), passes=passes)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("fmt", ["fixp4", "nf4", "lut4"])
 def test_the_same_bytes_each_time_and_from_its_decisions(fmt: str, tmp_path: Path) -> None:
     first, second = made(fmt), made(fmt)

@@ -169,6 +169,7 @@ def test_one_call_has_no_error() -> None:
     assert found.document()["ledger_basis"]["held_back"] is False
 
 
+@pytest.mark.thorough
 def test_it_decides_nothing_and_is_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = shipped("digits_resnet"), str(shipped_data("digits_resnet"))
     with_it = lpcompile.compile(model, calibration=data, recipe="int8")
@@ -190,6 +191,7 @@ def test_it_decides_nothing_and_is_in_the_report(monkeypatch: pytest.MonkeyPatch
     assert "gains   " not in summary(without.report)
 
 
+@pytest.mark.thorough
 def test_a_search_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     without_costs(monkeypatch)
     model = parse_model(NET)

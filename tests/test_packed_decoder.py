@@ -45,6 +45,7 @@ def _compiled(data: bool, emit: str, recipe: str) -> lpcompile.Artefacts:
     return lpcompile.compile(model(), calibration=samples, recipe=recipe, emit=emit, effort=0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("data", [True, False])
 @pytest.mark.parametrize("emit", ["functions", "standard"])
 def test_its_matrices_run_packed_and_the_report_says_so(data: bool, emit: str, tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_the_portable_form_says_that_it_is_another() -> None:
     assert OP not in op_types(found.model)
 
 
+@pytest.mark.thorough
 def test_a_second_compilation_and_a_replay_give_the_same_bytes(tmp_path: Path) -> None:
     first = compiled()
     assert 'kernel = "matmul-nbits"' in first.decisions

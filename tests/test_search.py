@@ -119,6 +119,7 @@ def test_the_bound_is_met_by_what_is_written(found: lpcompile.Artefacts) -> None
     assert found.report["quality"]["sqnr_db_output"] >= SQNR
 
 
+@pytest.mark.thorough
 def test_less_does_not_meet_it(found: lpcompile.Artefacts, recipe: str) -> None:
     search = found.report["search"]
     missed = [e for e in search["evaluations"] if not e["ok"]]
@@ -147,6 +148,7 @@ def test_the_summary_has_a_line_of_it(found: lpcompile.Artefacts) -> None:
     assert "(bound 44)" in line
 
 
+@pytest.mark.thorough
 def test_what_was_kept_is_what_a_compilation_at_that_width_gives(
     found: lpcompile.Artefacts, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,12 +185,14 @@ def test_every_pass_is_observed_once_and_progress_is_told(watched: Watched) -> N
     assert steps[-1][0] == steps[-1][1]
 
 
+@pytest.mark.thorough
 def test_a_bound_on_bits_is_the_most_that_is_tried(recipe: str) -> None:
     found = compiled(recipe, budget={"sqnr-db": 38.0, "avg-bits": 6.0})
     assert max(e["budget"] for e in found.report["search"]["evaluations"]) == 6.0
     assert found.report["totals"]["bits_per_weight"] <= 6.0
 
 
+@pytest.mark.thorough
 def test_an_impossible_bound_names_the_nearest_point(recipe: str) -> None:
     with pytest.raises(BudgetError, match=r"sqnr-db 80 is not met: it is 5\d\.\d+ at 8\.\d+ bits") as caught:
         compiled(recipe, budget={"sqnr-db": 80.0})
@@ -201,6 +205,7 @@ def test_an_impossible_bound_names_the_nearest_point(recipe: str) -> None:
     assert "allow more than avg-bits=4.6" in caught.value.hint
 
 
+@pytest.mark.thorough
 def test_a_metric_of_the_python_api_is_a_function(recipe: str) -> None:
     bound = 0.04
     found = compiled(recipe, budget={"metric-drop": bound}, metric=error)
@@ -217,6 +222,7 @@ def test_a_metric_of_the_python_api_is_a_function(recipe: str) -> None:
     json.dumps(found.report)
 
 
+@pytest.mark.thorough
 def test_a_metric_without_a_bound_is_reported_and_decides_nothing(recipe: str) -> None:
     with_metric = compiled(recipe, budget={"avg-bits": 5.0}, metric=error)
     without = compiled(recipe, budget={"avg-bits": 5.0})
@@ -225,6 +231,7 @@ def test_a_metric_without_a_bound_is_reported_and_decides_nothing(recipe: str) -
     assert with_metric.model.SerializeToString() == without.model.SerializeToString()
 
 
+@pytest.mark.thorough
 def test_a_model_is_scored_once(recipe: str) -> None:
     calls = []
 
@@ -247,6 +254,7 @@ def test_recipes_without_a_choice_are_only_checked(tmp_path: Path) -> None:
         compiled(str(path), budget={"metric-drop": 1e-6}, metric=error)
 
 
+@pytest.mark.thorough
 def test_what_misses_a_bound_on_held_back_calls_is_asked_for_with_more_to_spare(
     recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +284,7 @@ def test_agreement_needs_classes(recipe: str) -> None:
         lpcompile.compile(model, calibration=samples(), recipe=recipe, budget={"agreement": 0.9})
 
 
+@pytest.mark.thorough
 def test_a_function_is_still_known_where_the_model_is_compiled_again(
     recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +309,7 @@ def test_a_failing_metric_ends_the_compilation(recipe: str) -> None:
         compiled(recipe, budget={"metric-drop": 0.1}, metric=broken)
 
 
+@pytest.mark.thorough
 def test_float_layers_count_among_the_bits(recipe: str) -> None:
     first = "Conv_0"
     found = compiled(recipe, budget={"sqnr-db": 38.0}, keep_float=(first,))
@@ -311,6 +321,7 @@ def test_float_layers_count_among_the_bits(recipe: str) -> None:
     assert found.report["search"]["avg_bits"] > 4.1 + 27 * 432 / (432 + 2304 + 80), "float weights are many"
 
 
+@pytest.mark.thorough
 def test_checkpoints_of_retraining_are_not_mixed_between_widths(recipe: str, tmp_path: Path) -> None:
     found = compiled(recipe, budget={"sqnr-db": 30.0}, tuning={"epochs": "1"}, checkpoint=tmp_path / "states")
     assert any("no checkpoints are kept" in w for w in found.report["warnings"])
@@ -318,6 +329,7 @@ def test_checkpoints_of_retraining_are_not_mixed_between_widths(recipe: str, tmp
     assert found.report["quality"]["sqnr_db_output"] >= 30
 
 
+@pytest.mark.thorough
 def test_what_was_refused_is_not_asked_again() -> None:
     """Few samples: what the deciding calls promise, the judging calls do not keep, by several dB."""
     model = parse_model("""m (float[N,16] x) => (float[N,8] y)

@@ -79,6 +79,7 @@ def test_decisions_without_samples_say_that_the_codes_are_others(
     assert any("weights are not retrained" in w for w in found.report["warnings"])
 
 
+@pytest.mark.thorough
 def test_the_pass_of_a_recipe_takes_the_options(data: Path) -> None:
     found = lpcompile.compile(
         shipped("digits_resnet"),

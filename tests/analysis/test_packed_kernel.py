@@ -52,6 +52,7 @@ def test_large_matrices_of_few_rows_stay_packed(rows: int, weights: WeightPlan, 
     assert not unpacked
 
 
+@pytest.mark.thorough
 def test_against_static_ranges_the_edges_are_counted() -> None:
     large = (4096, 4096)
     kernel, reason, _ = chosen(1, large, op="Gemm", calibrated=True)

@@ -115,6 +115,7 @@ def test_the_histogram_predicts_the_error_on_the_data(x: F32, levels: int) -> No
     assert mean_squared_error(statistics, r, levels) == pytest.approx(measured, rel=1e-3, abs=bound)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("levels", [16, 256])
 @pytest.mark.parametrize("kind", ["normal", "laplace", "relu", "skewed"])
 def test_least_error_comes_close_to_a_brute_force_search(kind: str, levels: int) -> None:

@@ -31,6 +31,7 @@ def drawn_bounds(rng: np.random.Generator, items: list[Item], bounds: int) -> di
     return dict(zip(NAMES, np.where(rng.random(bounds) < 0.5, share, exact).tolist(), strict=False))
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(0, 2))
 def test_the_loss_is_the_least_of_all_selections(seed: int, bounds: int, depth: int) -> None:
@@ -71,6 +72,7 @@ def test_mid_size_problems_agree_with_dynamic_programming_over_the_capacity(seed
     assert found.gap == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["sensitivity", "integer", "correlated", "uncorrelated"])
 @pytest.mark.parametrize("bounds", [1, 2, 3])
 def test_two_hundred_layers_of_twelve_formats_are_solved_exactly(kind: str, bounds: int) -> None:
@@ -185,6 +187,7 @@ def test_a_group_is_decided_together_with_its_layers(widths: int) -> None:
     assert sorted(found.picked) == ["act0", "act1", "l0.0", "l0.1", "l1.0", "l1.1"]
 
 
+@pytest.mark.thorough
 def test_many_groups_are_solved_exactly() -> None:
     rng = np.random.default_rng(4)
     groups = []

@@ -76,6 +76,7 @@ def test_group_scales_take_four_bits_each_where_a_row_has_several(fmt: str) -> N
     check_functions(fmt, GROUP, "ufloat8_e4m4")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("fmt", "granularity"), [("int8", "channel"), ("fixp4", GROUP), ("nf4", "tensor")])
 @pytest.mark.parametrize(
     ("target", "emit"), [("cim", "functions"), ("ort", "qdq"), ("ort", "standard"), ("ort", "functions")]

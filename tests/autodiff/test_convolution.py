@@ -33,6 +33,7 @@ CONVS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("weight", ["constant", "input"])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv(name: str, weight: str) -> None:
@@ -48,6 +49,7 @@ def test_conv(name: str, weight: str) -> None:
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [n for n in CONVS if "same" not in n])
 def test_conv_of_symbolic_sizes(name: str) -> None:
     x, w, attrs = CONVS[name]

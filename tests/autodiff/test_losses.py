@@ -73,6 +73,7 @@ def test_signs_through_the_softmax_head_have_the_fisher_matrix_exactly_over_all_
         np.testing.assert_allclose(second, np.diag(q) - np.outer(q, q), atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_labels_drawn_in_the_graph_follow_the_models_softmax() -> None:
     rng, p = np.random.default_rng(0), probabilities(graph_of())
     draws = [

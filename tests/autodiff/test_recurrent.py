@@ -62,6 +62,7 @@ def test_the_unrolled_layer_computes_the_same(op: str, direction: str, attrs: st
         np.testing.assert_allclose(found[value.name], found[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.parametrize(
     ("op", "direction"),

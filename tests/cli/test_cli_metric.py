@@ -121,6 +121,7 @@ def test_a_bound_on_a_metric_needs_one(words: list[str]) -> None:
     assert "--metric MODULE:FUNCTION" in hint
 
 
+@pytest.mark.thorough
 def test_analyze_measures_each_layer_by_the_metric(words: list[str]) -> None:
     model, data = words[0], words[4]
     asked = ["--calibration-data", data, "--samples", "16", "--format", "int2", "--metric"]

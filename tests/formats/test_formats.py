@@ -109,6 +109,7 @@ def test_encode_undoes_decode(name: str) -> None:
     assert np.array_equal(fmt.encode(levels), codes)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FOUR_BITS)
 @given(
     st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20),

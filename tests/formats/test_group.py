@@ -106,6 +106,7 @@ def test_levels_give_the_table_in_single_precision(name: str) -> None:
     np.testing.assert_array_equal(rows, table)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("largest", range(60, 128))
 def test_levels_of_learned_tables_of_every_range_round_ties_as_declared(largest: int) -> None:
     """Each level of the range once, so that every tie there is occurs: m * v * 127 / (15 * largest) = k + 1/2."""

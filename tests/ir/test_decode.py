@@ -63,6 +63,7 @@ def expanding_model(
     return model, plan, shape, op
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("storing", UNPACKED, ids=str)
 @pytest.mark.parametrize("layer", ["conv", "conv-even", "conv-depthwise", "conv-3d", "gemm", "gemm-even"])
 def test_unpacked_weights_are_those_that_were_stored(layer: str, storing: Storing) -> None:

@@ -14,6 +14,7 @@ NARROW = ["INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"]
 BYTEWISE = ["FLOAT", "FLOAT16", "BFLOAT16", "INT64", "BOOL", "FLOAT8E4M3FN", "FLOAT8E5M2", "FLOAT8E8M0"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NARROW + BYTEWISE)
 @settings(max_examples=30)
 @given(codes=st.lists(st.integers(1, 15), max_size=9))

@@ -55,6 +55,7 @@ def shapes(model: ModelProto) -> dict[str, tuple[int, list[int | str]]]:
     return {n: (t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim]) for n, t in types.items()}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kernel", [Kernel.INTEGER, Kernel.WEIGHT_ONLY])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_numbers_of_every_layer_stay(layer: str, kernel: Kernel) -> None:

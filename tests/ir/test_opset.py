@@ -112,6 +112,7 @@ CASES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("to", [13, 18, 21])
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_stay(case: str, to: int) -> None:

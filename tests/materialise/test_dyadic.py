@@ -58,6 +58,7 @@ def test_side_paths_are_refused_by_the_layer() -> None:
     assert told.value.where == "layer"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
 def test_every_way_to_store_weights(storing: Storing) -> None:
     for layer in ("conv", "gemm"):

@@ -79,6 +79,7 @@ def test_qdq_pairs_agree_within_steps(storing: Storing, held: str) -> None:
         assert np.mean(distance > 0.5) < 0.05
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
 def test_one_layer_as_pairs_gives_the_same_codes(layer: str, storing: Storing) -> None:

@@ -86,6 +86,7 @@ def constants_of(model: ModelProto) -> dict[str, Array]:
 # what is written
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("layer", "kernel"), KERNELS)
 def test_every_model_is_valid_and_carries_nothing_dead(layer: str, kernel: Kernel) -> None:
     for storing in (*STORINGS[:: 3 if kernel is Kernel.INTEGER else 7], SIDE_STORINGS[0]):

@@ -90,6 +90,7 @@ def best_by_trying(found: Quantized, bound: float) -> float:
     return float(best)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("share", [0.35, 0.42, 0.55, 0.8])
 def test_widths_and_formats_are_the_best_of_all_within_an_ace_bound(
     share: float, eight_bits: Quantized
@@ -241,6 +242,7 @@ def measured(share: float, eight_bits: Quantized) -> Quantized:
     return quantized(RESIDUAL, f"{NO_COSTS},assign-formats{{{options},ace={bound!r}}},{ROUND}", calls=20)
 
 
+@pytest.mark.thorough
 def test_the_whole_is_measured_with_activations_rounded(eight_bits: Quantized) -> None:
     """Against what the compiled model gives in ONNX Runtime on the deciding calls."""
     found = measured(0.52, eight_bits)

@@ -65,6 +65,7 @@ def by_hand(layers: Sequence[ScoredLayer], share: float, *, ratio: bool) -> set[
     return taken
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
 @pytest.mark.parametrize("rule", ["paper-greedy", "ratio-greedy"])
 def test_a_greedy_rule_is_followed_as_it_stands(rule: str, share: float) -> None:
@@ -73,6 +74,7 @@ def test_a_greedy_rule_is_followed_as_it_stands(rule: str, share: float) -> None
     assert found.reports["assign-formats"].metrics["measurements"] == 0
 
 
+@pytest.mark.thorough
 def test_no_greedy_rule_predicts_less_loss_than_the_knapsack() -> None:
     losses = {
         method: assigned(f"posit-fraction=0.25,joint=0,method={method}").reports["assign-formats"].metrics
@@ -87,6 +89,7 @@ def test_a_greedy_rule_needs_two_formats() -> None:
         AssignFormats.configured({"method": "paper-greedy", "formats": "posit4"})
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("rule", ["s1", "hessian", "measured"])
 def test_other_sensitivities_choose_within_the_share(rule: str) -> None:
     found = assigned(f"posit-fraction=0.3,sensitivity={rule},joint=0")
@@ -96,6 +99,7 @@ def test_other_sensitivities_choose_within_the_share(rule: str) -> None:
     assert posits(found), "heavy tails: some layer gains by any rule"
 
 
+@pytest.mark.thorough
 def test_losses_by_the_words_of_the_paper_go_with_the_error_not_its_square() -> None:
     """S1 by definition; the squares of its ratios are those of S3."""
     first, third = (scored(assigned(f"posit-fraction=0.3,sensitivity={s},joint=0")) for s in ("s1", "s3"))

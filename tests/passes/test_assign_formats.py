@@ -56,6 +56,7 @@ def bits_of(found: Quantized) -> float:
     return total / weights
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("bound", [4.4, 5.0, 6.5])
 def test_the_budget_is_kept_and_used(bound: float) -> None:
     found = assigned_within(f"avg-bits={bound}")
@@ -199,6 +200,7 @@ def test_options_that_mean_nothing_are_named(options: dict[str, str]) -> None:
     assert any(v in str(caught.value) for v in options.values()) or "samples" in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_the_same_seed_makes_the_same_choice() -> None:
     one, two = (assigned(f"{SMALL},avg-bits=4.6") for _ in range(2))
     assert {k: v.weight for k, v in one.layers.items()} == {k: v.weight for k, v in two.layers.items()}
@@ -260,6 +262,7 @@ def test_layers_without_integer_arithmetic_take_formats_too() -> None:
     assert plan.weight.format != "float32"
 
 
+@pytest.mark.thorough
 def test_a_model_that_gives_nothing_but_classes_is_scored_by_its_logits() -> None:
     text = CNN.replace("(float[N,5] y)", "(int64[N] z)").replace(
         "(f, w3, b3)", "(f, w3, b3)  z = ArgMax <axis=1, keepdims=0> (y)"
@@ -307,6 +310,7 @@ def test_a_layer_without_weights_stays_float() -> None:
     assert found.skip_reason("assign-formats", "none") == "it has no weights"
 
 
+@pytest.mark.thorough
 def test_learned_roundings_are_scored_as_gptq_and_learned_once_formats_are_decided() -> None:
     plain, learned = (assigned(f"{SMALL},avg-bits=5,rounding={r}") for r in ("gptq", "adaround"))
     pairs = zip(scored(plain), scored(learned), strict=True)

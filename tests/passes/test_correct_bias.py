@@ -34,6 +34,7 @@ def mean_error(text: str, passes: str) -> Array:
     return np.asarray(np.mean(total, 0))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("text", [DEPTHWISE, MLP, CNN])
 def test_mean_errors_shrink(text: str) -> None:
     with_it = mean_error(text, ALL)

@@ -59,6 +59,7 @@ def test_the_float_network_stays(text: str) -> None:
     assert found.rerun("equalize")["equalize"].changes == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", [DENSE, DEPTHWISE])
 def test_narrow_channels_gain(text: str) -> None:
     with_it, without = both(uneven(text))

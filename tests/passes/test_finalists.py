@@ -56,6 +56,7 @@ def test_rivals_that_measured_well_are_finalists_with_other_formats() -> None:
         assert all(layer.tensor is None for layer in plan.layers.values())
 
 
+@pytest.mark.thorough
 def test_the_best_after_the_second_rounding_is_kept() -> None:
     alone, all_of_them = assigned(), assigned()
     alone.rerun(f"{NAME}{{finalists=0}}")
@@ -71,6 +72,7 @@ def test_the_best_after_the_second_rounding_is_kept() -> None:
     assert sum(k.startswith("gain_db[") for k in report.metrics) == len(plans)
 
 
+@pytest.mark.thorough
 def test_a_better_finalist_takes_the_place_of_what_was_chosen() -> None:
     found = with_finalist("pot4", "int8")
     assert formats(found) == {"pot4"}
@@ -82,6 +84,7 @@ def test_a_better_finalist_takes_the_place_of_what_was_chosen() -> None:
     assert found.sqnr_db() > 20
 
 
+@pytest.mark.thorough
 def test_a_worse_one_changes_nothing() -> None:
     found, alone = with_finalist("int8", "pot4"), assigned("int8", 9)
     alone.rerun(f"{NAME}{{finalists=0}}")
@@ -91,6 +94,7 @@ def test_a_worse_one_changes_nothing() -> None:
     assert same_plan(found.graph, alone.graph)
 
 
+@pytest.mark.thorough
 def test_one_that_was_not_kept_as_it_was_rounded_is_left_out() -> None:
     found = with_finalist("pot4", "int8")
     found.context.rounded.clear()
@@ -98,6 +102,7 @@ def test_one_that_was_not_kept_as_it_was_rounded_is_left_out() -> None:
     assert formats(found) == {"pot4"}
 
 
+@pytest.mark.thorough
 def test_a_second_run_has_no_finalists() -> None:
     found = assigned()
     found.rerun(NAME)
@@ -115,6 +120,7 @@ def test_only_as_many_as_take_little_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert affordable_finalists(found.graph, calls, names) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", ["finalists=-2", "segments=-1"])
 def test_options_out_of_range_are_refused(options: str) -> None:
     with pytest.raises(Exception, match="at least"):

@@ -210,6 +210,7 @@ def test_sweeps_end_below_gptq_alone_and_cannot_be_negative() -> None:
         QuantizeWeights.configured({"sweeps": "-1"})
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "options", [f"format=fixp4,{GROUPED}", "format=nf4,rule=mse", f"format=posit4,{GROUPED}", "format=lut4"]
 )

@@ -76,6 +76,7 @@ def output_error(found: Quantized, graph: LpGraph) -> float:
     return total
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("options", "least"),
     [(SHORT, 0.4), ("iterations=24,batch=8,learning-rate=0.03,pull=50,method=adaround", 0.3)],
@@ -97,6 +98,7 @@ def test_blocks_come_nearer_to_the_float_model(cnn: Quantized, options: str, lea
         assert ("reconstructed" in layer.reason) == (name in changed)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("fmt", ["posit4", "float4_e2m1fn"])
 @pytest.mark.parametrize("method", ["ste", "adaround,pull=50"])
 def test_levels_need_not_be_equally_spaced(fmt: str, method: str) -> None:
@@ -159,6 +161,7 @@ def test_the_emitted_model_has_the_error_that_is_reported(activations: str) -> N
     )
 
 
+@pytest.mark.thorough
 def test_the_same_again_gives_the_same_plan(narrow: Quantized) -> None:
     (one, first, _), (two, second, _) = reconstructed(narrow), reconstructed(narrow)
     assert same_plan(one, two)
@@ -183,6 +186,7 @@ class Interrupted(Exception):
     """The process ends."""
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(narrow: Quantized, tmp_path: Path) -> None:
     whole, report, _ = reconstructed(narrow, checkpoint=tmp_path / "whole")
 

@@ -190,6 +190,7 @@ def test_every_form_of_the_model_has_the_planned_norms(preact: Quantized) -> Non
         assert not np.array_equal(old, new), form
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["ort", "cim"])
 def test_from_end_to_end_and_from_the_decisions(target: str, tmp_path: Path) -> None:
     calls = [{"x": x[None]} for x in np.random.default_rng(3).normal(size=(24, 3, 8, 8)).astype(np.float32)]

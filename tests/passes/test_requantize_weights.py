@@ -67,6 +67,7 @@ def emitted_noise(found: Quantized) -> float:
     return float(errors / power)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options", FORMATS)
 def test_outputs_come_nearer_on_the_samples(options: str) -> None:
     found = rounded(passes=f"quantize-weights{{{options},rule=mse,rounding=gptq}}")
@@ -124,6 +125,7 @@ def test_mean_outputs_are_those_of_the_float_layers() -> None:
         np.testing.assert_allclose(means[1], means[0], atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options", [*FORMATS, "format=int8"])
 def test_no_run_loses_and_the_second_one_finds_next_to_nothing(options: str) -> None:
     found = rounded(passes=f"quantize-weights{{{options},rule=mse,rounding=gptq}},correct-bias,{NAME}")
@@ -242,6 +244,7 @@ def test_scales_keep_the_bias_within_the_accumulator() -> None:
     assert (scale.reshape(-1) >= floor * (1 - 1e-5)).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", ["w4a8", "auto"])
 def test_decisions_are_replayed_to_the_byte(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -258,6 +261,7 @@ def test_decisions_are_replayed_to_the_byte(
     assert again.decisions == first.decisions
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options", FORMATS)
 def test_layers_keep_the_rounding_that_they_have(options: str) -> None:
     """Learned again for the new targets: other codes than GPTQ and its sweeps alone give, and no more noise."""

@@ -37,6 +37,7 @@ def noise(found: Quantized, plans: dict[str, ActivationPlan], seeds: range) -> f
     return float(judge.noise_terms(context.observe(rounded, ["y"])).mean())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("before", [NARROW, f"{NARROW},{WEIGHTS}"])
 def test_ranges_that_were_too_wide_are_found_and_pay_on_other_samples(before: str) -> None:
     found = quantized(RESIDUAL, before)
@@ -69,6 +70,7 @@ def test_what_is_reported_is_what_a_run_of_its_own_measures() -> None:
         assert metrics[f"output_sqnr_{key}_db"] == pytest.approx(-10 * np.log10(level), abs=0.3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("before", [NARROW, "quantize-activations{cost=none}"])
 def test_a_second_run_changes_nothing(before: str) -> None:
     found = quantized(RESIDUAL, f"{before},{SEARCH}")
@@ -78,6 +80,7 @@ def test_a_second_run_changes_nothing(before: str) -> None:
     assert same_plan(first, found.graph)
 
 
+@pytest.mark.thorough
 def test_the_same_seed_finds_the_same() -> None:
     one, other = (quantized(RESIDUAL, f"{NARROW},{SEARCH}") for _ in range(2))
     assert same_plan(one.graph, other.graph)

@@ -44,6 +44,7 @@ def cnn() -> Quantized:
     return rounded(CNN)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("text", [CNN, MLP])
 @pytest.mark.parametrize("fmt", ["fixp4", "posit4"])
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
@@ -120,6 +121,7 @@ def test_norms_are_trained_in_the_plan() -> None:
     assert np.abs(now - start.values).max() < 0.1, "it goes on from what is planned"
 
 
+@pytest.mark.thorough
 def test_the_same_again_and_from_a_checkpoint(cnn: Quantized, tmp_path: Path) -> None:
     class Interrupted(Exception):
         """The process ends."""
@@ -146,6 +148,7 @@ def test_the_same_again_and_from_a_checkpoint(cnn: Quantized, tmp_path: Path) ->
         tuned(cnn, SHORT.replace("epochs=6", "epochs=7"), checkpoint=tmp_path / "broken", resume=True)
 
 
+@pytest.mark.thorough
 def test_a_second_run_keeps_the_codes_and_does_not_lose(cnn: Quantized) -> None:
     once, first = tuned(cnn)
     twice, second = tuned(replace(cnn, graph=once))
@@ -242,6 +245,7 @@ def test_options_that_mean_nothing_are_refused(options: str, message: str) -> No
         pass_class(name).configured(given)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["ort", "cim"])
 def test_from_end_to_end_and_from_the_decisions(target: str, tmp_path: Path) -> None:
     """Ranges, norms, scales and biases of both targets; the verification compares integers bit for bit."""

@@ -55,6 +55,7 @@ def cnn() -> Quantized:
     return rounded(CNN)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("estimator", ["ste", "tanh", "linear", "lsq"])
 @pytest.mark.parametrize("fmt", ["fixp4", "posit4"])
 def test_the_loss_falls_with_every_estimator(fmt: str, estimator: str) -> None:
@@ -90,6 +91,7 @@ def test_the_compiled_model_is_nearer_to_the_float_model(cnn: Quantized) -> None
     assert divergence(after) < 0.7 * divergence(cnn)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("text", [CNN, MLP])
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
 @pytest.mark.parametrize("activations", ["uint8", "uint4"])
@@ -134,6 +136,7 @@ class Interrupted(Exception):
     """The process ends."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("optimiser", ["adam", "nesterov"])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     cnn: Quantized, tmp_path: Path, optimiser: str
@@ -177,6 +180,7 @@ def labelled(found: Quantized, labels: list[Array]) -> Calibration:
     return replace(found.context.calibration, labels=labels)
 
 
+@pytest.mark.thorough
 def test_labels_are_learned(cnn: Quantized) -> None:
     calls = cnn.context.calibration.calls  # type: ignore[union-attr]
     labels = [np.full(len(c["x"]), 3) for c in calls]

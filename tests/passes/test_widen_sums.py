@@ -79,6 +79,7 @@ def test_what_layers_alone_read_stays() -> None:
     assert report.skips == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", [BLOCKS, MOVED])
 def test_integers_are_those_of_numpy(text: str) -> None:
     model = parse_model(text)

@@ -91,6 +91,7 @@ def levels_beside(tensor: QuantizedTensor, row: int, column: int, weight: float)
     return {own, min(further, key=lambda v: abs(v - own), default=own)}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("count", [1, 3])  # one matrix, and three as of a grouped convolution
 @pytest.mark.parametrize(
     ("name", "granularity"),

@@ -100,6 +100,7 @@ def test_in_turn_the_loss_never_rises(seed: int, columns: int, fit: tuple[str, s
         known = found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "granularity"), FITTED)
 def test_in_turn_is_better_than_codes_alone(name: str, granularity: str) -> None:
     w, h = weights(10, 24), gram(24)

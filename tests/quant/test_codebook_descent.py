@@ -36,6 +36,7 @@ def with_levels(tensor: QuantizedTensor, levels: np.ndarray) -> QuantizedTensor:
     return replace(tensor, format=LearnedTable.from_levels(levels.astype(np.int8)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("seed", range(3))

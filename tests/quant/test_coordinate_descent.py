@@ -56,6 +56,7 @@ def test_loss_never_rises(seed: int, columns: int, fit: tuple[str, str], samples
         known = found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "granularity"), [f for f in FITTED if f[0] not in ("int8", "posit8")])
 def test_no_single_change_helps_at_the_end(name: str, granularity: str) -> None:
     w, h = weights(2, 12), gram(12)

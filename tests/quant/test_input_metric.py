@@ -198,6 +198,7 @@ def test_noise_counts_what_the_quantiser_of_the_inputs_adds() -> None:
     assert noise == pytest.approx(gap.var(axis=0).sum(), rel=0.05)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("rounds", [0, 2])
 @pytest.mark.parametrize(("name", "granularity"), FITTED[::3])
 def test_learned_rounding_loses_no_more_in_any_row(name: str, granularity: str, rounds: int) -> None:

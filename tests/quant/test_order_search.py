@@ -25,6 +25,7 @@ def test_no_row_gets_worse(seed: int, columns: int, fit: tuple[str, str], sample
     assert found.scales is start.scales
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "granularity"), FITTED)
 def test_better_than_one_order(name: str, granularity: str) -> None:
     w, h = weights(20, 30), gram(30, count=2)

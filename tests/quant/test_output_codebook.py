@@ -71,6 +71,7 @@ def test_no_other_single_level_suits_the_targets_better(granularity: str, count:
                 assert loss(other) >= least * (1 - 1e-6)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("granularity", ["channel", "group"])
 @pytest.mark.parametrize("count", [1, 16])  # one matrix; one a row, as of a depthwise convolution
 def test_the_table_of_a_layer_is_never_worse_once_codes_are_chosen(granularity: str, count: int) -> None:
@@ -88,6 +89,7 @@ def test_the_table_of_a_layer_is_never_worse_once_codes_are_chosen(granularity: 
     assert max(gains) > 0.1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 2), (3, 7)])

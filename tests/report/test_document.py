@@ -64,6 +64,7 @@ KEYS = {
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_key_of_the_schema(name: str) -> None:
     report = json.loads(to_json(compiled_network(name, "int8").report))
@@ -83,6 +84,7 @@ def test_every_key_of_the_schema(name: str) -> None:
         assert list(row) == LAYER_KEYS
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_layers_are_those_of_the_model(name: str, recipe: str) -> None:
@@ -103,6 +105,7 @@ def test_the_layers_are_those_of_the_model(name: str, recipe: str) -> None:
             assert row["macs"] == math.prod(out) * products
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("emit", ["functions", "standard", "qdq"])
 @pytest.mark.parametrize(
     "options",
@@ -240,6 +243,7 @@ def test_reports_are_merged_table_by_table() -> None:
     }
 
 
+@pytest.mark.thorough
 def test_posits_are_counted_in_parameters_and_macs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two layers alike but for their rows; the model of a MAC is asked for the ratio alone."""
     without_costs(monkeypatch)

@@ -116,6 +116,7 @@ def test_dynamic_quantisation_is_that_of_the_standard(x: list[float]) -> None:
 # the arithmetic against ONNX Runtime
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("storing", [*STORINGS, *SIDE_STORINGS], ids=str)
 def test_integer_layers_equal_the_runtime(layer: str, storing: Storing) -> None:

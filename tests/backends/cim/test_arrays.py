@@ -29,6 +29,7 @@ def codes(shape: tuple[int, ...], dtype: Any = np.uint8, bits: int = 8) -> NDArr
     return RNG.integers(low, low + (1 << bits), shape).astype(dtype)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("shape", "slid", "dtype", "bits"),
     [

@@ -42,6 +42,7 @@ GROUPED = """net (float[{n},8,6,6] x) => (float[{n},8,6,6] y)
     y = Conv <pads = [1, 1, 1, 1], group = 2> (b, w3) }}"""
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("n", "batch"), [("N", 1), ("3", 3)])
 @pytest.mark.parametrize("machine", ["npp-bitplane-sram", "reference"])
 def test_grouped_layers_count_without_the_zeros_between_groups(

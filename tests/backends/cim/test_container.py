@@ -63,6 +63,7 @@ def test_layout_by_hand() -> None:
     assert join(head, sections) == EXAMPLE
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(programs())
 def test_reading_undoes_writing(program: Program) -> None:
@@ -79,6 +80,7 @@ def test_reasons_are_written_in_order() -> None:
     assert to_bytes(replace(program, stages=(program.stages[0], turned))) == EXAMPLE
 
 
+@pytest.mark.thorough
 def test_a_large_program_stays_below_a_megabyte() -> None:
     program = large_program()
     data = to_bytes(program)
@@ -216,6 +218,7 @@ def test_flipped_and_truncated(flips: list[tuple[int, int]], draw: st.DataObject
     read_or_refused(bytes(data))
 
 
+@pytest.mark.thorough
 @settings(max_examples=300)
 @given(st.data())
 def test_changed_numbers_behind_right_checksums(draw: st.DataObject) -> None:

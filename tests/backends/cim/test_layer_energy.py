@@ -71,6 +71,7 @@ def both(
     return found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "fmt", "activation", "machine"), CASES)
 def test_read_out_and_arithmetic_are_exact(name: str, fmt: str, activation: str, machine: str) -> None:
     """What formats change most follows from shapes alone: planes of the image times planes of the input.

@@ -21,6 +21,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "batch"), [*((n, "N") for n in LAYERS), ("groups", "2")])
 def test_layers(name: str, batch: str, tmp_path: Path) -> None:
     machine, node, channels = LAYERS[name]

@@ -47,6 +47,7 @@ WORK = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", WORK)
 def test_work_without_arrays(name: str, tmp_path: Path) -> None:
     h, w, middle = WORK[name]

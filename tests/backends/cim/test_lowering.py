@@ -33,6 +33,7 @@ def made(model: ModelProto, machine: str, folder: Path, **options: Any) -> lpcom
     return compiled(model, [random_feeds(model, seed=i) for i in range(4)], machine, folder, **options)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("batch", ["N", 1, 3])
 def test_short_capacity_is_met_by_segments(batch: str | int, tmp_path: Path) -> None:
     model = parse_model(CONVS.format(n=batch))
@@ -118,6 +119,7 @@ def test_nodes_that_the_user_keeps_on_the_host(tmp_path: Path) -> None:
     assert check(found, "reference", random_feeds(model, seed=9))
 
 
+@pytest.mark.thorough
 def test_a_batch_is_served_sample_by_sample(tmp_path: Path) -> None:
     model = parse_model(CONVS.format(n="N"))
     program, machine = program_of(made(model, "reference", tmp_path)), description("reference")

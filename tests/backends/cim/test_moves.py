@@ -80,6 +80,7 @@ def network(channels: int, move: str) -> str:
     return NETWORK.format(c=channels, move=move, constants=constants)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ON_THE_MACHINE)
 def test_moves_on_the_machine(name: str, tmp_path: Path) -> None:
     model = read(*ON_THE_MACHINE[name])
@@ -88,6 +89,7 @@ def test_moves_on_the_machine(name: str, tmp_path: Path) -> None:
     assert check(made, "reference", random_feeds(model, seed=9))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("reason", ON_THE_HOST)
 def test_moves_on_the_host(reason: str, tmp_path: Path) -> None:
     model = read(*ON_THE_HOST[reason])

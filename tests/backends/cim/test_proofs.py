@@ -200,6 +200,7 @@ def big(cores: int, strips: int) -> Builder:
     return b
 
 
+@pytest.mark.thorough
 def test_twenty_thousand_instructions_are_proven_fast() -> None:
     b = big(16, 1280)
     machine = capacities(cores=16, gb_bytes=1 << 23, macros=16)

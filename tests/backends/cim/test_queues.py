@@ -249,6 +249,7 @@ def nest(count: int, *words: Instruction) -> list[Instruction]:
     return [op("REPEAT", count, n + 2), op("REPEAT", count, n + 1), op("REPEAT", count, n), *words]
 
 
+@pytest.mark.thorough
 def test_hostile_programs_end_soon() -> None:
     start = time.process_time()
     b = Builder()

@@ -52,6 +52,7 @@ def outcome(seed: int, folder: Path) -> Outcome:
     return Outcome(runs=True, lossless=lossless)
 
 
+@pytest.mark.thorough
 @settings(max_examples=20)
 @given(st.integers(0, 1_000_000))
 def test_programs_compute_what_the_model_does(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:

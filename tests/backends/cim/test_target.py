@@ -113,6 +113,7 @@ def test_a_network_stays_on_integers_between_its_ends() -> None:
     np.testing.assert_array_equal(whole, np.concatenate(alone))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("middle", "wanted"),
     [
@@ -193,6 +194,7 @@ def test_host_nodes() -> None:
         compiled(network(), host=("n_q",))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
@@ -215,6 +217,7 @@ def test_a_format_without_image_is_refused() -> None:
     assert caught.value.exit_code == 5
 
 
+@pytest.mark.thorough
 def test_forms_of_the_file() -> None:
     feeds = random_feeds(network(), seed=7)
     functions, standard = (compiled(network(), emit=form) for form in ("functions", "standard"))
@@ -257,6 +260,7 @@ def test_without_samples_ranges_are_generated_and_it_is_said() -> None:
     assert made.report["quality"]["source"] == "generated inputs"
 
 
+@pytest.mark.thorough
 def test_without_a_recipe_formats_are_chosen_within_the_bits_or_as_near_as_can_be() -> None:
     """Scales of so few weights take more than the half bit that 4.5 leaves them."""
     calls = [random_feeds(network(), seed=i) for i in range(6)]

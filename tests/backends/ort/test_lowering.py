@@ -75,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("optimised")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("storing", [*STORINGS, *SIDE_STORINGS], ids=str)
 def test_a_layer_in_any_format_is_the_node_that_int8_is(layer: str, storing: Storing, folder: Path) -> None:
@@ -111,6 +112,7 @@ def make_net(_name: str, storing: Storing, opset: int = 17) -> ModelProto:
     return net(storing, opset)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("storing", [*STORINGS, *SIDE_STORINGS], ids=str)
 @pytest.mark.parametrize("level", ["ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
 def test_a_network_in_any_format_optimises_to_the_graph_of_the_int8_file(
