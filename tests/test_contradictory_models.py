@@ -34,7 +34,6 @@ NORM = """m (float[N,4,8,8] x) => (float[N,4,8,8] y)
         (CONV.format(bias=4, more=", group: int = 0"), "group"),
         (GEMM.format(dims="4,3", bias=2), "does not fit 3 channels"),
         (GEMM.format(dims="4,3,1", bias=3), "is no matrix"),
-        (GEMM.format(dims="4,0", bias=1), "is empty"),
         (NORM.format(bias=3), "not of one length"),
         ("m (float[N,4] x) => (float[N,4] y) <int64 axis> { y = Flatten (x, axis) }", "input size 2"),
         ('m (float[N,4] x) => (float[N,4] y) { y = Softmax <axis: string = "a"> (x) }', "axis"),

@@ -253,7 +253,7 @@ def test_what_is_said_of_an_effort_is_printed(network: Path) -> None:
     result = command(network / "net.onnx", *words)
     assert "effort    -O2 adds nothing to -O1 here: its weights have 8 bits or more" in result.stdout
     assert result.stderr == ""
-    assert "3: also retrain" in " ".join(command("compile", "--help").stdout.split())
+    assert "3: retrain, too" in " ".join(command("compile", "--help").stdout.split())
 
 
 def test_the_pass_is_known() -> None:

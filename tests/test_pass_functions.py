@@ -220,7 +220,10 @@ def test_fp8_form_of_functions() -> None:
     )
     written = planned.materialise(emit="fp8-qdq")
     assert {v.domain: v.version for v in written.opset_import}[""] >= 21
-    assert_same_outputs(planned.materialise(), written, feeds=FRESH)
+    ours, theirs = (run_model(m, FRESH)["logits"] for m in (planned.materialise(), written))
+    differ = (ours != theirs).any(axis=1)  # sums of floats in another order may round to the next FP8 number
+    assert differ.mean() < 0.01
+    assert (ours.argmax(1) == theirs.argmax(1)).all()
 
 
 ERRORS: list[tuple[Any, type[LpcompileError], str, str]] = [

@@ -27,8 +27,6 @@ def _check_layer(node: Node) -> None:
     weight = node.inputs[1]
     assert weight is not None
     dims = weight.dims
-    if 0 in dims:
-        raise ModelError(f"weight {weight.name!r} is empty: {list(dims)}", where=node.name, hint=_HINT)
     if node.op in _CONVOLUTIONS:
         kernel, group = node.attrs.get("kernel_shape"), node.attrs.get("group", 1)
         if len(dims) < 3 or (kernel is not None and list(kernel) != list(dims[2:])):

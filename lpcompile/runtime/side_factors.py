@@ -30,7 +30,13 @@ NO_PATHS = "compile it with insert-lora{lowering=separate}, and without --emit"
 
 
 def side_factors(model: ModelProto) -> dict[str, tuple[F32, F32]]:
-    """Layer -> B (C, r) and A (r, K): the weights of the layer are those of its codes plus B A.
+    """Factors of the separate side paths of a compiled model.
+
+    Args:
+        model: compiled with separate side paths; calls of functions, not inlined.
+
+    Returns:
+        Layer -> B (C, r) and A (r, K), float32: the weights of the layer are those of its codes plus B A.
 
     Raises:
         InputError: no layer has a separate side path.
@@ -49,6 +55,9 @@ def swap_factors(model: ModelProto, factors: Factors) -> ModelProto:
         model: compiled with separate side paths; calls of functions, not inlined.
         factors: layer -> B (C, r) and A (r, K), real numbers; layers that are not named keep theirs. Zeros take a path
             away.
+
+    Returns:
+        The copy.
 
     Raises:
         InputError: no such layer, another shape, numbers that are not finite or that no path can hold.

@@ -127,5 +127,5 @@ def test_a_rank_beside_auto_is_one_of_its_choices(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_machine_refuses_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TargetError, match="cannot merge side paths"):
+    with pytest.raises(TargetError, match="has no lowering 'merged' of side paths"):
         compiled(monkeypatch, target="cim", recipe="auto", rank=2)

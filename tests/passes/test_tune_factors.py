@@ -87,7 +87,9 @@ def test_without_classes_samples_are_chosen_by_noise(net: Quantized) -> None:
 def test_what_is_no_better_on_spared_samples_is_not_kept(
     net: Quantized, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lpcompile.passes.tune_factors.gain_db", lambda _before, _after: (-0.25, 0.1))
+    monkeypatch.setitem(
+        pass_class("tune-factors").run.__globals__, "gain_db", lambda _before, _after: (-0.25, 0.1)
+    )
     graph, report = tuned(net)
     assert graph.plan is net.graph.plan
     assert not report.changes
@@ -107,7 +109,7 @@ def test_spared_samples_are_neither_trained_on_nor_held(
         seen.extend([training.train, training.held, spared])  # type: ignore[attr-defined]
         return dict(original(training, best, spared))
 
-    monkeypatch.setattr("lpcompile.passes.tune_factors._gain", spy)
+    monkeypatch.setitem(pass_class("tune-factors").run.__globals__, "_gain", spy)
     tuned(net)
     train, held, spared = (set(map(int, a)) for a in seen)
     assert len(spared) >= 3

@@ -118,7 +118,7 @@ def test_factors_are_stored_once_and_counted(tmp_path: Path) -> None:
 def test_a_replay_is_the_same(tmp_path: Path) -> None:
     model = parse_model(SERIES)
     calls = [random_feeds(model, seed=i) for i in range(6)]
-    first = lpcompile.compile(model, target="cim", calibration=calls, recipe="npp", rank=2)
+    first = lpcompile.compile(model, target="cim", calibration=calls, recipe="w4a8", rank=2)
     assert 'side_lowering = "separate"' in first.decisions
     file = tmp_path / "decisions.toml"
     file.write_text(first.decisions, "utf-8")
