@@ -19,7 +19,7 @@ from tests.bench.catalogue import EXPERIMENTS, NEED_ZOO, TABLES
 from tests.bench.machine import about_this
 
 QUICK_FOLDER = "quick"
-QUICK_ENTRIES = ("tiny_dscnn_kws",)  # where none are named
+QUICK_ENTRIES, QUICK_EFFORTS = ("tiny_dscnn_kws",), (1,)  # where none are named
 LEFT_OUT_IN_QUICK = {
     "fewest_bits": "compiles a larger network many times",
     "mixed_posit_tuned": "retrains networks for many minutes",
@@ -36,8 +36,9 @@ def run_all(bench: Bench, out: Path, *, again: bool = False) -> list[str]:
         again: make everything anew.
     """
     folder = out / QUICK_FOLDER if bench.quick else out
-    if bench.quick and not bench.entries:
-        bench = replace(bench, entries=QUICK_ENTRIES)
+    if bench.quick:
+        entries, efforts = bench.entries or QUICK_ENTRIES, bench.efforts or QUICK_EFFORTS
+        bench = replace(bench, entries=entries, efforts=efforts)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     print(", ".join(f"{k} {v}" for k, v in about_this().items()), flush=True)
     failed = []
