@@ -93,9 +93,12 @@ def test_examples_run_in_order(folder: Path) -> None:
         assert result["logits"].shape == (64, 10)
 
 
-def test_python_example_runs(folder: Path) -> None:
-    (program,) = blocks("python")
+def test_python_examples_run_in_order(folder: Path) -> None:
+    program = "\n".join(blocks("python"))
     assert python("-c", program + "print(logits.shape)", cwd=folder).strip().endswith("(500, 10)")
+    assert (folder / "resnet-by-hand" / "report.json").is_file()
+    for path in ("resnet-by-hand/model.onnx", "resnet-static.onnx"):
+        ort.InferenceSession(folder / path, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "models/README.md"])

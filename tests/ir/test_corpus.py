@@ -49,6 +49,10 @@ def outputs_of(model: ModelProto, feeds: dict[str, Any]) -> dict[str, Any] | Non
         ort.capi.onnxruntime_pybind11_state.RuntimeException,
     ):
         return None
+    except RuntimeError as error:
+        if "can't be converted to MLDataType" not in str(error):
+            raise
+        return None  # with the oldest packages numbers of 4 bits and FP8 cannot be fed
 
 
 def check_round_trip(name: str) -> None:
