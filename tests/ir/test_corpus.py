@@ -50,7 +50,9 @@ def outputs_of(model: ModelProto, feeds: dict[str, Any]) -> dict[str, Any] | Non
     ):
         return None
     except RuntimeError as error:
-        if not any(w in str(error) for w in ("can't be converted to MLDataType", "No corresponding Numpy type")):
+        if not any(
+            w in str(error) for w in ("can't be converted to MLDataType", "No corresponding Numpy type")
+        ):
             raise
         return None  # with the oldest packages numbers of 4 bits and FP8 cannot be fed or fetched
 
