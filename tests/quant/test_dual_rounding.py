@@ -194,6 +194,8 @@ def test_names_are_read_back() -> None:
     assert len(set(ROUNDINGS)) == 7
     for name in ROUNDINGS:
         assert DualRounding.of(name).name == name
+        searched = "levels" in name  # the others start from the largest magnitude, as published
+        assert DualRounding.of(name).scale_rule == ("levels" if searched else "absmax")
 
 
 def test_wrong_matrices_are_refused() -> None:
