@@ -197,6 +197,7 @@ def test_an_interrupted_compilation_leaves_nothing(model: Path, tmp_path: Path) 
 import os, signal, sys
 from lpcompile.cli import main
 from lpcompile.ir import io
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
 save = io.save
 def interrupted(model, path, **rest):
     save(model, path, **rest)
@@ -219,13 +220,22 @@ def test_a_call_of_the_runtime_can_be_interrupted(tmp_path: Path) -> None:
         y = Loop (m, c, x) <body: graph = b (int64 i, bool go, float[1] v) => (bool on, float[1] w) {
             on = Identity (go) w = Identity (v) }> }"""
     model = small_model(tmp_path, text=text)
-    command = [sys.executable, "-m", "lpcompile", "run", str(model)]
+    program = f"""
+import signal
+from lpcompile.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
+main(["run", {str(model)!r}])
+"""
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as child:
-        assert child.stderr is not None
-        assert "random feeds" in child.stderr.readline()  # the last thing said before the call
-        time.sleep(0.5)
-        child.send_signal(signal.SIGINT)
-        said = child.communicate(timeout=60)
+        try:
+            assert child.stderr is not None
+            assert "random feeds" in child.stderr.readline()  # the last thing said before the call
+            time.sleep(0.5)
+            child.send_signal(signal.SIGINT)
+            said = child.communicate(timeout=60)
+        finally:
+            child.kill()
     assert (child.returncode, *said) == (130, "", "error: interrupted\n")
 
 

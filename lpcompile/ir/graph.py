@@ -116,13 +116,11 @@ class LpGraph:
                 yield from body.nodes()
 
     def layers(self) -> list[Node]:
-        """Conv, ConvTranspose, Gemm, MatMul with a constant float weight, not empty, as input 1, in execution order."""
+        """Conv, ConvTranspose, Gemm, MatMul with a constant float weight as input 1, in execution order."""
         found = []
         for node in self.nodes(*_LAYER_OPS):
             data, weight = (*node.inputs, None, None)[:2]
-            quantisable = (
-                weight is not None and weight.is_constant and is_float(weight.dtype) and 0 not in weight.dims
-            )
+            quantisable = weight is not None and weight.is_constant and is_float(weight.dtype)
             if quantisable and data is not None and not data.is_constant:
                 found.append(node)
         return found

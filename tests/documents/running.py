@@ -132,11 +132,18 @@ def _edit(path: Path, block: Block) -> None:
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
     path = list(sys.path)
+    _forget(folder)  # a module of that name may come from another test
     with contextlib.chdir(folder):
         try:
             yield
         finally:
             sys.path[:] = path
+            _forget(folder)
+
+
+def _forget(folder: Path) -> None:
+    for module in folder.glob("*.py"):
+        sys.modules.pop(module.stem, None)
 
 
 def must_agree(block: Block, printed: str) -> None:
