@@ -1,6 +1,7 @@
 """The blocks of a page done one after the other, in one folder, as a reader would."""
 
 import contextlib
+import importlib
 import io
 import os
 import shlex
@@ -133,6 +134,8 @@ def _edit(path: Path, block: Block) -> None:
 def _inside(folder: Path) -> Iterator[None]:
     path = list(sys.path)
     _forget(folder)  # a module of that name may come from another test
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     with contextlib.chdir(folder):
         try:
             yield
