@@ -34,6 +34,7 @@ def test_the_recipes_of_this_version() -> None:
     assert {"fp32", "int8", "w4a8", "w4a4"} <= set(recipe_names())
 
 
+@pytest.mark.thorough
 def test_path_bytes_and_proto_are_one_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(toy("residual_add"), path)
@@ -97,6 +98,7 @@ def test_without_data_weights_are_quantised_and_it_says_what_data_would_give() -
     assert compiled.report["quality"]["sqnr_db_output"] > 20
 
 
+@pytest.mark.thorough
 def test_what_is_written_is_what_was_returned(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     compiled = lpcompile.compile(

@@ -114,6 +114,7 @@ def images(
     return {"image": np.full(shape, value, dtype)}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("arrays", "message", "hint"),
     [

@@ -149,6 +149,7 @@ def test_a_layer_kept_float_says_so() -> None:
     assert "Conv_" in caught.value.hint
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "bounds",
     [{"avg-bits": 13.0}, {"bytes": 1e6}, {"sqnr-db": 15.0}, {"agreement": 0.5}],
@@ -158,6 +159,7 @@ def test_a_budget_that_is_met(bounds: dict[str, float]) -> None:
     assert compiled("depthwise", budget=bounds).report["layers"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
@@ -197,6 +199,7 @@ def test_a_replay_of_what_fell_back_is_byte_identical(tmp_path: Path) -> None:
     assert "fall-back" not in [p["name"] for p in again.report["passes"]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
 def test_an_sqnr_that_nothing_reaches_ends_in_float(recipe: str, tmp_path: Path) -> None:
     made = compiled(recipe=absurd_recipe(tmp_path, 190.0, recipe))
@@ -271,6 +274,7 @@ def test_an_opset_is_raised_on_request() -> None:
     assert [e.version for e in made.model.opset_import if not e.domain] == [21]
 
 
+@pytest.mark.thorough
 def test_options_override_the_recipe() -> None:
     rows: Sequence[dict[str, Any]] = compiled(recipe="int8", weight_format="posit4").report["layers"]
     assert {r["weight_format"] for r in rows} == {"posit4"}

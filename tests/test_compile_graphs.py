@@ -66,6 +66,7 @@ def test_shapes(batch: str, h: object, w: object) -> None:
     assert formats(made) == ["int8", "int8"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("opset", [8, 9, 11, 12])
 def test_old_opsets_are_raised_and_it_is_said(opset: int) -> None:
     model = parse_model(CONVS.format(batch="1,", h=8, w=8), opset=opset, ir_version=4)
@@ -168,6 +169,7 @@ def test_float16_outside_and_integers_inside(recipe: str) -> None:
     assert made.run(calls[0])["y"].dtype == np.float16
 
 
+@pytest.mark.thorough
 def test_external_data_in_and_out(tmp_path: Path) -> None:
     path = tmp_path / "in" / "net.onnx"
     path.parent.mkdir()

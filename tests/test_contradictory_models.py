@@ -68,6 +68,7 @@ def declared(outputs: list[int], inner: list[int] | None = None) -> ModelProto:
     return model
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("outputs", [[1, 4, 65536, 8], [1, 4], [1, 4, 8, 8, 1]])
 @pytest.mark.parametrize("target", ["ort", "cim"])
 def test_what_a_model_computes_counts_and_not_what_it_declares(outputs: list[int], target: str) -> None:

@@ -71,6 +71,7 @@ def test_it_compiles_and_stays_near(samples: str, recipe: str) -> None:
     assert errors < 0.1 * power
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", ["w4a8", "auto"])
 def test_lengths_that_follow_from_data(recipe: str) -> None:
     """A float output whose length is another after rounding is not compared, and nothing fails for it."""

@@ -260,6 +260,7 @@ def test_the_pass_is_known() -> None:
     assert pass_class("reconstruct-blocks").configured({}).text == "reconstruct-blocks"
 
 
+@pytest.mark.thorough
 def test_retraining_that_an_effort_asked_for_is_undone_where_it_loses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

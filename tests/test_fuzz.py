@@ -15,6 +15,7 @@ from tests.fuzz.worker import made_case
 FEW = 6
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=FEW, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))

@@ -38,6 +38,7 @@ def points(folder: Path, *how: str) -> list[tuple[bool, dict[str, str] | None]]:
     return [(killed, found) for killed, found in map(json.loads, done.stdout.splitlines())]
 
 
+@pytest.mark.thorough
 @posix
 @exchanges
 def test_an_old_folder_is_replaced_whole_wherever_the_kill_comes(tmp_path: Path) -> None:
@@ -56,6 +57,7 @@ def test_a_new_folder_appears_whole_wherever_the_kill_comes(tmp_path: Path) -> N
     assert found[-1] == (False, new)
 
 
+@pytest.mark.thorough
 @posix
 def test_in_the_working_directory_no_file_is_half_written(tmp_path: Path) -> None:
     """It cannot be exchanged: whoever stands in it would stand in the old one."""
@@ -181,6 +183,7 @@ def test_compilations_killed_at_random_times(model: Path, tmp_path: Path) -> Non
     assert {(-signal.SIGKILL, False), (0, True)} <= seen or len(seen) > 1
 
 
+@pytest.mark.thorough
 @posix
 def test_two_compilations_into_one_folder(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -190,6 +193,7 @@ def test_two_compilations_into_one_folder(model: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.thorough
 @posix
 def test_an_interrupted_compilation_leaves_nothing(model: Path, tmp_path: Path) -> None:
     """Ctrl-C while the files are written."""
@@ -212,6 +216,7 @@ main({compiling(model, tmp_path / "new" / "out", "int8")[3:]!r})
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @posix
 def test_a_call_of_the_runtime_can_be_interrupted(tmp_path: Path) -> None:
     """Python alone hears of Ctrl-C when the call returns: here never."""
@@ -239,6 +244,7 @@ main(["run", {str(model)!r}])
     assert (child.returncode, *said) == (130, "", "error: interrupted\n")
 
 
+@pytest.mark.thorough
 @posix
 def test_files_larger_than_allowed(model: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for a disk that fills up while one is written."""
@@ -260,6 +266,7 @@ main({compiling(model, tmp_path / "new" / "out", "int8")[3:]!r})
 ODD = ("with space", "Größe\U0001f600", "a\nb", "-dash", "x" * 200, "\x1b[31m", os.fsdecode(b"\xff\xfe"))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ODD)
 def test_odd_paths(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name

@@ -38,6 +38,7 @@ def test_every_layer_has_a_table_of_its_own_and_replays_it(
     assert again.model.SerializeToString() == made.model.SerializeToString()
 
 
+@pytest.mark.thorough
 def test_a_decision_can_ask_for_a_table(tmp_path: Path) -> None:
     made = compiled_toy(TOY, "w4a8")
     file = tmp_path / "decisions.toml"
@@ -48,6 +49,7 @@ def test_a_decision_can_ask_for_a_table(tmp_path: Path) -> None:
     assert formats[1:] == ["fixp4"] * (len(formats) - 1)
 
 
+@pytest.mark.thorough
 def test_a_machine_takes_learned_tables() -> None:
     made = lpcompile.compile(
         toy(TOY), target="cim", calibration=toy_calls(TOY), recipe="int8", weight_format="lut4"

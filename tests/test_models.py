@@ -55,6 +55,7 @@ def test_model_is_valid_and_holds_what_it_is_for(name: str) -> None:
     assert wanted[name] <= ops
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", RECORDS)
 def test_float_accuracy_is_the_recorded_one(name: str) -> None:
     record = RECORDS[name]

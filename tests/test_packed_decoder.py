@@ -62,6 +62,7 @@ def test_its_matrices_run_packed_and_the_report_says_so(data: bool, emit: str, t
     assert found.report["quality"]["sqnr_db_output"] > 15  # that of 4-bit weights
 
 
+@pytest.mark.thorough
 def test_inputs_rounded_by_blocks_lose_less_than_weights_of_4_bits() -> None:
     floats = run_model(compiled(emit="qdq").model, calls()[0])["y"].astype(np.float64)
     packed = run_model(compiled().model, calls()[0])["y"]
@@ -88,6 +89,7 @@ def test_a_second_compilation_and_a_replay_give_the_same_bytes(tmp_path: Path) -
     assert again.decisions == first.decisions
 
 
+@pytest.mark.thorough
 def test_a_replay_takes_the_kernel_that_was_edited_in(tmp_path: Path) -> None:
     file = tmp_path / "decisions.toml"
     file.write_text(compiled().decisions.replace("matmul-nbits", "dynamic"), "utf-8")
@@ -118,6 +120,7 @@ def test_other_recipes_say_nothing_of_it(recipe: str) -> None:
     assert not any("packed" in row["reason"] for row in report["layers"])
 
 
+@pytest.mark.thorough
 def test_a_free_number_of_rows_keeps_them_from_it() -> None:
     free = parse_model(TEXT.replace("float[1,1,704]", "float[B,1,704]"), check=False)
     report = lpcompile.compile(free, recipe="w4a8").report

@@ -81,6 +81,7 @@ def test_all_kinds_are_here() -> None:
     assert sorted([*REWRITES, *STARTS, *CARRIES_ON]) == sorted(NAMES)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("model", TOYS)
 @pytest.mark.parametrize("name", REWRITES)
 def test_every_rewriting_pass_on_every_toy(name: str, model: str) -> None:
@@ -95,6 +96,7 @@ def test_every_rewriting_pass_on_every_toy(name: str, model: str) -> None:
     assert_same_outputs(proto, after, rtol=1e-4, feeds=toy_calls(model)[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", STARTS)
 def test_every_starting_pass(name: str) -> None:
     before = RESNET.SerializeToString(deterministic=True)
@@ -107,6 +109,7 @@ def test_every_starting_pass(name: str) -> None:
     assert RESNET.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CARRIES_ON)
 def test_every_further_pass(
     name: str, started: lpcompile.PlannedModel, rounded: lpcompile.PlannedModel
@@ -158,6 +161,7 @@ def kind_of_name(name: str) -> Kind | None:
     return kind_of(registry.pass_class(name)) if name in NAMES else None
 
 
+@pytest.mark.thorough
 def test_decisions_of_functions_replay(rounded: lpcompile.PlannedModel, tmp_path: Path) -> None:
     planned = lpcompile.passes.correct_bias(rounded)
     (tmp_path / "decisions.toml").write_text(planned.decisions)
@@ -194,6 +198,7 @@ def test_followed_by_tells_what_comes_later() -> None:
     assert said[1].changes
 
 
+@pytest.mark.thorough
 def test_labels_come_with_retraining(rounded: lpcompile.PlannedModel) -> None:
     with pytest.raises(LpcompileError, match="label"):
         lpcompile.passes.tune_weights(rounded, loss="cross-entropy", labels="y", epochs=1)
@@ -204,6 +209,7 @@ def test_labels_come_with_retraining(rounded: lpcompile.PlannedModel) -> None:
     assert tuned.plan != rounded.plan
 
 
+@pytest.mark.thorough
 def test_cim_without_samples_generates_them() -> None:
     folded = lpcompile.passes.fold_batchnorm(lpcompile.passes.canonicalize(RESNET))
     planned = lpcompile.passes.quantize_activations(folded, target="cim")
@@ -214,6 +220,7 @@ def test_cim_without_samples_generates_them() -> None:
     assert made.report["verification"]["bit_exact_sim"] is True
 
 
+@pytest.mark.thorough
 def test_fp8_form_of_functions() -> None:
     planned = lpcompile.passes.dual_precision(
         lpcompile.passes.fold_batchnorm(RESNET), calibration=CALLS, order="natural", rule="nearest"
@@ -297,6 +304,7 @@ def test_the_stub_is_what_the_registry_says() -> None:
     assert (Path(lpcompile.passes.__path__[0]) / "__init__.pyi").read_text("utf-8") == stub()
 
 
+@pytest.mark.thorough
 def test_functions_and_modules_of_one_name() -> None:
     """Whatever was imported before, the attribute is the function, and the module is found by its name."""
     code = """

@@ -54,12 +54,14 @@ def test_every_pass_is_entered_in_order_and_loops_belong_to_one() -> None:
     assert all(0 <= s.done <= s.total for s in steps)
 
 
+@pytest.mark.thorough
 def test_machines_and_timing_tell_too() -> None:
     built = {s.what for s in told(target="cim", recipe="int8")}
     assert "building the program" in built
     assert "timing both models" in {s.what for s in told(benchmark=True)}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("target", "recipe"), [("ort", "w4a8"), ("ort", "auto"), ("cim", "int8")])
 def test_an_exception_at_any_step_ends_it_and_nothing_is_written(
     target: str, recipe: str, tmp_path: Path

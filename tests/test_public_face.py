@@ -24,6 +24,7 @@ def test_types_are_announced() -> None:
     assert (Path(lpcompile.__file__).parent / "py.typed").is_file()
 
 
+@pytest.mark.thorough
 def test_all_names_are_there_and_loaded_on_use() -> None:
     code = "import sys, lpcompile; print('onnx' in sys.modules); [getattr(lpcompile, n) for n in lpcompile.__all__]"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

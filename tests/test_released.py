@@ -85,6 +85,7 @@ def test_replaced_weights_go_at_once() -> None:
     assert node.input_names == ["u", "own"]
 
 
+@pytest.mark.thorough
 def test_a_compilation_that_keeps_its_layers_never_makes_the_float_graph_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -51,6 +51,7 @@ def ranks(found: lpcompile.Artefacts) -> dict[str, int]:
     return {r["name"]: r["rank"] for r in found.report["layers"]}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("head", [STATIC, DYNAMIC])
 def test_the_runtime_equals_numpy_bit_for_bit(head: str) -> None:
     found = compiled(head)
@@ -120,6 +121,7 @@ def factors_for(name: str, shape: tuple[int, int], rank: int) -> dict[str, tuple
     return {name: (b.astype(np.float32), a.astype(np.float32))}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("head", [STATIC, DYNAMIC])
 @pytest.mark.parametrize("rank", [1, 5])
 def test_swapped_factors_are_those_that_run(head: str, rank: int) -> None:

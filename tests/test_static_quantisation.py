@@ -69,6 +69,7 @@ def test_every_extra_option_of_the_rival_is_known() -> None:
     assert theirs <= known
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "given", [{}, {"per_channel": True}, {"weight_type": rival.QuantType.QInt4, "per_channel": True}]
 )
@@ -80,6 +81,7 @@ def test_no_worse_than_the_rival(given: dict[str, Any], tmp_path: Path) -> None:
     assert kept >= right - 1  # of 500; one image is noise
 
 
+@pytest.mark.thorough
 def test_forms(tmp_path: Path) -> None:
     for form, wanted in ((rival.QuantFormat.QDQ, "Conv"), ("QOperator", "QLinearConv")):
         model = quiet_static(tmp_path / "m.onnx", quant_format=form)
@@ -87,6 +89,7 @@ def test_forms(tmp_path: Path) -> None:
         assert {n.domain for n in model.graph.node} == {""}
 
 
+@pytest.mark.thorough
 def test_scales_of_weights(tmp_path: Path) -> None:
     def sizes(**given: Any) -> set[int]:
         model = quiet_static(tmp_path / "m.onnx", **given)
@@ -110,6 +113,7 @@ def test_reduced_range_is_7_bits(tmp_path: Path) -> None:
     assert max(int(np.abs(w.astype(int)).max()) for w in weights if w.ndim > 1) in (63, 64)
 
 
+@pytest.mark.thorough
 def test_nodes_and_operators_that_stay_float(tmp_path: Path) -> None:
     names = [n.name for n in onnx.load(shipped(NAME)).graph.node if n.op_type == "Conv"]
 
@@ -125,6 +129,7 @@ def test_nodes_and_operators_that_stay_float(tmp_path: Path) -> None:
     assert left(op_types_to_quantize=["Gemm"]) == set(names)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("method", "extra"), [("MinMax", {}), ("Entropy", {}), ("Percentile", {"CalibPercentile": 99.0})]
 )
@@ -145,6 +150,7 @@ def test_external_data(tmp_path: Path) -> None:
     assert quality(onnx.load(tmp_path / "m.onnx"))[0] > 30
 
 
+@pytest.mark.thorough
 def test_smooth_quant_scales_channels(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -52,6 +52,7 @@ def test_single_operators() -> None:
     assert len(seen) > 150
 
 
+@pytest.mark.thorough
 def test_model_files() -> None:
     seen: set[str] = set()
     for name in file_names():

@@ -28,6 +28,7 @@ def check(made: lpcompile.Artefacts) -> None:
     assert made.report["cost"]["uncounted"]["after"] == []
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", SHIPPED)
 def test_edges_of_shipped_networks(name: str) -> None:
     check(compiled_network(name, "int8"))
@@ -40,6 +41,7 @@ def test_edges_of_toys(name: str) -> None:
     check(made)
 
 
+@pytest.mark.thorough
 def test_edges_of_a_reference_graph() -> None:
     name = "digits_resnet"
     check(lpcompile.compile(shipped(name), target="cim", calibration=shipped_data(name), recipe="int8"))

@@ -125,6 +125,7 @@ ACTIVATIONS = ("uint16", "uint8", "uint4")
 SCALES = (FLOAT, DYADIC, DYADIC8, POWER_OF_TWO)
 
 
+@pytest.mark.thorough
 @settings(max_examples=30, deadline=None)
 @given(networks)
 def test_it_never_rises_when_a_width_falls(network: Network) -> None:

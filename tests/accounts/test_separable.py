@@ -48,6 +48,7 @@ TABLE = {  # stem, depthwise, pointwise, fully connected, outputs of convolution
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("width", TABLE)
 def test_macs_outputs_and_parameters_of_mobilenet(width: float) -> None:
     graph, account = float_network(width)
@@ -67,6 +68,7 @@ def test_first_layers_of_mobilenet() -> None:
         assert found[name].ace == 1024 * macs
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fmt", "bits", "expected"), [("int8", 8, 36_399_382_528), ("int4", 4, 9_099_845_632)]
 )
@@ -113,6 +115,7 @@ def test_two_float_products_an_output_cost_twice_the_whole() -> None:
     assert products_and(narrow, ("scale",)) + second == 16_676_601_856
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("pikelpn-1x", 7.64), ("pikelpn-2x", 13.13), ("pikelpn-3x", 26.17), ("pikelpn-6x", 43.53)],

@@ -20,6 +20,7 @@ def labels(feeds: list[Feeds]) -> list[int]:
     return [int(f["x"][0]) for f in feeds]
 
 
+@pytest.mark.thorough
 @given(st.integers(4, 500))
 def test_deciding_and_judging_split_the_calls(n: int) -> None:
     calibration = Calibration(calls(n))

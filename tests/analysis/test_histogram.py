@@ -46,6 +46,7 @@ def test_streaming_counts_what_one_histogram_of_everything_counts(chunks: list[F
     assert found.count == everything.size
 
 
+@pytest.mark.thorough
 @given(chunk_lists(), st.randoms(use_true_random=False))
 def test_the_order_of_the_chunks_does_not_matter(chunks: list[F32], random: Any) -> None:
     one = streamed(chunks)

@@ -74,6 +74,7 @@ def test_it_is_the_definition(kind: str, seed: int, levels: int, a: float, b: fl
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", [16, 256])
 def test_the_rule_comes_close_to_the_least_of_a_grid(kind: str, levels: int) -> None:

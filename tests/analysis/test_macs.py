@@ -80,6 +80,7 @@ def test_depthwise_is_one_input_channel_a_group() -> None:
     assert not LayerShape("Conv", 4, 27, 6, 36, 1, (3, 3)).depthwise
 
 
+@pytest.mark.thorough
 def test_resnet18_has_its_published_number_of_multiply_accumulates() -> None:
     graph = LpGraph.from_proto(resnet18(image=224))
     graph.infer_shapes()

@@ -40,6 +40,7 @@ def chosen(
     return choice.kernel, choice.reason, choice.unpacked
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("weights", [GROUPS, WeightPlan("int4", "channel"), WeightPlan("int4", "group64")])
 @pytest.mark.parametrize("rows", range(1, MOST_ROWS + 1))

@@ -70,6 +70,7 @@ INTEGER_GRAPHS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", INTEGER_GRAPHS)
 def test_no_tensor_between_quantised_layers_goes_to_floats_and_back(name: str, tmp_path: Path) -> None:
     found = quantized(f"m (float[1,3,8,8] x) => (float[1,C,H,W] y) {STEM} {INTEGER_GRAPHS[name]}")

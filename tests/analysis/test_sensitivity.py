@@ -68,6 +68,7 @@ def test_the_trace_of_a_quadratic_loss_is_exact_over_all_probes() -> None:
     )  # a diagonal one: any z is exact
 
 
+@pytest.mark.thorough
 def test_the_trace_behind_a_softmax_is_that_of_the_fisher_matrix() -> None:
     study = study_of(TWO_LAYERS)
     r = np.maximum(X.astype(np.float64) @ study.graph.value("w").values, 0)

@@ -78,6 +78,7 @@ def test_coarse_fits_are_near_thorough_ones() -> None:
         assert c.bits == stored_bits(w.shape, LayerFormat(c.weight, kernel=Kernel.WEIGHT_ONLY))
 
 
+@pytest.mark.thorough
 def test_kept_candidates_get_better_as_they_get_dearer() -> None:
     w, h = weights()
     found = fit_candidates(w, plans(), importance=h)

@@ -42,6 +42,7 @@ def test_loss_saved_per_cost_finds_the_better_pair_here() -> None:
     assert posits(dict(found.picked)) == [2, 4]
 
 
+@pytest.mark.thorough
 @given(
     st.lists(st.tuples(st.floats(-1, 1), st.integers(0, 50)), min_size=1, max_size=12),
     st.floats(0, 1),

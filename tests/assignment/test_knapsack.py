@@ -141,6 +141,7 @@ def test_the_same_cost_under_two_names_is_one_bound() -> None:
     assert solve(doubled, {"bytes": 2 * bound, "bits": 8 * bound}).loss == one.loss
 
 
+@pytest.mark.thorough
 def test_nodes_that_run_out_leave_an_honest_gap() -> None:
     items = layers(3, 200, 12, 3, "correlated")
     asked = between(items, dict.fromkeys(NAMES, 0.4))
@@ -151,6 +152,7 @@ def test_nodes_that_run_out_leave_an_honest_gap() -> None:
     assert "at least" in cut.notes[0]
 
 
+@pytest.mark.thorough
 def test_a_tolerance_is_kept() -> None:
     items = layers(3, 200, 12, 2, "correlated")
     asked = between(items, {"bytes": 0.4, "ace": 0.3})

@@ -64,6 +64,7 @@ def check_functions(fmt: str, granularity: str, scale_format: str) -> None:
         assert counted == 8 * weight_bytes[node.name] == of_file(model, node.name), node
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("fmt", [*IMAGED, *FLOATS])
 def test_every_format_takes_in_the_file_what_was_counted(fmt: str) -> None:
     for granularity, scale_format in KINDS:

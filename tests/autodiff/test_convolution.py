@@ -75,6 +75,7 @@ TRANSPOSED = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_conv_transpose(name: str) -> None:
     x, w, attrs = TRANSPOSED[name]

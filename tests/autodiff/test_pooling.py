@@ -18,6 +18,7 @@ POOLS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
 @pytest.mark.parametrize("name", POOLS)
 def test_pool(op: str, name: str) -> None:

@@ -50,6 +50,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_agree_with_central_differences_and_with_onnx_runtime(case: Case) -> None:
     check(case)

@@ -86,6 +86,7 @@ def test_damaged_programs(out: Path, tmp_path: Path) -> None:
         assert error_lines("sim", bad, "--input", feeds, code=3)[0].startswith("error: ")
 
 
+@pytest.mark.thorough
 def test_a_machine_of_ones_own_and_its_hash(tmp_path: Path) -> None:
     machine = tmp_path / "mine.toml"
     machine.write_text(with_values(machine_text("reference"), core__macros=16))
@@ -118,6 +119,7 @@ def test_axes_that_are_not_known(tmp_path: Path) -> None:
     assert lpcompile(model, *words, *fixed).exit_code == 0
 
 
+@pytest.mark.thorough
 def test_strict_and_host(tmp_path: Path) -> None:
     words = (
         "-t",
@@ -210,6 +212,7 @@ def test_the_program_serves_one_sample_of_a_batch(out: Path) -> None:
     assert all(p.batch_axis for s in program.stages if isinstance(s, DeviceStage) for p in s.inputs)
 
 
+@pytest.mark.thorough
 def test_a_run_is_priced_by_counts_or_by_densities(out: Path, tmp_path: Path) -> None:
     words = ("sim", out / "program.lpcim", "--input", samples(tmp_path), "--json")
     exact = json.loads(lpcompile(*words, "--energy", "exact").stdout)

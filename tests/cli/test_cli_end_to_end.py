@@ -101,6 +101,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"small.onnx"}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("words", "codes"),
     [

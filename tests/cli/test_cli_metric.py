@@ -87,6 +87,7 @@ def test_the_summary_tells_of_the_search(words: list[str]) -> None:
     assert line.endswith("(bound 30)")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bound", ["sqnr-db=70", "sqnr-db=70,avg-bits=5"])
 def test_a_bound_out_of_reach_ends_with_the_nearest_point(words: list[str], bound: str) -> None:
     onnx.save(toy("residual_add"), "toy.onnx")
@@ -98,6 +99,7 @@ def test_a_bound_out_of_reach_ends_with_the_nearest_point(words: list[str], boun
     assert "loosen the bound to sqnr-db=" in hint
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
@@ -141,6 +143,7 @@ def test_analyze_measures_each_layer_by_the_metric(words: list[str]) -> None:
     assert max(drops[:3]) > 0, "two bits cost something"
 
 
+@pytest.mark.thorough
 def test_analyze_shows_a_column_of_the_metric(words: list[str], tmp_path: Path) -> None:
     model, data = words[0], words[4]
     asked = ["--calibration-data", data, "--samples", "8", "--metric", "my_metric:accuracy"]

@@ -23,6 +23,7 @@ QUICK = [page for page in pages() if runs(quick(page))]
 SLOW = [page for page in pages() if runs([block for block in blocks(page) if block.slow])]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("page", QUICK)
 def test_quick_blocks_run_and_print_what_is_recorded(page: str, tmp_path: Path) -> None:
     Reader.begin(tmp_path, checkout=in_checkout(read(page))).read(quick(page), must_agree)

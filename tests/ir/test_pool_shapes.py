@@ -16,6 +16,7 @@ TEXT = """
     }}"""
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("opset", [11, 17, 22])
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
 def test_sizes_are_those_of_the_runtime(op: str, opset: int) -> None:

@@ -1,5 +1,6 @@
 import networkx as nx
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ def test_what_a_body_reads_is_an_edge() -> None:
     assert live_ranges(graph)["a"] == LiveRange(0, 2)
 
 
+@pytest.mark.thorough
 @given(st.data())
 def test_any_dag_in_any_order_is_sorted(data: st.DataObject) -> None:
     """Networkx is the oracle: no edge leads backwards, and nothing is lost."""

@@ -140,6 +140,7 @@ ELEMENTWISE = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ELEMENTWISE)
 @pytest.mark.parametrize("clamp", [False, True], ids=["bare", "clamped"])
 def test_work_without_weights(kind: str, clamp: bool) -> None:

@@ -61,6 +61,7 @@ def test_4_bit_ranges_are_clips_and_the_graph_itself_is_left_alone() -> None:
     assert len(graph.nodes("Clip")) == len(clipped), "8-bit pairs know their range"
 
 
+@pytest.mark.thorough
 def test_a_product_that_its_bias_takes_in_is_held_nowhere() -> None:
     """Where machines add biases to sums of products, the product has no plan: retraining for them once asked for it."""
     compiled = lpcompile.compile(

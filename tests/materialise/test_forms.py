@@ -45,6 +45,7 @@ def net(storing: Storing, held: str = "uint8", kernel: Kernel = Kernel.INTEGER) 
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
 @pytest.mark.parametrize("held", ["uint8", "uint4"])
 def test_inlined_functions_are_the_same_graph(storing: Storing, held: str) -> None:
@@ -60,6 +61,7 @@ def test_inlined_functions_are_the_same_graph(storing: Storing, held: str) -> No
         np.testing.assert_array_equal(found[name], wanted[name])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("storing", STORINGS, ids=str)
 @pytest.mark.parametrize("held", ["uint8", "uint4"])
 def test_qdq_pairs_agree_within_steps(storing: Storing, held: str) -> None:

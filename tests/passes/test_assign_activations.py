@@ -174,6 +174,7 @@ def _noise(found: Quantized, changed: object, calls: Sequence[dict[str, np.ndarr
     return noise / sum(float(np.square(a).sum()) for a, _ in pairs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", ["avg-bits=6", "ace={ace},activations=uint8"])
 def test_widths_stay_where_no_bound_counts_them_or_the_user_says_so(
     options: str, eight_bits: Quantized

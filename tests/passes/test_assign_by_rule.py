@@ -109,6 +109,7 @@ def test_losses_by_the_words_of_the_paper_go_with_the_error_not_its_square() -> 
     assert sum(layer.candidates[0].loss > 0 for layer in third) >= 2, "an estimated trace may be below 0"
 
 
+@pytest.mark.thorough
 def test_measured_losses_are_near_the_predicted_ones() -> None:
     exact, measured = (scored(assigned(f"posit-fraction=0.3,sensitivity={s},joint=0")) for s in ("s2", "s4"))
     logs = [np.log([c.loss for x in layers for c in x.candidates]) for layers in (exact, measured)]

@@ -124,6 +124,7 @@ def test_predicted_losses_of_single_layers_are_those_measured() -> None:
         assert predicted == pytest.approx(noise / power, rel=0.5)
 
 
+@pytest.mark.thorough
 def test_layers_by_name_take_what_the_user_says() -> None:
     found = _with_formats(("Conv_0=posit4/group16", "Gemm.*=int8"))
     first, second, last = (found.graph.plan.layers[n.name] for n in found.graph.layers())
@@ -133,6 +134,7 @@ def test_layers_by_name_take_what_the_user_says() -> None:
     assert second.weight.format in ("fixp4", "posit4", "nf4", "int8")
 
 
+@pytest.mark.thorough
 def test_a_layer_that_the_user_wants_float_stays_float() -> None:
     found = _with_formats(("Gemm.*=float32",))
     layer = found.layer("Gemm")
@@ -176,6 +178,7 @@ def test_posits_keep_their_share() -> None:
     assert posit <= 0.15 * total
 
 
+@pytest.mark.thorough
 def test_other_budgets_need_no_new_scores() -> None:
     found = quantized(CNN, NO_COSTS)
     found.rerun(f"assign-formats{{{SMALL},avg-bits=5}}")
@@ -297,6 +300,7 @@ def test_layers_that_share_weights_are_measured_with_formats_of_their_own() -> N
     assert measured == pytest.approx(noise / signal, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_what_was_rounded_to_be_measured_is_not_rounded_again() -> None:
     found = assigned(f"{SMALL},avg-bits=5")
     plans = found.graph.plan.layers

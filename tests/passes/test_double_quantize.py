@@ -72,6 +72,7 @@ def test_scales_of_blocks_on_two_levels_take_little() -> None:
     assert blocks.has_int8_image
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_are_rounded_with_the_scales_that_are_stored(mode: str, grouped: bool) -> None:

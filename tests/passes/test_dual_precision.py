@@ -104,6 +104,7 @@ def test_plans_every_layer() -> None:
     assert found.sqnr_db() > 14
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "level", [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL]
 )
@@ -304,6 +305,7 @@ def test_report_and_replay(tmp_path: Any) -> None:
     assert any("codes are not those" in w for w in edited.report["warnings"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -370,6 +372,7 @@ def test_form_raises_the_opset() -> None:
 WIDE = DPQ.replace(",least-inputs=0", "")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "level", [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL]
 )

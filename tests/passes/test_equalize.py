@@ -83,6 +83,7 @@ def free(groups: list[ScalingGroup]) -> int:
     return sum(g.size - 1 for g in groups)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("what", SCALABLE)
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=5, deadline=None)
@@ -245,6 +246,7 @@ def gain_db(model: ModelProto) -> tuple[float, Quantized]:
     return float(np.mean([with_it.sqnr_db(seed=i) - without.sqnr_db(seed=i) for i in range(4)])), with_it
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("what", "names"), [("convolutions", ("w1", "b1")), ("norm", ("g", "h"))])
 def test_uneven_channels_gain(what: str, names: tuple[str, ...]) -> None:
     model = uneven(SCALABLE[what], *names)

@@ -47,6 +47,7 @@ def with_finalist(chosen: str, finalist: str) -> Quantized:
     return found
 
 
+@pytest.mark.thorough
 def test_rivals_that_measured_well_are_finalists_with_other_formats() -> None:
     found = assigned()
     assert 1 <= len(found.context.finalists) <= MOST
@@ -110,6 +111,7 @@ def test_a_second_run_has_no_finalists() -> None:
     assert not any(k.startswith("gain_db[") for k in found.rerun(NAME)[NAME].metrics)
 
 
+@pytest.mark.thorough
 def test_only_as_many_as_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     found = assigned()
     assert found.context.calibration is not None

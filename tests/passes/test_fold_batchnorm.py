@@ -184,6 +184,7 @@ def test_half_precision_weights() -> None:
     assert weight.dtype == np.float16
 
 
+@pytest.mark.thorough
 @given(epsilon=st.floats(1e-6, 1.0), seed=st.integers(0, 2**16), group=st.sampled_from([1, 2, 8]))
 def test_any_statistics(epsilon: float, seed: int, group: int) -> None:
     rewrite(

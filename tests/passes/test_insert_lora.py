@@ -67,6 +67,7 @@ def output_losses(found: Quantized) -> dict[str, float]:
     return losses
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_brings_outputs_nearer(method: str) -> None:
     nearest = GPTQ.replace("gptq", "nearest")
@@ -82,6 +83,7 @@ def test_every_method_brings_outputs_nearer(method: str) -> None:
         assert layer.codes_sha256 == layer.tensor.digest()
 
 
+@pytest.mark.thorough
 def test_by_the_full_matrix_outputs_come_nearest_for_the_same_codes() -> None:
     losses = {m: output_losses(repaired(f"method={m}")) for m in ("qera", "lqer", "svd")}
     for name in REPAIRED:
@@ -89,6 +91,7 @@ def test_by_the_full_matrix_outputs_come_nearest_for_the_same_codes() -> None:
         assert losses["qera"][name] < losses["svd"][name]
 
 
+@pytest.mark.thorough
 def test_the_emitted_model_computes_what_the_plan_says() -> None:
     found = repaired()
     assert_exact(found, REPAIRED)
@@ -134,6 +137,7 @@ def test_without_samples_factors_are_blind_to_inputs() -> None:
     assert found.layers["conv"].weight.side_path == "loftq"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("rank", [1, 40, 512])
 def test_any_rank_is_cut_to_the_size_of_the_layer(rank: int) -> None:
     found = repaired(f"rank={rank},most-macs=100")
@@ -168,6 +172,7 @@ def test_an_output_that_the_path_holds_whole_spoils_no_other() -> None:
     assert np.abs(tensor.side.b[np.arange(40) != 7]).max() > 30
 
 
+@pytest.mark.thorough
 def test_what_is_rounded_again_keeps_its_path() -> None:
     found = repaired()
     found.rerun("correct-bias,requantize-weights")
@@ -178,6 +183,7 @@ def test_what_is_rounded_again_keeps_its_path() -> None:
     assert_exact(found, changed(found))
 
 
+@pytest.mark.thorough
 def test_what_learns_codes_leaves_repaired_layers_alone_and_scales_move_with_their_path() -> None:
     found = repaired()
     before = found.layers
@@ -194,6 +200,7 @@ def test_what_learns_codes_leaves_repaired_layers_alone_and_scales_move_with_the
     assert_exact(found, REPAIRED)
 
 
+@pytest.mark.thorough
 def test_the_report_counts_bytes_bits_and_products() -> None:
     found = repaired()
     plain = quantized(NET, f"{NO_COSTS},{GPTQ}", calls=12)
@@ -240,6 +247,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, **options: object) -> lpcompile.Ar
     return lpcompile.compile(model, calibration=calls, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_a_replay_is_the_same_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = compiled(monkeypatch, recipe="npp", rank=4)
     assert 'side_path = "lowrank-first"' in first.decisions
@@ -250,6 +258,7 @@ def test_a_replay_is_the_same_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not [w for w in again.report["warnings"] if "codes" in w]
 
 
+@pytest.mark.thorough
 def test_a_rank_is_asked_of_any_recipe_that_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = {
         (recipe, rank): {

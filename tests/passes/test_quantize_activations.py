@@ -36,6 +36,7 @@ def test_toys_stay_near_their_floats(name: str) -> None:
     assert found.sqnr_db() > 25
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("text", [CNN, MLP])
 @pytest.mark.parametrize("form", ["functions", "standard", "qdq"])
 def test_every_form_of_the_plan_gives_the_same_numbers(text: str, form: str) -> None:
@@ -81,6 +82,7 @@ def test_a_clamp_or_a_pool_shares_the_scale_of_what_it_reads() -> None:
     assert plans["j"].scale == plans["p"].scale
 
 
+@pytest.mark.thorough
 def test_rules_differ_where_they_should() -> None:
     model = parse_model(CNN)
     widths = {}

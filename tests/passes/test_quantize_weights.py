@@ -40,6 +40,7 @@ def weight_sqnr_db(found: Quantized) -> float:
     return worst
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("options", "least_db"),
     [

@@ -73,6 +73,7 @@ def negative_and_no_slopes() -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("held", MODES)
 def test_multipliers_are_what_the_plan_says_on_every_executor(held: str) -> None:
     found = made(CNN, MODES[held])
@@ -122,6 +123,7 @@ def multipliers_in_the_file(graph: LpGraph) -> dict[str, F64]:
     return found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("held", ["snap-po2", "snap-dyadic-3"])
 @pytest.mark.parametrize("fmt", ["fixp4", "int8", "posit4"])
 def test_snapping_leaves_no_error_of_multipliers_and_follows_with_the_weights(held: str, fmt: str) -> None:
@@ -144,6 +146,7 @@ def test_eight_bits_cost_little() -> None:
     assert made(CNN, "{bits=3}").sqnr_db() < made(CNN, "{bits=8}").sqnr_db()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options", MODES.values())
 def test_a_second_run_changes_nothing(options: str) -> None:
     found = made(PREACT, options)
@@ -185,6 +188,7 @@ def test_norms_that_no_layer_took_in(held: str) -> None:
     np.testing.assert_array_equal(found.graph.plan.requants["first"].centre, norm.centre)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("op", ["Add", "Mul"])
 @pytest.mark.parametrize("held", ["dyadic-8", "dyadic-3", "snap-po2"])
 def test_sums_and_products_hold_8_bits_or_more(op: str, held: str) -> None:
@@ -291,6 +295,7 @@ def test_every_reason() -> None:
         assert TABLES in {s.reason for s in tables.reports["quantnorm"].skips}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "learning",
     [
@@ -318,6 +323,7 @@ def test_options_that_mean_nothing(options: dict[str, object]) -> None:
         pass_class("quantnorm").configured(options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["ort", "cim"])
 def test_the_recipe_replays_and_can_be_edited(target: str, tmp_path: Path) -> None:
     model = parse_model(PREACT)

@@ -129,6 +129,7 @@ def test_blocks_that_came_nearer_are_undone_where_the_network_lost(
     assert same_plan(graph, narrow.graph)
 
 
+@pytest.mark.thorough
 def test_ranges_of_narrow_activations_are_learned(narrow: Quantized) -> None:
     graph, _, _ = reconstructed(narrow, "iterations=60,batch=8")
     old, new = narrow.graph.plan.activations, graph.plan.activations
@@ -171,6 +172,7 @@ def test_the_same_again_gives_the_same_plan(narrow: Quantized) -> None:
     assert not same_plan(one, other), "batches and drops come from the seed"
 
 
+@pytest.mark.thorough
 def test_a_second_run_never_loses(narrow: Quantized) -> None:
     once, first, _ = reconstructed(narrow)
     _, again, _ = reconstructed(replace(narrow, graph=once))
@@ -297,6 +299,7 @@ def test_options_are_checked(option: str, message: str) -> None:
         pass_class(name).configured(given)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("room", "wanted"), [(1, 1), (10 << 20, 8)])
 def test_a_step_takes_fewer_samples_where_their_tensors_are_large(
     cnn: Quantized, monkeypatch: pytest.MonkeyPatch, room: int, wanted: int

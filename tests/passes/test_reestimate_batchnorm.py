@@ -85,6 +85,7 @@ def noise(found: Quantized, graph: LpGraph) -> float:
     return float(sum(np.square(a - b).sum() for a, b in pairs))
 
 
+@pytest.mark.thorough
 def test_means_and_variances_are_the_float_networks_again(preact: Quantized) -> None:
     norms = remaining_norms(preact.graph)
     assert [n.op for n in norms] == ["BatchNormalization"] * 2

@@ -147,6 +147,7 @@ def test_where_a_second_run_changes_nothing_it_says_so() -> None:
     assert {s.reason for s in report.skips} == {AS_THEY_ARE}
 
 
+@pytest.mark.thorough
 def test_segments_change_the_time_and_next_to_nothing_else() -> None:
     one, many = (rounded(passes=f"{GPTQ},{NAME}{{segments={n}}}") for n in (1, 4))
     start = noise(rounded())
@@ -220,6 +221,7 @@ def test_a_layer_whose_matrix_is_left_out_keeps_its_codes() -> None:
     assert report.changes == []
 
 
+@pytest.mark.thorough
 def test_layers_that_share_weights_each_follow_their_own_inputs() -> None:
     found = rounded(SHARED, f"{GPTQ},{NAME}", calls=40)
     one, two = found.layers["one"].tensor, found.layers["two"].tensor

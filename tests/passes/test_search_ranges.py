@@ -54,6 +54,7 @@ def test_ranges_that_were_too_wide_are_found_and_pay_on_other_samples(before: st
         assert plan.format == old[name].format
 
 
+@pytest.mark.thorough
 def test_what_is_reported_is_what_a_run_of_its_own_measures() -> None:
     found = quantized(RESIDUAL, f"{NARROW},{WEIGHTS}")
     old = dict(found.graph.plan.activations)
@@ -86,6 +87,7 @@ def test_the_same_seed_finds_the_same() -> None:
     assert same_plan(one.graph, other.graph)
 
 
+@pytest.mark.thorough
 def test_ranges_that_do_not_win_elsewhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_ranges, "cross_validated", lambda *_: (Gain(-0.1, 0.2), []))
     found = quantized(RESIDUAL, NARROW)

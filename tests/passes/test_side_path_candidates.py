@@ -34,6 +34,7 @@ def ranks(found: Quantized) -> dict[str, int]:
     return {name: layer.weight.rank for name, layer in found.layers.items()}
 
 
+@pytest.mark.thorough
 def test_a_wide_budget_takes_paths_and_a_narrow_one_none() -> None:
     plain = assigned("avg-bits=8")
     least = plain.reports["assign-formats"].metrics["avg_bits"] + 0.001
@@ -49,6 +50,7 @@ def test_a_wide_budget_takes_paths_and_a_narrow_one_none() -> None:
         assert tensor.side.rank == ranks(wide)[name]
 
 
+@pytest.mark.thorough
 def test_bits_are_those_of_the_file() -> None:
     found = assigned("ranks=2+4,avg-bits=8")
     assert found.context.target is not None
@@ -107,6 +109,7 @@ def test_under_a_budget_ranks_are_chosen_and_without_one_all_are_the_same() -> N
     assert configured("int8", rank=2)["insert-lora"].text == "insert-lora{rank=2}"
 
 
+@pytest.mark.thorough
 def test_choices_are_replayed_within_their_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     choice = "assign-formats{formats=fixp4,granularities=channel,ranks=2+4,avg-bits=5.2}"
     passes = f"canonicalize,fold-constants,fold-batchnorm,{NO_COSTS},{choice},{ROUND},correct-bias,requantize-weights"
@@ -119,6 +122,7 @@ def test_choices_are_replayed_within_their_budget(monkeypatch: pytest.MonkeyPatc
     assert again.model.SerializeToString() == found.model.SerializeToString()
 
 
+@pytest.mark.thorough
 def test_a_rank_beside_auto_is_one_of_its_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compiled(monkeypatch, recipe="auto", rank=2, budget={"avg-bits": 5.5}).report
     assert found["totals"]["bits_per_weight"] <= 5.5

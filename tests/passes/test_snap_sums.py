@@ -38,6 +38,7 @@ def snapped(text: str, bits: int = 3) -> tuple[Quantized, dict[str, ActivationPl
     return quantized(text, f"{NO_COSTS},snap-sums{{bits={bits}}},quantize-weights"), before
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("bits", [1, 3, 5])
 def test_ratios_have_few_bits_and_ranges_only_grow(bits: int) -> None:
     found, before = snapped(CHAIN, bits)
@@ -72,6 +73,7 @@ def test_sums_on_floats_say_so() -> None:
     assert found.skip_reason("snap-sums", node.name) == "it runs on floats"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", [CHAIN, TWICE])
 def test_integers_are_those_of_numpy_and_replayed(text: str, tmp_path: Path) -> None:
     model = parse_model(text)

@@ -45,6 +45,7 @@ def test_every_reason(slopes: str, reason: str) -> None:
     assert [s.reason for s in report.skips] == [reason]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("target", ["ort", "cim"])
 @pytest.mark.parametrize("held", ["{mode=po2}", "{bits=8}"])
 def test_slopes_run_on_integers(target: str, held: str) -> None:

@@ -63,6 +63,7 @@ def test_codes_stay_and_the_emitted_model_comes_nearer(net: Quantized) -> None:
     assert {s.node: s.reason for s in report.skips} == {"grouped": "it has no side path; its bias is trained"}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("select", ["kl", "margin", "entropy", "gradient", "random"])
 def test_it_learns_from_some_samples(net: Quantized, select: str) -> None:
     graph, report = tuned(net, f"{SHORT},samples=12,select={select}")
@@ -172,6 +173,7 @@ def test_options_that_mean_nothing_are_refused(options: str, message: str) -> No
         pass_class(name).configured(given)
 
 
+@pytest.mark.thorough
 def test_from_end_to_end_and_from_the_decisions(tmp_path: Path) -> None:
     calls = [{"x": x[None]} for x in np.random.default_rng(3).normal(size=(40, 4, 6, 6)).astype(np.float32)]
     pipeline = f"{GRAPH_PASSES},{HEAD},tune-factors{{{SHORT},samples=16,select=margin}}"

@@ -93,6 +93,7 @@ def test_eight_bit_scales_move_by_steps_of_their_format() -> None:
     assert (np.abs(ratios - 1) > 0.02).all(), "neighbours lie 3 to 6 % apart"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("ranges", ["narrow", "all", "fixed"])
 def test_ranges_are_trained_as_asked(ranges: str) -> None:
     found = rounded(CNN, activations="uint4")

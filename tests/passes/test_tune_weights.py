@@ -77,6 +77,7 @@ def test_the_loss_falls_with_every_estimator(fmt: str, estimator: str) -> None:
         assert same != learned, "scales are learned by lsq alone"
 
 
+@pytest.mark.thorough
 def test_the_compiled_model_is_nearer_to_the_float_model(cnn: Quantized) -> None:
     graph, _ = tuned(cnn, "epochs=8,learning-rate=0.02,batch=8")
     after = Quantized(cnn.original, graph, cnn.context, {})

@@ -73,6 +73,7 @@ def test_a_table_for_groups_counts_the_rows_as_they_are_declared() -> None:
         assert declared(found) <= declared(near.astype(np.int8)) * (1 + 1e-6)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("granularity", SIZES)
 @pytest.mark.parametrize("rule", ["mse", "output-mse"])
 def test_a_learned_table_is_much_better_on_heavy_tails(granularity: str, rule: str) -> None:
@@ -84,6 +85,7 @@ def test_a_learned_table_is_much_better_on_heavy_tails(granularity: str, rule: s
     assert found < (0.9 if granularity == "channel" else 0.99) * best
 
 
+@pytest.mark.thorough
 @given(
     st.integers(1, 6),
     st.integers(1, 60),
@@ -113,6 +115,7 @@ def test_sampling_channels_does_not_break_the_promise() -> None:
     assert weighted_loss(w, found, ones) < 0.9 * weighted_loss(w, how.fit(w, resolve("nf4")), ones)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("granularity", SIZES)
 def test_the_name_of_the_table_gives_the_same_codes_again(granularity: str) -> None:
     w, how = heavy_tailed(12, 96), Fitting(granularity, 16, "mse", "ufloat8_e4m4")

@@ -54,6 +54,7 @@ def test_codes_are_nearest_for_the_stored_groups(name: str) -> None:
     assert np.allclose(np.abs(w - q.dequantize()), best, rtol=1e-4, atol=1e-6 * np.abs(w).max())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FOUR_BITS)
 @pytest.mark.parametrize("importance", [None, "ramp"])
 def test_group_search_is_near_exhaustive(name: str, importance: str | None) -> None:

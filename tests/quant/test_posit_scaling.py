@@ -84,6 +84,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert best_divisor(np.zeros((2, 3), np.float32), POSIT, "power-of-two").error == 0
 
 
+@pytest.mark.thorough
 def test_maximum_entropy_of_a_normal_distribution() -> None:
     """Notes 2.4 (b): step 0.2 sigma, 3.94 bits, MSE 0.0499 sigma^2; the MSE-optimal step 0.339 has 3.59 bits."""
     w = normal(1.0).reshape(1, -1)

@@ -93,6 +93,7 @@ def test_the_line_of_the_summary() -> None:
     assert cost_line({"cost": cost_document({"before": ACCOUNT, "after": Account()})}) == ""
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_accounts_of_a_compilation_add_up(name: str, recipe: str) -> None:

@@ -171,6 +171,7 @@ def test_bits_of_four_and_eight(recipe: str) -> None:
         assert row["acev2"] == row["ace"] + requantise + scaled
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", TOYS)
 def test_no_layer_is_float_without_a_reason(name: str) -> None:
     for recipe in ("fp32", "int8"):
@@ -200,6 +201,7 @@ def test_quality_is_that_of_the_held_back_samples() -> None:
     assert any("fewer than 4 calls" in w for w in few["warnings"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("recipe", ["int8", "w4a8", "w4a4"])
 def test_the_local_error_is_the_measured_one(recipe: str) -> None:
     """The estimate takes inputs as uncorrelated: on such inputs a network of one layer has that error."""

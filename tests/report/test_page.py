@@ -144,6 +144,7 @@ def test_what_a_report_lacks_is_named(report: dict[str, Any], lacking: str) -> N
             rendered(page, report | {lacking: 3})
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [360, 1920])
 def test_in_a_browser(report: dict[str, Any], tmp_path: Path, width: int) -> None:

@@ -93,6 +93,7 @@ def test_a_wrong_float_result_is_found(kernel: Kernel) -> None:
     assert 0 < check.largest_step < 3
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_sample_finds_what_all_positions_find(layer: str) -> None:
     model = quantized_layer(layer, Storing("posit4"))

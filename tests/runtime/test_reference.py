@@ -123,6 +123,7 @@ def test_integer_layers_equal_the_runtime(layer: str, storing: Storing) -> None:
     assert_exact(call_results(quantized_layer(layer, storing)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", MATRICES)
 @pytest.mark.parametrize("storing", SOME, ids=str)
 @pytest.mark.parametrize("kernel", [Kernel.FLOAT_OUT, Kernel.DYNAMIC])
@@ -138,6 +139,7 @@ def test_outputs_held_to_fewer_bits_equal_the_runtime(layer: str, held: str) -> 
     assert results[0][1].max() == (1 << int(held[4:])) - 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", ["conv", "conv-depthwise", "gemm", "matmul"])
 @pytest.mark.parametrize(
     "storing",
@@ -148,6 +150,7 @@ def test_expanded_weights_equal_the_runtime(layer: str, storing: Storing) -> Non
     assert_exact(call_results(quantized_layer(layer, storing, Kernel.WEIGHT_ONLY)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("opset", [13, 15, 18, 19, 21, 23])
 @pytest.mark.parametrize("layer", ["conv", "gemm", "matmul"])
 def test_every_opset_gives_the_same_numbers(opset: int, layer: str) -> None:

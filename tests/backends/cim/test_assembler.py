@@ -32,6 +32,7 @@ FULL = disassemble(EXAMPLE, full=True)
 SHORT = disassemble(EXAMPLE)
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(programs())
 def test_assembling_undoes_disassembling(program: Program) -> None:

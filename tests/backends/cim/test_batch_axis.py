@@ -19,6 +19,7 @@ ALONG = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ALONG)
 def test_what_works_along_the_batch_is_not_done_sample_by_sample(name: str, tmp_path: Path) -> None:
     model = parse_model(HEAD + ALONG[name])

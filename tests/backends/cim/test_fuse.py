@@ -90,6 +90,7 @@ NETWORK = """net (float[N,4,5,5] x) => (float[N,6,5,5] y)
     y = Conv (k, w3) }"""
 
 
+@pytest.mark.thorough
 def test_results_are_those_without_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = parse_model(NETWORK)
     calls = [random_feeds(model, seed=i) for i in range(4)]

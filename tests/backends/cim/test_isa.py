@@ -85,6 +85,7 @@ def test_decode_undoes_encode(instruction: Instruction) -> None:
     assert decode(encode(instruction)) == instruction
 
 
+@pytest.mark.thorough
 @given(st.lists(instructions(), max_size=20))
 def test_streams_agree_with_single_words(stream: list[Instruction]) -> None:
     words = encode_stream(stream)

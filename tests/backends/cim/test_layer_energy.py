@@ -87,6 +87,7 @@ def test_read_out_and_arithmetic_are_exact(name: str, fmt: str, activation: str,
                 assert counted == pytest.approx(found, rel=1e-9), component
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "fmt", "activation", "machine"), CASES)
 def test_the_estimate_of_a_layer_is_within_a_factor_of_two(
     name: str, fmt: str, activation: str, machine: str

@@ -63,6 +63,7 @@ def holds(works: list[Dense], g: Geometry, found: Placement) -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.thorough
 @given(st.integers(0, 100_000))
 def test_every_output_has_a_place(seed: int) -> None:
     rng = np.random.default_rng(seed)

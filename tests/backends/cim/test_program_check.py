@@ -31,6 +31,7 @@ def test_the_example_holds_together() -> None:
     check_program(EXAMPLE)
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(programs())
 def test_random_programs_hold_together(program: Program) -> None:

@@ -122,6 +122,7 @@ def test_violations_by_kind(words: list[Instruction], kind: str, message: str) -
     assert f"VIOLATED {found.counts[kind]} times" in str(found)
 
 
+@pytest.mark.thorough
 def test_programs_without_any_order_are_given_up_soon() -> None:
     b = Builder()
     left, right = b.desc((4,), dims=((4, 2),), base=0), b.desc((4,), dims=((4, 2),), base=1)

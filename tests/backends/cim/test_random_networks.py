@@ -68,6 +68,7 @@ def test_many_programs_compute_what_the_model_does(part: int, tmp_path: Path) ->
     assert sum(f.lossless for f in found) > 0.8 * SLOW_EACH
 
 
+@pytest.mark.thorough
 def test_the_generator_reaches_every_operator() -> None:
     made = [network(seed) for seed in range(400)]
     ops = {n.op_type for m in made for n in m.model.graph.node}

@@ -9,6 +9,7 @@ from tests.backends.cim.random_machines import description
 from tests.support import parse_model, random_feeds, run_model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("activation", ["uint4", "uint8"])
 def test_pads_are_codes_as_well_even_where_no_value_is_as_large(activation: str, tmp_path: Path) -> None:
     text = """net (float[N,3,6,6] x) => (float[N,2,6,6] y)

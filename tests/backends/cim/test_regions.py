@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=200)
 @given(descriptors(), descriptors())
 def test_a_no_is_never_wrong(a: Descriptor, b: Descriptor) -> None:

@@ -56,6 +56,7 @@ def made(text: str, folder: Path, machine: str = "reference", passes: str = PIPE
     return compiled(model, calls, machine, folder, passes=passes)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("text", [CNN, TRANSFORMER, SERIES])
 @pytest.mark.parametrize("machine", MACHINES, ids=["npp", "reference", "small"])
 def test_the_program_equals_the_integer_graph(text: str, machine: str, tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_the_program_equals_the_integer_graph(text: str, machine: str, tmp_path:
     assert found.report["verification"]["bit_exact_sim"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", [CNN, TRANSFORMER])
 def test_the_graph_computes_what_the_plan_says(text: str, tmp_path: Path) -> None:
     """Real weights of the whole plan, paths in: a path that is left out, or added twice, is far off."""
@@ -82,6 +84,7 @@ def test_the_graph_computes_what_the_plan_says(text: str, tmp_path: Path) -> Non
     assert near < 0.7 * far
 
 
+@pytest.mark.thorough
 def test_energies_of_main_and_side_paths_stand_apart(tmp_path: Path) -> None:
     found = made(CNN, tmp_path, "npp-bitplane-sram")
     report = found.report
@@ -115,6 +118,7 @@ def test_factors_are_stored_once_and_counted(tmp_path: Path) -> None:
     assert program_of(found).consts.count(stored["a/side_b"].raw_data) <= 1
 
 
+@pytest.mark.thorough
 def test_a_replay_is_the_same(tmp_path: Path) -> None:
     model = parse_model(SERIES)
     calls = [random_feeds(model, seed=i) for i in range(6)]

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -125,6 +126,7 @@ def near(rng: np.random.Generator, count: int) -> Access:
     return Access(Descriptor(Space.LB, "u8", first, ((count, step),)))
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(st.integers(0, 100_000))
 def test_random_work(seed: int) -> None:

@@ -89,6 +89,7 @@ def test_support_without_weights(node: str, reason: str) -> None:
     assert "opset 13" in CimTarget().refuses(LpGraph.from_proto(parse_model(text)).nodes()[0], 12) or reason
 
 
+@pytest.mark.thorough
 def test_a_network_stays_on_integers_between_its_ends() -> None:
     made = compiled(network())
     assert ops(made) == [
@@ -228,6 +229,7 @@ def test_forms_of_the_file() -> None:
         compiled(network(), emit="qdq")
 
 
+@pytest.mark.thorough
 def test_decisions_replay_to_the_same_bytes(tmp_path: Path) -> None:
     first = compiled(network())
     path = tmp_path / "decisions.toml"

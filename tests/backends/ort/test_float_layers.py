@@ -51,6 +51,7 @@ def made(text: str, emit: str = "standard", **options: Any) -> Made:
     return Made(model, found.model)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("emit", ["standard", "qdq"])
 @pytest.mark.parametrize("text", [CONVOLUTIONS, TRANSPOSED, PRODUCTS])
 def test_float_weights_are_not_rounded_when_loaded(text: str, emit: str) -> None:

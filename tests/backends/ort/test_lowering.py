@@ -84,6 +84,7 @@ def test_a_layer_in_any_format_is_the_node_that_int8_is(layer: str, storing: Sto
     assert anatomy(graph) == int8_anatomy(quantized_layer, layer, folder=folder)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", MATRICES)
 @pytest.mark.parametrize("kernel", [Kernel.FLOAT_OUT, Kernel.DYNAMIC])
 @pytest.mark.parametrize("storing", [*STORINGS[:: len(STORINGS) // 5], SIDE_STORINGS[0]], ids=str)
