@@ -52,22 +52,21 @@ class Sizes:
 
 
 def constant_bytes(proto: ModelProto) -> int:
-    """Bytes of the initialisers of a model, Constant nodes among them, that are no bookkeeping."""
+    """Bytes of the initialisers of a model that are no bookkeeping.
+
+    Constant nodes count in the bodies of control flow, where exporters put weights. Outside a reader of models makes
+    initialisers of them, and what is left are the tables of compiled layers.
+    """
     return _in_graph(proto.graph)
 
 
-def _in_graph(graph: GraphProto) -> int:
+def _in_graph(graph: GraphProto, *, body: bool = False) -> int:
     sparse = (t for s in graph.sparse_initializer for t in (s.values, s.indices))
-    bodies = (
-        body
-        for node in graph.node
-        for a in node.attribute
-        for body in (*a.graphs, *([a.g] if a.HasField("g") else []))
-    )
-    written = (
-        a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"
-    )
-    return sum(map(_counted, (*graph.initializer, *sparse, *written))) + sum(map(_in_graph, bodies))
+    attributes = [(node, a) for node in graph.node for a in node.attribute]
+    bodies = (g for _, a in attributes for g in (*a.graphs, *([a.g] if a.HasField("g") else [])))
+    written = (a.t for node, a in attributes if body and node.op_type == "Constant" and a.name == "value")
+    held = sum(map(_counted, (*graph.initializer, *sparse, *written)))
+    return held + sum(_in_graph(g, body=True) for g in bodies)
 
 
 def _counted(tensor: TensorProto) -> int:
