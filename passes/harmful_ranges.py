@@ -60,8 +60,10 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     before = noise(np.ones(len(groups), bool))
     if not before > _ratio(RUINED_DB):
         return Harmful({})
-    alone = np.array([noise(np.arange(len(groups)) == i) for i in range(len(groups))])
-    ctx.progress("measuring ranges one by one", len(groups), len(groups))
+    alone = np.empty(len(groups))
+    for i in range(len(groups)):
+        alone[i] = noise(np.arange(len(groups)) == i)
+        ctx.progress("measuring ranges one by one", i + 1, len(groups))
     left = np.ones(len(groups), bool)
     for i in np.argsort(-alone, kind="stable")[: max(2, len(groups) // MOST_SHARE)]:
         if not alone[left].sum() > _ratio(AIM_DB):
