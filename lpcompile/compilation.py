@@ -190,6 +190,7 @@ class Compilation:
             "seed": str(self.options.seed),
             "emit": self.options.emit,
             "input_values": values_text(preparation.values_of(prepared.decisions)),
+            "mirror_samples": "true" if preparation.options.mirror_samples else "",
         }
         decisions = prepared.decisions
         if decisions is not None and decisions.header.get("data_sha256", "") not in (
@@ -215,6 +216,11 @@ class Compilation:
             now = plan.norms.get(name)
             if now is None or now.constants_sha256 != norm.constants_sha256:
                 self.warnings.append(f"norm '{name}': its constants are not those of the decisions")
+        for name, table in decisions.plan.tables.items():
+            stored = plan.tables.get(name)
+            same = stored is not None and stored.format == table.format
+            if stored is None or not same or table.codes_sha256 not in ("", stored.codes_sha256):
+                self.warnings.append(f"table of '{name}': it is not stored as the decisions say")
 
     # after the passes
 
@@ -281,6 +287,7 @@ class Compilation:
             ],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],
+            "tables": [asdict(r) for r in document.table_records(graph)],
             "totals": totals,
             "cost": cost_document({"before": facts.cost_before, "after": cost_after}),
             "quality": quality,

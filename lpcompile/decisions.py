@@ -31,9 +31,10 @@ from lpcompile.plan import (
     NormPlan,
     QuantPlan,
     RequantPlan,
+    TablePlan,
     WeightPlan,
 )
-from lpcompile.quant import dual_rounding
+from lpcompile.quant import dual_rounding, row_table
 from lpcompile.quant.double_quantization import check_mode
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.low_rank import METHODS
@@ -42,13 +43,14 @@ from lpcompile.quant.side_path import MOST_RANK
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
-HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", "input_values")
-WHERE_GIVEN = ("input_values",)  # of the header: written where there are some
+WHERE_GIVEN = ("input_values", "mirror_samples")  # of the header: written where there are some
+HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", *WHERE_GIVEN)
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
 SIDE_KEYS = ("rank", "side_path", "side_lowering")  # written where there is one
 NORM_KEYS = ("constants_sha256", "reason")
 REQUANT_KEYS = ("multiplier", "reason")
+TABLE_KEYS = ("format", "codes_sha256", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 DUAL_SCALES = "bfloat16"  # of int4 codes that are read as FP8
@@ -106,6 +108,12 @@ def write_decisions(decisions: Decisions) -> str:
             f"[requants.{_toml(name)}]",
             *(f"{key} = {_toml(getattr(requant, key))}" for key in REQUANT_KEYS),
         ]
+    for name, table in decisions.plan.tables.items():
+        lines += [
+            "",
+            f"[tables.{_toml(name)}]",
+            *(f"{key} = {_toml(getattr(table, key))}" for key in TABLE_KEYS),
+        ]
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
         lines += [f"{_toml(name)} = {_toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
@@ -147,7 +155,7 @@ def read_decisions(path: Path) -> Decisions:
 
 
 def _parse(data: dict[str, Any]) -> Decisions:
-    parts = ("made_for", "versions", "layers", "activations", "norms", "requants", "elementwise")
+    parts = ("made_for", "versions", "layers", "activations", "norms", "requants", "tables", "elementwise")
     _only(data, ("schema", *parts), "the file")
     if data.get("schema") != SCHEMA:
         raise DecisionsError(f"schema {data.get('schema')!r}, not {SCHEMA}", hint=_HINT)
@@ -162,12 +170,14 @@ def _parse(data: dict[str, Any]) -> Decisions:
     elementwise = {name: str(reason) for name, reason in tables["elementwise"].items()}
     norms = {name: _norm(name, _table(name, t)) for name, t in tables["norms"].items()}
     requants = {name: _requant(name, _table(name, t)) for name, t in tables["requants"].items()}
+    row_tables = {name: _row_table(name, _table(name, t)) for name, t in tables["tables"].items()}
     plan = QuantPlan(
         MappingProxyType(layers),
         MappingProxyType(activations),
         MappingProxyType(elementwise),
         MappingProxyType(norms),
         MappingProxyType(requants),
+        MappingProxyType(row_tables),
     )
     header = {k: str(v) for k, v in tables["made_for"].items()}
     return Decisions(header, {k: str(v) for k, v in tables["versions"].items()}, plan)
@@ -313,6 +323,17 @@ def _requant(name: str, table: dict[str, Any]) -> RequantPlan:
     return RequantPlan(multiplier, str(table.get("reason", "")))
 
 
+def _row_table(name: str, table: dict[str, Any]) -> TablePlan:
+    _only(table, TABLE_KEYS, f"table '{name}'")
+    found = {key: str(table.get(key, "")) for key in TABLE_KEYS}
+    if found["format"] not in row_table.FORMATS:
+        raise DecisionsError(
+            f"table '{name}': no format '{found['format']}'",
+            hint=f"it is one of: {', '.join(row_table.FORMATS)}",
+        )
+    return TablePlan(found["format"], codes_sha256=found["codes_sha256"], reason=found["reason"])
+
+
 def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
     """A replayed plan checked against a graph, and what its owner should know.
 
@@ -356,9 +377,12 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
                 hint='set kernel = "dynamic"',
             )
         whole[name] = replace(layer, tensor=None)
-    # norms and requantisations are those of the float model and the target until a pass makes them anew
+    # norms, tables and requantisations are those of the float model and the target until a pass makes them anew
     nothing: Mapping[str, Any] = MappingProxyType({})
-    return replace(plan, layers=MappingProxyType(whole), norms=nothing, requants=nothing), warnings
+    whole_plan = replace(
+        plan, layers=MappingProxyType(whole), norms=nothing, requants=nothing, tables=nothing
+    )
+    return whole_plan, warnings
 
 
 def _unpacked(node: Node, weight: WeightPlan) -> str:

@@ -95,9 +95,13 @@ class Ledger:
         return cls(calibration.judging, observe, held_back=calibration.has_held_back, progress=progress)
 
     def after(self, _index: int, done: Pass, graph: LpGraph, report: PassReport) -> None:
-        """Measure, where a pass may have changed what the network gives; an observer of pipelines."""
-        if not done.exact:
-            changed = graph.plan is not self._plan or bool(report.changes)
+        """Measure, where a pass may have changed what the network gives; an observer of pipelines.
+
+        A pass that met nothing of what it is for is no step.
+        """
+        changed = graph.plan is not self._plan or bool(report.changes)
+        idle = not changed and not report.skips and not any(report.metrics.values())
+        if not done.exact and not idle:
             self.add(done.name, graph, report.seconds, kept=changed)
         self._plan = graph.plan
 

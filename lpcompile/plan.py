@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lpcompile.quant.multipliers import is_snapped
 from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.row_table import RowTable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -209,6 +210,23 @@ TARGETS_OWN = RequantPlan("")
 
 
 @dataclass(frozen=True, slots=True)
+class TablePlan:
+    """A constant whose rows a Gather looks up, as an embedding, and how it is stored.
+
+    Attributes:
+        format: one of `quant.row_table.FORMATS`.
+        table: the codes.
+        codes_sha256: of codes and scales.
+        reason: why, in the user's words.
+    """
+
+    format: str
+    table: RowTable | None = field(default=None, compare=False)
+    codes_sha256: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class QuantPlan:
     """Decisions by name, in execution order: layers, elementwise nodes, norms by node, activations by tensor.
 
@@ -220,6 +238,7 @@ class QuantPlan:
     elementwise: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # node -> reason
     norms: Mapping[str, NormPlan] = field(default_factory=lambda: MappingProxyType({}))  # those that changed
     requants: Mapping[str, RequantPlan] = field(default_factory=lambda: MappingProxyType({}))
+    tables: Mapping[str, TablePlan] = field(default_factory=lambda: MappingProxyType({}))  # by Gather
 
     def with_layer(self, name: str, plan: LayerPlan) -> "QuantPlan":
         """The plan with one layer decided anew."""
@@ -246,6 +265,10 @@ class QuantPlan:
         """The plan with the requantisation of one node decided anew."""
         return replace(self, requants=_with(self.requants, name, plan))
 
+    def with_table(self, name: str, plan: TablePlan) -> "QuantPlan":
+        """The plan with the table of one Gather decided anew."""
+        return replace(self, tables=_with(self.tables, name, plan))
+
     def without(self, nodes: set[str], reason: str) -> "QuantPlan":
         """The plan in which these nodes stay float, and why."""
         layers = {k: LayerPlan(reason=reason) if k in nodes else v for k, v in self.layers.items()}
@@ -266,13 +289,13 @@ class QuantPlan:
                 k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason) if k in integer else v
                 for k, v in self.layers.items()
             }
-            return QuantPlan(MappingProxyType(layers)), integer
+            return QuantPlan(MappingProxyType(layers), tables=self.tables), integer
         stored = [k for k, v in self.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
         layers = {
             k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v
             for k, v in self.layers.items()
         }
-        return QuantPlan(MappingProxyType(layers)), stored
+        return QuantPlan(MappingProxyType(layers), tables=self.tables), stored
 
 
 def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:

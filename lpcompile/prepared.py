@@ -9,9 +9,10 @@ from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_op
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
+from lpcompile.analysis.mirrored_samples import mirrored
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
-from lpcompile.errors import InputError, PipelineError, TargetError, UnsupportedOpError
+from lpcompile.errors import CalibrationError, InputError, PipelineError, TargetError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.admission import admit
 from lpcompile.ir.facts import Fact
@@ -103,6 +104,8 @@ class Preparation:
         check_options(target, self.options)
         recipe = load_recipe(self.options.recipe or default_recipe(target, self.options))
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
+        if decisions is not None and decisions.header.get("mirror_samples"):
+            self.options = replace(self.options, mirror_samples=True)
         passes = recipe_passes(target, self.options, recipe, decisions, strict=strict)
         with located(source):
             graph = io.load(source)
@@ -292,7 +295,12 @@ class Preparation:
     ) -> Calibration | None:
         """The user's, else generated ones where a target cannot do without, else none."""
         if data is not None:
-            return load_samples(data, inputs, labels_of(tuple(passes)))
+            found = load_samples(data, inputs, labels_of(tuple(passes)))
+            return mirrored(found, inputs) if self.options.mirror_samples else found
+        if self.options.mirror_samples:
+            raise CalibrationError(
+                "no samples to mirror", hint="give --calibration-data, or no --mirror-samples"
+            )
         if all(p.exact for p in passes):
             return None
         if target.rules.needs_ranges:

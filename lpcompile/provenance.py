@@ -43,7 +43,7 @@ def data_sha256(calibration: Calibration | None) -> str:
     if calibration is None:
         return ""
     digest = hashlib.sha256()
-    for feeds in calibration.calls:
+    for feeds in (*calibration.calls, *calibration.copies):
         for name, array in feeds.items():
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())

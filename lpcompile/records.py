@@ -74,6 +74,28 @@ class LayerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TableRecord:
+    """A constant whose rows a Gather looks up in fewer bytes, as an embedding.
+
+    Attributes:
+        name: of the Gather.
+        shape: of the table.
+        format: that it is stored in.
+        bytes, float_bytes: stored, and as floats; of a table that several Gathers read, at each of them.
+        sqnr_db: what a reader gets against the float table; None where nothing was lost.
+        reason: why.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    bytes: int
+    float_bytes: int
+    sqnr_db: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
     """Compiled against float, on calibration samples that decided nothing."""
 

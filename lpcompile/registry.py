@@ -22,6 +22,7 @@ PASSES = {
     "equalize": "lpcompile.passes.equalize:Equalize",
     "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
+    "quantize-embeddings": "lpcompile.passes.quantize_embeddings:QuantizeEmbeddings",
     "snap-sums": "lpcompile.passes.snap_sums:SnapSums",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "dual-precision": "lpcompile.passes.dual_precision:DualPrecision",

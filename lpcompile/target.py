@@ -45,6 +45,7 @@ class Options:
         input_shapes: concrete shapes of inputs with symbolic axes.
         input_values: inputs that take one value for good, by name: what hangs on them folds, and the compiled model has
             them no more. Empty with `decisions`: as these have it.
+        mirror_samples: mirror images of the deciding samples decide beside them; as `decisions` have it.
         seed: of every random choice.
         effort: 0 rounds to nearest and does no more; 1 is the recipe as it stands; 2 also learns codes block by block
             where weights have few bits; 3 also retrains the whole network, gently. A pipeline of one's own, as of
@@ -79,6 +80,7 @@ class Options:
     opset: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     input_values: Mapping[str, float] = field(default_factory=dict)
+    mirror_samples: bool = False
     seed: int = 0
     effort: int = 1
     verify: bool = False

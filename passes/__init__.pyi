@@ -108,6 +108,15 @@ def quantize_activations(
 ) -> PlannedModel:
     """Decide what runs on integers; static ranges from streamed statistics; tie groups."""
 
+def quantize_embeddings(
+    planned: PlannedModel,
+    *,
+    least_db: float = 35.0,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> PlannedModel:
+    """Tables whose rows are looked up in int8 with a scale a row, or in half precision."""
+
 def snap_sums(
     planned: PlannedModel,
     *,

@@ -19,7 +19,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.rounded_again import layer_rows, rounded_again
@@ -110,7 +110,7 @@ class Quantnorm(Pass):
         """A norm has no weights whose scales could be chosen: snapping leaves it a multiplier of `bits`."""
         if is_snapped(wanted):
             wanted = f"dyadic-{max(self.bits, LEAST_BITS)}"
-        norm = channel_norm(with_norms(graph).node(node.name))
+        norm = channel_norm(with_planned_constants(graph).node(node.name))
         assert norm is not None
         plan = RequantPlan(wanted, "a norm that no layer took in", norm.centre)
         if graph.plan.requants.get(node.name) == plan:

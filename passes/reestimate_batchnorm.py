@@ -18,7 +18,7 @@ from lpcompile.ir.channel_norm import ChannelNorm, channel_norm
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.passes.constant_inputs import output_at
 from lpcompile.passes.expected_time import labelled, samples_of
 from lpcompile.passes.keep_if_better import keep_if_better
@@ -120,7 +120,7 @@ def _reestimate(
     if max(shifted, scaled) < LEAST:
         report.skip(node, "what it gives has the mean and the variance of the float network")
         return
-    planned = with_norms(graph).node(node.name)
+    planned = with_planned_constants(graph).node(node.name)
     constants = _constants(planned, ratio, apart, now.mean)
     graph.plan = graph.plan.with_norm(node.name, NormPlan.of(constants, REESTIMATED))
     said = [f"mean by {100 * shifted:.2g} % of its deviation"] if moves else []

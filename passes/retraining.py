@@ -9,7 +9,7 @@ import numpy as np
 from lpcompile.analysis.calibration import RunFeeds
 from lpcompile.errors import GradientError
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.materialise.qdq import fake_quantised, scale_node
 from lpcompile.passes.expected_time import LEARNING, labelled, samples_of
 from lpcompile.passes.learned_range import learnable_ranges
@@ -192,7 +192,7 @@ def trainable_norms(graph: LpGraph, *, running: bool = False) -> list[TunedNorm]
         running: batch norms follow the statistics of the batches.
     """
     found = []
-    for node in with_norms(graph).nodes():
+    for node in with_planned_constants(graph).nodes():
         if node.domain or node.op not in NORMS or len(node.outputs) != 1:
             continue
         parameters = node.inputs[1:3]

@@ -25,12 +25,14 @@ class Calibration:
         source: where they came from, for the report.
         generated: made up here, because the user gave none: good for ranges of tensors, not of channels.
         labels: of the samples of each call, where they were asked for; else empty.
+        copies: changed copies of the deciding calls, in their order, that decide beside them (`mirrored_samples`).
     """
 
     calls: Sequence[Feeds]
     source: str = ""
     generated: bool = False
     labels: Sequence[np.ndarray] = ()
+    copies: Sequence[Feeds] = ()
 
     @property
     def _held(self) -> frozenset[int]:
@@ -43,12 +45,13 @@ class Calibration:
     @property
     def deciding(self) -> list[Feeds]:
         """The calls that decisions may look at."""
-        return [c for i, c in enumerate(self.calls) if i not in self._held]
+        return [*(c for i, c in enumerate(self.calls) if i not in self._held), *self.copies]
 
     @property
     def deciding_labels(self) -> list[np.ndarray]:
         """The labels of the deciding calls; empty where there are none."""
-        return [a for i, a in enumerate(self.labels) if i not in self._held]
+        own = [a for i, a in enumerate(self.labels) if i not in self._held]
+        return own * (2 if self.copies else 1)
 
     @property
     def judging(self) -> list[Feeds]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 
 
 def with_stored_weights(graph: LpGraph) -> LpGraph:
@@ -19,7 +19,7 @@ def with_stored_weights(graph: LpGraph) -> LpGraph:
     rounded = {n: p for n, p in graph.plan.layers.items() if p.tensor is not None}
     if not rounded:
         return graph
-    copy = with_norms(graph)
+    copy = with_planned_constants(graph)
     for name, plan in rounded.items():
         node = copy.node(name)
         assert plan.tensor is not None

@@ -168,6 +168,7 @@ input_value_option = click.option(
     metavar="NAME=NUMBER",
     help="An input that takes one value for good, as sr=16000: branches that it chooses fold.",
 )
+mirror_option = click.option("--mirror-samples", is_flag=True, help="Mirror images of samples decide, too.")
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=0),

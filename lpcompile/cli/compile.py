@@ -14,6 +14,7 @@ from lpcompile.cli._options import (
     common_options,
     input_shape_option,
     input_value_option,
+    mirror_option,
     model_file,
     parse_budget,
     parse_pairs,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 @click.option("--opset", type=click.IntRange(min=1), metavar="N", help="At least this opset.")
 @input_shape_option
 @input_value_option
+@mirror_option
 @click.option(
     "-O",
     "effort",

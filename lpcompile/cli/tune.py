@@ -12,6 +12,7 @@ from lpcompile.cli._options import (
     common_options,
     input_shape_option,
     input_value_option,
+    mirror_option,
     model_file,
     resume_option,
     threads_option,
@@ -53,6 +54,7 @@ PASS_OPTIONS = ("epochs", "batch", "estimator", "optimiser", "learning_rate", "l
 @resume_option
 @input_shape_option
 @input_value_option
+@mirror_option
 @click.option("--machine", metavar="NAME|FILE", help="The machine (cim): its name, or a TOML description.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
 @click.option("--force", is_flag=True, help="Overwrite files of an earlier run.")

@@ -9,13 +9,14 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import data_inputs
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.ir.value import Value
 from lpcompile.materialise.dyadic_elementwise import ElementwiseWriter
 from lpcompile.materialise.dyadic_layers import DyadicLayerWriter
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import write_clamp
+from lpcompile.materialise.row_tables import write_row_tables
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel
 from lpcompile.quant.dyadic_numbers import DyadicNumbers
@@ -27,7 +28,8 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     Returns:
         The new graph; for each quantised layer the bytes of what holds its weights and scales; its integers.
     """
-    result = with_norms(graph)
+    result = with_planned_constants(graph)
+    write_row_tables(result)
     tensors = IntegerTensors(result, result.plan)
     numbers = DyadicNumbers()
     layers = DyadicLayerWriter(result, tensors, numbers)

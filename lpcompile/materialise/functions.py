@@ -14,7 +14,7 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import BINARY, CLAMPS, DATA_INPUTS, bounds, data_inputs, following_clamp
 from lpcompile.ir.node import Node
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.materialise.held import product_scale, sum_scales
@@ -22,6 +22,7 @@ from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import clamped, write_clamp, write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.norms import write_norm
+from lpcompile.materialise.row_tables import write_row_tables
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, QuantPlan
 
@@ -93,7 +94,8 @@ def _absorbed_bias(node: Node, plan: QuantPlan) -> Node | None:
 
 def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     """A copy of the graph in which the plan has become nodes, and the bytes of every layer's stored weights."""
-    result = with_norms(graph)
+    result = with_planned_constants(graph)
+    write_row_tables(result)
     tensors = IntegerTensors(result, result.plan)
     writer = LayerWriter(result, tensors)
     filled: list[Value] = []

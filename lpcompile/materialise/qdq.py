@@ -15,7 +15,7 @@ from lpcompile.ir.forms import Form, form_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.ir.value import Value
 from lpcompile.materialise.float8_chain import Float8Chain
 from lpcompile.materialise.functions import Unit, units
@@ -23,6 +23,7 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.layers import LayerWriter, metadata
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.norms import hold_constants
+from lpcompile.materialise.row_tables import write_row_tables
 from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
 from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
@@ -36,7 +37,8 @@ def materialise_qdq(graph: LpGraph, *, float8: bool = False) -> tuple[LpGraph, d
         graph: float graph and plan.
         float8: write layers that compute in FP8 with float8 tensors (opset 21), not as floats that hold its numbers.
     """
-    result = with_norms(graph)
+    result = with_planned_constants(graph)
+    write_row_tables(result)
     tensors = IntegerTensors(result, result.plan)
     expanding = LayerWriter(result, tensors, Float8Chain(result) if float8 else None)
     weight_bytes = expanding.weight_bytes
@@ -87,7 +89,7 @@ def fake_quantised(graph: LpGraph, learned: Collection[str] = ()) -> LpGraph:
         graph: with a plan.
         learned: tie groups whose scale comes out of a node `scale_node(group)`, so that it can be trained.
     """
-    result = with_norms(graph)
+    result = with_planned_constants(graph)
     tensors = IntegerTensors(result, result.plan)
     scales: dict[str, Value] = {}
     for value, readers in integer_reads(result, units(result)):

@@ -13,7 +13,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir import export
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.ir.value import Value
 from lpcompile.plan import ActivationPlan
 from lpcompile.reconstruction.blocks import Block
@@ -92,7 +92,7 @@ def block_graph(
     Raises:
         GradientError: an operator has no gradient, or no weight reaches the outputs.
     """
-    copy, parts, inside = with_norms(graph), _Parts(), frozenset(block.nodes)
+    copy, parts, inside = with_planned_constants(graph), _Parts(), frozenset(block.nodes)
     for name, (weight, bias) in (held or {}).items():
         copy.set_weights(copy.node(name), weight, bias)
     for name in (*block.inputs, *block.side):

@@ -24,7 +24,7 @@ _VALUES = (
 _DEFAULTS = {"emit": "functions", "seed": 0, "threads": 0}
 _REPEATED = ("host", "keep_float", "layer_formats", "print_after")
 _SPELLED = {"layer_formats": "layer_format"}
-_FLAGS = ("strict", "verify", "benchmark", "save_temps", "dry_run", "force", "resume")
+_FLAGS = ("mirror_samples", "strict", "verify", "benchmark", "save_temps", "dry_run", "force", "resume")
 
 
 def command_line(path: str | None, target: str, options: Options, calibration: Any = None) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -20,7 +20,8 @@ from lpcompile.assignment.requantisation import requantisation_of, targets_own
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, LayerPlan, QuantPlan
-from lpcompile.records import LayerRecord, PassReport
+from lpcompile.quant.error import sqnr_db
+from lpcompile.records import LayerRecord, PassReport, TableRecord
 from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -134,7 +135,7 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> 
     return {
         "macs": sum(r.macs for r in records),
         "weight_bytes": sum(r.weight_bytes for r in records),
-        "other_bytes": sum(c.nbytes for c in graph.constants() if c.name not in layer_weights),
+        "other_bytes": _other_bytes(graph, layer_weights),
         "bits_per_weight": 8 * sum(r.weight_bytes for r in records) / weights if records else 0.0,
         "ace": sum(r.ace for r in records),
         "acev2": account.acev2(),
@@ -144,6 +145,33 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> 
         "side_path_mac_fraction": _side_path_macs(graph) / max(1, sum(r.macs for r in records)),
         **_posits(layers),
     }
+
+
+def table_records(graph: LpGraph) -> list[TableRecord]:
+    """Every planned table, by the Gather that looks up its rows."""
+    found = []
+    for name, plan in graph.plan.tables.items():
+        table = graph.node(name).inputs[0]
+        assert table is not None
+        assert plan.table is not None
+        values = table.values
+        db = sqnr_db(values, plan.table.values)
+        lost = db if np.isfinite(db) else None
+        found.append(
+            TableRecord(name, table.dims, plan.format, plan.table.nbytes, values.nbytes, lost, plan.reason)
+        )
+    return found
+
+
+def _other_bytes(graph: LpGraph, layer_weights: Collection[str]) -> int:
+    """What constants take that no layer multiplies by, tables as they are stored."""
+    stored = {}
+    for name, plan in graph.plan.tables.items():
+        table = graph.node(name).inputs[0]
+        if table is not None and plan.table is not None:
+            stored[table.name] = plan.table.nbytes
+    floats = sum(c.nbytes for c in graph.constants() if c.name not in {*layer_weights, *stored})
+    return floats + sum(stored.values())
 
 
 def _rank(plan: LayerPlan) -> int:

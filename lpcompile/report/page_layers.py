@@ -19,6 +19,11 @@ COLUMNS = (
     Column("reason"),
 )  # fmt: skip
 
+TABLES = (
+    Column("looked up by"), Column("shape"), Column("format"), Column("stored", 3, "bytes"),
+    Column("as floats", 3, "bytes"), Column("rows alone", 3, "dB"), Column("reason"),
+)  # fmt: skip
+
 
 def layers(report: Mapping[str, Any]) -> str:
     """Charts and the table."""
@@ -49,6 +54,7 @@ def layers(report: Mapping[str, Any]) -> str:
         ),
         _assignments(report),
         html_table(f"{len(found)} layers with weights", COLUMNS, [_row(layer) for layer in found]),
+        html_table("Tables whose rows are looked up", TABLES, map(_table_row, report.get("tables") or [])),
     )
 
 
@@ -97,6 +103,12 @@ def _row(layer: Layer) -> tuple[Any, ...]:
         "sqnr_db_local", "sqnr_db_end", "sensitivity", "energy_pj", "reason",
     )  # fmt: skip
     return layer["name"], layer["op"], short_name(layer["weight_format"]), *(layer.get(k) for k in keys_of)
+
+
+def _table_row(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    shape = " x ".join(map(str, table["shape"]))
+    keys_of = ("format", "bytes", "float_bytes", "sqnr_db", "reason")
+    return table["name"], shape, *(table.get(k) for k in keys_of)
 
 
 def _assignments(report: Mapping[str, Any]) -> str:

@@ -182,7 +182,7 @@ def test_channels_of_one_value_keep_their_scale() -> None:
     np.testing.assert_allclose(now[0], wanted[0], atol=1e-5)
 
 
-def test_every_form_of_the_model_has_the_planned_norms(preact: Quantized) -> None:
+def test_every_form_of_the_model_has_the_planned_constants(preact: Quantized) -> None:
     graph, _ = reestimated(preact)
     after = Quantized(preact.original, graph, preact.context, {})
     feeds = preact.context.calibration.calls[0]  # type: ignore[union-attr]
@@ -219,7 +219,7 @@ def test_it_is_in_the_catalogue() -> None:
     assert {"tune-scales", "reestimate-batchnorm"} <= set(all_passes())
 
 
-def test_rounding_again_aims_through_the_planned_norms() -> None:
+def test_rounding_again_aims_through_the_planned_constants() -> None:
     """Biases that `requantize-weights` sets fit what the norms give now, not what they gave before."""
     found = quantized(PREACT, f"{NO_COSTS},{COARSE}", calls=24)
     found.rerun("reestimate-batchnorm")

@@ -10,7 +10,7 @@ import pytest
 import lpcompile
 from lpcompile.errors import GradientError, InputError, OutputError, PassOptionError
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.pipeline import PassContext
 from lpcompile.quant.fit import fit
 from lpcompile.quant.granularity import PerGroup
@@ -116,7 +116,7 @@ def test_norms_are_trained_in_the_plan() -> None:
     assert node.name in {c.node for c in report.changes}
     assert noise(found, graph) < noise(found, found.graph)
     again, _ = tuned(replace(found, graph=graph))
-    start = with_norms(graph).node(node.name).inputs[1]
+    start = with_planned_constants(graph).node(node.name).inputs[1]
     assert start is not None
     now = again.plan.norms[node.name].constants[1]
     assert np.abs(now - start.values).max() < 0.1, "it goes on from what is planned"

@@ -9,7 +9,7 @@ import pytest
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.errors import CalibrationError, GradientError, InputError, OutputError, PassOptionError
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.planned_norms import with_norms
+from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.pipeline import PassContext
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline
@@ -213,7 +213,7 @@ def test_norms_that_stayed_in_the_graph(batchnorm: str, wanted: list[bool]) -> N
     graph, report = tuned(found, f"{SHORT},batchnorm={batchnorm}")
     assert report.metrics["best_epoch"] > 0
     (old,) = found.graph.nodes("BatchNormalization")
-    for made, moved in ((with_norms(graph), wanted), (graph, [False] * 4)):
+    for made, moved in ((with_planned_constants(graph), wanted), (graph, [False] * 4)):
         (new,) = made.nodes("BatchNormalization")
         assert moved == [
             not np.array_equal(a.values, b.values)

@@ -1,0 +1,65 @@
+"""Planned tables in nodes: rows of codes are looked up, then scaled, so that no float table is ever held.
+
+Gather, Cast, and a product with the scales that the same indices look up; of half precision Gather and Cast.
+"""
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.store import Shape
+from lpcompile.ir.value import Value
+from lpcompile.materialise.names import stem
+from lpcompile.plan import TablePlan
+from lpcompile.quant.row_table import RowTable
+
+FLOAT = np.dtype(np.float32)
+
+
+def write_row_tables(graph: LpGraph) -> None:
+    """Carry out the planned tables of a graph, in place; Gathers that share a table share its codes."""
+    constants: dict[str, tuple[Value, Value | None]] = {}
+    for name, plan in graph.plan.tables.items():
+        assert plan.table is not None, "the pass that plans a table rounds it"
+        if plan.codes_sha256 not in constants:
+            constants[plan.codes_sha256] = _stored(graph, name, plan.table)
+        _write(graph, graph.node(name), plan, *constants[plan.codes_sha256])
+
+
+def _stored(graph: LpGraph, name: str, table: RowTable) -> tuple[Value, Value | None]:
+    codes = graph.constant(f"{stem(name)}/codes", table.codes)
+    return codes, None if table.scales is None else graph.constant(f"{stem(name)}/row_scales", table.scales)
+
+
+def _write(graph: LpGraph, node: Node, plan: TablePlan, codes: Value, scales: Value | None) -> None:
+    rows, indices = node.outputs[0], node.inputs[1]
+    assert rows is not None
+    name, shape, along = node.name, rows.shape, {"axis": node.attrs.get("axis", 0)}
+    metadata = {**node.metadata, "lpcompile.format": plan.format}
+    graph.remove(node)
+
+    def looked_up(of: Value, role: str) -> Value:
+        made = graph.add_node(
+            "Gather", [of, indices], [graph.fresh(f"{stem(rows.name)}/{role}")], attrs=along
+        )
+        return _typed(graph, made, of.dtype, shape if of is codes else None)
+
+    found, wide = looked_up(codes, "codes"), {"to": int(TensorProto.FLOAT)}
+    if scales is None:
+        last = graph.add_node("Cast", [found], [rows.name], name=name, attrs=wide, metadata=metadata)
+    else:
+        cast = graph.add_node("Cast", [found], [graph.fresh(f"{stem(rows.name)}/floats")], attrs=wide)
+        floats = _typed(graph, cast, FLOAT, shape)
+        steps = looked_up(scales, "scales")
+        last = graph.add_node("Mul", [floats, steps], [rows.name], name=name, metadata=metadata)
+    _typed(graph, last, FLOAT, shape)
+
+
+def _typed(graph: LpGraph, node: Node, dtype: np.dtype[Any] | None, shape: Shape | None) -> Value:
+    value = node.outputs[0]
+    assert value is not None
+    graph.set_type(value, dtype, shape)
+    return value

@@ -1,0 +1,200 @@
+"""Store tables whose rows are looked up, as embeddings, in int8 with a scale a row, or in half precision.
+
+No layer multiplies by them, so that rounding of weights never meets them, and in a small language model they are most
+of what 4-bit layers leave: 9 of 15 MB of a MiniLM. A row has a scale of its own, and only the rows that are looked up
+are ever expanded. What that costs is measured on the outputs of the float network; a table that costs too much takes
+half precision, or stays.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from lpcompile import option_checks
+from lpcompile.analysis.measured import Judge
+from lpcompile.autodiff.losses import float_outputs
+from lpcompile.errors import FormatError
+from lpcompile.ir.facts import Fact
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+from lpcompile.passes.constant_inputs import output_at
+from lpcompile.pipeline import Pass, PassContext
+from lpcompile.plan import TablePlan
+from lpcompile.quant.row_table import FORMATS, row_table
+from lpcompile.records import PassReport
+
+INT8, HALF = FORMATS
+LEAST_BYTES = 4096  # below, the nodes that read codes take what codes save
+LEAST_ROW = 16  # numbers that share a float32 scale
+CALLS = 4
+
+ON_REQUEST = "kept float on request"
+OTHERS = "something other than a look-up of rows reads the table as well"
+SMALL = f"the table takes fewer than {LEAST_BYTES} bytes"
+NARROW = f"a row has fewer than {LEAST_ROW} numbers: scales would take what codes save"
+OUTSIDE = "its rows are known outside by name"
+NOT_FINITE = "it holds values that are not finite"
+NOT_DECIDED = "the decisions leave it float"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeEmbeddings(Pass):
+    """Tables of Gather in fewer bytes.
+
+    Attributes:
+        least-db: output SQNR that all tables together may leave; the tables that cost most are stored in half precision
+            or float until it is kept. Without samples nothing is measured, and all that can take int8.
+    """
+
+    name: ClassVar[str] = "quantize-embeddings"
+    summary: ClassVar[str] = (
+        "tables whose rows are looked up in int8 with a scale a row, or in half precision"
+    )
+    exact: ClassVar[bool] = False
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED})
+
+    least_db: float = 35.0
+
+    def __post_init__(self) -> None:
+        option_checks.positive("least-db", self.least_db)
+
+    def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
+        """Plan every table; those that are planned already stay as they are."""
+        report = PassReport(self.name)
+        readers: dict[str, list[Node]] = {}
+        for node in graph.nodes("Gather"):
+            if node.name in graph.plan.tables or not _looks_up_floats(node):
+                continue
+            if reason := _obstacle(graph, ctx, node):
+                report.skip(node, reason)
+            else:
+                readers.setdefault(_table(node).name, []).append(node)
+        if ctx.decisions is not None:
+            self._replay(graph, ctx.decisions.tables, readers, report)
+            return report
+        choice = _Choice(graph, ctx, list(readers.values()))
+        for number, (fmt, reason) in enumerate(choice.within(self.least_db)):
+            for node in choice.tables[number]:
+                if fmt:
+                    _plan(graph, node, TablePlan(fmt, reason=reason), report)
+                else:
+                    report.skip(node, reason)
+        report.metrics["tables"] = len(graph.plan.tables)
+        return report
+
+    def _replay(
+        self,
+        graph: LpGraph,
+        decided: Mapping[str, TablePlan],
+        readers: Mapping[str, Sequence[Node]],
+        report: PassReport,
+    ) -> None:
+        for node in (n for nodes in readers.values() for n in nodes):
+            if node.name in decided:
+                _plan(graph, node, replace(decided[node.name], codes_sha256=""), report)
+            else:
+                report.skip(node, NOT_DECIDED)
+        report.metrics["tables"] = len(graph.plan.tables)
+
+
+class _Choice:
+    """Formats of the tables of one graph; `tables` are the Gathers of each."""
+
+    def __init__(self, graph: LpGraph, ctx: PassContext, tables: Sequence[Sequence[Node]]) -> None:
+        self.graph, self.tables, self._judge = graph, tables, None
+        outputs = [v.name for v in float_outputs(graph)]
+        if tables and ctx.calibration is not None and ctx.observe is not None and outputs:
+            self._observe = ctx.observe
+            calls = ctx.calibration.deciding[:CALLS]
+            self._judge = Judge(ctx.observe(graph, outputs), calls, outputs, per_sample=False)
+
+    def within(self, least_db: float) -> list[tuple[str, str]]:
+        """(format, reason) of every table; the format is empty for one that stays float."""
+        everything = range(len(self.tables))
+        if self._judge is None:
+            return [(INT8, "no samples to measure its cost with")] * len(self.tables)
+        together = self._noise(everything)
+        if _db(together) >= least_db:
+            return [(INT8, f"all tables in int8 leave {_db(together):.1f} dB of the outputs")] * len(
+                self.tables
+            )
+        alone = [self._noise([i]) for i in everything] if len(self.tables) > 1 else [together]
+        held = sorted(everything, key=lambda i: alone[i])  # cheapest first
+        while held and _db(self._noise(held)) < least_db:
+            held.pop()
+        return [
+            (
+                INT8 if i in held else self._half(i),
+                f"in int8 it alone would leave {_db(alone[i]):.1f} dB of the outputs",
+            )
+            for i in everything
+        ]
+
+    def _half(self, number: int) -> str:
+        try:
+            row_table(_table(self.tables[number][0]).values, 0, HALF)
+        except FormatError:
+            return ""
+        return HALF
+
+    def _noise(self, numbers: Iterable[int]) -> float:
+        """Noise over signal of the outputs with these tables in int8."""
+        assert self._judge is not None
+        copy = self.graph.copy()
+        for number in numbers:
+            nodes = self.tables[number]
+            values = row_table(_table(nodes[0]).values, _axis(nodes[0]), INT8).values
+            rounded = copy.constant(f"{nodes[0].name}/rounded_table", values)
+            for node in nodes:
+                copy.node(node.name).set_input(0, rounded)
+        return float(self._judge.measure(self._observe(copy, self._judge.outputs)).noise.mean[0])
+
+
+def _db(noise: float) -> float:
+    return float(-10 * np.log10(max(noise, 1e-30)))
+
+
+def _plan(graph: LpGraph, node: Node, wanted: TablePlan, report: PassReport) -> None:
+    table = _table(node)
+    stored = row_table(table.values, _axis(node), wanted.format)
+    graph.plan = graph.plan.with_table(node.name, replace(wanted, table=stored, codes_sha256=stored.sha256))
+    report.change(node, f"table in {wanted.format}", f"{table.nbytes} bytes", f"{stored.nbytes} bytes")
+
+
+def _table(node: Node) -> Value:
+    table = node.inputs[0]
+    assert table is not None
+    return table
+
+
+def _axis(node: Node) -> int:
+    return int(node.attrs.get("axis", 0))
+
+
+def _looks_up_floats(node: Node) -> bool:
+    table, indices = node.inputs[0], node.inputs[1]
+    if node.domain or table is None or indices is None or indices.is_constant or not table.is_constant:
+        return False
+    return table.dtype == np.dtype(np.float32) and table.shape is not None and len(table.shape) > 1
+
+
+def _obstacle(graph: LpGraph, ctx: PassContext, node: Node) -> str:
+    """Why a table stays float; empty where it need not."""
+    table = _table(node)
+    if node.name in ctx.keep_float:
+        return ON_REQUEST
+    if table.nbytes < LEAST_BYTES:
+        return SMALL
+    if table.values.size < LEAST_ROW * table.dims[_axis(node)]:
+        return NARROW
+    if output_at(node).used_in_subgraph:
+        return OUTSIDE
+    layers = {n.name for n in graph.layers()}
+    alike = [n for n in table.consumers if n.op == "Gather" and not n.domain and _axis(n) == _axis(node)]
+    others = [n for n in table.consumers if n not in alike and n.name not in layers]
+    if others or table.is_output or table.used_in_subgraph or any(n.inputs[0] != table for n in alike):
+        return OTHERS
+    return "" if np.isfinite(table.values).all() else NOT_FINITE
