@@ -82,6 +82,10 @@ def _weights(report: Mapping[str, Any]) -> str:
     text = f"weights   {totals['bits_per_weight']:.3g} bits each, {bytes_text(totals['weight_bytes'])}"
     if not totals["weight_bytes"]:  # what stands in bodies of control flow is not looked into
         text = "weights   none that are counted"
+    if tables := report.get("tables"):
+        formats = " and ".join(sorted({t["format"] for t in tables}))
+        count = f"{len(tables)} tables" if len(tables) > 1 else "a table"
+        text += f"; {count} in {formats}, {bytes_text(sum(t['bytes'] for t in tables))}"
     before, after = size.get("float"), size.get("compiled", totals.get("file_bytes"))
     if before and after:
         text += f"; file {bytes_text(before)} -> {bytes_text(after)} ({after / before:.2f}x)"

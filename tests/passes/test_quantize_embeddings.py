@@ -19,6 +19,7 @@ from lpcompile.passes.quantize_embeddings import (
     OUTSIDE,
     SMALL,
 )
+from lpcompile.report.text import summary
 from tests.support import parse_model, run_model
 
 WIDTH, WORDS = 32, 64
@@ -252,3 +253,10 @@ def test_without_samples_and_twice() -> None:
     assert once.reports[-1].changes
     assert not twice.reports[-1].changes
     assert twice.plan.tables == once.plan.tables
+
+
+def test_the_summary_and_the_ledger_tell_it() -> None:
+    result = compiled(net(), passes=PASSES.replace("activations", "activations{matmul=dynamic}"))
+    assert result.report["ledger"][0]["step"] == "quantize-embeddings"
+    assert result.report["ledger"][0]["sqnr_db"] > 40
+    assert "; a table in int8, 2.3 kB" in summary(result.report)
