@@ -1,5 +1,6 @@
 """`lpcompile inspect MODEL`: what is in a model, before or after compiling."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from lpcompile.cli._output import Output
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph
+    from lpcompile.ir.node import Node
 
 OPS_SHOWN = 12
 
@@ -47,6 +49,7 @@ def described(graph: "LpGraph", path: Path) -> dict[str, Any]:
         "inputs": [_tensor(v) for v in graph.inputs],
         "outputs": [_tensor(v) for v in graph.outputs],
         "layers": layers,
+        "tables": [_looked_up(n) for n in graph.nodes("Gather") if _is_look_up(n)],
         "ops": dict(Counter(graph.ops()).most_common()),
         "totals": {
             "nodes": len(graph.nodes()),
@@ -80,8 +83,26 @@ def text_of(document: dict[str, Any]) -> str:
         keys = ("name", "op", "weight_shape", "format", "granularity", "macs", "weight_bytes")
         rows = [[_dims(r[k]) if k == "weight_shape" else r[k] for k in keys] for r in document["layers"]]
         lines += ["", table(header, rows)]
+    if document["tables"]:
+        rows = [[t["name"], _dims(t["shape"]), t["dtype"], t["bytes"]] for t in document["tables"]]
+        lines += ["", table(("rows looked up by", "table", "type", "bytes"), rows)]
     lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(lines)
+
+
+def _is_look_up(node: "Node") -> bool:
+    """Whether a Gather picks rows of a constant by what it is given."""
+    table, indices = node.inputs[0], node.inputs[1]
+    if node.domain or table is None or indices is None or indices.is_constant or not table.is_constant:
+        return False
+    axis = int(node.attrs.get("axis", 0))
+    return len(table.dims) > 1 and math.prod(table.dims) > table.dims[axis]
+
+
+def _looked_up(node: "Node") -> dict[str, Any]:
+    table = node.inputs[0]
+    assert table is not None
+    return {**_tensor(table), "name": node.name, "table": table.name, "bytes": table.nbytes}
 
 
 def _tensor(value: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lpcompile.plan import TablePlan
 from lpcompile.quant.row_table import RowTable
 
 FLOAT = np.dtype(np.float32)
+WIDE = {"to": int(TensorProto.FLOAT)}
 
 
 def write_row_tables(graph: LpGraph) -> None:
@@ -41,20 +42,19 @@ def _write(graph: LpGraph, node: Node, plan: TablePlan, codes: Value, scales: Va
     metadata = {**node.metadata, "lpcompile.format": plan.format}
     graph.remove(node)
 
-    def looked_up(of: Value, role: str) -> Value:
-        made = graph.add_node(
-            "Gather", [of, indices], [graph.fresh(f"{stem(rows.name)}/{role}")], attrs=along
+    def made(op: str, role: str, *inputs: Value | None, **attrs: Any) -> Node:
+        return graph.add_node(
+            op, inputs, [graph.fresh(f"{stem(rows.name)}/{role}")], name=f"{name}/{role}", attrs=attrs
         )
-        return _typed(graph, made, of.dtype, shape if of is codes else None)
 
-    found, wide = looked_up(codes, "codes"), {"to": int(TensorProto.FLOAT)}
+    found = _typed(graph, made("Gather", "codes", codes, indices, **along), codes.dtype, shape)
     if scales is None:
-        last = graph.add_node("Cast", [found], [rows.name], name=name, attrs=wide, metadata=metadata)
+        last_op, inputs, attrs = "Cast", [found], WIDE
     else:
-        cast = graph.add_node("Cast", [found], [graph.fresh(f"{stem(rows.name)}/floats")], attrs=wide)
-        floats = _typed(graph, cast, FLOAT, shape)
-        steps = looked_up(scales, "scales")
-        last = graph.add_node("Mul", [floats, steps], [rows.name], name=name, metadata=metadata)
+        floats = _typed(graph, made("Cast", "floats", found, **WIDE), FLOAT, shape)
+        steps = _typed(graph, made("Gather", "scales", scales, indices, **along), FLOAT, None)
+        last_op, inputs, attrs = "Mul", [floats, steps], {}
+    last = graph.add_node(last_op, inputs, [rows.name], name=name, attrs=attrs, metadata=metadata)
     _typed(graph, last, FLOAT, shape)
 
 

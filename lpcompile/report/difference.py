@@ -43,7 +43,8 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         settings: [{name, a, b}] that differ; whole: [{name, a, b}] that either knows; layers: [{name, decided, a, b}]
         in the order of `a`, a and b by the names of DECISIONS and FIGURES, `decided` those of DECISIONS that differ;
-        same: how many layers are decided alike; only_in_a, only_in_b: names of layers.
+        same: how many layers are decided alike; tables: [{name, a, b}], formats of those that are stored differently,
+        None for one that stays float; only_in_a, only_in_b: names of layers.
 
     Raises:
         InputError: the reports are of different models.
@@ -61,6 +62,7 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
         "whole": list(_whole(a, b)),
         "layers": layers,
         "same": len(common) - len(layers),
+        "tables": list(_tables(a, b)),
         "only_in_a": [n for n in first if n not in second],
         "only_in_b": [n for n in second if n not in first],
     }
@@ -68,6 +70,12 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layers(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {layer["name"]: layer for layer in report["layers"]}
+
+
+def _tables(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    first, second = ({t["name"]: t["format"] for t in r.get("tables") or ()} for r in (a, b))
+    for name in dict.fromkeys([*first, *second]):
+        yield from _pair(name, first.get(name), second.get(name), equal=False)
 
 
 def _layer(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,13 @@ def reports_text(document: Mapping[str, Any]) -> str:
         )
     if len(layers) > LAYERS_SHOWN:
         lines.append(f"and {len(layers) - LAYERS_SHOWN} more: --csv and --json have them all")
+    if tables := document["tables"]:
+        lines.append(
+            table(
+                ("table looked up by", "A", "B"),
+                [(t["name"], t["a"] or "float32", t["b"] or "float32") for t in tables],
+            )
+        )
     for key, where in (("only_in_a", "A"), ("only_in_b", "B")):
         if names := document[key]:
             lines.append(f"only in {where}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")

@@ -1,5 +1,6 @@
 """`quantize-embeddings`: rows of int8 codes are looked up, exactly as planned; every reason; what costs too much."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lpcompile.passes.quantize_embeddings import (
     SMALL,
 )
 from lpcompile.report.text import summary
+from tests.cli.cli_runner import lpcompile as on_command_line
 from tests.support import parse_model, run_model
 
 WIDTH, WORDS = 32, 64
@@ -260,3 +262,19 @@ def test_the_summary_and_the_ledger_tell_it() -> None:
     assert result.report["ledger"][0]["step"] == "quantize-embeddings"
     assert result.report["ledger"][0]["sqnr_db"] > 40
     assert "; a table in int8, 2.3 kB" in summary(result.report)
+
+
+def test_inspect_and_diff_name_the_tables(tmp_path: Path) -> None:
+    for name, options in (("a", {}), ("b", {"keep_float": ["words"]})):
+        compiled(net(), output=tmp_path / name, **options)
+    onnx.save(net(), tmp_path / "net.onnx")
+    shown = [
+        json.loads(on_command_line("inspect", str(tmp_path / n), "--json").stdout) for n in ("a", "net.onnx")
+    ]
+    assert [(t["name"], t["dtype"], t["bytes"]) for t in shown[0]["tables"]] == [
+        ("words/codes", "int8", WORDS * WIDTH)
+    ]
+    assert [(t["name"], t["table"]) for t in shown[1]["tables"]] == [("words", "table")]
+    differ = json.loads(on_command_line("diff", str(tmp_path / "a"), str(tmp_path / "b"), "--json").stdout)
+    assert differ["tables"] == [{"name": "words", "a": "int8", "b": None}]
+    assert "float32" in on_command_line("diff", str(tmp_path / "a"), str(tmp_path / "b")).stdout
