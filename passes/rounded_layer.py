@@ -43,6 +43,7 @@ def rounded_layer(
     rho: float = -1.0,
     learns: bool = True,
     improves_table: bool = False,
+    alone: QuantizedTensor | None = None,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -55,6 +56,7 @@ def rounded_layer(
         rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
         improves_table: its table was learned from some of its weights, and may be improved; not with `rounds` 0.
+        alone: the weights as this decision rounds them without its side path, where they were; None: rounded here.
         learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
@@ -95,7 +97,9 @@ def rounded_layer(
         importance=importance,
         min_scale=least_scale(graph, node, kernel),
     )
-    if decided.format == LEARNED:
+    if alone is not None:
+        tensor = alone
+    elif decided.format == LEARNED:
         tensor, improves_table = fit_codebook(rows, fitting), True
     else:
         tensor = fitting.fit(rows, resolve(decided.format))
@@ -105,9 +109,9 @@ def rounded_layer(
         decided = replace(decided, format=tensor.format.name)
     if grouped and not tensor.has_integer_groups:
         decided = replace(decided, granularity="channel")  # one group a row
-    if decided.rounding == "kernel-sums":
+    if alone is None and decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
-    if by_metric is not None:
+    if alone is None and by_metric is not None:
         learned = learns and decided.rounding == ADAROUND
         tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds, learned=learned)
     if decided.rank:
