@@ -209,6 +209,7 @@ def cost(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, float] | None = None,
     **coefficients: Any,
 ) -> dict[str, Any]:
     """Count what a call of a float ONNX model computes, node by node; nothing is compiled.
@@ -216,6 +217,7 @@ def cost(
     Args:
         model: path, bytes or proto.
         input_shapes: concrete shapes of inputs with symbolic axes; a symbolic batch is 1.
+        input_values: of inputs that take one value for good; branches that they choose are counted alone.
         **coefficients: fields of `analysis.arithmetic.Coefficients`: shift_coeff, charge_accumulate, wired_shift,
             count_compare.
 
@@ -226,7 +228,8 @@ def cost(
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
     """
-    return model_costs(model, input_shapes=input_shapes, coefficients=Coefficients(**coefficients))
+    by = Coefficients(**coefficients)
+    return model_costs(model, input_shapes=input_shapes, input_values=input_values, coefficients=by)
 
 
 def load(path: str | os.PathLike[str]) -> Artefacts:

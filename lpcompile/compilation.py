@@ -284,6 +284,7 @@ class Compilation:
                 *document.mac_assumptions(totals),
                 *map(dict, ASSUMPTIONS),
                 *document.float8_assumptions(graph.plan),
+                *prepared.target.assumptions(graph),
             ],
             "passes": document.pass_documents(facts.reports),
             "layers": [asdict(r) for r in layers],

@@ -3,17 +3,27 @@
 It holds no time, no path and no command line, and the same decisions give the same bytes.
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from lpcompile.decision_entries import (
+    ACTIVATION_KEYS,
+    REQUANT_KEYS,
+    TABLE_KEYS,
+    WEIGHT_KEYS,
+    entry_lines,
+    mark_lines,
+    read_marks,
+    toml,
+    with_reasons_of_user,
+)
 from lpcompile.errors import DecisionsError, FormatError
 from lpcompile.formats.base import resolve
 from lpcompile.formats.planned import format_of
@@ -45,13 +55,8 @@ SCHEMA = 1
 MOST_BYTES = 64 << 20
 WHERE_GIVEN = ("input_values", "mirror_samples")  # of the header: written where there are some
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", *WHERE_GIVEN)
-WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
-SIDE_KEYS = ("rank", "side_path", "side_lowering")  # written where there is one
 NORM_KEYS = ("constants_sha256", "reason")
-REQUANT_KEYS = ("multiplier", "reason")
-TABLE_KEYS = ("format", "codes_sha256", "reason")
-ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 DUAL_SCALES = "bfloat16"  # of int4 codes that are read as FP8
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
@@ -82,52 +87,22 @@ def write_decisions(decisions: Decisions) -> str:
         "[made_for]",
     ]
     known = [key for key in HEADER if decisions.header.get(key) or key not in WHERE_GIVEN]
-    lines += [f"{key} = {_toml(decisions.header.get(key, ''))}" for key in known]
-    lines += ["", "[versions]", *(f"{key} = {_toml(v)}" for key, v in sorted(decisions.versions.items()))]
+    lines += [f"{key} = {toml(decisions.header.get(key, ''))}" for key in known]
+    lines += ["", "[versions]", *(f"{key} = {toml(v)}" for key, v in sorted(decisions.versions.items()))]
     for name, layer in decisions.plan.layers.items():
-        lines += ["", f"[layers.{_toml(name)}]", f"kernel = {_toml(layer.kernel.value)}"]
-        lines += [
-            f"{key} = {_toml(getattr(layer.weight, key))}"
-            for key in WEIGHT_KEYS
-            if getattr(layer.weight, key) not in ((), "") and (layer.weight.rank or key not in SIDE_KEYS)
-        ]
-        lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
+        lines += ["", f"[layers.{toml(name)}]", *entry_lines(layer)]
     for name, activation in decisions.plan.activations.items():
-        lines += ["", f"[activations.{_toml(name)}]"]
-        known = [key for key in ACTIVATION_KEYS if key != "start" or activation.start]
-        lines += [f"{key} = {_toml(getattr(activation, key))}" for key in known]
+        lines += ["", f"[activations.{toml(name)}]", *entry_lines(activation)]
     for name, norm in decisions.plan.norms.items():
-        lines += [
-            "",
-            f"[norms.{_toml(name)}]",
-            *(f"{key} = {_toml(getattr(norm, key))}" for key in NORM_KEYS),
-        ]
+        lines += ["", f"[norms.{toml(name)}]", *(f"{key} = {toml(getattr(norm, key))}" for key in NORM_KEYS)]
     for name, requant in decisions.plan.requants.items():
-        lines += [
-            "",
-            f"[requants.{_toml(name)}]",
-            *(f"{key} = {_toml(getattr(requant, key))}" for key in REQUANT_KEYS),
-        ]
+        lines += ["", f"[requants.{toml(name)}]", *entry_lines(requant)]
     for name, table in decisions.plan.tables.items():
-        lines += [
-            "",
-            f"[tables.{_toml(name)}]",
-            *(f"{key} = {_toml(getattr(table, key))}" for key in TABLE_KEYS),
-        ]
+        lines += ["", f"[tables.{toml(name)}]", *entry_lines(table)]
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
-        lines += [f"{_toml(name)} = {_toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, (int, bool)):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines += [f"{toml(name)} = {toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
+    return "\n".join([*lines, *mark_lines(decisions.plan)]) + "\n"
 
 
 def read_decisions(path: Path) -> Decisions:
@@ -155,7 +130,8 @@ def read_decisions(path: Path) -> Decisions:
 
 
 def _parse(data: dict[str, Any]) -> Decisions:
-    parts = ("made_for", "versions", "layers", "activations", "norms", "requants", "tables", "elementwise")
+    kinds = ("layers", "activations", "norms", "requants", "tables", "elementwise")
+    parts = ("made_for", "versions", *kinds, "unedited")
     _only(data, ("schema", *parts), "the file")
     if data.get("schema") != SCHEMA:
         raise DecisionsError(f"schema {data.get('schema')!r}, not {SCHEMA}", hint=_HINT)
@@ -179,6 +155,7 @@ def _parse(data: dict[str, Any]) -> Decisions:
         MappingProxyType(requants),
         MappingProxyType(row_tables),
     )
+    plan = with_reasons_of_user(plan, read_marks(tables["unedited"]))
     header = {k: str(v) for k, v in tables["made_for"].items()}
     return Decisions(header, {k: str(v) for k, v in tables["versions"].items()}, plan)
 

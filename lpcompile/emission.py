@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from lpcompile.ir.compact import compact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
-from lpcompile.plan import Kernel
+from lpcompile.plan import SUMMING, Kernel, QuantPlan
 from lpcompile.progress import Progress, no_progress
+from lpcompile.quant.accumulators import int32_obstacle
 from lpcompile.recipes import Recipe
 from lpcompile.records import PassReport
 from lpcompile.runtime.gate import Verdict, judge
@@ -79,6 +80,11 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
         PassError: no attempt passed for another reason.
     """
     falling, warnings, reason = PassReport("fall-back"), list[str](), ""
+    for name, obstacle in _beyond_int32(graph.plan).items() if target.rules.falls_back else ():
+        layer = replace(graph.plan.layers[name], kernel=Kernel.WEIGHT_ONLY, reason=obstacle)
+        graph.plan = graph.plan.with_layer(name, layer)
+        falling.change(name, obstacle, after=Kernel.WEIGHT_ONLY.value)
+        warnings.append(f"layer '{name}' fell back: {obstacle}")
     for _ in range(MOST_ATTEMPTS):
         emitted, sizes, report = _written(graph, target, options, gate.allowed)
         excess = sizes.excess(gate.allowed)
@@ -121,6 +127,16 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             now = graph.plan.layers.get(name)
             falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
     raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
+
+
+def _beyond_int32(plan: QuantPlan) -> dict[str, str]:
+    """Layers whose sums int32 may not hold with the codes that they have in the end, and why."""
+    found = {
+        name: int32_obstacle(layer.tensor)
+        for name, layer in plan.layers.items()
+        if layer.kernel in SUMMING and layer.tensor is not None
+    }
+    return {name: obstacle for name, obstacle in found.items() if obstacle}
 
 
 def _refusal(verdict: Verdict, gate: Gate) -> LpcompileError:

@@ -21,6 +21,7 @@ from lpcompile.assignment.requantisation import targets_own
 from lpcompile.ir import io
 from lpcompile.ir.admission import admit
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.settled_inputs import settle_inputs
 from lpcompile.pipeline import PassContext, Pipeline
 from lpcompile.provenance import located, sha256_of
 from lpcompile.report.cost import cost_document
@@ -76,6 +77,7 @@ def model_costs(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, float] | None = None,
     coefficients: Coefficients | None = None,
 ) -> dict[str, Any]:
     """Account of a model as a document of plain values; nothing is compiled.
@@ -83,6 +85,7 @@ def model_costs(
     Args:
         source: path, bytes or proto of a float model.
         input_shapes: concrete shapes of inputs.
+        input_values: of inputs that take one for good.
         coefficients: of ACEv2; None: the set as it stands.
 
     Raises:
@@ -90,6 +93,7 @@ def model_costs(
     """
     with located(source):
         graph = io.load(source)
+        settle_inputs(graph, input_values or {})
         admit(graph)
         graph.infer_shapes(dict(input_shapes or {}))
         found = float_costs(graph)

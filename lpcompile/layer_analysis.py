@@ -30,6 +30,7 @@ from lpcompile.ir.admission import admit
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.settled_inputs import branch_advice, settle_inputs
 from lpcompile.pipeline import PassContext, Pipeline
 from lpcompile.plan import ActivationPlan
 from lpcompile.prepared import Preparation
@@ -66,6 +67,7 @@ class Question:
         seed: of these.
         threads: of the runtime; 0: its own choice.
         input_shapes: concrete shapes of inputs.
+        input_values: of inputs that take one value for good, so that branches fold; samples need not name them.
         metric: the user's measure of a model, a function of an `onnxruntime.InferenceSession` or its name
             "package.module:function"; every layer is measured by it, with its weights quantised alone.
         metric_layers: only so many layers, those that score most by the first method; None: all.
@@ -83,6 +85,7 @@ class Question:
     seed: int = 0
     threads: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    input_values: Mapping[str, float] | None = None
     metric: str | Callable[[Any], Any] | None = None
     metric_layers: int | None = None
 
@@ -137,9 +140,10 @@ def analyze_model(
     with located(source):
         graph = io.load(source)
         check_finite(graph)
+        settle_inputs(graph, asked.input_values or {})
         admit(graph)
     calibration = _calibration(graph, data, asked)
-    warnings: list[str] = []
+    warnings = [advice] if (advice := branch_advice(graph, calibration.calls[0])) else []
     Preparation("ort", Options(input_shapes=dict(asked.input_shapes or {})), shown, warnings).convert(
         graph, decides=True
     )

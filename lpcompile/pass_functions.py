@@ -27,6 +27,7 @@ from lpcompile.errors import InputError, PassOptionError, PipelineError
 from lpcompile.ir import io
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.settled_inputs import settle_inputs
 from lpcompile.pipeline import PLANNED, Kind, Pass, Pipeline, kind_of
 from lpcompile.planned_model import PlannedModel, carried_on, context_of
 from lpcompile.prepared import Preparation
@@ -58,6 +59,11 @@ ARGUMENTS = {
     "input_shapes": Argument(
         "Mapping[str, tuple[int, ...]] | None", None, "concrete shapes of inputs with symbolic axes."
     ),
+    "input_values": Argument(
+        "Mapping[str, float] | None",
+        None,
+        "inputs that take one value for good; `fold_constants` folds the branches that they choose.",
+    ),
     "layer_formats": Argument(
         "Sequence[str]", (), '"REGEX=FORMAT[/GRANULARITY]" of layers by name; first wins.'
     ),
@@ -85,8 +91,12 @@ ARGUMENTS = {
         "called with a `Step` as loops go on.",
     ),
 }
+FOLD_FIRST = (
+    "layers in branches stay float: lpcompile.passes.fold_constants(model, input_values=...) puts the branch in place "
+    "that a settled input chooses"
+)
 STARTING = (
-    *("calibration", "target", "machine", "seed", "threads", "keep_float", "input_shapes"),
+    *("calibration", "target", "machine", "seed", "threads", "keep_float", "input_shapes", "input_values"),
     *("followed_by", "decisions"),
 )
 ALWAYS = ("report", "progress")
@@ -203,6 +213,8 @@ def _start(done: Pass, model: Any, call: Mapping[str, Any]) -> PlannedModel:
     calibration = preparation.samples(target, graph, call["calibration"], (done,), _inputs(graph))
     preparation.convert(graph, decides=True)
     check_opset(target, graph)
+    if call["input_values"] and graph.nodes("If"):
+        preparation.warnings.append(FOLD_FIRST)
     graph.facts |= done.requires - PLANNED
     context = preparation.context(target, decisions, calibration, (done, *_later(call)))
     empty = PlannedModel(graph.to_proto(), preparation.options, (), (), graph, context)
@@ -233,6 +245,7 @@ def _opened(model: Any, call: Mapping[str, Any]) -> tuple[LpGraph, Preparation]:
     with located(model):
         graph = io.load(model)
         check_finite(graph)
+        settle_inputs(graph, call.get("input_values") or {})
     options = Options(
         seed=call.get("seed", 0),
         threads=call.get("threads", 0),

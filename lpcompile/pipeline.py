@@ -33,6 +33,23 @@ RunModel = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], Arrays]
 ObserveGraph = Callable[[LpGraph, Sequence[str]], RunFeeds]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CarriedOut:
+    """How a layer was rounded, so that who would round it alike need not.
+
+    Attributes:
+        plan: of its weights.
+        sweeps: after GPTQ.
+        metric: of rounding errors.
+        codes_sha256: what came out.
+    """
+
+    plan: WeightPlan
+    sweeps: int
+    metric: InputMetric | None
+    codes_sha256: str
+
+
 @dataclass
 class PassContext:
     """What a pass may ask for beyond its graph.
@@ -58,6 +75,7 @@ class PassContext:
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
         finalists: further assignments that measured well, by name: plans before their weights are rounded.
         rounded: layers as they were rounded to formats that were tried, by name and weight plan.
+        carried_out: layers whose weights were rounded as their plan says it, by name.
         learned_tables: layers whose tables were learned from some of their weights while formats were tried.
         checkpoint: folder for the state of long passes after each round, or None.
         resume: go on from what is in that folder.
@@ -86,6 +104,7 @@ class PassContext:
     scored: dict[str, Any] = field(default_factory=dict)
     finalists: dict[str, QuantPlan] = field(default_factory=dict)
     rounded: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
+    carried_out: dict[str, CarriedOut] = field(default_factory=dict)
     learned_tables: frozenset[str] = frozenset()
     warnings: list[str] = field(default_factory=list)
     checkpoint: Path | None = None

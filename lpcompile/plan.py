@@ -53,6 +53,7 @@ class Kernel(StrEnum):
 
 FLOAT8_FORMAT = "float8_e4m3fn"  # of activations, saturating at 448
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)  # kernels that read integers of a static range
+SUMMING = (*STATIC, Kernel.DYNAMIC)  # kernels that sum products of 8 bits in int32
 
 
 @dataclass(frozen=True, slots=True)

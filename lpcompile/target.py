@@ -311,6 +311,10 @@ class Target(ABC):
     def default_recipe(self) -> str:
         """Name of the recipe when the user asks for none."""
 
+    def assumptions(self, graph: LpGraph) -> list[dict[str, str]]:
+        """What the compiled model takes for granted of where it will run, as `what` and `source`."""
+        return []
+
     @abstractmethod
     def emit(self, graph: LpGraph, options: Options) -> Emitted:
         """The compiled model of a graph and its plan. Reads the graph, changes nothing."""

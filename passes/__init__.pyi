@@ -30,6 +30,7 @@ def fold_constants(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
     growth_bytes: int = 65536,
+    input_values: Mapping[str, float] | None = None,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
@@ -101,6 +102,7 @@ def quantize_activations(
     threads: int = 0,
     keep_float: Sequence[str] = (),
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, float] | None = None,
     followed_by: str = "",
     decisions: str | PathLike[str] | None = None,
     report: Callable[[PassReport], object] | None = None,
@@ -156,6 +158,7 @@ def dual_precision(
     threads: int = 0,
     keep_float: Sequence[str] = (),
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, float] | None = None,
     followed_by: str = "",
     decisions: str | PathLike[str] | None = None,
     report: Callable[[PassReport], object] | None = None,

@@ -49,6 +49,7 @@ class FoldConstants(Pass):
 
     name: ClassVar[str] = "fold-constants"
     summary: ClassVar[str] = "constant expressions and static shape computations evaluated"
+    takes: ClassVar[tuple[str, ...]] = ("input_values",)
     establishes: ClassVar[frozenset[Fact]] = frozenset({Fact.CONSTANTS_FOLDED, Fact.SHAPES})
 
     growth_bytes: int = _SMALL_BYTES

@@ -104,8 +104,23 @@ class InsertLora(Pass):
             decided = replace(decided, side_path=replayed.weight.side_path)
         if not decided.rank:  # others were decided before
             decided = replace(decided, rank=self.rank, side_path=self.method, side_lowering=lowering)
-        metric = ctx.metrics.get(node.name)
-        return rounded_layer(graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps)
+        metric, held = ctx.metrics.get(node.name), graph.plan.layers[node.name]
+        known = self._carried_out(node, held, ctx)
+        if known and held.weight == decided:
+            return held  # a replay's, with its path
+        alone = held.tensor if known and held.weight == decided.alone else None
+        return rounded_layer(
+            graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps, alone=alone
+        )
+
+    def _carried_out(self, node: Node, held: LayerPlan, ctx: PassContext) -> bool:
+        """Whether the layer's codes still are those that rounding it here would give."""
+        made, metric = ctx.carried_out.get(node.name), ctx.metrics.get(node.name)
+        return (
+            made is not None
+            and (made.plan, made.sweeps, made.codes_sha256) == (held.weight, self.sweeps, held.codes_sha256)
+            and made.metric is metric
+        )
 
     def _put(
         self, graph: LpGraph, ctx: PassContext, node: Node, layer: LayerPlan, report: PassReport

@@ -8,7 +8,8 @@ import numpy as np
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.passes.rounded_layer import BIAS_UNITS, INTEGER
+from lpcompile.plan import STATIC
+from lpcompile.quant.accumulators import BIAS_UNITS
 from lpcompile.tuning.activation_scales import TunedScale
 
 RANGES = ("narrow", "all", "fixed")
@@ -27,7 +28,7 @@ def learnable_ranges(graph: LpGraph, which: str) -> dict[str, float]:
     for node in graph.layers():
         plan, x = graph.plan.layers.get(node.name), node.inputs[0]
         read = None if x is None else graph.plan.activations.get(x.name)
-        if plan is None or plan.kernel not in INTEGER or plan.tensor is None or read is None:
+        if plan is None or plan.kernel not in STATIC or plan.tensor is None or read is None:
             continue
         bias = planned_bias(node, plan)
         if bias is None or read.tie_group not in found:

@@ -16,7 +16,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.rounded_layer import rounded_layer, with_rounding
-from lpcompile.pipeline import Pass, PassContext
+from lpcompile.pipeline import CarriedOut, Pass, PassContext
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.input_metric import ROUNDS
@@ -116,17 +116,21 @@ class QuantizeWeights(Pass):
         return with_rounding(layer, found)
 
     def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
-        metric = ctx.metrics.get(node.name)
-        return rounded_layer(
+        metric, decided = ctx.metrics.get(node.name), self._decided(graph, node)
+        learned = node.name in ctx.learned_tables
+        layer = rounded_layer(
             graph,
             node,
-            self._decided(graph, node),
+            decided,
             ctx.statistics,
             metric=metric,
             rounds=self.sweeps,
             rho=self.rho,
-            improves_table=node.name in ctx.learned_tables,
+            improves_table=learned,
         )
+        if layer.weight == decided and self.rho < 0 and not learned:
+            ctx.carried_out[node.name] = CarriedOut(decided, self.sweeps, metric, layer.codes_sha256)
+        return layer
 
     def _decided(self, graph: LpGraph, node: Node) -> WeightPlan:
         weight = graph.plan.layers[node.name].weight

@@ -18,7 +18,8 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
 from lpcompile.passes.side_paths import keeps_scales, least_beside, side_path_obstacle, with_side_path
-from lpcompile.plan import ADAROUND, MERGED, METRIC_ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import ADAROUND, MERGED, METRIC_ROUNDINGS, STATIC, SUMMING, Kernel, LayerPlan, WeightPlan
+from lpcompile.quant.accumulators import BIAS_UNITS, int32_obstacle
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
@@ -26,10 +27,7 @@ from lpcompile.quant.output_codebook import improved_table
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 
-ACCUMULATOR = 2**31 - 1
-BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
 WITHOUT_METRIC = "kernel-sums"  # what becomes of those where inputs are not known
-INTEGER = (Kernel.INTEGER, Kernel.FLOAT_OUT)
 
 
 def rounded_layer(
@@ -43,6 +41,7 @@ def rounded_layer(
     rho: float = -1.0,
     learns: bool = True,
     improves_table: bool = False,
+    alone: QuantizedTensor | None = None,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -55,6 +54,7 @@ def rounded_layer(
         rounds: of sweeps and scales after GPTQ.
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
         improves_table: its table was learned from some of its weights, and may be improved; not with `rounds` 0.
+        alone: the weights as this decision rounds them without its side path, where they were; None: rounded here.
         learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
@@ -95,7 +95,9 @@ def rounded_layer(
         importance=importance,
         min_scale=least_scale(graph, node, kernel),
     )
-    if decided.format == LEARNED:
+    if alone is not None:
+        tensor = alone
+    elif decided.format == LEARNED:
         tensor, improves_table = fit_codebook(rows, fitting), True
     else:
         tensor = fitting.fit(rows, resolve(decided.format))
@@ -105,9 +107,9 @@ def rounded_layer(
         decided = replace(decided, format=tensor.format.name)
     if grouped and not tensor.has_integer_groups:
         decided = replace(decided, granularity="channel")  # one group a row
-    if decided.rounding == "kernel-sums":
+    if alone is None and decided.rounding == "kernel-sums":
         tensor = keep_kernel_sums(node, rows, tensor, statistics, rho)
-    if by_metric is not None:
+    if alone is None and by_metric is not None:
         learned = learns and decided.rounding == ADAROUND
         tensor = by_metric.rounded(rows, tensor, min_scale=fitting.min_scale, rounds=rounds, learned=learned)
     if decided.rank:
@@ -122,6 +124,8 @@ def rounded_layer(
         tensor, decided = with_side_path(rows, tensor, decided, metric, again)
         if decided.rank and not keeps_scales(tensor, fitting.min_scale):
             tensor, decided = tensor.main, decided.alone
+    if kernel in SUMMING and (no := int32_obstacle(tensor)):
+        kernel, reason = Kernel.WEIGHT_ONLY, no
     signal, noise = column_energy(rows, tensor.dequantize())
     step = _input_step(graph, node, kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)
@@ -183,7 +187,7 @@ def keep_kernel_sums(
 def _input_step(graph: LpGraph, node: Node, kernel: Kernel) -> float:
     """Step of the input's quantiser; 0 where the layer reads floats."""
     x = node.inputs[0]
-    plan = None if x is None or kernel not in INTEGER else graph.plan.activations.get(x.name)
+    plan = None if x is None or kernel not in STATIC else graph.plan.activations.get(x.name)
     return 0.0 if plan is None else plan.scale
 
 
@@ -194,14 +198,11 @@ def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, 
         books = bool(weight.codebooks)
         if reason := block_matmul.obstacle(fmt, weight.granularity, inputs, codebooks=books):
             layer = replace(layer, kernel=Kernel.DYNAMIC, reason=f"its codes do not stay packed: {reason}")
-    if layer.kernel in (*INTEGER, Kernel.DYNAMIC):
-        if fmt.image() is None:
-            return (
-                Kernel.WEIGHT_ONLY,
-                f"{fmt.name} has no int8 image: its weights are expanded to float when loaded",
-            )
-        if inputs * 128 * 255 + BIAS_UNITS > ACCUMULATOR:
-            return Kernel.WEIGHT_ONLY, f"{inputs} products of 8 bits could overflow the int32 accumulator"
+    if layer.kernel in SUMMING and fmt.image() is None:
+        return (
+            Kernel.WEIGHT_ONLY,
+            f"{fmt.name} has no int8 image: its weights are expanded to float when loaded",
+        )
     return layer.kernel, layer.reason
 
 
@@ -209,7 +210,7 @@ def least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> F32 | None:
     """Channel scales below this would not let the int32 bias fit."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     x = node.inputs[0]
-    if bias is None or x is None or kernel not in INTEGER:
+    if bias is None or x is None or kernel not in STATIC:
         return None
     least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
     return least.astype(np.float32)

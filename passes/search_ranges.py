@@ -31,9 +31,9 @@ from lpcompile.errors import GradientError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.passes.rounded_layer import BIAS_UNITS, INTEGER
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ActivationPlan, Kernel
+from lpcompile.plan import STATIC, ActivationPlan, Kernel
+from lpcompile.quant.accumulators import BIAS_UNITS
 from lpcompile.records import PassReport
 
 RULE = "output"
@@ -270,7 +270,7 @@ def _least_scale(graph: LpGraph, group: PlannedGroup) -> float:
     least = 0.0
     for node in graph.layers():
         layer, x = graph.plan.layers.get(node.name), node.inputs[0]
-        if layer is None or layer.tensor is None or layer.kernel not in INTEGER or x is None:
+        if layer is None or layer.tensor is None or layer.kernel not in STATIC or x is None:
             continue
         bias = planned_bias(node, layer)
         if x.name in group.members and bias is not None:

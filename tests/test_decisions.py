@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import lpcompile
 from lpcompile.decisions import Decisions, read_decisions, write_decisions
 from lpcompile.errors import DecisionsError
-from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import ActivationPlan, Kernel, LayerPlan, QuantPlan, RequantPlan, WeightPlan
 from lpcompile.quant.dual_rounding import ROUNDINGS, SCALE_RULES
 from tests.networks import compiled_toy, toy, toy_calls, without_costs
 
@@ -52,7 +52,7 @@ def without_table(text: str, heading: str) -> str:
 def test_it_is_made_for_people(text: str) -> None:
     data = tomllib.loads(text)
     assert text.startswith("# lpcompile decisions")
-    assert set(data) == {"schema", "made_for", "versions", "layers", "activations", "elementwise"}
+    assert set(data) == {"schema", "made_for", "versions", "layers", "activations", "elementwise", "unedited"}
     assert len(data["made_for"]["model_sha256"]) == len(data["made_for"]["data_sha256"]) == 64
     layer = data["layers"]["Conv_0"]
     assert (layer["format"], layer["kernel"], layer["granularity"]) == ("fixp4", "integer", "group32")
@@ -86,6 +86,54 @@ def test_an_edited_scale_is_taken(text: str, tmp_path: Path) -> None:
         again_made.report["quality"]["sqnr_db_output"]
         < compiled_toy(TOY, "w4a8").report["quality"]["sqnr_db_output"]
     )
+
+
+def reasons_of(found: lpcompile.Artefacts) -> dict[str, str]:
+    return {r["name"]: r["reason"] for r in found.report["layers"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("kernel", '"float"'), ("format", '"posit4"'), ("granularity", '"channel"')]
+)
+def test_an_edited_layer_gives_the_user_as_its_reason(
+    key: str, value: str, text: str, tmp_path: Path
+) -> None:
+    before = reasons_of(compiled_toy(TOY, "w4a8"))
+    found = replayed(edited(text, LAYER, key, value), tmp_path)
+    assert reasons_of(found) == before | {"Conv_0": "written by the user"}
+    assert tomllib.loads(found.decisions)["layers"]["Conv_0"]["reason"] == "written by the user"
+    assert replayed(found.decisions, tmp_path).decisions == found.decisions
+
+
+def test_an_edited_activation_gives_the_user_as_its_reason(text: str, tmp_path: Path) -> None:
+    name = next(iter(tomllib.loads(text)["activations"]))
+    found = replayed(edited(text, f'[activations."{name}"]', "zero_point", "3"), tmp_path)
+    reasons = {k: a["reason"] for k, a in tomllib.loads(found.decisions)["activations"].items()}
+    assert [k for k, reason in reasons.items() if reason == "written by the user"] == [name]
+
+
+def test_reasons_that_are_not_the_users(text: str, tmp_path: Path) -> None:
+    """An entry that was not edited, a reason that was, and a file whose marks are gone."""
+    before = reasons_of(compiled_toy(TOY, "w4a8"))
+    assert reasons_of(replayed(text, tmp_path)) == before
+    own = edited(edited(text, LAYER, "kernel", '"float"'), LAYER, "reason", '"too small to matter"')
+    assert reasons_of(replayed(own, tmp_path))["Conv_0"] == "too small to matter"
+    unmarked = edited(text, LAYER, "kernel", '"float"').partition("\n# by these")[0] + "\n"
+    assert reasons_of(replayed(unmarked, tmp_path)) == before
+    added = own.replace('"Conv_0" = ', '"Conv_7" = ').replace('reason = "too small to matter"', 'reason = ""')
+    assert reasons_of(replayed(added, tmp_path))["Conv_0"] == "written by the user"
+
+
+def test_an_edited_multiplier_gives_the_user_as_its_reason(tmp_path: Path) -> None:
+    held = RequantPlan("dyadic-8", "the recipe")
+    plan = QuantPlan(requants={"norm": held, "other": held})
+    file = tmp_path / "decisions.toml"
+    file.write_text(write_decisions(Decisions({}, {}, plan)).replace('"dyadic-8"', '"dyadic-4"', 1), "utf-8")
+    read = read_decisions(file).plan.requants
+    assert {name: (r.multiplier, r.reason) for name, r in read.items()} == {
+        "norm": ("dyadic-4", "written by the user"),
+        "other": ("dyadic-8", "the recipe"),
+    }
 
 
 def test_a_layer_that_is_left_out_stays_float(text: str, tmp_path: Path) -> None:
@@ -154,6 +202,7 @@ def without_activation(text: str) -> str:
         (lambda t: t[: len(t) // 2] + "[[", "not TOML", "edit"),
         (lambda t: "layers = 3\nschema = 1", "'layers' is no table", "edit"),
         (lambda t: "schema = 1\nlayers.a = 3", "'a' is no table", "edit"),
+        (lambda t: t + "\n[unedited.norms]\n", "'unedited.norms' is no table of marks", "or out"),
         (lambda t: "[" * 100_000, "not TOML", "edit"),
     ],
 )

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import ModelProto
 
 import lpcompile
+from lpcompile import emission
 from lpcompile.errors import PassError
 from lpcompile.runtime import gate
 from lpcompile.runtime.benchmark import Timing
@@ -67,6 +69,19 @@ def test_it_is_quantised_where_the_model_shrinks_all_the_same() -> None:
     before, found = made(BOTH)
     assert set(formats(found).values()) == {"int8"}
     assert constant_bytes(found.model) < constant_bytes(before)
+
+
+def test_codes_whose_sums_int32_may_not_hold_in_the_end_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a later pass had made them larger."""
+    why = "a sum of its 96 products may reach 3000000000, which int32 does not hold beside a bias"
+    monkeypatch.setattr(emission, "int32_obstacle", lambda tensor: why if tensor.shape == (96, 96) else "")
+    _, found = made(BOTH, calibration=[{"x": np.ones((1, 1, 4, 4), np.float32)}])
+    first, last = found.report["layers"]
+    assert (last["reason"], last["activation_format"]) == (why, "float32")
+    assert (first["weight_format"], first["activation_format"]) == ("int8", "uint8")
+    assert any(w == f"layer 'Conv_1' fell back: {why}" for w in found.report["warnings"])
+    falls = next(p for p in found.report["passes"] if p["name"] == "fall-back")
+    assert [(c["node"], c["after"]) for c in falls["changes"]] == [("Conv_1", "weight-only")]
 
 
 @pytest.mark.parametrize(("recipe", "head"), [("int8", "float32"), ("fp32", "float32")])

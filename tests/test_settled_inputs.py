@@ -10,6 +10,7 @@ import lpcompile
 from lpcompile.errors import InputError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.settled_inputs import settle_inputs, values_of, values_text
+from tests.cli.cli_runner import lpcompile as run_lpcompile
 from tests.support import parse_model, run_model
 
 MODEL = """m (float[N,6] x, int64 rate, float[N,2] half) => (float[N,4] y)
@@ -59,6 +60,58 @@ def test_without_it_a_warning_says_what_would_help(model: onnx.ModelProto) -> No
     assert "--input-value rate=16000" in warning
     settled = lpcompile.compile(model, calibration=samples(32), recipe="int8", input_values={"rate": 16000})
     assert not [w for w in settled.report["warnings"] if "--input-value" in w]
+
+
+def unsettled(count: int) -> dict[str, np.ndarray]:
+    return {k: v for k, v in samples(count).items() if k != "rate"}
+
+
+@pytest.mark.parametrize(("rate", "layer"), [(16000, "fast"), (8000, "slow")])
+def test_layers_of_the_chosen_branch_are_ranked_and_counted(
+    model: onnx.ModelProto, rate: int, layer: str
+) -> None:
+    values = {"rate": rate}
+    ranked = lpcompile.analyze(model, unsettled(16), methods=("measured",), input_values=values)
+    assert [row["name"] for row in ranked["layers"]] == [layer]
+    counted = lpcompile.cost(model, input_values=values)["cost"]["nodes"]["before"]
+    assert layer in [n["node"] for n in counted]
+    with pytest.raises(InputError) as found:
+        lpcompile.analyze(model, samples(16), methods=("measured",))
+    assert "--input-value" in (found.value.hint or "")
+    beside = parse_model(
+        MODEL.replace("y = Add (a, s)", "b = MatMul (x, w1)  d = Add (a, b)  y = Add (d, s)")
+    )
+    (advice,) = lpcompile.analyze(beside, samples(16), methods=("measured",))["warnings"]
+    assert "--input-value rate=16000" in advice
+
+
+def test_it_is_asked_of_analyze_by_the_command_line(model: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", **unsettled(16))  # type: ignore[arg-type]
+    asked = ("analyze", tmp_path / "m.onnx", "--input-value", "rate=8000", "--json")
+    for further in (("--calibration-data", tmp_path / "d.npz", "--method", "measured"), ("--cost",)):
+        result = run_lpcompile(*asked, *further)
+        assert result.exit_code == 0, result.output
+        assert '"slow"' in result.stdout
+        assert '"fast"' not in result.stdout
+
+
+def test_passes_as_functions_take_it(model: onnx.ModelProto) -> None:
+    """Folding puts the branch in place; without it the layers in the branch are left alone, and a warning says so."""
+    values, passes = {"rate": 8000}, lpcompile.passes
+    folded = passes.fold_constants(model, input_values=values)
+    assert [i.name for i in folded.graph.input] == ["x", "half"]
+    planned = passes.quantize_activations(folded, calibration=unsettled(32))
+    assert list(passes.quantize_weights(planned).plan.layers) == ["slow"]
+    unfolded = passes.quantize_activations(model, calibration=unsettled(32), input_values=values)
+    assert not unfolded.plan.layers
+    assert [w for w in unfolded.warnings if "fold_constants(model, input_values=...)" in w]
+    wanted = run_model(model, {**unsettled(4), "rate": np.array(8000)})["y"]
+    np.testing.assert_array_equal(run_model(unfolded.materialise(), unsettled(4))["y"], wanted)
+    made = lpcompile.compile(unfolded)
+    assert [i.name for i in made.model.graph.input] == ["x", "half"]
+    with pytest.raises(InputError, match="no input 'rat'"):
+        passes.fold_constants(model, input_values={"rat": 1})
 
 
 def test_axes_without_a_size_have_one_element(model: onnx.ModelProto) -> None:

@@ -161,7 +161,9 @@ def analyse(study: Study, methods: Sequence[str]) -> Sensitivities:
         inside = any(node.subgraphs for node in study.graph.nodes())
         raise InputError(
             "the model has no layer with constant weights" + (" outside its control flow" if inside else ""),
-            hint="export it without If or Loop" if inside else "there is nothing to analyse",
+            hint="--input-value NAME=NUMBER settles an input that chooses branches; or export it without If or Loop"
+            if inside
+            else "there is nothing to analyse",
         )
     if not float_outputs(study.graph):
         raise InputError(

@@ -9,6 +9,7 @@ from lpcompile.cli._options import (
     OptionError,
     common_options,
     input_shape_option,
+    input_value_option,
     model_file,
     parse_pairs,
     threads_option,
@@ -21,7 +22,17 @@ LOSSES = ("auto", "labels", "sampled", "kl", "logits", "probe", "mse")
 GRANULARITIES = ("tensor", "channel", "group")
 RULES = ("mse", "absmax", "percentile", "maxent", "l1norm")
 COEFFICIENTS = ("shift-coeff", "charge-accumulate", "wired-shift", "count-compare")
-WITH_COST = ("model", "cost", "coefficients", "input_shapes", "verbose", "quiet", "json", "no_color")
+WITH_COST = (
+    "model",
+    "cost",
+    "coefficients",
+    "input_shapes",
+    "input_values",
+    "verbose",
+    "quiet",
+    "json",
+    "no_color",
+)
 
 
 @click.command(short_help="Which layers mind being quantised; --cost: what nodes cost.")
@@ -88,6 +99,7 @@ WITH_COST = ("model", "cost", "coefficients", "input_shapes", "verbose", "quiet"
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Of every random choice.")
 @click.option("--force", is_flag=True, help="Overwrite files.")
 @input_shape_option
+@input_value_option
 @threads_option
 @common_options
 def analyze(
@@ -116,7 +128,7 @@ def analyze(
     path = model_file(model, folder=False)
     if cost:
         _only(WITH_COST)
-        _cost(output, path, coefficients, given["input_shapes"])
+        _cost(output, path, coefficients, given["input_shapes"], given["input_values"])
         return
     if coefficients is not None:
         raise OptionError("--coefficients belong to --cost", "add --cost")
@@ -166,7 +178,11 @@ def _only(names: tuple[str, ...]) -> None:
 
 
 def _cost(
-    output: Output, path: Path, coefficients: dict[str, str] | None, shapes: dict[str, tuple[int, ...]]
+    output: Output,
+    path: Path,
+    coefficients: dict[str, str] | None,
+    shapes: dict[str, tuple[int, ...]],
+    values: dict[str, float],
 ) -> None:
     given = {key: _coefficient(key, text) for key, text in (coefficients or {}).items()}
 
@@ -175,7 +191,7 @@ def _cost(
     from lpcompile.report.cost import cost_text
 
     by = Coefficients(**{key.replace("-", "_"): value for key, value in given.items()})
-    document = model_costs(path, input_shapes=shapes, coefficients=by)
+    document = model_costs(path, input_shapes=shapes, input_values=values, coefficients=by)
     output.answer(document, cost_text(document))
 
 

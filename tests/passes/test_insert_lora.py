@@ -1,5 +1,6 @@
 """`insert-lora`: it repairs, the emitted model says the same, every skip has its reason, a replay is the same file."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,14 @@ from onnx import numpy_helper
 import lpcompile
 from lpcompile.accounts.planned import planned_account
 from lpcompile.errors import PassOptionError, PipelineError
+from lpcompile.formats.arrays import F32
+from lpcompile.formats.base import NumberFormat
+from lpcompile.passes.insert_lora import InsertLora
 from lpcompile.passes.side_paths import mac_ratio
 from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.quant.codebook_search import Fitting
 from lpcompile.quant.low_rank import METHODS
+from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 from lpcompile.registry import pass_class
 from lpcompile.report.document import layer_records, totals
@@ -96,6 +102,33 @@ def test_the_emitted_model_computes_what_the_plan_says() -> None:
     found = repaired()
     assert_exact(found, REPAIRED)
     assert found.sqnr_db() > quantized(NET, f"{NO_COSTS},{GPTQ}", calls=12).sqnr_db()
+
+
+@pytest.mark.parametrize(("sweeps", "fits"), [(0, 1), (1, 2)])
+def test_codes_that_are_the_same_are_not_chosen_twice(
+    sweeps: int, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the rest of its weights, a layer is fitted as a whole only where it was rounded otherwise before."""
+    told, counted = Fitting.fit, Counter[str]()
+
+    def fit(self: Fitting, rows: F32, fmt: NumberFormat) -> QuantizedTensor:
+        counted["fits"] += 1
+        return told(self, rows, fmt)
+
+    def fitted_by(options: str) -> tuple[int, list[str]]:
+        counted.clear()
+        found = quantized(NET, f"{NO_COSTS},{GPTQ}{options}", calls=12)
+        return counted["fits"], [plan.codes_sha256 for plan in found.layers.values()]
+
+    monkeypatch.setattr(Fitting, "fit", fit)
+    before, _ = fitted_by("")
+    repaired_by = f",{NAME}{{rank=4,sweeps={sweeps}}}"
+    after, codes = fitted_by(repaired_by)
+    assert after - before == fits * len(REPAIRED)
+    monkeypatch.setattr(InsertLora, "_carried_out", lambda *_: False)
+    anew, same = fitted_by(repaired_by)
+    assert anew - before == 2 * len(REPAIRED)
+    assert codes == same
 
 
 def test_a_second_run_changes_no_plan() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from lpcompile.errors import FormatError, PassOptionError
 from lpcompile.passes.quantize_weights import QuantizeWeights
-from lpcompile.passes.rounded_layer import BIAS_UNITS
-from lpcompile.plan import Kernel
+from lpcompile.plan import SUMMING, Kernel
+from lpcompile.quant.accumulators import BIAS_UNITS
 from lpcompile.quant.error import sqnr_db
 from lpcompile.quant.rows import to_rows
 from tests.quantizing import NO_COSTS, Quantized, quantized, same_plan
@@ -109,11 +109,26 @@ def test_a_format_without_int8_image_is_expanded_at_load() -> None:
     assert found.sqnr_db() > 25
 
 
+LONG = "m (float[1,40000] x) => (float[1,2] y) <float[40000,2] w> { y = MatMul (x, w) }"
+
+
+def test_long_sums_are_integers_where_the_weights_prove_that_they_fit() -> None:
+    layer = quantized(parse_model(LONG), calls=4).layer("MatMul")
+    assert layer.kernel in SUMMING
+    assert layer.tensor is not None
+    w8, _ = layer.tensor.int8_image()
+    assert np.abs(w8.astype(np.int64)).sum(axis=1).max() * 255 < 2**30
+
+
 def test_long_sums_that_could_overflow_the_accumulator_are_not_taken_as_integers() -> None:
-    model = parse_model("m (float[1,40000] x) => (float[1,2] y) <float[40000,2] w> { y = MatMul (x, w) }")
+    model = parse_model(LONG)
+    same = np.full((40000, 2), 0.5, np.float32)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(same, "w"))
     layer = quantized(model, calls=4).layer("MatMul")
     assert layer.kernel is Kernel.WEIGHT_ONLY
-    assert layer.reason == "40000 products of 8 bits could overflow the int32 accumulator"
+    assert layer.reason == (
+        "a sum of its 40000 products may reach 1295400000, which int32 does not hold beside a bias"
+    )
 
 
 def test_a_large_bias_widens_the_scale_until_it_fits() -> None:

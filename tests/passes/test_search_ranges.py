@@ -14,8 +14,8 @@ from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.stored_weights import with_stored_weights
 from lpcompile.errors import PassOptionError
 from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.passes.rounded_layer import BIAS_UNITS
 from lpcompile.plan import ActivationPlan
+from lpcompile.quant.accumulators import BIAS_UNITS
 from lpcompile.registry import pass_class
 from tests.quantizing import RESIDUAL, Quantized, quantized, same_plan
 from tests.support import random_feeds
