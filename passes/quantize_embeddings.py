@@ -16,6 +16,7 @@ from lpcompile import option_checks
 from lpcompile.analysis.measured import Judge
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import FormatError
+from lpcompile.formats.arrays import F32
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -30,6 +31,7 @@ INT8, HALF = FORMATS
 LEAST_BYTES = 4096  # below, the nodes that read codes take what codes save
 LEAST_ROW = 16  # numbers that share a float32 scale
 CALLS = 4
+FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
 
 ON_REQUEST = "kept float on request"
 OTHERS = "something other than a look-up of rows reads the table as well"
@@ -134,8 +136,11 @@ class _Choice:
         ]
 
     def _half(self, number: int) -> str:
+        table = _table(self.tables[number][0])
+        if table.dtype == np.float16:
+            return ""
         try:
-            row_table(_table(self.tables[number][0]).values, 0, HALF)
+            row_table(table.values, 0, HALF)
         except FormatError:
             return ""
         return HALF
@@ -146,8 +151,9 @@ class _Choice:
         copy = self.graph.copy()
         for number in numbers:
             nodes = self.tables[number]
-            values = row_table(_table(nodes[0]).values, _axis(nodes[0]), INT8).values
-            rounded = copy.constant(f"{nodes[0].name}/rounded_table", values)
+            table = _table(nodes[0])
+            values = row_table(_floats(table), _axis(nodes[0]), INT8).values
+            rounded = copy.constant(f"{nodes[0].name}/rounded_table", values.astype(table.dtype))
             for node in nodes:
                 copy.node(node.name).set_input(0, rounded)
         return float(self._judge.measure(self._observe(copy, self._judge.outputs)).noise.mean[0])
@@ -159,7 +165,7 @@ def _db(noise: float) -> float:
 
 def _plan(graph: LpGraph, node: Node, wanted: TablePlan, report: PassReport) -> None:
     table = _table(node)
-    stored = row_table(table.values, _axis(node), wanted.format)
+    stored = row_table(_floats(table), _axis(node), wanted.format)
     graph.plan = graph.plan.with_table(node.name, replace(wanted, table=stored, codes_sha256=stored.sha256))
     report.change(node, f"table in {wanted.format}", f"{table.nbytes} bytes", f"{stored.nbytes} bytes")
 
@@ -170,6 +176,10 @@ def _table(node: Node) -> Value:
     return table
 
 
+def _floats(table: Value) -> F32:
+    return table.values.astype(np.float32)
+
+
 def _axis(node: Node) -> int:
     return int(node.attrs.get("axis", 0))
 
@@ -178,7 +188,7 @@ def _looks_up_floats(node: Node) -> bool:
     table, indices = node.inputs[0], node.inputs[1]
     if node.domain or table is None or indices is None or indices.is_constant or not table.is_constant:
         return False
-    return table.dtype == np.dtype(np.float32) and table.shape is not None and len(table.shape) > 1
+    return table.dtype in FLOATS and table.shape is not None and len(table.shape) > 1
 
 
 def _obstacle(graph: LpGraph, ctx: PassContext, node: Node) -> str:

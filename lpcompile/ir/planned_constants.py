@@ -17,8 +17,10 @@ def put_norms(graph: LpGraph, norms: Mapping[str, NormPlan]) -> None:
 def put_tables(graph: LpGraph, tables: Mapping[str, TablePlan]) -> None:
     """Let Gathers look up the floats that the planned tables stand for, in place."""
     for name, plan in tables.items():
-        if plan.table is not None:
-            graph.node(name).set_input(0, graph.constant(f"{name}/rounded_table", plan.table.values))
+        node = graph.node(name)
+        if plan.table is not None and (table := node.inputs[0]) is not None:
+            values = plan.table.values.astype(table.dtype)
+            node.set_input(0, graph.constant(f"{name}/rounded_table", values))
 
 
 def with_planned_constants(graph: LpGraph) -> LpGraph:

@@ -1,6 +1,7 @@
 """Planned tables in nodes: rows of codes are looked up, then scaled, so that no float table is ever held.
 
-Gather, Cast, and a product with the scales that the same indices look up; of half precision Gather and Cast.
+Gather, Cast, and a product with the scales that the same indices look up; of half precision Gather and Cast. A Cast
+follows where the float table was in half precision.
 """
 
 from typing import Any
@@ -38,6 +39,7 @@ def _stored(graph: LpGraph, name: str, table: RowTable) -> tuple[Value, Value | 
 def _write(graph: LpGraph, node: Node, plan: TablePlan, codes: Value, scales: Value | None) -> None:
     rows, indices = node.outputs[0], node.inputs[1]
     assert rows is not None
+    half = rows.dtype == np.float16
     name, shape, along = node.name, rows.shape, {"axis": node.attrs.get("axis", 0)}
     metadata = {**node.metadata, "lpcompile.format": plan.format}
     graph.remove(node)
@@ -54,8 +56,11 @@ def _write(graph: LpGraph, node: Node, plan: TablePlan, codes: Value, scales: Va
         floats = _typed(graph, made("Cast", "floats", found, **WIDE), FLOAT, shape)
         steps = _typed(graph, made("Gather", "scales", scales, indices, **along), FLOAT, None)
         last_op, inputs, attrs = "Mul", [floats, steps], {}
+    if half:
+        inputs = [_typed(graph, made(last_op, "values", *inputs, **attrs), FLOAT, shape)]
+        last_op, attrs = "Cast", {"to": int(TensorProto.FLOAT16)}
     last = graph.add_node(last_op, inputs, [rows.name], name=name, attrs=attrs, metadata=metadata)
-    _typed(graph, last, FLOAT, shape)
+    _typed(graph, last, np.dtype(np.float16) if half else FLOAT, shape)
 
 
 def _typed(graph: LpGraph, node: Node, dtype: np.dtype[Any] | None, shape: Shape | None) -> Value:

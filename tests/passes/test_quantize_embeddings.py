@@ -69,12 +69,14 @@ def rounded(table: np.ndarray) -> np.ndarray:
     return found
 
 
-def rows_of(model: onnx.ModelProto, name: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+def rows_of(
+    model: onnx.ModelProto, name: str, feeds: dict[str, np.ndarray], kind: int = onnx.TensorProto.FLOAT
+) -> np.ndarray:
     """What a tensor of the emitted model holds: in the runtime, and by onnx's evaluator where it has no functions."""
     cut = onnx.ModelProto()
     cut.CopyFrom(model)
     del cut.graph.output[:]
-    cut.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    cut.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
     found: np.ndarray = run_model(cut, feeds)[name]
     if not model.functions:
         (by_onnx,) = ReferenceEvaluator(cut).run(None, feeds)
@@ -135,6 +137,19 @@ def test_rows_along_another_axis() -> None:
     assert said(result)["changes"]
     expected = rounded(constants(model)["table"].T).T[:, samples[0]["ids"]]
     np.testing.assert_array_equal(rows_of(result.model, "e", samples[0]), expected)
+
+
+def test_a_table_in_half_precision() -> None:
+    model = net(NET.replace("float[", "float16["))
+    table = constants(model)["table"]
+    assert table.dtype == np.float16
+    result = compiled(model, passes=f"widen-float16,{PASSES}")
+    (record,) = result.report["tables"]
+    assert (record["format"], record["float_bytes"]) == ("int8", 2 * WORDS * WIDTH)
+    ids = calls(1)[0]["ids"]
+    gathers = [n for n in result.model.graph.node if n.name == "words"]
+    rows = rows_of(result.model, gathers[0].output[0], {"ids": ids}, onnx.TensorProto.FLOAT16)
+    np.testing.assert_array_equal(rows, rounded(table.astype(np.float32))[ids].astype(np.float16))
 
 
 def test_a_row_of_zeros_and_one_below_a_float32_step() -> None:
