@@ -39,7 +39,7 @@ from lpcompile.runtime.host_sessions import HostSessions
 from lpcompile.runtime.metric import Metric, load_metric
 from lpcompile.runtime.session import Session
 from lpcompile.search import Searched, search
-from lpcompile.target import FLOAT8_FORM, Options, Products, Target, Trial
+from lpcompile.target import FLOAT8_FORM, PORTABLE_FORMS, Options, Products, Target, Trial
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
 
@@ -153,6 +153,11 @@ class Compilation:
             )
         if packed and self.options.emit == "qdq":
             self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
+        cells = [n for n, cell in graph.plan.recurrent.items() if cell.kernel is Kernel.DYNAMIC]
+        if cells and self.options.emit in PORTABLE_FORMS:
+            self.warnings.append(
+                f"{len(cells)} LSTM layers are floats in this form: their operator is not portable"
+            )
         if emission is None:
             gate = Gate(
                 prepared.calls,
@@ -216,6 +221,10 @@ class Compilation:
             now = plan.norms.get(name)
             if now is None or now.constants_sha256 != norm.constants_sha256:
                 self.warnings.append(f"norm '{name}': its constants are not those of the decisions")
+        for name, recurrent in decisions.plan.recurrent.items():
+            cell = plan.recurrent.get(name)
+            if cell is None or (recurrent.codes_sha256 or cell.codes_sha256) != cell.codes_sha256:
+                self.warnings.append(f"recurrent layer '{name}': it is not stored as the decisions say")
         for name, table in decisions.plan.tables.items():
             stored = plan.tables.get(name)
             same = stored is not None and stored.format == table.format
@@ -250,7 +259,9 @@ class Compilation:
         timing = verdict.timing
         emitted = facts.emission.emitted
         dyadic = emitted.numbers is not None
-        layers = document.layer_records(graph, emitted.weight_bytes, dyadic=dyadic)
+        kept = (r.skips for r in facts.reports if r.name == "quantize-recurrent")
+        skipped = {skip.node: skip.reason for skips in kept for skip in skips}
+        layers = document.layer_records(graph, emitted.weight_bytes, dyadic=dyadic, skipped=skipped)
         cost_after = planned_costs(graph, prepared.target, shapes_of(prepared.calibration), dyadic=dyadic)
         totals = document.totals(layers, graph, cost_after)
         before, after = prepared.allowed, facts.emission.sizes

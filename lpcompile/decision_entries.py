@@ -12,18 +12,28 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from lpcompile.errors import DecisionsError
-from lpcompile.plan import ActivationPlan, LayerPlan, QuantPlan, RequantPlan, TablePlan, WeightPlan
+from lpcompile.plan import (
+    ActivationPlan,
+    LayerPlan,
+    QuantPlan,
+    RecurrentPlan,
+    RequantPlan,
+    TablePlan,
+    WeightPlan,
+)
 
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
 SIDE_KEYS = ("rank", "side_path", "side_lowering")  # written where there is one
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 REQUANT_KEYS = ("multiplier", "reason")
 TABLE_KEYS = ("format", "codes_sha256", "reason")
-MARKED = ("layers", "activations", "requants", "tables")
+RECURRENT_KEYS = ("kernel", "codes_sha256", "reason")
+MARKED = ("layers", "activations", "requants", "tables", "recurrent")
+SHORT = {RequantPlan: REQUANT_KEYS, TablePlan: TABLE_KEYS, RecurrentPlan: RECURRENT_KEYS}
 BY_USER = "written by the user"
 _DIGITS = 8
 Marks = Mapping[str, Mapping[str, str]]
-Entry = TypeVar("Entry", LayerPlan, ActivationPlan, RequantPlan, TablePlan)
+Entry = TypeVar("Entry", LayerPlan, ActivationPlan, RequantPlan, TablePlan, RecurrentPlan)
 
 
 def toml(value: Any) -> str:
@@ -37,11 +47,12 @@ def toml(value: Any) -> str:
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def entry_lines(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan) -> list[str]:
+def entry_lines(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan | RecurrentPlan) -> list[str]:
     """The lines of an entry, `reason` the last but of an activation's."""
-    if isinstance(entry, (RequantPlan, TablePlan)):
-        keys = REQUANT_KEYS if isinstance(entry, RequantPlan) else TABLE_KEYS
-        return [f"{key} = {toml(getattr(entry, key))}" for key in keys]
+    for kind, keys in SHORT.items():
+        if isinstance(entry, kind):
+            return [f"{key} = {toml(getattr(entry, key))}" for key in keys]
+    assert isinstance(entry, (LayerPlan, ActivationPlan))
     if isinstance(entry, ActivationPlan):
         known = [key for key in ACTIVATION_KEYS if key != "start" or entry.start]
         return [f"{key} = {toml(getattr(entry, key))}" for key in known]
@@ -54,7 +65,7 @@ def entry_lines(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan) -> 
     return [*lines, *(f"{key} = {toml(getattr(entry, key))}" for key in ("codes_sha256", "reason"))]
 
 
-def mark_of(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan) -> str:
+def mark_of(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan | RecurrentPlan) -> str:
     """16 hex digits: 8 of what it decides, 8 of its reason."""
     decides = [line for line in entry_lines(entry) if not line.startswith(("codes_sha256 =", "reason ="))]
     return _digest("\n".join(decides)) + _digest(entry.reason)

@@ -15,6 +15,7 @@ import numpy as np
 
 from lpcompile.decision_entries import (
     ACTIVATION_KEYS,
+    RECURRENT_KEYS,
     REQUANT_KEYS,
     TABLE_KEYS,
     WEIGHT_KEYS,
@@ -40,6 +41,7 @@ from lpcompile.plan import (
     LayerPlan,
     NormPlan,
     QuantPlan,
+    RecurrentPlan,
     RequantPlan,
     TablePlan,
     WeightPlan,
@@ -57,6 +59,7 @@ WHERE_GIVEN = ("input_values", "mirror_samples")  # of the header: written where
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", *WHERE_GIVEN)
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
 NORM_KEYS = ("constants_sha256", "reason")
+RECURRENT_KERNELS = (Kernel.DYNAMIC.value, Kernel.WEIGHT_ONLY.value)
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 DUAL_SCALES = "bfloat16"  # of int4 codes that are read as FP8
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
@@ -99,6 +102,8 @@ def write_decisions(decisions: Decisions) -> str:
         lines += ["", f"[requants.{toml(name)}]", *entry_lines(requant)]
     for name, table in decisions.plan.tables.items():
         lines += ["", f"[tables.{toml(name)}]", *entry_lines(table)]
+    for name, recurrent in decisions.plan.recurrent.items():
+        lines += ["", f"[recurrent.{toml(name)}]", *entry_lines(recurrent)]
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
         lines += [f"{toml(name)} = {toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
@@ -130,7 +135,7 @@ def read_decisions(path: Path) -> Decisions:
 
 
 def _parse(data: dict[str, Any]) -> Decisions:
-    kinds = ("layers", "activations", "norms", "requants", "tables", "elementwise")
+    kinds = ("layers", "activations", "norms", "requants", "tables", "recurrent", "elementwise")
     parts = ("made_for", "versions", *kinds, "unedited")
     _only(data, ("schema", *parts), "the file")
     if data.get("schema") != SCHEMA:
@@ -154,6 +159,7 @@ def _parse(data: dict[str, Any]) -> Decisions:
         MappingProxyType(norms),
         MappingProxyType(requants),
         MappingProxyType(row_tables),
+        MappingProxyType({n: _recurrent(n, _table(n, t)) for n, t in tables["recurrent"].items()}),
     )
     plan = with_reasons_of_user(plan, read_marks(tables["unedited"]))
     header = {k: str(v) for k, v in tables["made_for"].items()}
@@ -311,6 +317,17 @@ def _row_table(name: str, table: dict[str, Any]) -> TablePlan:
     return TablePlan(found["format"], codes_sha256=found["codes_sha256"], reason=found["reason"])
 
 
+def _recurrent(name: str, table: dict[str, Any]) -> RecurrentPlan:
+    _only(table, RECURRENT_KEYS, f"recurrent layer '{name}'")
+    found = {key: str(table.get(key, "")) for key in RECURRENT_KEYS}
+    if found["kernel"] not in RECURRENT_KERNELS:
+        raise DecisionsError(
+            f"recurrent layer '{name}': no kernel '{found['kernel']}'",
+            hint=f"kernels are: {', '.join(RECURRENT_KERNELS)}; take the entry out, and it stays float",
+        )
+    return RecurrentPlan(Kernel(found["kernel"]), codes_sha256=found["codes_sha256"], reason=found["reason"])
+
+
 def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
     """A replayed plan checked against a graph, and what its owner should know.
 
@@ -354,10 +371,15 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
                 hint='set kernel = "dynamic"',
             )
         whole[name] = replace(layer, tensor=None)
-    # norms, tables and requantisations are those of the float model and the target until a pass makes them anew
+    # what is of nodes without a layer is that of the float model and the target until a pass makes it anew
     nothing: Mapping[str, Any] = MappingProxyType({})
     whole_plan = replace(
-        plan, layers=MappingProxyType(whole), norms=nothing, requants=nothing, tables=nothing
+        plan,
+        layers=MappingProxyType(whole),
+        norms=nothing,
+        requants=nothing,
+        tables=nothing,
+        recurrent=nothing,
     )
     return whole_plan, warnings
 

@@ -109,14 +109,14 @@ class Ledger:
         """Measure a graph as it is planned now; what cannot be measured ends the ledger with the reason."""
         plan = graph.plan
         rounds = any(layer.tensor is not None for layer in plan.layers.values())
-        if self.obstacle or not (rounds or plan.activations or plan.tables):
+        if self.obstacle or not (rounds or plan.activations or plan.tables or plan.recurrent):
             return
         start = time.perf_counter()
         try:
             if self._judge is None:
                 self._judge = self._opened(graph)
             if not rounds:
-                step = ACTIVATIONS_ALONE if self._noise is None and not plan.tables else step
+                step = ACTIVATIONS_ALONE if self._noise is None and plan.activations else step
             elif not self._rounded_before():
                 self._begin(graph, plan)
             self._measure(step, graph, plan, seconds, kept=kept)

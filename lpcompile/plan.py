@@ -228,6 +228,23 @@ class TablePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RecurrentPlan:
+    """An LSTM, GRU or RNN whose weights are int8 with a scale a row.
+
+    Attributes:
+        kernel: DYNAMIC: 8-bit inputs and hidden states, their ranges measured at every step; WEIGHT_ONLY.
+        weights: W and R.
+        codes_sha256: of both.
+        reason: why, in the user's words.
+    """
+
+    kernel: Kernel
+    weights: tuple[RowTable, RowTable] | None = field(default=None, compare=False)
+    codes_sha256: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class QuantPlan:
     """Decisions by name, in execution order: layers, elementwise nodes, norms by node, activations by tensor.
 
@@ -240,6 +257,7 @@ class QuantPlan:
     norms: Mapping[str, NormPlan] = field(default_factory=lambda: MappingProxyType({}))  # those that changed
     requants: Mapping[str, RequantPlan] = field(default_factory=lambda: MappingProxyType({}))
     tables: Mapping[str, TablePlan] = field(default_factory=lambda: MappingProxyType({}))  # by Gather
+    recurrent: Mapping[str, RecurrentPlan] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_layer(self, name: str, plan: LayerPlan) -> "QuantPlan":
         """The plan with one layer decided anew."""
@@ -270,6 +288,10 @@ class QuantPlan:
         """The plan with the table of one Gather decided anew."""
         return replace(self, tables=_with(self.tables, name, plan))
 
+    def with_recurrent(self, name: str, plan: RecurrentPlan) -> "QuantPlan":
+        """The plan with one recurrent layer decided anew."""
+        return replace(self, recurrent=_with(self.recurrent, name, plan))
+
     def without(self, nodes: set[str], reason: str) -> "QuantPlan":
         """The plan in which these nodes stay float, and why."""
         layers = {k: LayerPlan(reason=reason) if k in nodes else v for k, v in self.layers.items()}
@@ -290,13 +312,13 @@ class QuantPlan:
                 k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason) if k in integer else v
                 for k, v in self.layers.items()
             }
-            return QuantPlan(MappingProxyType(layers), tables=self.tables), integer
+            return QuantPlan(MappingProxyType(layers), tables=self.tables, recurrent=self.recurrent), integer
         stored = [k for k, v in self.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
         layers = {
             k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v
             for k, v in self.layers.items()
         }
-        return QuantPlan(MappingProxyType(layers), tables=self.tables), stored
+        return QuantPlan(MappingProxyType(layers), tables=self.tables, recurrent=self.recurrent), stored
 
 
 def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:

@@ -23,6 +23,7 @@ PASSES = {
     "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "quantize-embeddings": "lpcompile.passes.quantize_embeddings:QuantizeEmbeddings",
+    "quantize-recurrent": "lpcompile.passes.quantize_recurrent:QuantizeRecurrent",
     "snap-sums": "lpcompile.passes.snap_sums:SnapSums",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "dual-precision": "lpcompile.passes.dual_precision:DualPrecision",

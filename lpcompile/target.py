@@ -20,7 +20,8 @@ from lpcompile.quant.dyadic_numbers import DyadicNumbers
 RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 FLOAT8_FORM = "fp8-qdq"
 FLOAT8_OPSET = 21  # INT4 and scales by block
-EMIT_FORMS = ("functions", "standard", "qdq", FLOAT8_FORM)
+PORTABLE_FORMS = ("qdq", FLOAT8_FORM)  # of standard operators alone
+EMIT_FORMS = ("functions", "standard", *PORTABLE_FORMS)
 
 
 @dataclass(frozen=True, slots=True)

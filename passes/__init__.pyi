@@ -119,6 +119,17 @@ def quantize_embeddings(
 ) -> PlannedModel:
     """Tables whose rows are looked up in int8 with a scale a row, or in half precision."""
 
+def quantize_recurrent(
+    planned: PlannedModel,
+    *,
+    kernel: str = "auto",
+    least_db: float = 22.0,
+    least_weight_db: float = 30.0,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> PlannedModel:
+    """LSTM, GRU and RNN with int8 weights; an LSTM runs on integers where its outputs allow it."""
+
 def snap_sums(
     planned: PlannedModel,
     *,

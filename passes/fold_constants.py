@@ -3,8 +3,9 @@
 Left alone: what is random, what quantises (the chains of models that are quantised already), and what would only
 enlarge the model: results of more than max(64 KiB, twice the constants they are made from), and once the model has
 grown by `growth-bytes` every result that takes more than the constants it makes superfluous. A constant in another
-order or type and the weights of a layer do not count as growth: quantised they are smaller, and where they stay float
-the emitted file computes them from what it holds (`ir/compact.py`). With `growth-bytes=0` they count too.
+order or type and the weights of a layer, or parts of which these are put together, do not count as growth: quantised
+they are smaller, and where they stay float the emitted file computes them from what it holds (`ir/compact.py`). With
+`growth-bytes=0` they count too.
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +37,9 @@ _SMALL_BYTES = 64 * 1024
 _NO_ROOM = "its result would enlarge the model"
 _FEW = 64  # elements that count for nothing: shapes, axes, scalars
 _REORDERING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN"})
+_PARTS = frozenset({*_REORDERING, "Concat", "Slice"})  # of which exporters put weights together
+_DEEPEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class _Room:
         growth = sum(a.nbytes for a in results.values() if a.size >= _FEW) - freed
         free = not self.strict and (
             ({n.op for n in nodes} <= _REORDERING and bool(nodes))
-            or all(any(c.op in _LAYERS for c in v.consumers) for v in results)
+            or all(_becomes_weights(v) for v in results)
         )
         if growth > 0 and free:
             return True
@@ -101,6 +104,26 @@ class _Room:
             return False
         self.left_bytes -= growth
         return True
+
+
+def _becomes_weights(value: Value, depth: int = _DEEPEST) -> bool:
+    """Whether a layer reads the tensor, or what is put together of it and of other constants."""
+    for node in value.consumers if depth else ():
+        if node.op in _LAYERS:
+            return True
+        parts = (v for v in node.inputs if v is not None and v != value)
+        if node.op in _PARTS and all(_is_made_of_constants(v, depth) for v in parts):
+            return any(_becomes_weights(v, depth - 1) for v in node.outputs if v is not None)
+    return False
+
+
+def _is_made_of_constants(value: Value, depth: int) -> bool:
+    if value.is_constant:
+        return True
+    node = value.producer
+    if node is None or node.op not in _PARTS or not depth:
+        return False
+    return all(_is_made_of_constants(v, depth - 1) for v in node.inputs if v is not None)
 
 
 @dataclass

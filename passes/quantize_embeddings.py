@@ -13,8 +13,6 @@ from typing import ClassVar
 import numpy as np
 
 from lpcompile import option_checks
-from lpcompile.analysis.measured import Judge
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import FormatError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.facts import Fact
@@ -22,6 +20,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import output_at
+from lpcompile.passes.tolerated import Noise, tolerated
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import TablePlan
 from lpcompile.quant.row_table import FORMATS, row_table
@@ -30,7 +29,6 @@ from lpcompile.records import PassReport
 INT8, HALF = FORMATS
 LEAST_BYTES = 4096  # below, the nodes that read codes take what codes save
 LEAST_ROW = 16  # numbers that share a float32 scale
-CALLS = 4
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
 
 ON_REQUEST = "kept float on request"
@@ -77,9 +75,17 @@ class QuantizeEmbeddings(Pass):
         if ctx.decisions is not None:
             self._replay(graph, ctx.decisions.tables, readers, report)
             return report
-        choice = _Choice(graph, ctx, list(readers.values()))
-        for number, (fmt, reason) in enumerate(choice.within(self.least_db)):
-            for node in choice.tables[number]:
+        tables = list(readers.values())
+        noise = Noise(graph, ctx) if tables else None
+
+        def db(numbers: Sequence[int]) -> float:
+            assert noise is not None
+            return noise.db(_rounded(graph, [tables[i] for i in numbers]))
+
+        found = tolerated(len(tables), db if noise and noise.measures else None, self.least_db, "in int8")
+        for number, (nodes, reason) in enumerate(zip(tables, found.reasons, strict=True)):
+            fmt = INT8 if number in found.kept else _wider(_table(nodes[0]))
+            for node in nodes:
                 if fmt:
                     _plan(graph, node, TablePlan(fmt, reason=reason), report)
                 else:
@@ -102,65 +108,27 @@ class QuantizeEmbeddings(Pass):
         report.metrics["tables"] = len(graph.plan.tables)
 
 
-class _Choice:
-    """Formats of the tables of one graph; `tables` are the Gathers of each."""
-
-    def __init__(self, graph: LpGraph, ctx: PassContext, tables: Sequence[Sequence[Node]]) -> None:
-        self.graph, self.tables, self._judge = graph, tables, None
-        outputs = [v.name for v in float_outputs(graph)]
-        if tables and ctx.calibration is not None and ctx.observe is not None and outputs:
-            self._observe = ctx.observe
-            calls = ctx.calibration.deciding[:CALLS]
-            self._judge = Judge(ctx.observe(graph, outputs), calls, outputs, per_sample=False)
-
-    def within(self, least_db: float) -> list[tuple[str, str]]:
-        """(format, reason) of every table; the format is empty for one that stays float."""
-        everything = range(len(self.tables))
-        if self._judge is None:
-            return [(INT8, "no samples to measure its cost with")] * len(self.tables)
-        together = self._noise(everything)
-        if _db(together) >= least_db:
-            return [(INT8, f"all tables in int8 leave {_db(together):.1f} dB of the outputs")] * len(
-                self.tables
-            )
-        alone = [self._noise([i]) for i in everything] if len(self.tables) > 1 else [together]
-        held = sorted(everything, key=lambda i: alone[i])  # cheapest first
-        while held and _db(self._noise(held)) < least_db:
-            held.pop()
-        return [
-            (
-                INT8 if i in held else self._half(i),
-                f"in int8 it alone would leave {_db(alone[i]):.1f} dB of the outputs",
-            )
-            for i in everything
-        ]
-
-    def _half(self, number: int) -> str:
-        table = _table(self.tables[number][0])
-        if table.dtype == np.float16:
-            return ""
-        try:
-            row_table(table.values, 0, HALF)
-        except FormatError:
-            return ""
-        return HALF
-
-    def _noise(self, numbers: Iterable[int]) -> float:
-        """Noise over signal of the outputs with these tables in int8."""
-        assert self._judge is not None
-        copy = self.graph.copy()
-        for number in numbers:
-            nodes = self.tables[number]
-            table = _table(nodes[0])
-            values = row_table(_floats(table), _axis(nodes[0]), INT8).values
-            rounded = copy.constant(f"{nodes[0].name}/rounded_table", values.astype(table.dtype))
-            for node in nodes:
-                copy.node(node.name).set_input(0, rounded)
-        return float(self._judge.measure(self._observe(copy, self._judge.outputs)).noise.mean[0])
+def _rounded(graph: LpGraph, tables: Iterable[Sequence[Node]]) -> LpGraph:
+    """A copy in which these tables hold what int8 makes of them."""
+    copy = graph.copy()
+    for nodes in tables:
+        table = _table(nodes[0])
+        values = row_table(_floats(table), _axis(nodes[0]), INT8).values
+        rounded = copy.constant(f"{nodes[0].name}/rounded_table", values.astype(table.dtype))
+        for node in nodes:
+            copy.node(node.name).set_input(0, rounded)
+    return copy
 
 
-def _db(noise: float) -> float:
-    return float(-10 * np.log10(max(noise, 1e-30)))
+def _wider(table: Value) -> str:
+    """Half precision, where that saves anything and holds the values; else empty: floats."""
+    if table.dtype == np.float16:
+        return ""
+    try:
+        row_table(table.values, 0, HALF)
+    except FormatError:
+        return ""
+    return HALF
 
 
 def _plan(graph: LpGraph, node: Node, wanted: TablePlan, report: PassReport) -> None:

@@ -26,7 +26,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.ir.planned_constants import put_norms, put_tables
+from lpcompile.ir.planned_constants import put_norms, put_recurrent, put_tables
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
@@ -116,6 +116,7 @@ class _Requantizing:
         activations = with_rounded_activations(graph, graph.plan.activations)
         put_norms(activations, graph.plan.norms)
         put_tables(activations, graph.plan.tables)
+        put_recurrent(activations, graph.plan.recurrent)
         parts = [calls[0::2], calls[1::2]] if len(calls) > 1 else [calls]
         most = max(MOST_ROWS // (2 * len(parts)), LEAST_PER_INPUT * widest(graph))
         self.sweeps = [

@@ -14,6 +14,7 @@ from lpcompile.accounts.entries import Account, Entry
 from lpcompile.accounts.graphs import FloatNodes, Item, counted
 from lpcompile.accounts.nodes import layer_entry
 from lpcompile.accounts.on_codes import clip, entry_on_codes
+from lpcompile.accounts.recurrent import on_integers, rounded_states, runs_on_integers
 from lpcompile.accounts.sizes import code_bytes, elements, nbytes
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.cost_classes import SCALE
@@ -55,6 +56,8 @@ class _Planned:
                     changed.add(value.name)
                     yield Item(f"{value.name}/quantize", "QuantizeLinear", partial(self._quantised, value))
             layer = flow.plan.layers.get(node.name)
+            if runs_on_integers(flow.plan, node):
+                yield Item(f"{node.name}/quantize", "QuantizeLinear", partial(rounded_states, node))
             if layer is not None and layer.kernel in (Kernel.DYNAMIC, Kernel.NBITS):
                 count = partial(_at_run_time, node, layer.kernel)
                 yield Item(f"{node.name}/quantize", "QuantizeLinear", count)
@@ -68,7 +71,10 @@ class _Planned:
     def _entry(self, node: Node) -> Entry | Account:
         flow, unit = self.flow, self.flow.units.get(node.name)
         if unit is None:
-            return self.floats.of(node)
+            found = self.floats.of(node)
+            if isinstance(found, Entry) and runs_on_integers(flow.plan, node):
+                return on_integers(node, found)
+            return found
         by = requantisation_of(flow.plan, node.name, self.own)
         if node.name in self.floats.layers:
             return self._layer(node, by)

@@ -4,7 +4,7 @@ from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_bias import planned_bias
-from lpcompile.ir.planned_constants import put_norms, put_tables
+from lpcompile.ir.planned_constants import put_norms, put_recurrent, put_tables
 from lpcompile.plan import QuantPlan
 
 
@@ -23,4 +23,5 @@ def rounded_network(graph: LpGraph, plan: QuantPlan) -> LpGraph:
             made.set_weights(made.node(name), as_weight(node, layer.tensor.dequantize()), bias)
     put_norms(made, plan.norms)
     put_tables(made, plan.tables)
+    put_recurrent(made, plan.recurrent)
     return made

@@ -1,9 +1,9 @@
-"""Constants of the float graph as a plan has them: those of norms that changed, and rounded tables."""
+"""Constants of the float graph as a plan has them: norms that changed, rounded tables, recurrent layers."""
 
 from collections.abc import Mapping
 
 from lpcompile.ir.graph import LpGraph
-from lpcompile.plan import NormPlan, TablePlan
+from lpcompile.plan import NormPlan, RecurrentPlan, TablePlan
 
 
 def put_norms(graph: LpGraph, norms: Mapping[str, NormPlan]) -> None:
@@ -23,9 +23,17 @@ def put_tables(graph: LpGraph, tables: Mapping[str, TablePlan]) -> None:
             node.set_input(0, graph.constant(f"{name}/rounded_table", values))
 
 
+def put_recurrent(graph: LpGraph, recurrent: Mapping[str, RecurrentPlan]) -> None:
+    """Let recurrent layers read the floats that their planned weights stand for, in place."""
+    for name, plan in recurrent.items():
+        for at, table in enumerate(plan.weights or (), 1):
+            graph.node(name).set_input(at, graph.constant(f"{name}/rounded_{at}", table.values))
+
+
 def with_planned_constants(graph: LpGraph) -> LpGraph:
-    """A copy of the float graph whose norms and tables are those of its plan."""
+    """A copy of the float graph whose norms, tables and recurrent layers are those of its plan."""
     copy = graph.copy()
     put_norms(copy, graph.plan.norms)
     put_tables(copy, graph.plan.tables)
+    put_recurrent(copy, graph.plan.recurrent)
     return copy

@@ -16,6 +16,7 @@ from lpcompile.materialise.dyadic_layers import DyadicLayerWriter
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import write_clamp
+from lpcompile.materialise.recurrent_layers import write_recurrent_layers
 from lpcompile.materialise.row_tables import write_row_tables
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel
@@ -30,6 +31,7 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     """
     result = with_planned_constants(graph)
     write_row_tables(result)
+    recurrent = write_recurrent_layers(result, portable=True)
     tensors = IntegerTensors(result, result.plan)
     numbers = DyadicNumbers()
     layers = DyadicLayerWriter(result, tensors, numbers)
@@ -53,7 +55,7 @@ def materialise_dyadic(graph: LpGraph) -> tuple[LpGraph, dict[str, int], DyadicN
     for value in filled:
         tensors.dequantize(value)
     result.facts = {*graph.facts, Fact.MATERIALISED}
-    return result, {**floats.weight_bytes, **layers.weight_bytes}, numbers
+    return result, {**recurrent, **floats.weight_bytes, **layers.weight_bytes}, numbers
 
 
 def _write_elementwise(

@@ -22,6 +22,7 @@ from lpcompile.materialise.layers import LayerWriter
 from lpcompile.materialise.movement import clamped, write_clamp, write_movement
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.norms import write_norm
+from lpcompile.materialise.recurrent_layers import write_recurrent_layers
 from lpcompile.materialise.row_tables import write_row_tables
 from lpcompile.materialise.tensors import IntegerTensors
 from lpcompile.plan import Kernel, QuantPlan
@@ -96,6 +97,7 @@ def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
     """A copy of the graph in which the plan has become nodes, and the bytes of every layer's stored weights."""
     result = with_planned_constants(graph)
     write_row_tables(result)
+    recurrent = write_recurrent_layers(result)
     tensors = IntegerTensors(result, result.plan)
     writer = LayerWriter(result, tensors)
     filled: list[Value] = []
@@ -121,7 +123,7 @@ def materialise_functions(graph: LpGraph) -> tuple[LpGraph, dict[str, int]]:
             filled += outputs
     for value in filled:
         tensors.dequantize(value)
-    return result, writer.weight_bytes
+    return result, {**writer.weight_bytes, **recurrent}
 
 
 def _write_elementwise(graph: LpGraph, tensors: IntegerTensors, node: Node, output: Value) -> None:

@@ -23,6 +23,7 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.layers import LayerWriter, metadata
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.norms import hold_constants
+from lpcompile.materialise.recurrent_layers import write_recurrent_layers
 from lpcompile.materialise.row_tables import write_row_tables
 from lpcompile.materialise.storage import image_rows, quantize_bias
 from lpcompile.materialise.tensors import QUANTIZED, IntegerTensors
@@ -39,6 +40,7 @@ def materialise_qdq(graph: LpGraph, *, float8: bool = False) -> tuple[LpGraph, d
     """
     result = with_planned_constants(graph)
     write_row_tables(result)
+    recurrent = write_recurrent_layers(result, portable=True)
     tensors = IntegerTensors(result, result.plan)
     expanding = LayerWriter(result, tensors, Float8Chain(result) if float8 else None)
     weight_bytes = expanding.weight_bytes
@@ -59,7 +61,7 @@ def materialise_qdq(graph: LpGraph, *, float8: bool = False) -> tuple[LpGraph, d
             hold_constants(result, unit.node, unit.output)
     for value, readers in reads:
         _pair(result, tensors, value, readers)
-    return result, weight_bytes
+    return result, {**weight_bytes, **recurrent}
 
 
 def integer_reads(graph: LpGraph, work: Sequence[Unit]) -> list[tuple[Value, list[Node]]]:

@@ -46,12 +46,12 @@ class RowTable:
         return digest.hexdigest()
 
 
-def row_table(values: F32, axis: int, fmt: str) -> RowTable:
+def row_table(values: F32, axis: int | tuple[int, ...], fmt: str) -> RowTable:
     """Round a table to nearest.
 
     Args:
         values: float32, finite, of any shape.
-        axis: along which rows are looked up.
+        axis: along which rows are looked up; of weights, several that tell rows apart.
         fmt: one of FORMATS.
 
     Raises:
@@ -65,7 +65,8 @@ def row_table(values: F32, axis: int, fmt: str) -> RowTable:
         return RowTable(half)
     if fmt != "int8":
         raise FormatError(f"no table has the format '{fmt}'", hint=f"formats are: {', '.join(FORMATS)}")
-    others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
+    kept = {a % values.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+    others = tuple(i for i in range(values.ndim) if i not in kept)
     largest = np.abs(values).max(axis=others, keepdims=True)
     scales = (largest / np.float32(LARGEST)).astype(np.float32)
     scales[scales == 0] = 1  # rows of zeros, and rows below what a float32 step can tell from them

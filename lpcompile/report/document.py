@@ -3,8 +3,9 @@
 import functools
 import platform
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,25 @@ from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat, layer_fact
 from lpcompile.assignment.layer_operations import ace, acev2_by_class, layer_operations
 from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
-from lpcompile.assignment.planned_format import activation_format, held_format, is_quantised, layer_plan
+from lpcompile.assignment.planned_format import (
+    AT_RUN_TIME,
+    activation_format,
+    held_format,
+    is_quantised,
+    layer_plan,
+)
 from lpcompile.assignment.requantisation import requantisation_of, targets_own
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, LayerPlan, QuantPlan
+from lpcompile.plan import Kernel, LayerPlan, QuantPlan, RecurrentPlan
 from lpcompile.quant.error import sqnr_db
 from lpcompile.records import LayerRecord, PassReport, TableRecord
 from lpcompile.version import VERSION
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT_OPS = ("LSTM", "GRU", "RNN")
+KEPT = "recurrent layers keep floats"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "networkx")
 
 
@@ -40,7 +49,11 @@ def versions() -> dict[str, str]:
 
 
 def layer_records(
-    graph: LpGraph, weight_bytes: Mapping[str, int], *, dyadic: bool = False
+    graph: LpGraph,
+    weight_bytes: Mapping[str, int],
+    *,
+    dyadic: bool = False,
+    skipped: Mapping[str, str] = NOTHING,
 ) -> list[LayerRecord]:
     """Every layer with weights, quantised or not, recurrent ones and those in control-flow bodies too.
 
@@ -48,6 +61,7 @@ def layer_records(
         graph: float, with its plan.
         weight_bytes: of stored weights, by layer.
         dyadic: whether the target requantises so.
+        skipped: why recurrent layers keep floats, by name, where a pass said so.
     """
     records = [_record(graph, n, weight_bytes, dyadic=dyadic) for n in graph.layers()]
     known = {r.name for r in records}
@@ -57,12 +71,32 @@ def layer_records(
         if isinstance(node, Node):
             weight = node.inputs[1] if node.op in RECURRENT_OPS and len(node.inputs) > 1 else None
             if weight is not None and weight.is_constant:
-                shape, held = weight.dims, weight.nbytes
-                records.append(_float_record(node.name, node.op, shape, held, "recurrent layers keep floats"))
+                records.append(
+                    _recurrent_record(node, graph.plan.recurrent.get(node.name), skipped.get(node.name, KEPT))
+                )
         elif node.op in LAYER_OPS:
             reason = "inside a control-flow body, which is left intact"
             records.append(_float_record(node.name, node.op, (), 0, reason))
     return records
+
+
+def _recurrent_record(node: Node, plan: RecurrentPlan | None, reason: str) -> LayerRecord:
+    """W and R together; their shape is that of W."""
+    weights = [v for v in node.inputs[1:3] if v is not None and v.is_constant]
+    count, floats = sum(int(np.prod(v.dims)) for v in weights), sum(v.nbytes for v in weights)
+    if plan is None or plan.weights is None:
+        return _float_record(node.name, node.op, weights[0].dims, floats, reason)
+    stored = sum(table.nbytes for table in plan.weights)
+    run_time = AT_RUN_TIME.get(plan.kernel, "float32")
+    record = _float_record(node.name, node.op, weights[0].dims, stored, plan.reason)
+    return replace(
+        record,
+        weight_format="int8",
+        weight_granularity="channel",
+        activation_format=run_time,
+        rounding="nearest",
+        bits_per_weight=8 * stored / max(1, count),
+    )
 
 
 def _float_record(name: str, op: str, shape: tuple[int, ...], held: int, reason: str) -> LayerRecord:
@@ -164,12 +198,16 @@ def table_records(graph: LpGraph) -> list[TableRecord]:
 
 
 def _other_bytes(graph: LpGraph, layer_weights: Collection[str]) -> int:
-    """What constants take that no layer multiplies by, tables as they are stored."""
+    """What constants take that no layer multiplies by, tables and recurrent layers as they are stored."""
     stored = {}
     for name, plan in graph.plan.tables.items():
         table = graph.node(name).inputs[0]
         if table is not None and plan.table is not None:
             stored[table.name] = plan.table.nbytes
+    for name, recurrent in graph.plan.recurrent.items():
+        for at, weights in enumerate(recurrent.weights or (), 1):
+            if (constant := graph.node(name).inputs[at]) is not None:
+                stored[constant.name] = weights.nbytes
     floats = sum(c.nbytes for c in graph.constants() if c.name not in {*layer_weights, *stored})
     return floats + sum(stored.values())
 

@@ -263,7 +263,7 @@ def test_decisions_are_carried_out(tmp_path: Path) -> None:
 
 def test_without_samples_and_twice() -> None:
     result = compiled(net(), calibration=None)
-    assert result.report["tables"][0]["reason"] == "no samples to measure its cost with"
+    assert result.report["tables"][0]["reason"] == "in int8; no samples to measure its cost with"
     planned = lpcompile.passes.quantize_activations(net(), calibration=calls())
     once = lpcompile.passes.quantize_embeddings(planned)
     twice = lpcompile.passes.quantize_embeddings(once)

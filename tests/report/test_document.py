@@ -230,7 +230,7 @@ def test_a_recurrent_layer_is_listed_with_its_reason_and_not_counted() -> None:
     report = lpcompile.compile(model, recipe="int8").report
     (record,) = report["layers"]
     assert (record["op"], record["weight_format"]) == ("LSTM", "float32")
-    assert record["reason"] == "recurrent layers keep floats"
+    assert record["reason"] == "its weights take fewer than 4096 bytes"
     assert report["totals"]["weight_bytes"] == 0
 
 
