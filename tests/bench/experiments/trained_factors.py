@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tests.bench.bench_table import Bench
+from tests.bench.experiments.chart import Series
 from tests.bench.experiments.prepared_entry import FOLDS, Made, PreparedEntry, passes_of
 from tests.bench.experiments.results import Cell, Results
 
@@ -82,7 +83,26 @@ def run(bench: Bench, seeds: int | None) -> Results:
                 continue
             made.rows += rows(network, entry, start, rate, count, limit)
     made.notes.append("samples: of the calibration set, those that are trained on; no labels are used")
+    draw(made)
     return made
+
+
+def draw(made: Results) -> None:
+    """Gains over the closed form by the choice of samples, with their standard errors."""
+    at = {name: HEADER.index(name) for name in ("factors", "SQNR dB")}
+    series = []
+    for entry, start in dict.fromkeys((r[0], r[1]) for r in made.rows):
+        closed, *trained = [r for r in made.rows if (r[0], r[1]) == (entry, start)]
+        gains = [_number(r[at["SQNR dB"]]) - _number(closed[at["SQNR dB"]]) for r in trained]
+        errors = [_number(r[at["SQNR dB"] + 1]) for r in trained]
+        series.append(Series(f"{entry}, {start}", range(1, len(trained) + 1), gains, errors))
+    made.chart(
+        series, x=", ".join(f"{i} {name}" for i, name in enumerate(("all", *SELECTED), 1)), y="gain, dB"
+    )
+
+
+def _number(cell: Cell) -> float:
+    return float(cell) if isinstance(cell, (int, float)) else 0.0
 
 
 def rows(
