@@ -15,6 +15,7 @@ import numpy as np
 from lpcompile.analysis.batches import ObserveGraph, batch_inputs
 from lpcompile.analysis.calibration import Calibration, Feeds, RunFeeds
 from lpcompile.analysis.gain import gain_db
+from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
@@ -50,6 +51,7 @@ class Entry:
         sqnr_db: of the outputs, their mean noise over signal.
         gain_db: over the step before; None for the first one.
         gain_error_db: standard error of that; None where one call was measured.
+        logits_gain_db, logits_gain_error_db: the same of what the softmax reads; None but where every output has one.
         seconds: of the pass; None where the step is none of its own.
         kept: whether anything that the pass made is in the plan.
     """
@@ -60,6 +62,8 @@ class Entry:
     gain_error_db: float | None
     seconds: float | None
     kept: bool
+    logits_gain_db: float | None = None
+    logits_gain_error_db: float | None = None
 
 
 @dataclass
@@ -84,6 +88,8 @@ class Ledger:
     _plan: QuantPlan | None = None
     _judge: Judge | None = None
     _noise: F64 | None = None
+    _logits: Judge | None = None
+    _logits_noise: F64 | None = None
 
     @classmethod
     def of(
@@ -167,16 +173,14 @@ class Ledger:
         held = sum(v.nbytes for n in graph.layers() if (v := n.inputs[1]) is not None)
         if held > MOST_BYTES:
             raise ModelError(f"its float weights take {held >> 20} MiB: each step would hold them again")
-        calls = self._affordable(graph)
-        run = self.observe(graph, outputs)
+        calls, judged = self._affordable(graph), Judged.of(graph)
+        logits = list(judged.names) if judged.logits else []
+        run = self.observe(graph, [*outputs, *logits])
         found = [run(c) for c in calls]
-        given = iter(found)
-        return Judge(
-            lambda _call: next(given),
-            calls,
-            outputs,
-            per_sample=_counts_samples(graph, calls, found),
-        )
+        counts = _counts_samples(graph, calls, [{o: y[o] for o in outputs} for y in found])
+        if logits:
+            self._logits = Judge(_as_run(found), calls, logits, per_sample=counts, logits=True)
+        return Judge(_as_run(found), calls, outputs, per_sample=counts)
 
     def _affordable(self, graph: LpGraph) -> list[Feeds]:
         """Judging calls, evenly spread, whose multiply-accumulates keep within MOST_MACS."""
@@ -192,19 +196,36 @@ class Ledger:
     def _measure(
         self, step: str, graph: LpGraph, plan: QuantPlan, seconds: float | None, *, kept: bool
     ) -> None:
-        judge, before = self._judge, self._noise
+        judge, before = self._judge, (self._noise, self._logits_noise)
         assert judge is not None
-        if before is None or kept or step == NEAREST_WEIGHTS:
-            run = self._counted(self.observe(rounded_network(graph, plan), judge.outputs), len(judge.calls))
-            # what is shown as exact has no gains
-            self._noise = np.maximum(judge.noise_terms(run), 10 ** (-EXACT_DB / 10))
-        noise = self._noise
-        assert noise is not None
-        gain = error = None
-        if before is not None:
-            gain, spread = gain_db(before, noise) if noise is not before else (0.0, 0.0)
-            error = spread if np.isfinite(spread) else None
-        self.entries.append(Entry(step, _sqnr_db(noise), gain, error, seconds, kept))
+        if before[0] is None or kept or step == NEAREST_WEIGHTS:
+            names = [*judge.outputs, *(self._logits.outputs if self._logits is not None else ())]
+            run = self._counted(self.observe(rounded_network(graph, plan), names), len(judge.calls))
+            found = [run(c) for c in judge.calls]
+            self._noise = _noise_of(judge, found)
+            self._logits_noise = None if self._logits is None else _noise_of(self._logits, found)
+        assert self._noise is not None
+        gains = _gain(before[0], self._noise), _gain(before[1], self._logits_noise)
+        self.entries.append(Entry(step, _sqnr_db(self._noise), *gains[0], seconds, kept, *gains[1]))
+
+
+def _as_run(found: Sequence[Feeds]) -> RunFeeds:
+    """What was found, call by call, as if it were run."""
+    given = iter(found)
+    return lambda _call: next(given)
+
+
+def _noise_of(judge: Judge, found: Sequence[Feeds]) -> F64:
+    """Noise of samples; what is shown as exact has no gains."""
+    return np.maximum(judge.noise_terms(_as_run(found)), 10 ** (-EXACT_DB / 10))
+
+
+def _gain(before: F64 | None, after: F64 | None) -> tuple[float | None, float | None]:
+    """dB, and its standard error; None where one or the other is not known."""
+    if before is None or after is None:
+        return None, None
+    gain, spread = gain_db(before, after) if after is not before else (0.0, 0.0)
+    return gain, spread if np.isfinite(spread) else None
 
 
 def nearest_plan(graph: LpGraph, plan: QuantPlan) -> QuantPlan | None:

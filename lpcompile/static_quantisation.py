@@ -19,7 +19,7 @@ from lpcompile.provenance import located
 from lpcompile.registry import near_match
 
 FORMS = {"QDQ": "qdq", "QOperator": "standard"}
-METHODS = {"MinMax": "minmax", "Entropy": "kl", "Percentile": "percentile"}
+METHODS = {"MinMax": "minmax", "Entropy": "minmax", "Percentile": "percentile"}
 ACTIVATIONS = {"QUInt8": "uint8", "QInt8": "uint8", "QUInt4": "uint4"}
 WEIGHTS = {"QInt8": "int8", "QUInt8": "int8", "QInt4": "int4", "QUInt4": "int4"}
 STORED_OTHERWISE = {
@@ -29,6 +29,11 @@ STORED_OTHERWISE = {
     ): "activations are stored as uint8: the same 256 levels under a zero point, which "
     "ONNX Runtime's CPU kernels run faster",
     ("weight_type", "QUInt8"): "weights are stored as int8, symmetric: zero points of weights cost time",
+    (
+        "calibrate_method",
+        "Entropy",
+    ): "ONNX Runtime counts as many bins as it has levels there, so the whole range is its only candidate: ranges are "
+    "those of MinMax. passes='...,quantize-activations{rule=kl},...' of lpcompile.compile clips by entropy",
     ("weight_type", "QUInt4"): "weights are stored as int4, symmetric: zero points of weights cost time",
 }
 CPU = "CPUExecutionProvider"
@@ -106,7 +111,7 @@ def quantize_static(
         nodes_to_quantize: names of the only nodes that may become integers; None: all.
         nodes_to_exclude: names of nodes that stay float.
         use_external_data_format: weights in one file beside the model, whatever their size.
-        calibrate_method: "MinMax", "Entropy" or "Percentile".
+        calibrate_method: "MinMax", "Entropy" (whose ranges are those of MinMax, there as here) or "Percentile".
         calibration_providers: execution providers of the calibration; it runs on CPUs, with a warning if asked else.
         extra_options: "CalibPercentile" and "SmoothQuant" (channels scaled between layers) are honoured.
         calibration_cache_path: refused: `decisions.toml` serves for that.

@@ -11,14 +11,13 @@ from math import prod
 
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gain import gain_db
-from lpcompile.analysis.gradients import read_logits
+from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.assignment.joint import Joint
 from lpcompile.assignment.width_choice import Widths
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.rounded_layer import with_rounding
@@ -97,13 +96,12 @@ def keep_best_finalist(
     plans = {name: p for name, plan in ctx.finalists.items() if (p := _first_rounded(plan, ctx)) is not None}
     plans = dict(list(plans.items())[:most])
     ctx.finalists.clear()  # another run has nothing to choose from
-    outputs = float_outputs(graph)
-    if not plans or not outputs or ctx.calibration is None or ctx.observe is None:
+    judged = Judged.of(graph)
+    if not plans or not judged.names or ctx.calibration is None or ctx.observe is None:
         return
-    logits = read_logits(outputs)
-    names = logits or [v.name for v in outputs]
+    names = judged.names
     run, calls = ctx.observe(graph, names), ctx.calibration.deciding
-    judge = Judge(run, calls, names, per_sample=False, logits=logits is not None)
+    judge = Judge(run, calls, names, per_sample=False, logits=judged.logits)
 
     def noise() -> F64:
         assert ctx.observe is not None

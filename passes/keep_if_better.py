@@ -1,9 +1,9 @@
 """Whether the network as a whole gained by a pass: measured on the deciding calls, and undone where it lost."""
 
 from lpcompile.analysis.gain import gain_db
+from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import QuantPlan
@@ -13,7 +13,7 @@ from lpcompile.records import PassReport
 def keep_if_better(
     graph: LpGraph, ctx: PassContext, before: QuantPlan, report: PassReport, *, stays: str = "codes stay"
 ) -> None:
-    """Go back to an earlier plan where the outputs of the rounded network lost, call by call, in dB of their noise.
+    """Go back to an earlier plan where the rounded network lost, call by call, in dB of the noise of what is `Judged`.
 
     The gain, its standard error and the number of calls go into the metrics of the report. The calls are those that
     the pass learned from: a gain on them may be chance, a loss is one indeed. Of one call no error is known, and that
@@ -26,11 +26,12 @@ def keep_if_better(
         report: of the pass.
         stays: what a loss means, for the report.
     """
-    outputs = [v.name for v in float_outputs(graph)]
-    if not outputs or ctx.calibration is None or ctx.observe is None or graph.plan is before:
+    judged = Judged.of(graph)
+    if not judged.names or ctx.calibration is None or ctx.observe is None or graph.plan is before:
         return
-    judge = Judge(ctx.observe(graph, outputs), ctx.calibration.deciding, outputs, per_sample=False)
-    noise = [judge.noise_terms(ctx.observe(rounded_network(graph, p), outputs)) for p in (before, graph.plan)]
+    names, calls = judged.names, ctx.calibration.deciding
+    judge = Judge(ctx.observe(graph, names), calls, names, per_sample=False, logits=judged.logits)
+    noise = [judge.noise_terms(ctx.observe(rounded_network(graph, p), names)) for p in (before, graph.plan)]
     gain, error = gain_db(*noise)
     report.metrics |= {"gain_db": gain, "gain_error_db": error, "gain_calls": len(noise[0])}
     if gain < 0:

@@ -20,7 +20,7 @@ from lpcompile.tuning.activation_scales import TunedScale
 from lpcompile.tuning.batches import Samples, may_join
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.layer_arrays import TrainedLayer
-from lpcompile.tuning.optimisers import Optimiser, Schedule
+from lpcompile.tuning.optimisers import Optimiser, Schedule, optimiser
 from lpcompile.tuning.parameters import TunedNorm
 from lpcompile.tuning.student import Student, make_student
 from lpcompile.tuning.targets import compared, label_targets, signal
@@ -63,6 +63,34 @@ class Retraining:
     clip: float = 0.0
     required: bool = True
     narrowed: Callable[[Training, RunFeeds], Training] | None = None  # to some of its samples
+
+    @classmethod
+    def beside_codes(
+        cls,
+        subject: str,
+        label: str,
+        loss: str,
+        ranges: str,
+        rate: float,
+        epochs: int,
+        batch: int,
+        *,
+        required: bool,
+    ) -> "Retraining":
+        """Of what stands beside codes that stay: by Adam, the rate along a cosine after a short rise."""
+        return cls(
+            subject,
+            label,
+            loss,
+            ranges,
+            optimiser("adam"),
+            rate,
+            "cosine",
+            0.05,
+            epochs,
+            batch,
+            required=required,
+        )
 
     def obstacle(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> bool:
         """Whether there are no samples to train on; the report and the user are told."""

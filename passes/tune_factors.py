@@ -26,7 +26,7 @@ from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.factors import FactorLayer
 from lpcompile.tuning.frozen_codes import FrozenLayer
 from lpcompile.tuning.layer_arrays import Arrays
-from lpcompile.tuning.optimisers import Schedule, optimiser
+from lpcompile.tuning.optimisers import Schedule
 from lpcompile.tuning.sample_choice import OF_CLASSES, SCORES, chosen, classes_of, has_classes, scores
 from lpcompile.tuning.training import Training
 
@@ -119,15 +119,12 @@ class TuneFactors(Pass):
             OutputError: there are checkpoints of another run, or they cannot be written.
         """
         report = PassReport(self.name)
-        how = Retraining(
+        how = Retraining.beside_codes(
             "factors",
             "training factors",
             self.loss,
             "fixed",
-            optimiser("adam"),
             self.learning_rate,
-            "cosine",
-            0.05,
             self.epochs,
             self.batch,
             required=self.required,

@@ -26,7 +26,6 @@ from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.records import PassReport
 from lpcompile.tuning.checkpoint import Checkpoints
 from lpcompile.tuning.frozen_codes import FrozenLayer
-from lpcompile.tuning.optimisers import optimiser
 from lpcompile.tuning.targets import LOSSES
 from lpcompile.tuning.training import Arrays, Training
 
@@ -77,15 +76,12 @@ class TuneScales(Pass):
             OutputError: there are checkpoints of another run, or they cannot be written.
         """
         report = PassReport(self.name)
-        how = Retraining(
+        how = Retraining.beside_codes(
             "scales",
             "tuning scales",
             self.loss,
             self.ranges,
-            optimiser("adam"),
             self.learning_rate,
-            "cosine",
-            0.05,
             self.epochs,
             self.batch,
             required=self.required,

@@ -85,6 +85,34 @@ def test_the_figures_are_those_of_the_equations() -> None:
     assert (first.gain_db, first.gain_error_db, first.kept, second.kept) == (None, None, False, True)
 
 
+def test_gains_of_logits_stand_beside_those_of_a_softmax() -> None:
+    """One layer: t - t^ = x (W - W^), less its mean over the classes; outputs that are no softmax have no such gain."""
+    text = ONE.replace("y = MatMul (x, w)", "t = MatMul (x, w)  y = Softmax (t)")
+    calls = samples(parse_model(text))
+    found, graph = run(text, GPTQ, calls)
+    node = next(iter(graph.layers()))
+    weights = weight_of(node).astype(np.float64)
+    x = np.concatenate([c["x"] for c in Calibration(calls).judging]).astype(np.float64)
+    nearest = nearest_plan(graph, graph.plan)
+    assert nearest is not None
+    noise = []
+    for plan in (nearest, graph.plan):
+        tensor = plan.layers[node.name].tensor
+        assert tensor is not None
+        error = x @ (tensor.dequantize().T.astype(np.float64) - weights)
+        noise.append(np.square(error - error.mean(1, keepdims=True)).sum(1))
+    first, second = found.entries
+    assert (first.logits_gain_db, first.logits_gain_error_db) == (None, None)
+    wanted = 10 * math.log10(noise[0].mean() / noise[1].mean())
+    assert second.logits_gain_db == pytest.approx(wanted, abs=1e-3)
+    ratio = noise[0] / noise[0].mean() - noise[1] / noise[1].mean()
+    error_db = 10 / math.log(10) * ratio.std(ddof=1) / math.sqrt(len(x))
+    assert second.logits_gain_error_db == pytest.approx(error_db, rel=1e-3)
+    assert second.gain_db == pytest.approx(second.sqnr_db - first.sqnr_db, abs=1e-9)
+    bare, _ = run(ONE, GPTQ, samples(parse_model(ONE)))
+    assert all(e.logits_gain_db is None for e in bare.entries)
+
+
 def test_every_step_is_a_row() -> None:
     passes = f"{NO_COSTS},{GPTQ},correct-bias,correct-bias,requantize-weights"
     found, _ = run(NET, passes, samples(parse_model(NET)), activations=True)

@@ -1,6 +1,8 @@
 """quantize_static() beside ONNX Runtime's own: the same arguments, and outputs that are no worse."""
 
+import contextlib
 import inspect
+import io
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnxruntime import quantization as rival
+from onnxruntime.quantization.calibrate import create_calibrator
 
 import lpcompile
 from lpcompile.errors import CalibrationError, InputError, PassOptionError
@@ -139,9 +142,28 @@ def test_methods_give_different_ranges(method: str, extra: dict[str, Any], tmp_p
         made = lpcompile.quantize_static(
             shipped(NAME), tmp_path / "m.onnx", Reader(), calibrate_method=method, extra_options=extra
         )
-    rule = {"MinMax": "minmax", "Entropy": "kl", "Percentile": "percentile"}[method]
+    rule = {"MinMax": "minmax", "Entropy": "minmax", "Percentile": "percentile"}[method]
     assert f"rule={rule}" in made.decisions.replace('rule = "', "rule=")
     assert ("percentile=99.0" in made.decisions) == (method == "Percentile")
+
+
+def test_entropy_of_the_rival_gives_the_whole_range(tmp_path: Path) -> None:
+    """With 128 bins and 128 levels there is nothing to choose from; so it means the whole range here, too."""
+    found = []
+    for method in (rival.CalibrationMethod.MinMax, rival.CalibrationMethod.Entropy):
+        made = create_calibrator(
+            shipped(NAME), augmented_model_path=str(tmp_path / "augmented.onnx"), calibrate_method=method
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            made.collect_data(Reader())
+            ranges = made.compute_data().data
+        found.append({k: tuple(np.ravel(x).item() for x in r.range_value) for k, r in ranges.items()})
+    assert len(found[0]) > 10
+    assert found[0] == found[1]
+    with pytest.warns(UserWarning, match="the whole range is its only candidate"):
+        lpcompile.quantize_static(
+            shipped(NAME), tmp_path / "m.onnx", Reader(), activation_type="QUInt8", calibrate_method="Entropy"
+        )
 
 
 def test_external_data(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ are float32, as in the matrix units. [notes E5]
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -105,20 +106,8 @@ class Float8Calls(Float8Layers):
             "group_scale": tensor.group_scales.astype(ml_dtypes.bfloat16),
             "first_scale": np.array(tensor.first_scale, ml_dtypes.bfloat16),
         }
-        call = graph.add_node(
-            function.name,
-            [graph.constant(f"{stem(node.name)}/weight_{role}", array) for role, array in roles.items()],
-            [graph.fresh(f"{stem(node.name)}/weight_dequantized")],
-            name=f"{node.name}/weight",
-            attrs={
-                "format": plan.weight.format,
-                "granularity": plan.weight.granularity,
-                "weight_shape": list(tensor.shape if node.op in TRANSPOSED_OPS else shape),
-                "group_size": [int(plan.weight.granularity.removeprefix("group"))],
-            },
-            domain=DOMAIN,
-        )
-        return self._typed(call, shape)
+        group = [int(plan.weight.granularity.removeprefix("group"))]
+        return self._expanded(node, shape, plan, tensor, function.name, roles, group_size=group)
 
     def _wide_weights(
         self, node: Node, tensor: QuantizedTensor, shape: tuple[int, ...], plan: LayerPlan
@@ -127,8 +116,22 @@ class Float8Calls(Float8Layers):
         function = float8.float8_weights(graph.opset, len(shape), channel_axis(node.op))
         add_function(graph, function)
         roles = {"codes": tensor.codes, "first_scale": row_scales(tensor).astype(ml_dtypes.bfloat16)}
+        return self._expanded(node, shape, plan, tensor, function.name, roles)
+
+    def _expanded(
+        self,
+        node: Node,
+        shape: tuple[int, ...],
+        plan: LayerPlan,
+        tensor: QuantizedTensor,
+        function: str,
+        roles: Mapping[str, NDArray[Any]],
+        **further: list[int],
+    ) -> Value:
+        """What a function makes of the stored arrays of a layer's weights."""
+        graph = self.graph
         call = graph.add_node(
-            function.name,
+            function,
             [graph.constant(f"{stem(node.name)}/weight_{role}", array) for role, array in roles.items()],
             [graph.fresh(f"{stem(node.name)}/weight_dequantized")],
             name=f"{node.name}/weight",
@@ -136,6 +139,7 @@ class Float8Calls(Float8Layers):
                 "format": plan.weight.format,
                 "granularity": plan.weight.granularity,
                 "weight_shape": list(tensor.shape if node.op in TRANSPOSED_OPS else shape),
+                **further,
             },
             domain=DOMAIN,
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from lpcompile.formats.arrays import F32
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.rows import from_rows, to_rows
+from lpcompile.quant.rows import to_rows
 from lpcompile.reconstruction.latent_rounding import LatentLayer
 
 Arrays = dict[str, F32]
@@ -61,9 +61,7 @@ class SoftLayer(LatentLayer):
         else:
             self._read = self._share(values)
             rows = np.asarray(self._low + self._read[0] * self._gap, np.float32)
-        found = {"weight": np.asarray(from_rows(self.op, rows, self.shape), np.float32)}
-        bias = self.real_bias(values)
-        return found if bias is None else {**found, "bias": bias}
+        return self._fed(rows, values)
 
     def gradients(self, found: Mapping[str, F32]) -> Arrays:
         """Gradients of the arrays, from those of what the model read last, by role."""
@@ -73,9 +71,7 @@ class SoftLayer(LatentLayer):
             slope = np.where((h > 0) & (h < 1), p * (1 - p) * (HIGH - LOW) * UNIT, np.float32(0))
             towards = to_rows(self.op, found["weight"]) * self._gap
             made[f"{self.name}/rounding"] = np.asarray((towards + self._pull(h)) * slope, np.float32)
-        if "bias" in found:
-            made[f"{self.name}/bias"] = np.asarray(found["bias"] * self._units["bias"], np.float32)
-        return made
+        return made | self._bias_gradient(found)
 
     def _pull(self, h: F32) -> F32:
         """Gradient of the pull by h."""

@@ -18,9 +18,9 @@ def ledger(report: Mapping[str, Any]) -> str:
     rows = [(step["step"], [_bar(step)]) for step in found if is_number(step.get("gain_db"))]
     columns = (
         Column("step"), Column("output", 4, "dB"), Column("gain", 3, "dB"), Column("its standard error", 2, "dB"),
-        Column("seconds", 3), Column("kept"),
+        Column("gain of logits", 3, "dB"), Column("its standard error", 2, "dB"), Column("seconds", 3), Column("kept"),
     )  # fmt: skip
-    figures = ("sqnr_db", "gain_db", "gain_error_db", "seconds")
+    figures = ("sqnr_db", "gain_db", "gain_error_db", "logits_gain_db", "logits_gain_error_db", "seconds")
     told = [(s["step"], *(s.get(k) for k in figures), "yes" if s.get("kept") else "no") for s in found]
     text = f"Measured on {basis.get('samples')} samples" if basis.get("samples") else ""
     if text and basis.get("held_back"):

@@ -146,23 +146,30 @@ def _ledger(report: Mapping[str, Any]) -> list[str]:
     steps = report.get("ledger", [])
     if len(steps) > STEPS_SHOWN:  # those that changed nothing say least
         steps = [e for e in steps if e["kept"] or e["seconds"] is None][-STEPS_SHOWN:]
-    rows = [_step(e) for e in steps]
+    logits = any(e.get("logits_gain_db") is not None for e in steps)
+    rows = [_step(e, logits=logits) for e in steps]
     if len(rows) < 2:  # the line of the quality says as much
         return []
     basis = report["ledger_basis"]
     which = "" if basis["held_back"] else " that also decided"
-    shown = table(("step", "SQNR dB", "gain dB", "seconds", ""), rows).splitlines()
+    further = ("of logits",) if logits else ()
+    shown = table(("step", "SQNR dB", "gain dB", *further, "seconds", ""), rows).splitlines()
     first = f"gains     of each step, simulated in floats on {basis['samples']} samples{which}"
     return [first, *(f"          {line}" for line in shown)]
 
 
-def _step(entry: Mapping[str, Any]) -> tuple[object, ...]:
-    gain, error, seconds = entry["gain_db"], entry["gain_error_db"], entry["seconds"]
-    shown = "" if gain is None else f"{gain:+.2f}" + ("" if error is None else f" +- {error:.2f}")
+def _step(entry: Mapping[str, Any], *, logits: bool) -> tuple[object, ...]:
+    seconds = entry["seconds"]
     took = "" if seconds is None else f"{seconds:.1f}"
     compared = seconds is None
     left = "" if entry["kept"] else "for comparison" if compared else "changed nothing"
-    return entry["step"], f"{entry['sqnr_db']:.2f}", shown if entry["kept"] or compared else "", took, left
+    gains = [_gain(entry, of) if entry["kept"] or compared else "" for of in ("", "logits_")[: 1 + logits]]
+    return entry["step"], f"{entry['sqnr_db']:.2f}", *gains, took, left
+
+
+def _gain(entry: Mapping[str, Any], of: str) -> str:
+    gain, error = entry.get(f"{of}gain_db"), entry.get(f"{of}gain_error_db")
+    return "" if gain is None else f"{gain:+.2f}" + ("" if error is None else f" +- {error:.2f}")
 
 
 def _metric(report: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from lpcompile.errors import PassError
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.node import Node
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.rows import from_rows, to_rows
+from lpcompile.quant.rows import to_rows
 from lpcompile.quant.side_path import LARGEST
 from lpcompile.tuning.layer_arrays import SMALLEST, Arrays, LayerArrays
 
@@ -69,9 +69,7 @@ class FactorLayer(LayerArrays):
         """What the model reads, by role: merged weights in the operator's own shape, and the bias."""
         self._read = self._factors(values)
         rows = self.round(values).dequantize()
-        found = {"weight": np.asarray(from_rows(self.op, rows, self.shape), np.float32)}
-        bias = self.real_bias(values)
-        return found if bias is None else {**found, "bias": bias}
+        return self._fed(rows, values)
 
     def gradients(self, found: Mapping[str, F32]) -> Arrays:
         """Gradients of the arrays, from those of what the model read last, by role; straight through roundings."""

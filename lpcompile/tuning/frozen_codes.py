@@ -14,7 +14,7 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir.node import Node
 from lpcompile.quant.nearest_codes import channel_scales, with_channel_scales
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.rows import from_rows, to_rows
+from lpcompile.quant.rows import to_rows
 from lpcompile.tuning.layer_arrays import Arrays, LayerArrays
 from lpcompile.tuning.parameters import SCALE_LIMITS, SCALE_STEPS
 
@@ -69,9 +69,7 @@ class FrozenLayer(LayerArrays):
         """What the model reads, by role: rounded weights in the operator's own shape, and the bias."""
         tensor = self.round(values)
         self._last, self._read = tensor.dequantize(), channel_scales(tensor).reshape(-1, 1)
-        found = {"weight": np.asarray(from_rows(self.op, self._last, self.shape), np.float32)}
-        bias = self.real_bias(values)
-        return found if bias is None else {**found, "bias": bias}
+        return self._fed(self._last, values)
 
     def gradients(self, found: Mapping[str, F32]) -> Arrays:
         """Gradients of the arrays, from those of what the model read last, by role; scales straight through."""

@@ -8,6 +8,7 @@ import numpy as np
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.node import Node
 from lpcompile.quant.qtensor import QuantizedTensor
+from lpcompile.quant.rows import from_rows
 
 Arrays = dict[str, F32]
 BIAS_SHARE = 0.1  # of the spread of a layer's output
@@ -56,11 +57,15 @@ class LayerArrays:
 
     Attributes:
         node: the float layer.
+        op: its operator.
+        shape: of its weights in the operator's own order.
         bias: (C,) its bias now, or None where none is trained.
         spread: (C,) standard deviation of its outputs, or an estimate of it.
     """
 
     node: Node
+    op: str
+    shape: tuple[int, ...]
     bias: F32 | None
     spread: F32 | None
     _units: Arrays
@@ -83,6 +88,12 @@ class LayerArrays:
         if np.array_equal(values[key], self._start["bias"]):
             return self.bias
         return np.asarray(values[key] * self._units["bias"], np.float32)
+
+    def _fed(self, rows: F32, values: Mapping[str, F32]) -> Arrays:
+        """What the model reads, by role, of weights (C, K) and the bias of a state."""
+        found = {"weight": np.asarray(from_rows(self.op, rows, self.shape), np.float32)}
+        bias = self.real_bias(values)
+        return found if bias is None else {**found, "bias": bias}
 
     def _begin_bias(self, w: F32) -> None:
         """Unit and start of the bias; `w` (C, K) stands for the spread of the outputs where that is not known."""

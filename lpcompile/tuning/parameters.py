@@ -14,7 +14,7 @@ import numpy as np
 from lpcompile.formats.arrays import F32
 from lpcompile.ir.node import Node
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.rows import from_rows, to_rows
+from lpcompile.quant.rows import to_rows
 from lpcompile.tuning.estimators import Cells, Estimator
 from lpcompile.tuning.layer_arrays import BIAS_SHARE, SMALLEST, Arrays, LayerArrays
 from lpcompile.tuning.quantiser import WeightQuantiser
@@ -104,9 +104,7 @@ class TunedLayer(LayerArrays):
         """What the model reads, by role: rounded weights in the operator's own shape, and the bias."""
         self.round(values)
         assert self._last is not None
-        found = {"weight": np.asarray(from_rows(self.op, self._last[1], self.shape), np.float32)}
-        bias = self.real_bias(values)
-        return found if bias is None else {**found, "bias": bias}
+        return self._fed(self._last[1], values)
 
     def gradients(self, found: Mapping[str, F32]) -> Arrays:
         """Gradients of the arrays, from those of what the model read last, by role."""

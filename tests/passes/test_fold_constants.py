@@ -1,4 +1,4 @@
-"""`fold-constants` against ONNX Runtime: nodes by numpy and by the runtime, shapes, limits, branches."""
+"""`fold-constants` against ONNX Runtime: nodes by numpy and by the runtime, shapes, limits."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,6 @@ import pytest
 
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.fold_constants import FoldConstants
-from lpcompile.passes.inline_if import inline_if
-from lpcompile.passes.numpy_evaluation import ResultTooLargeError, evaluate
 from lpcompile.pipeline import PassContext
 from tests.passes.rewriting import CONTEXT, left_alone, rewrite
 from tests.support import Array, assert_same_outputs, parse_model, run_model
@@ -194,42 +192,6 @@ def test_the_shortcut_of_option_a() -> None:
     assert graph.ops() == ["Slice", "Pad"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "t = ConstantOfShape (big)",
-        "t = Expand (w, big)",
-        "t = Tile (w, big)",
-        "a = Sqrt (w)  t = Expand (a, big)",
-        "a = Cast <to = 7> (long)  t = ConstantOfShape (a)",
-    ],
-)
-def test_results_that_would_enlarge_the_model_stay(body: str) -> None:
-    _, report = rewrite(
-        FoldConstants(),
-        f"""
-        m (float[1] x) => (float[1] y)
-        <int64[2] big = {{400, 400}}, float[1, 1] w, float[2] long = {{400, 400}}>
-        {{ {body}  s = ReduceSum <keepdims = 0> (t)  y = Add (x, s) }}""",
-        rtol=1e-6,
-    )
-    assert any("its result would" in skip.reason for skip in report.skips)
-
-
-def test_what_feeds_a_result_that_stays_is_folded() -> None:
-    graph, report = rewrite(
-        FoldConstants(),
-        """
-        m (float[1] x) => (float[1] y) <float[2] sides = {20, 20}, int64[1] zero = {0}>
-        { a = Exp (sides)  l = Log (a)  f = Round (l)  k = Cast <to = 7> (f)
-          m = Mul (k, k)  t = ConstantOfShape (m)
-          s = ReduceSum <keepdims = 0> (t)  y = Add (x, s) }""",
-        rtol=1e-6,
-    )
-    assert graph.ops() == ["ConstantOfShape", "ReduceSum", "Add"]
-    assert report.skips[0].reason.startswith("its result would")
-
-
 def test_two_transposes_of_one_weight_fold() -> None:
     graph, _ = rewrite(
         FoldConstants(),
@@ -293,64 +255,6 @@ def test_elements_that_cannot_be_fed_stay() -> None:
     assert [skip.reason for skip in report.skips] == ["it handles elements that cannot be fed to the runtime"]
 
 
-def test_growth_is_judged_once_its_size_is_known() -> None:
-    _, report = rewrite(
-        FoldConstants(),
-        """
-        m (float[1] x) => (float[1] y) <float[2] f = {3, 3}, float[1, 1] w>
-        { n = Sqrt (f)  k = Cast <to = 7> (n)  t = Tile (w, k)  s = ReduceSum <keepdims = 0> (t)
-          y = Add (x, s) }""",
-    )
-    assert report.skips == []
-
-
-def test_growth_of_unknown_size_stays() -> None:
-    model = parse_model("""
-        m (float[1] x) => (float[1] y) <float[2] f = {3, 3}, float[1, 1] w>
-        { n = Sqrt (f)  k = Cast <to = 7> (n)  t = Tile (w, k)  s = ReduceSum <keepdims = 0> (t)
-          y = Add (x, s) }""")
-    graph = LpGraph.from_proto(model)
-    report = FoldConstants().run(graph, PassContext())
-    assert "the size of its result is not known" in [skip.reason for skip in report.skips]
-
-
-def test_a_result_that_turns_out_too_large_stays_and_its_inputs_fold() -> None:
-    graph, report = rewrite(
-        FoldConstants(),
-        """
-        m (float[1] x) => (float[a, b] y) <float[1, 300] scale>
-        { i = NonZero (scale)  f = Cast <to = 1> (i)  t = Transpose (f)  p = MatMul (t, f)
-          y = Add (x, p) }""",
-    )
-    assert graph.ops() == ["MatMul", "Add"]
-    assert [skip.reason for skip in report.skips] == ["its result would take 360000 bytes"]
-
-
-GROWING = [
-    "t = ConstantOfShape (big)",
-    "t = Expand (w, big)",
-    "t = Gather (w, many)",
-    "t = Range (start, stop, step)",
-    "t = Add (w, wide)",
-    "t = Cast <to = 11> (w)",
-]
-
-
-@pytest.mark.parametrize("body", GROWING)
-def test_numpy_makes_no_result_above_the_limit(body: str) -> None:
-    graph = LpGraph.from_proto(
-        parse_model(f"""
-        m () => (float y)
-        <int64[2] big = {{99, 9}}, float[1, 9] w, float[9, 1] wide,
-         int64[9, 9] many = {{{", ".join("0" * 81)}}},
-         int64 start = {{0}}, int64 stop = {{999}}, int64 step = {{1}}>
-        {{ {body}  f = Cast <to = 1> (t)  y = ReduceSum <keepdims = 0> (f) }}""")
-    )
-    graph.infer_shapes()
-    with pytest.raises(ResultTooLargeError):
-        evaluate(graph.nodes()[0], graph.opset, limit_bytes=64)
-
-
 def test_a_contradiction_in_the_model_is_a_reason() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17]>
@@ -359,94 +263,6 @@ def test_a_contradiction_in_the_model_is_a_reason() -> None:
     model.graph.output.append(onnx.helper.make_tensor_value_info("u", onnx.TensorProto.FLOAT, None))
     report = FoldConstants().run(LpGraph.from_proto(model), CONTEXT)
     assert report.skips[0].reason.startswith("it cannot be evaluated: ")
-
-
-IF = """
-    m (float[4] x) => (float[4] y) <bool on = {{{on}}}, float[4] outer>
-    {{ t = Abs (x)
-       y = If (on) <then_branch = g1 () => (float[4] a) <float[4] w = {{1, 2, 3, 4}}>
-                      {{ k = Constant <value = float {{2}}> ()  b = Mul (t, k)  c = Add (b, w)
-                         a = Sub (c, outer) }},
-                   else_branch = g2 () => (float[4] d) {{ d = Identity (t) }}> }}"""
-
-
-@pytest.mark.parametrize(("on", "ops"), [(1, ["Abs", "Mul", "Add", "Sub"]), (0, ["Abs", "Identity"])])
-def test_an_if_with_a_constant_condition_is_its_branch(on: int, ops: list[str]) -> None:
-    graph, _ = rewrite(FoldConstants(), IF.format(on=on))
-    assert graph.ops() == ops
-
-
-NESTED = """
-    m (float[4] x, bool fed) => (float[4] y) <bool on = {{1}}>
-    {{ t = Abs (x)
-      y = If (on) <
-        then_branch = g1 () => (float[4] a) <float[4] w = {{1, 2, 3, 4}}, bool off = {{0}}> {{
-          u = Mul (t, w)  k = Constant <value_float = 2.0> ()
-          a = If ({inner}) <then_branch = g3 () => (float[4] e) {{ v = Neg (u)  e = Mul (v, k) }},
-                            else_branch = g4 () => (float[4] f) {{ f = Add (u, w) }}> }},
-        else_branch = g2 () => (float[4] d) {{ u = Exp (t)  d = Identity (u) }}> }}"""
-
-
-def test_control_flow_in_a_branch_reads_what_the_branch_defined() -> None:
-    graph, _ = rewrite(FoldConstants(), NESTED.format(inner="fed"))
-    assert graph.ops() == ["Abs", "Mul", "If"]
-
-
-def test_a_constant_condition_within_a_branch() -> None:
-    graph, _ = rewrite(FoldConstants(), NESTED.format(inner="off"))
-    assert graph.ops() == ["Abs", "Mul", "Add"]
-
-
-def test_a_loop_in_a_branch() -> None:
-    graph, _ = rewrite(
-        FoldConstants(),
-        """
-        m (float[4] x) => (float[4] y) <bool on = {1}>
-        { y = If (on) <
-            then_branch = g1 () => (float[4] a) <int64 three = {3}, bool yes = {1}> {
-              u = Exp (x)
-              a = Loop (three, yes, x) <body = g3 (int64 i, bool c, float[4] s) => (bool d, float[4] r) {
-                d = Identity (c)  r = Add (s, u) }> },
-            else_branch = g2 () => (float[4] d) { d = Identity (x) }> }""",
-        rtol=1e-6,
-    )
-    assert graph.ops() == ["Exp", "Loop"]
-
-
-def test_a_branch_with_constants_that_are_no_numbers_stays() -> None:
-    graph = LpGraph.from_proto(
-        parse_model("""
-        m (float[4] x) => (string[1] y) <bool on = {1}>
-        { y = If (on) <
-            then_branch = g1 () => (string[1] a) { a = Constant <value_strings = ["no"]> () },
-            else_branch = g2 () => (string[1] d) { d = Constant <value_strings = ["yes"]> () }> }""")
-    )
-    assert inline_if(graph, graph.nodes("If")[0]) == "its branch has a constant that is no tensor of numbers"
-
-
-def test_a_branch_with_unusual_initialisers_stays() -> None:
-    model = parse_model(IF.format(on=1))
-    body = model.graph.node[1].attribute[0].g
-    body.initializer[0].data_location = onnx.TensorProto.EXTERNAL
-    graph = LpGraph.from_proto(model)
-    assert inline_if(graph, graph.nodes("If")[0]) == "its branch keeps constants in another file"
-    model = parse_model(IF.format(on=1))
-    model.graph.node[1].attribute[0].g.sparse_initializer.add().values.name = "w2"
-    graph = LpGraph.from_proto(model)
-    assert inline_if(graph, graph.nodes("If")[0]) == "its branch has sparse constants"
-
-
-def test_an_if_that_is_decided_at_run_time_is_passed_over() -> None:
-    assert (
-        left_alone(
-            FoldConstants(),
-            """
-        m (float[4] x, bool c) => (float[4] y)
-        { y = If (c) <then_branch = g1 () => (float[4] a) { a = Neg (x) },
-                      else_branch = g2 () => (float[4] b) { b = Exp (x) }> }""",
-        )
-        == []
-    )
 
 
 def test_a_constant_that_a_body_reads_keeps_its_name() -> None:

@@ -2,8 +2,12 @@
 
 import pytest
 
+from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.fold_constants import FoldConstants
+from lpcompile.passes.numpy_evaluation import ResultTooLargeError, evaluate
+from lpcompile.pipeline import PassContext
 from tests.passes.rewriting import rewrite
+from tests.support import parse_model
 
 MASKS = """m (float[30, 30] x) => (float[30, 30] y) <int64[2] size = {30, 30}> {
     o = ConstantOfShape (size)  t = Trilu (o)  e = Exp (t)  s = Sqrt (e)  y = Add (x, s) }"""
@@ -26,3 +30,97 @@ def test_a_copy_of_a_weight_counts_only_where_nothing_may_grow() -> None:
     graph, report = rewrite(FoldConstants(growth_bytes=0), text)
     assert "Transpose" in graph.ops()
     assert [s.reason for s in report.skips] == ["its result would enlarge the model"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "t = ConstantOfShape (big)",
+        "t = Expand (w, big)",
+        "t = Tile (w, big)",
+        "a = Sqrt (w)  t = Expand (a, big)",
+        "a = Cast <to = 7> (long)  t = ConstantOfShape (a)",
+    ],
+)
+def test_results_that_would_enlarge_the_model_stay(body: str) -> None:
+    _, report = rewrite(
+        FoldConstants(),
+        f"""
+        m (float[1] x) => (float[1] y)
+        <int64[2] big = {{400, 400}}, float[1, 1] w, float[2] long = {{400, 400}}>
+        {{ {body}  s = ReduceSum <keepdims = 0> (t)  y = Add (x, s) }}""",
+        rtol=1e-6,
+    )
+    assert any("its result would" in skip.reason for skip in report.skips)
+
+
+def test_what_feeds_a_result_that_stays_is_folded() -> None:
+    graph, report = rewrite(
+        FoldConstants(),
+        """
+        m (float[1] x) => (float[1] y) <float[2] sides = {20, 20}, int64[1] zero = {0}>
+        { a = Exp (sides)  l = Log (a)  f = Round (l)  k = Cast <to = 7> (f)
+          m = Mul (k, k)  t = ConstantOfShape (m)
+          s = ReduceSum <keepdims = 0> (t)  y = Add (x, s) }""",
+        rtol=1e-6,
+    )
+    assert graph.ops() == ["ConstantOfShape", "ReduceSum", "Add"]
+    assert report.skips[0].reason.startswith("its result would")
+
+
+def test_growth_is_judged_once_its_size_is_known() -> None:
+    _, report = rewrite(
+        FoldConstants(),
+        """
+        m (float[1] x) => (float[1] y) <float[2] f = {3, 3}, float[1, 1] w>
+        { n = Sqrt (f)  k = Cast <to = 7> (n)  t = Tile (w, k)  s = ReduceSum <keepdims = 0> (t)
+          y = Add (x, s) }""",
+    )
+    assert report.skips == []
+
+
+def test_growth_of_unknown_size_stays() -> None:
+    model = parse_model("""
+        m (float[1] x) => (float[1] y) <float[2] f = {3, 3}, float[1, 1] w>
+        { n = Sqrt (f)  k = Cast <to = 7> (n)  t = Tile (w, k)  s = ReduceSum <keepdims = 0> (t)
+          y = Add (x, s) }""")
+    graph = LpGraph.from_proto(model)
+    report = FoldConstants().run(graph, PassContext())
+    assert "the size of its result is not known" in [skip.reason for skip in report.skips]
+
+
+def test_a_result_that_turns_out_too_large_stays_and_its_inputs_fold() -> None:
+    graph, report = rewrite(
+        FoldConstants(),
+        """
+        m (float[1] x) => (float[a, b] y) <float[1, 300] scale>
+        { i = NonZero (scale)  f = Cast <to = 1> (i)  t = Transpose (f)  p = MatMul (t, f)
+          y = Add (x, p) }""",
+    )
+    assert graph.ops() == ["MatMul", "Add"]
+    assert [skip.reason for skip in report.skips] == ["its result would take 360000 bytes"]
+
+
+GROWING = [
+    "t = ConstantOfShape (big)",
+    "t = Expand (w, big)",
+    "t = Gather (w, many)",
+    "t = Range (start, stop, step)",
+    "t = Add (w, wide)",
+    "t = Cast <to = 11> (w)",
+]
+
+
+@pytest.mark.parametrize("body", GROWING)
+def test_numpy_makes_no_result_above_the_limit(body: str) -> None:
+    graph = LpGraph.from_proto(
+        parse_model(f"""
+        m () => (float y)
+        <int64[2] big = {{99, 9}}, float[1, 9] w, float[9, 1] wide,
+         int64[9, 9] many = {{{", ".join("0" * 81)}}},
+         int64 start = {{0}}, int64 stop = {{999}}, int64 step = {{1}}>
+        {{ {body}  f = Cast <to = 1> (t)  y = ReduceSum <keepdims = 0> (f) }}""")
+    )
+    graph.infer_shapes()
+    with pytest.raises(ResultTooLargeError):
+        evaluate(graph.nodes()[0], graph.opset, limit_bytes=64)

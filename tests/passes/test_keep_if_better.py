@@ -16,6 +16,9 @@ from tests.quantizing import NO_COSTS, Quantized, quantized
 NET = """m (float[N,12] x) => (float[N,6] y) <float[12,6] w> { y = MatMul (x, w) }"""
 
 
+CLASSES = """m (float[N,12] x) => (float[N,6] y) <float[12,6] w> { t = MatMul (x, w)  y = Softmax (t) }"""
+
+
 @pytest.fixture(scope="module")
 def made() -> Quantized:
     return quantized(NET, f"{NO_COSTS},quantize-weights{{format=int4}}", calls=14)
@@ -31,8 +34,8 @@ def worse(made: Quantized, share: float) -> QuantPlan:
     return made.graph.plan.with_layer(node.name, replace(plan, tensor=nearest_codes(rows, plan.tensor)))
 
 
-def noise(made: Quantized, plan: QuantPlan) -> np.ndarray:
-    """Of each deciding call, by float64 products of rounded inputs and weights."""
+def noise(made: Quantized, plan: QuantPlan, *, centred: bool = False) -> np.ndarray:
+    """Of each deciding call, by float64 products of rounded inputs and weights; `centred`: less its mean."""
     (node,) = made.graph.layers()
     tensor = plan.layers[node.name].tensor
     assert tensor is not None
@@ -44,7 +47,8 @@ def noise(made: Quantized, plan: QuantPlan) -> np.ndarray:
         x = feeds["x"].astype(np.float64)
         low, high = -range_.zero_point, range_.code_max - range_.zero_point
         codes = np.clip(np.rint(feeds["x"] / np.float32(range_.scale)), low, high)
-        found.append(np.square(codes * range_.scale @ rounded - x @ weights).sum())
+        error = codes * range_.scale @ rounded - x @ weights
+        found.append(np.square(error - error.mean(axis=-1, keepdims=True) * centred).sum())
     return np.asarray(found)
 
 
@@ -66,6 +70,18 @@ def test_the_better_plan_stays(made: Quantized, turned: bool) -> None:
     assert graph.plan is good
     assert bool(report.changes) is not turned
     assert [s.reason.startswith("the network lost ") for s in report.skips] == [True] * turned
+
+
+def test_behind_a_softmax_the_logits_are_judged() -> None:
+    """Less their mean, which a softmax does not see."""
+    made = quantized(CLASSES, f"{NO_COSTS},quantize-weights{{format=int4}}", calls=14)
+    good, bad = made.graph.plan, worse(made, 0.7)
+    graph, report = made.graph.copy(), PassReport("some-pass")
+    graph.plan = bad
+    keep_if_better(graph, made.context, good, report)
+    a, b = (noise(made, plan, centred=True) for plan in (good, bad))
+    assert report.metrics["gain_db"] == pytest.approx(10 * math.log10(a.mean() / b.mean()), abs=1e-3)
+    assert graph.plan is good
 
 
 def test_one_call_decides_alone(made: Quantized) -> None:
