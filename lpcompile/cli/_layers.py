@@ -26,6 +26,8 @@ _CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "Qu
     "AccumulateConv",
 }
 _MOST_INFERRED = 1 << 30  # ONNX's own inference takes no more than 2 GiB
+DYNAMIC_LSTM = "DynamicQuantizeLSTM"
+RECURRENT = ("LSTM", "GRU", "RNN", DYNAMIC_LSTM)
 _FARTHEST = 64  # nodes between a layer and the constants that its weights are computed from
 _EXPANDED = ("DequantizeWeights", "DualPrecisionWeights")  # the layer is the operator that reads them
 
@@ -102,7 +104,36 @@ def _compiled(graph: LpGraph, node: Node) -> LayerRow | None:
     )
 
 
+def _recurrent(node: Node) -> LayerRow | None:
+    """W, R and their scales, of the shape of W."""
+    held: dict[str, Value] = {}
+    for at in (1, 2, *((8, 10) if node.op == DYNAMIC_LSTM else ())):
+        value = node.inputs[at] if len(node.inputs) > at else None
+        leaves = None if value is None else _constant_leaves(value)
+        if leaves is None:
+            return None
+        held |= {v.name: v for v in leaves}
+    weight = node.inputs[1]
+    assert weight is not None
+    fmt = str(max(held.values(), key=lambda v: v.nbytes).dtype)
+    granularity = "channel" if fmt == "int8" else "-"
+    size = sum(v.nbytes for v in held.values())
+    return LayerRow(node.name, node.op, _known(weight), fmt, granularity, _recurrent_macs(node), size)
+
+
+def _recurrent_macs(node: Node) -> int | None:
+    """Products of all steps and directions; a symbolic batch is 1."""
+    x, *weights = node.inputs[:3]
+    steps = None if x is None or not x.shape else x.shape[0]
+    batch = None if x is None or not x.shape else x.shape[1]
+    if not isinstance(steps, int):
+        return None
+    return steps * (batch if isinstance(batch, int) else 1) * sum(math.prod(_known(v)) for v in weights if v)
+
+
 def _other(node: Node) -> LayerRow | None:
+    if node.op in RECURRENT:
+        return _recurrent(node)
     index = _WEIGHT_INPUT.get(node.op)
     if index is None or len(node.inputs) <= index:
         return None

@@ -233,7 +233,18 @@ def test_a_second_time_and_without_samples() -> None:
     assert "no samples" in result.report["layers"][0]["reason"]
 
 
-def test_inspect_names_them(tmp_path: Path) -> None:
-    compiled(parse_model(text_of()), output=tmp_path / "out")
-    shown = json.loads(on_command_line("inspect", str(tmp_path / "out"), "--json").stdout)
-    assert shown["ops"]["com.microsoft::DynamicQuantizeLSTM"] == 1
+@pytest.mark.parametrize(("kernel", "op"), [("auto", "DynamicQuantizeLSTM"), ("weight-only", "LSTM")])
+def test_inspect_lists_them(kernel: str, op: str, tmp_path: Path) -> None:
+    model, passes = parse_model(text_of()), PASSES.replace("recurrent", f"recurrent{{kernel={kernel}}}")
+    compiled(model, passes=passes, output=tmp_path / "out")
+    onnx.save(model, tmp_path / "float.onnx")
+    rows = [
+        json.loads(on_command_line("inspect", str(tmp_path / n), "--json").stdout)["layers"]
+        for n in ("out", "float.onnx")
+    ]
+    count = 4 * HIDDEN * (INPUTS + HIDDEN)
+    assert [(r["name"], r["op"], r["format"], r["macs"]) for r in rows[0]] == [
+        ("cell", op, "int8", STEPS * count)
+    ]
+    assert rows[0][0]["weight_bytes"] == count + 2 * 4 * 4 * HIDDEN
+    assert [(r["op"], r["format"], r["weight_bytes"]) for r in rows[1]] == [("LSTM", "float32", 4 * count)]
