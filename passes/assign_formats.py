@@ -17,7 +17,7 @@ from lpcompile.assignment.activation_scoring import score_narrow
 from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding
-from lpcompile.assignment.costs import Setting, additive_bounds, bits_left_alone, costs_of, missed_as_asked
+from lpcompile.assignment.costs import Setting, additive_bounds, average_bits, costs_of, missed_as_asked
 from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.greedy import RULES as GREEDY
 from lpcompile.assignment.greedy import Rule
@@ -30,7 +30,7 @@ from lpcompile.assignment.rule_scores import RULES
 from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
-from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths, choose_widths, fixed
+from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import BudgetError, PipelineError
 from lpcompile.formats.planned import format_of, planned_name
@@ -40,8 +40,9 @@ from lpcompile.ir.node import Node
 from lpcompile.passes.candidate_plans import candidate_plans
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import plans_of_finalists
+from lpcompile.passes.formats_and_widths import formats_and_widths
 from lpcompile.passes.input_metrics import input_metrics
-from lpcompile.passes.measured_assignment import AssignmentLoss, affordable, assignment_loss
+from lpcompile.passes.measured_assignment import affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.side_path_candidates import parse_ranks, with_side_paths
 from lpcompile.passes.side_paths import lowering_of
@@ -172,16 +173,27 @@ class AssignFormats(Pass):
         ctx.scored[key] = scored
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         groups = self._groups(graph, ctx, pricing, scored.layers)
+
+        def decided(left: Mapping[str, float]) -> tuple[Widths, Joint]:
+            return formats_and_widths(
+                scored,
+                groups,
+                left,
+                graph.plan.activations,
+                lambda layers: self._chosen(graph, ctx, key, replace(scored, layers=layers), left),
+                lambda: ctx.scored.get(f"assignment loss of {key}") if self.joint else None,
+            )
+
         try:
             left = {n: max(0.0, bound) for n, bound in bounds.items()}  # float layers may take all of it
-            widths, chosen = self._decided(graph, ctx, key, scored, groups, left)
+            widths, chosen = decided(left)
         except BudgetError as error:
             missed = missed_as_asked(error, self.budget, bounds, list(facts.values()))
             if not self.nearest or not error.nearest:
                 raise missed from error
             ctx.warnings.append(f"{missed.message}, which was taken")
             left |= {name: value * (1 + ROUNDING) for name, value in error.nearest.items()}
-            widths, chosen = self._decided(graph, ctx, key, scored, groups, left)
+            widths, chosen = decided(left)
         for held in [k for k in ctx.rounded if k[0] in widths.readers]:
             del ctx.rounded[held]  # rounded for another step of its input
         in_db = self.loss in ("logits", "probe") and self._sensitivity != "gradient"
@@ -189,45 +201,9 @@ class AssignFormats(Pass):
         write_assignment(graph, widths, chosen, report, in_db=in_db)
         ctx.finalists |= plans_of_finalists(graph, before, widths, chosen, in_db=in_db)
         ctx.learned_tables = learned_tables(graph, nodes, self.formats.split("+"), overrides)
-        bits = chosen.assignment.costs.get("bits", 0.0) + bits_left_alone(
-            facts, [layer.name for layer in scored.layers]
-        )
-        report.metrics["avg_bits"] = bits / max(1, sum(f.weights for f in facts.values()))
+        bits = chosen.assignment.costs.get("bits", 0.0)
+        report.metrics["avg_bits"] = average_bits(bits, facts, [layer.name for layer in scored.layers])
         return report
-
-    def _decided(
-        self,
-        graph: LpGraph,
-        ctx: PassContext,
-        key: str,
-        scored: Scored,
-        groups: Sequence[ScoredGroup],
-        bounds: Mapping[str, float],
-    ) -> tuple[Widths, Joint]:
-        """Widths of activations first, exactly, then formats at these widths with all that can be measured.
-
-        Formats are measured with float activations. The whole is measured once with activations rounded, beside 8 bits
-        for all of them at the same bounds; the better one is taken.
-        """
-        widths = choose_widths(scored.layers, groups, bounds)
-        chosen = self._chosen(graph, ctx, key, replace(scored, layers=widths.layers), bounds)
-        measure: AssignmentLoss | None = ctx.scored.get(f"assignment loss of {key}")
-        if not widths.narrow or not self.joint or measure is None:
-            return widths, chosen
-        planned = graph.plan.activations
-        try:
-            wide = exact(scored.layers, bounds)
-        except BudgetError:
-            return widths, chosen  # the bounds need narrow activations
-        losses = {
-            "narrow activations": measure.with_activations(widths.plans(planned)).of(chosen.assignment.picks),
-            "8-bit activations": measure.with_activations(planned).of(wide.picks),
-        }
-        measured = {name: float(loss.mean()) for name, loss in losses.items()}
-        if measured["8-bit activations"] < measured["narrow activations"]:
-            widths = fixed(scored.layers, {})
-            chosen = self._chosen(graph, ctx, key, scored, bounds)
-        return replace(widths, measured=measured), chosen
 
     def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
         """Average widths and the least predicted losses within them, once candidates are scored.
@@ -239,10 +215,9 @@ class AssignFormats(Pass):
         if scored is None:
             return [], []
         facts = {n.name: layer_facts(n) for n in graph.layers()}
-        weights = sum(f.weights for f in facts.values())
-        fixed = bits_left_alone(facts, [layer.name for layer in scored.layers])
+        names = [layer.name for layer in scored.layers]
         points = curve([layer.item for layer in scored.layers], "bits")
-        return [(p.cost + fixed) / weights for p in points], [p.loss for p in points]
+        return [average_bits(p.cost, facts, names) for p in points], [p.loss for p in points]
 
     @property
     def _key(self) -> str:

@@ -237,3 +237,8 @@ def bits_left_alone(facts: Mapping[str, LayerFacts], assigned: Sequence[str]) ->
     return sum(
         costs_of(["bits"], f, f.left_alone)["bits"] for n, f in facts.items() if n not in set(assigned)
     )
+
+
+def average_bits(bits: float, facts: Mapping[str, LayerFacts], assigned: Sequence[str]) -> float:
+    """Stored bits a weight over all layers, where those of the assigned ones take `bits` together."""
+    return (bits + bits_left_alone(facts, assigned)) / max(1, sum(f.weights for f in facts.values()))
