@@ -123,8 +123,12 @@ class Judge:
 
     def noise_terms(self, run: RunFeeds) -> F64:
         """Noise power over signal power of every sample (or call), the mean over outputs."""
-        pairs = zip(self.calls, self._float, strict=True)
-        return concatenated([self._noise(base, _comparable(base, run(call))) for call, base in pairs])
+        return noise_of_each([self], run)[0]
+
+    def noise_of_call(self, index: int, found: Feeds) -> F64:
+        """The same of one call, from its outputs."""
+        base = self._float[index]
+        return self._noise(base, _comparable(base, {o: found[o] for o in self.outputs}))
 
     def _noise(self, base: Feeds, found: Feeds) -> F64:
         parts = []
@@ -140,6 +144,16 @@ class Judge:
     def _rows(self, x: F64) -> F64:
         """Sums of the samples of a call, (N,)."""
         return x.reshape(len(x), -1).sum(1) if self.per_sample and x.ndim else np.asarray([x.sum()])
+
+
+def noise_of_each(judges: Sequence[Judge], run: RunFeeds) -> list[F64]:
+    """`Judge.noise_terms` of several judges of the same calls, for which one run gives the outputs of all."""
+    terms: list[list[F64]] = [[] for _ in judges]
+    for i, call in enumerate(judges[0].calls):
+        found = run(call)
+        for judge, own in zip(judges, terms, strict=True):
+            own.append(judge.noise_of_call(i, found))
+    return [concatenated(own) for own in terms]
 
 
 def measure_weights(
