@@ -121,9 +121,19 @@ class Judge:
         scores = {k: Score.of_terms(concatenated(v)[:, None]) for k, v in terms.items() if v}
         return Measured(scores.get("kl"), scores["noise"], scores.get("loss"))
 
-    def noise_terms(self, run: RunFeeds) -> F64:
-        """Noise power over signal power of every sample (or call), the mean over outputs."""
-        return noise_of_each([self], run)[0]
+    def noise_terms(self, run: RunFeeds, enough: Callable[[F64], bool] | None = None) -> F64:
+        """Noise power over signal power of every sample (or call), the mean over outputs.
+
+        Args:
+            run: the other model.
+            enough: asked after every call with the terms so far; the calls after it says so are left out.
+        """
+        terms: list[F64] = []
+        for i, call in enumerate(self.calls):
+            terms.append(self.noise_of_call(i, run(call)))
+            if enough is not None and enough(concatenated(terms)):
+                break
+        return concatenated(terms)
 
     def noise_of_call(self, index: int, found: Feeds) -> F64:
         """The same of one call, from its outputs."""
