@@ -45,7 +45,6 @@ class RememberedRuns:
             return [iter(found) for found in known]
         runs = self._runs.run(graph, tensors, changing)
         if min(self._room, default=0) < 0:
-            self._known.clear()
             return runs
         kept: list[list[Feeds]] = [[] for _ in self._parts]
         self._known[tuple(tensors)] = kept
@@ -56,4 +55,6 @@ class RememberedRuns:
             self._room[part] -= sum(x.nbytes for x in values.values())
             if self._room[part] >= 0:
                 kept.append(values)
+            else:
+                self._known.clear()
             yield values
