@@ -149,7 +149,7 @@ def analyze_model(
     )
     context = PassContext(
         run=run_once,
-        observe=_observe(asked, len(calibration.calls)),
+        observe=_observe(asked, calibration.samples),
         target=registry.target("ort"),
         calibration=calibration,
         seed=asked.seed,
@@ -260,8 +260,8 @@ def _count(graph: LpGraph, calibration: Calibration) -> int:
     return sum(1 if batched is None else len(call[batched[0]]) for call in calibration.calls)
 
 
-def _observe(asked: Question, calls: int) -> ObserveGraph:
-    return lambda graph, tensors: observer(graph, tensors, threads=asked.threads, calls=calls)
+def _observe(asked: Question, samples: int) -> ObserveGraph:
+    return lambda graph, tensors: observer(graph, tensors, threads=asked.threads, samples=samples)
 
 
 def _passes(text: str) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ from lpcompile.provenance import located, model_bytes, sha256_of
 from lpcompile.recipe_passes import default_recipe, labels_of, recipe_passes
 from lpcompile.recipes import Recipe, load_recipe
 from lpcompile.runtime.execution import observer, run_once
-from lpcompile.runtime.patched import PatchedModel
+from lpcompile.runtime.patched import open_patched
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes
 from lpcompile.target import FLOAT8_FORM, FLOAT8_OPSET, Options, Target
@@ -221,11 +221,11 @@ class Preparation:
         passes: tuple[Pass, ...],
     ) -> PassContext:
         """What the passes may ask for."""
-        threads, calls = self.options.threads, len(calibration.calls) if calibration else 1
+        threads, samples = self.options.threads, calibration.samples if calibration else 1
         pipeline = Pipeline(passes, frozenset(Fact))  # their order is checked where they run
         return PassContext(
             run=run_once,
-            observe=lambda g, tensors: observer(g, tensors, threads=threads, calls=calls),
+            observe=lambda g, tensors: observer(g, tensors, threads=threads, samples=samples),
             decisions=None if decisions is None else decisions.plan,
             target=target,
             calibration=calibration,
@@ -239,7 +239,9 @@ class Preparation:
             checkpoint=self.options.checkpoint,
             resume=self.options.resume,
             layer_formats=tuple(self.options.layer_formats),
-            open_patched=lambda g, names, outputs: PatchedModel(g, names, outputs, threads=threads),
+            open_patched=lambda g, names, outputs: open_patched(
+                g, names, outputs, threads=threads, samples=samples
+            ),
             machine=self.options.machine,
             emit=self.options.emit,
         )

@@ -389,6 +389,7 @@ class AssignFormats(Pass):
             bounds=bounds,
             swaps=effort.moves,
             moves=interactions.moves if interactions.known else None,
+            trial=measure.of,
             progress=lambda done, total: ctx.progress("measuring assignments", done, total),
         )
 

@@ -11,15 +11,12 @@ from math import prod
 
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.gain import gain_db
-from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs_of_call
-from lpcompile.analysis.measured import Judge
-from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.assignment.joint import Joint
 from lpcompile.assignment.width_choice import Widths
-from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
+from lpcompile.passes.network_noise import NetworkNoise
 from lpcompile.passes.rounded_layer import with_rounding
 from lpcompile.passes.written_assignment import write_assignment
 from lpcompile.pipeline import PassContext
@@ -82,7 +79,12 @@ def affordable_finalists(graph: LpGraph, calls: Sequence[Feeds], names: Sequence
 
 
 def keep_best_finalist(
-    graph: LpGraph, ctx: PassContext, rounded_again: RoundedAgain, most: int, report: PassReport
+    graph: LpGraph,
+    ctx: PassContext,
+    rounded_again: RoundedAgain,
+    most: int,
+    report: PassReport,
+    measure: NetworkNoise,
 ) -> None:
     """Round finalists again and keep the best plan: that of the graph, or that of one of them.
 
@@ -92,27 +94,19 @@ def keep_best_finalist(
         rounded_again: what was done to it.
         most: finalists.
         report: of the pass; that of the finalist takes its place where one wins.
+        measure: of plans for the graph.
     """
     plans = {name: p for name, plan in ctx.finalists.items() if (p := _first_rounded(plan, ctx)) is not None}
     plans = dict(list(plans.items())[:most])
     ctx.finalists.clear()  # another run has nothing to choose from
-    judged = Judged.of(graph)
-    if not plans or not judged.names or ctx.calibration is None or ctx.observe is None:
+    if not plans or not measure.is_known:
         return
-    names = judged.names
-    run, calls = ctx.observe(graph, names), ctx.calibration.deciding
-    judge = Judge(run, calls, names, per_sample=False, logits=judged.logits)
-
-    def noise() -> F64:
-        assert ctx.observe is not None
-        return judge.noise_terms(ctx.observe(rounded_network(graph, graph.plan), names))
-
-    chosen, least = graph.plan, noise()
+    chosen, least = graph.plan, measure.of(graph.plan)
     first, winner = least, ""
     for name, plan in plans.items():
         graph.plan, trial = plan, PassReport(report.name)
         rounded_again(trial)
-        found = noise()
+        found = measure.of(graph.plan)
         gain, error = gain_db(first, found)
         report.metrics[f"gain_db[{name}]"], report.metrics[f"gain_error_db[{name}]"] = gain, error
         if found.mean() < least.mean():

@@ -3,7 +3,7 @@
 Activations stay float where formats of weights are compared; `with_activations` measures with theirs rounded, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -75,8 +75,10 @@ class AssignmentLoss:
         """The same measure with tensors rounded as planned."""
         return replace(self, opened=with_rounded_activations(self.graph, plans), _now={})
 
-    def of(self, picks: Picks) -> NDArray[np.float64]:
-        """One figure a call (a sample where samples can be told apart)."""
+    def of(
+        self, picks: Picks, enough: Callable[[NDArray[np.float64]], bool] | None = None
+    ) -> NDArray[np.float64]:
+        """One figure a call (a sample where samples can be told apart), of the first calls until they are enough."""
         changed = [(name, pick) for name, pick in picks.items() if self._now.get(name) != pick]
         # Layers are independent and numpy releases the interpreter lock: two at a time.
         with ThreadPoolExecutor(THREADS) as pool:
@@ -87,7 +89,7 @@ class AssignmentLoss:
                     self._model.patch(constant, values)
                 self._now[name] = pick
                 self._keep(name, pick, plan)
-        return self.judge.noise_terms(self._model.run)
+        return self.judge.noise_terms(self._model.run, enough)
 
     def _patched(self, node: Node) -> list[str]:
         weight = node.inputs[1]

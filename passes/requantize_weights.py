@@ -16,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
+from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps, in_parts
+from lpcompile.analysis.remembered_runs import RememberedRuns
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.analysis.rounding_loss import column_energy, ratio_db
 from lpcompile.analysis.sampled_columns import MOST_ROWS
@@ -30,6 +31,7 @@ from lpcompile.ir.planned_constants import put_norms, put_recurrent, put_tables
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
+from lpcompile.passes.network_noise import NetworkNoise
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
@@ -86,16 +88,23 @@ class RequantizeWeights(Pass):
                 report.skip(node, "no calibration data, so its inputs are not known")
             return report
         names, deciding = [n.name for n in rounded], calibration.deciding
+        measure = NetworkNoise(graph, ctx)
+        most = self.finalists
+        if most < 0 and ctx.finalists:
+            most = affordable_finalists(graph, deciding, names)
+        several = bool(ctx.finalists) and most > 0
+        runs = RememberedRuns(ctx.observe, in_parts(deciding, _parts(deciding))) if several else None
 
         def again(told: PassReport) -> None:
             before = graph.plan
-            _Requantizing(graph, ctx, deciding, names, told).run(names, self.segments)
-            keep_if_better(graph, ctx, before, told)
+            if runs is not None:
+                runs.restart()
+            _Requantizing(graph, ctx, deciding, names, told, runs).run(names, self.segments)
+            keep_if_better(graph, ctx, before, told, measure=measure)
 
         again(report)
         if ctx.finalists:
-            most = self.finalists if self.finalists >= 0 else affordable_finalists(graph, deciding, names)
-            keep_best_finalist(graph, ctx, again, most, report)
+            keep_best_finalist(graph, ctx, again, most, report, measure)
         return report
 
 
@@ -109,21 +118,28 @@ class _Requantizing:
         calls: Sequence[Feeds],
         names: Sequence[str],
         report: PassReport,
+        runs: RememberedRuns | None,
     ) -> None:
         assert ctx.observe is not None
         self.graph, self.ctx, self.calls, self.report = graph, ctx, calls, report
-        self.observe = ctx.observe
         activations = with_rounded_activations(graph, graph.plan.activations)
         put_norms(activations, graph.plan.norms)
         put_tables(activations, graph.plan.tables)
         put_recurrent(activations, graph.plan.recurrent)
-        parts = [calls[0::2], calls[1::2]] if len(calls) > 1 else [calls]
-        most = max(MOST_ROWS // (2 * len(parts)), LEAST_PER_INPUT * widest(graph))
-        self.sweeps = [
-            MismatchSweeps(graph, activations, ctx.observe, part, layers=names, most_rows=most, seed=ctx.seed)
-            for part in parts
-        ]
-        self.shares = [len(part) / len(calls) for part in parts]
+        halves = _parts(calls)
+        most = max(MOST_ROWS // (2 * halves), LEAST_PER_INPUT * widest(graph))
+        self.sweeps = MismatchSweeps(
+            graph,
+            activations,
+            ctx.observe,
+            calls,
+            parts=halves,
+            float_runs=runs,
+            layers=names,
+            most_rows=most,
+            seed=ctx.seed,
+        )
+        self.shares = [len(part) / len(calls) for part in in_parts(calls, halves)]
 
     def run(self, names: Sequence[str], most: int) -> None:
         """Every layer, in segments."""
@@ -133,7 +149,7 @@ class _Requantizing:
             for done, part in enumerate(parts):
                 self.ctx.progress("rounding again", done, len(parts))
                 wanted = [n for n in part if self._moves(n)]
-                found = list(pool.map(lambda s: s.moments(wanted), self.sweeps)) if wanted else []  # noqa: B023
+                found = self.sweeps.by_parts(wanted, pool.map) if wanted else []
                 left_out = {name: reason for f in found for name, reason in f.left_out.items()}
                 known = [n for n in wanted if n not in left_out]
                 plans = pool.map(lambda n: self._layer(n, [f[n] for f in found]), known)  # noqa: B023
@@ -222,8 +238,12 @@ class _Requantizing:
         node, plan = self.graph.node(name), _plan(self.graph, name)
         assert plan.tensor is not None
         bias = None if plan.bias_correction is None else planned_bias(node, plan)
-        for sweep in self.sweeps:
-            sweep.patch(name, plan.tensor.dequantize(), bias)
+        self.sweeps.patch(name, plan.tensor.dequantize(), bias)
+
+
+def _parts(calls: Sequence[Feeds]) -> int:
+    """Halves, where there is more than one call."""
+    return min(2, max(1, len(calls)))
 
 
 def _moments(found: Mismatch, centred: bool) -> tuple[F32, F32]:

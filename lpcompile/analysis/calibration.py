@@ -43,6 +43,11 @@ class Calibration:
         return frozenset(int(i) for i in np.linspace(n / wanted / 2, n - 1, wanted).astype(int))
 
     @property
+    def samples(self) -> int:
+        """How many there are, where first axes count them; a call without axes is one."""
+        return sum(max((len(v) for v in call.values() if v.ndim), default=1) for call in self.calls)
+
+    @property
     def deciding(self) -> list[Feeds]:
         """The calls that decisions may look at."""
         return [*(c for i, c in enumerate(self.calls) if i not in self._held), *self.copies]

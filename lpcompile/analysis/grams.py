@@ -7,7 +7,9 @@ Of layers with very many positions a sample is counted (`sampled_columns`).
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from lpcompile.ir.graph import LpGraph
 
 MOST_BYTES = 1 << 30  # of one layer's matrix while it is summed; some 9000 inputs
 SWEEP_BYTES = 1 << 29
+THREADS = 2
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
@@ -91,12 +94,14 @@ def gather_grams(
     for done, part in enumerate(parts):
         sums = [GramSum(r, len(calls), most_rows) for r in part]
         run = observe(graph, list(dict.fromkeys(r.tensor for r in part)))
-        for i, feeds in enumerate(calls):
-            values = run(feeds)
-            for s in sums:
-                s.add(values[s.reading.tensor], np.random.default_rng([seed, i]))
-            if progress is not None:
-                progress(done * len(calls) + i + 1, len(parts) * len(calls))
+        # Readings are independent and numpy releases the interpreter lock: two at a time.
+        with ThreadPoolExecutor(THREADS) as pool:
+            for i, feeds in enumerate(calls):
+                values = run(feeds)
+                counted = partial(_count, values, (seed, i))
+                list(pool.map(counted, sums))
+                if progress is not None:
+                    progress(done * len(calls) + i + 1, len(parts) * len(calls))
         grams = {s.reading: s.result() for s in sums}
         for name in (n for n, r in readings.items() if r in grams):
             gram = grams[readings[name]]
@@ -105,6 +110,10 @@ def gather_grams(
             else:
                 found[name] = gram
     return found
+
+
+def _count(values: Feeds, seed: tuple[int, int], found: "GramSum") -> None:
+    found.add(values[found.reading.tensor], np.random.default_rng(seed))
 
 
 def readings_of(graph: LpGraph, layers: Sequence[str]) -> tuple[dict[str, InputReading], dict[str, str]]:

@@ -5,6 +5,7 @@ padding counts as zeros. Only the columns that are asked for are made.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -55,14 +56,17 @@ class InputReading:
         images = x.reshape(*x.shape[:2], -1)
         image, position = np.divmod(at, prod(geometry.out))
         flat, valid, _ = geometry.taps(position, sizes)
+        flat, outside = np.ascontiguousarray(flat.T), ~valid.T
+        padded = bool(outside.any())
+        ends = [*(np.flatnonzero(np.diff(image)) + 1), len(at)]
         parts = []
-        for i in np.unique(image):
-            of_image = image == i
-            part = np.take(images[i], flat[of_image].T, axis=1)  # (C, T, positions)
-            outside = ~valid[of_image].T
-            if outside.any():
-                part[:, outside] = 0
+        for start, end in pairwise([0, *ends] if len(at) else []):
+            part = images[image[start]].take(flat[:, start:end], axis=1)  # (C, T, positions)
+            if padded:
+                part[:, outside[:, start:end]] = 0
             parts.append(part)
+        if not parts:
+            return np.zeros((self.groups, self.inputs, 0), np.float32)
         taken = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         return np.asarray(taken.reshape(self.groups, self.inputs, len(at)), np.float32)
 

@@ -121,10 +121,22 @@ class Judge:
         scores = {k: Score.of_terms(concatenated(v)[:, None]) for k, v in terms.items() if v}
         return Measured(scores.get("kl"), scores["noise"], scores.get("loss"))
 
-    def noise_terms(self, run: RunFeeds) -> F64:
-        """Noise power over signal power of every sample (or call), the mean over outputs."""
-        pairs = zip(self.calls, self._float, strict=True)
-        return concatenated([self._noise(base, _comparable(base, run(call))) for call, base in pairs])
+    def noise_terms(self, run: RunFeeds, enough: Callable[[F64], bool] | None = None) -> F64:
+        """Noise power over signal power of every sample (or call), the mean over outputs.
+
+        Args:
+            run: the other model.
+            enough: asked after every call with the terms so far; the calls after it says so are left out.
+        """
+        terms: list[F64] = []
+        for i, call in enumerate(self.calls):
+            found = run(call)
+            terms.append(
+                self._noise(self._float[i], _comparable(self._float[i], {o: found[o] for o in self.outputs}))
+            )
+            if enough is not None and enough(concatenated(terms)):
+                break
+        return concatenated(terms)
 
     def _noise(self, base: Feeds, found: Feeds) -> F64:
         parts = []

@@ -12,8 +12,9 @@ a session whose weights are not exchanged is up to twice as fast as one where th
 layers will change, they also start behind what is settled (`settled_runs`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.grams import SWEEP_BYTES, Progress, memory_parts, readings_of
 from lpcompile.analysis.layer_inputs import InputReading
 from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
+from lpcompile.analysis.remembered_runs import RememberedRuns
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.sampled_columns import RowDraw
 from lpcompile.analysis.settled_runs import SettledRuns
@@ -31,6 +33,7 @@ from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 
 Readings = tuple[InputReading, InputReading]  # in the float graph, in the rounded one
+EachPart = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]  # as `map`
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,11 @@ class MismatchSweeps:
         rounded: the same graph with what is rounded so far, for example its activations; a copy of it is changed.
         observe: opens a graph.
         calls: of the model.
-        memory_bytes: of the matrices of one sweep.
-        most_rows: positions that are counted of a layer; None: as `sampled_columns` has it.
+        memory_bytes: of the matrices of one sweep of a part.
+        most_rows: positions that are counted of a layer in a part; None: as `sampled_columns` has it.
         seed: of their choice.
+        parts: of the calls, every n-th one each, whose moments are told apart.
+        float_runs: of the float graph on these parts, where several sweeps share them.
         layers: those that will be patched, each once, after the moments of all that come before it; only moments of
             such as are not patched yet may be asked for. None: any layer at any time.
     """
@@ -86,14 +91,17 @@ class MismatchSweeps:
         observe: ObserveGraph,
         calls: Sequence[Feeds],
         *,
+        parts: int = 1,
+        float_runs: RememberedRuns | None = None,
         layers: Collection[str] | None = None,
         memory_bytes: int = SWEEP_BYTES,
         most_rows: int | None = None,
         seed: int = 0,
     ) -> None:
         self._graph, self._rounded = graph, rounded.copy()
-        self._calls = calls
-        self._runs, self._rounded_runs = SettledRuns(observe, calls), SettledRuns(observe, calls)
+        self._parts = in_parts(calls, parts)
+        self._runs = float_runs or SettledRuns(observe, self._parts)
+        self._rounded_runs = SettledRuns(observe, self._parts)
         self._changing = None if layers is None else set(layers)
         self._memory, self._most_rows, self._seed = memory_bytes, most_rows, seed
 
@@ -109,7 +117,7 @@ class MismatchSweeps:
         self._rounded.set_weights(node, as_weight(node, rows), bias)
 
     def moments(self, layers: Sequence[str], progress: Progress | None = None) -> Mismatches:
-        """Moments of the inputs of layers as the rounded graph is now.
+        """Moments of the inputs of layers as the rounded graph is now, on the first part of the calls.
 
         Args:
             layers: names.
@@ -118,36 +126,69 @@ class MismatchSweeps:
         Raises:
             CalibrationError: an activation is not finite.
         """
-        found = Mismatches()
-        readings, found.left_out = readings_of(self._graph, layers)
+        return self.by_parts(layers, progress=progress)[0]
+
+    def by_parts(
+        self, layers: Sequence[str], each: EachPart = map, progress: Progress | None = None
+    ) -> list[Mismatches]:
+        """The same for every part of the calls.
+
+        Args:
+            layers: names.
+            each: calls a function for each part, perhaps at the same time.
+            progress: called with (calls of a part done, total) over all sweeps.
+
+        Raises:
+            CalibrationError: an activation is not finite.
+        """
+        found = [Mismatches() for _ in self._parts]
+        readings, left_out = readings_of(self._graph, layers)
         others, _ = readings_of(self._rounded, list(readings))
         pairs = {name: (reading, others[name]) for name, reading in readings.items()}
         different = list(dict.fromkeys(pairs.values()))
         sizes = [2 * summing_bytes(r.groups, r.inputs) for r, _ in different]
-        parts = memory_parts(different, sizes, self._memory)
-        for done, part in enumerate(parts):
-            sums = self._sweep(part, done * len(self._calls), len(parts) * len(self._calls), progress)
-            for name in (n for n, p in pairs.items() if p in sums):
-                result = sums[pairs[name]]
-                if isinstance(result, str):
-                    found.left_out[name] = result
-                else:
-                    found[name] = result
+        sweeps = memory_parts(different, sizes, self._memory)
+        for of_part in found:
+            of_part.left_out |= left_out
+        for done, sweep in enumerate(sweeps):
+            for of_part, sums in zip(
+                found, self._sweep(sweep, each, (done, len(sweeps)), progress), strict=True
+            ):
+                for name in (n for n, p in pairs.items() if p in sums):
+                    result = sums[pairs[name]]
+                    if isinstance(result, str):
+                        of_part.left_out[name] = result
+                    else:
+                        of_part[name] = result
         return found
 
     def _sweep(
-        self, part: Sequence[Readings], done: int, total: int, progress: Progress | None
-    ) -> Mapping[Readings, Mismatch | str]:
-        sums = {pair: _MismatchSum(pair, len(self._calls), self._most_rows) for pair in part}
-        tensors, others = ([*dict.fromkeys(r.tensor for r in side)] for side in zip(*part, strict=True))
+        self,
+        pairs: Sequence[Readings],
+        each: EachPart,
+        place: tuple[int, int],
+        progress: Progress | None,
+    ) -> list[Mapping[Readings, Mismatch | str]]:
+        tensors, others = ([*dict.fromkeys(r.tensor for r in side)] for side in zip(*pairs, strict=True))
         runs = self._runs.run(self._graph, tensors, self._changing)
         rounded_runs = self._rounded_runs.run(self._rounded, others, self._changing)
-        for i, (values, rounded) in enumerate(zip(runs, rounded_runs, strict=True)):
-            for (a, b), s in sums.items():
-                s.add(values[a.tensor], rounded[b.tensor], np.random.default_rng([self._seed, i]))
-            if progress is not None:
-                progress(done + i + 1, total)
-        return {pair: s.result() for pair, s in sums.items()}
+
+        def of_part(part: int) -> Mapping[Readings, Mismatch | str]:
+            calls = len(self._parts[part])
+            sums = {pair: _MismatchSum(pair, calls, self._most_rows) for pair in pairs}
+            for i, (values, rounded) in enumerate(zip(runs[part], rounded_runs[part], strict=True)):
+                for (a, b), s in sums.items():
+                    s.add(values[a.tensor], rounded[b.tensor], np.random.default_rng([self._seed, i]))
+                if progress is not None:
+                    progress(place[0] * calls + i + 1, place[1] * calls)
+            return {pair: s.result() for pair, s in sums.items()}
+
+        return list(each(of_part, range(len(self._parts))))
+
+
+def in_parts(calls: Sequence[Feeds], parts: int) -> list[Sequence[Feeds]]:
+    """Every n-th call each."""
+    return [calls[i::parts] for i in range(parts)]
 
 
 class _MismatchSum:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
-from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.part import part_of
 from lpcompile.ir.topology import digraph
 
 HELD_BYTES = 1 << 27  # of the tensors that are kept; where they take more, a run starts from an earlier place
@@ -26,54 +27,73 @@ class SettledRuns:
 
     Args:
         observe: opens a graph.
-        calls: of the model.
-        most_bytes: of what is kept.
+        parts: calls of the model; each part is gone through by itself, with the sessions that all share.
+        most_bytes: of what is kept of a part.
     """
 
     def __init__(
-        self, observe: ObserveGraph, calls: Sequence[Feeds], *, most_bytes: int = HELD_BYTES
+        self, observe: ObserveGraph, parts: Sequence[Sequence[Feeds]], *, most_bytes: int = HELD_BYTES
     ) -> None:
-        self._observe, self._calls, self._most_bytes = observe, calls, most_bytes
+        self._observe, self._parts, self._most_bytes = observe, parts, most_bytes
         self._settled: frozenset[str] = frozenset()  # nodes that are not run again
-        self._held: Sequence[Held] = [{} for _ in calls]
+        self._held: Sequence[Sequence[Held]] = [[{} for _ in calls] for calls in parts]
+        self._view: nx.DiGraph[str] | None = None
 
     def run(
         self, graph: LpGraph, tensors: Sequence[str], changing: Collection[str] | None
-    ) -> Iterator[Feeds]:
-        """The tensors of every call.
+    ) -> list[Iterator[Feeds]]:
+        """The tensors of every call, part by part. Parts may be gone through at the same time, all before the next run.
 
         Args:
-            graph: as it is now; only layers that were `changing` before may have changed.
+            graph: as it is now; only weights of layers that were `changing` before may have changed.
             tensors: what is wanted.
             changing: layers that may still change, whose inputs alone are wanted from now on; None: nothing is known,
                 and all is run from the inputs.
         """
-        held = self._held
-        settled, border = self._settled, list(held[0]) if held else []
+        known = list(next((held[0] for held in self._held if held), {}))
+        settled, border = self._settled, known
         if changing is not None:
-            settled, border = self._next(graph, tensors, frozenset(changing))
-        known = set(held[0]) if held else set()
+            settled, border = self._next(graph, tensors, frozenset(changing), known)
         inner = [t for t in dict.fromkeys((*tensors, *border)) if t not in known]
-        cut, fed = _cut(graph, known)
-        run = self._observe(cut, inner)
-        kept: list[Held] = []
+        run = self._observe(part_of(graph, inner, known) if known else graph, inner)
+        kept: list[list[Held] | None] = [None for _ in self._parts]
+        return [
+            self._calls(run, (calls, held), tensors, border, (i, kept, settled))
+            for i, (calls, held) in enumerate(zip(self._parts, self._held, strict=True))
+        ]
+
+    def _calls(
+        self,
+        run: RunFeeds,
+        of_part: tuple[Sequence[Feeds], Sequence[Held]],
+        tensors: Sequence[str],
+        border: Sequence[str],
+        goal: tuple[int, list[list[Held] | None], frozenset[str]],
+    ) -> Iterator[Feeds]:
+        part, kept, settled = goal
+        found: list[Held] = []
         room = self._most_bytes
-        for call, before in zip(self._calls, held, strict=True):
-            values = {**before, **run({**call, **{fed[t]: x for t, x in before.items()}})}
+        for call, before in zip(*of_part, strict=True):
+            values = {**before, **run({**call, **before})}
             if room >= 0:
-                kept.append({t: values[t] for t in border})
-                room -= sum(x.nbytes for x in kept[-1].values())
+                found.append({t: values[t] for t in border})
+                room -= sum(x.nbytes for x in found[-1].values())
                 if room < 0:
-                    kept.clear()
+                    found.clear()
             yield {t: values[t] for t in tensors}
         if room >= 0:
-            self._settled, self._held = settled, kept
+            kept[part] = found
+            held = [k for k in kept if k is not None]
+            if len(held) == len(kept):  # the next run starts from where this one came to
+                self._settled, self._held = settled, held
 
     def _next(
-        self, graph: LpGraph, tensors: Sequence[str], changing: frozenset[str]
+        self, graph: LpGraph, tensors: Sequence[str], changing: frozenset[str], known: list[str]
     ) -> tuple[frozenset[str], list[str]]:
         """What will be settled after this run, and the tensors that leave it; as it was where that cannot be cut."""
-        view = digraph(graph)
+        if self._view is None:
+            self._view = digraph(graph)
+        view = self._view
         moving, needed = _downstream(view, changing), _upstream(view, changing)
         ends = {p.name for t in tensors if (p := graph.value(t).producer) is not None}
         settled = self._settled | (_upstream(view, ends) - moving)
@@ -81,7 +101,7 @@ class SettledRuns:
         for before, after, names in view.edges(data="tensors"):
             if before in settled and after in needed and after not in settled:
                 if graph.node(after).subgraphs or any(graph.value(t).dtype is None for t in names):
-                    return self._settled, list(self._held[0]) if self._held else []
+                    return self._settled, known
                 border |= dict.fromkeys(names)
         return settled, list(border)
 
@@ -102,19 +122,3 @@ def _upstream(view: "nx.DiGraph[str]", last: Collection[str]) -> set[str]:
         if any(s in found for s in view.successors(name)):
             found.add(name)
     return found
-
-
-def _cut(graph: LpGraph, held: Collection[str]) -> tuple[LpGraph, Mapping[str, str]]:
-    """The graph with tensors as inputs, and the names of these."""
-    if not held:
-        return graph, {}
-    cut, fed = graph.copy(), {}
-    for name in sorted(held):
-        value = cut.value(name)
-        assert value.dtype is not None
-        free = None if value.shape is None else [None] * len(value.shape)
-        made = cut.add_input(cut.fresh(f"{name}/held"), value.dtype, ())
-        cut.set_type(made, value.dtype, free)
-        cut.replace_uses(value, made, only=lambda _: True)
-        fed[name] = made.name
-    return cut, fed

@@ -8,6 +8,7 @@ A bias that is corrected afterwards takes the mean of the error away: with `cent
 gradient is g - db (x) E[x].
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,18 @@ class LayerErrors:
 
     rows: NDArray[np.intp] | None
     deltas: F32
+
+
+class ErrorsOnDemand(Mapping[str, LayerErrors]):
+    """Errors that are made when they are asked for, their shapes being known before."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, int, int]:
+        """(M, R, K) of a layer."""
+
+    @abstractmethod
+    def is_whole(self, name: str) -> bool:
+        """Whether they are given for all output channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +150,10 @@ def _chunks(
     batch = max(samples.sizes, default=1)
     held: list[str] = []
     room = memory_bytes
-    for name, e in errors.items():
-        rows, columns = e.deltas.shape[1:]
-        held_gradients = 0 if _by_products(e) else batch * rows * columns * 4
-        need = e.deltas.nbytes + held_gradients
+    for name in errors:
+        (count, rows, columns), whole = _shape(errors, name)
+        held_gradients = 0 if _by_products(count, whole) else batch * rows * columns * 4
+        need = count * rows * columns * 4 + held_gradients
         if held and need > room:
             yield held
             held, room = [], memory_bytes
@@ -150,8 +163,15 @@ def _chunks(
         yield held
 
 
-def _by_products(e: LayerErrors) -> bool:
-    return len(e.deltas) <= FEW_CANDIDATES and e.rows is None
+def _shape(errors: Mapping[str, LayerErrors], name: str) -> tuple[tuple[int, int, int], bool]:
+    if isinstance(errors, ErrorsOnDemand):
+        return errors.shape(name), errors.is_whole(name)
+    count, rows, columns = errors[name].deltas.shape
+    return (count, rows, columns), errors[name].rows is None
+
+
+def _by_products(candidates: int, whole: bool) -> bool:
+    return candidates <= FEW_CANDIDATES and whole
 
 
 class _Chunk:
@@ -164,8 +184,10 @@ class _Chunk:
         centre: Mapping[str, F64],
     ) -> None:
         self.products, self.errors, self.centre = products, errors, centre
-        self._add_products([n for n, e in errors.items() if _by_products(e)])
-        self._add_gradients([n for n, e in errors.items() if not _by_products(e)])
+        self._known_means: dict[str, F64] = {}
+        few = [n for n, e in errors.items() if _by_products(len(e.deltas), e.rows is None)]
+        self._add_products(few)
+        self._add_gradients([n for n in errors if n not in few])
 
     def _add_products(self, layers: Sequence[str]) -> None:
         """<delta_i, dW x_i>: the layer once more on its errors, whatever the number of draws."""
@@ -216,11 +238,19 @@ class _Chunk:
         found = arrays[0].astype(np.float64)
         if len(arrays) == 1:
             return found
-        e = self.errors[name]
-        mean, bias = self.centre[name], arrays[1].astype(np.float64)
-        if e.rows is not None:
-            mean, bias = mean[e.rows], bias if bias.shape[1] == len(e.rows) else bias[:, e.rows]
-        return np.asarray(found - bias @ np.einsum("mrk,rk->mr", e.deltas, mean).T)
+        rows, bias = self.errors[name].rows, arrays[1].astype(np.float64)
+        if rows is not None and bias.shape[1] != len(rows):
+            bias = bias[:, rows]
+        return np.asarray(found - bias @ self._means(name).T)
+
+    def _means(self, name: str) -> F64:
+        """(M, R) the mean of what the errors add to the outputs."""
+        if name not in self._known_means:
+            e, mean = self.errors[name], self.centre[name]
+            self._known_means[name] = np.einsum(
+                "mrk,rk->mr", e.deltas, mean if e.rows is None else mean[e.rows]
+            )
+        return self._known_means[name]
 
     def _projections(self, name: str, terms: Sequence[Sequence[F64]]) -> Projections:
         e = self.errors[name]

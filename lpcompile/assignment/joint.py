@@ -2,7 +2,7 @@
 
 Rivals are measured on the deciding calls and the best goes on; then changes of one or two layers that are predicted to
 gain most are tried one after the other with all others in place. One stays where it lowers the measured loss by more
-than its paired standard error. [architecture 6]
+than its paired standard error; one that clearly loses on the first calls is measured no further. [architecture 6]
 """
 
 import math
@@ -16,7 +16,10 @@ from lpcompile.assignment.scored import Assignment, Picks, ScoredLayer, with_pic
 
 F64 = NDArray[np.float64]
 Measure = Callable[[Picks], F64]  # loss of each call, with the weights of these picks in the float model
+Trial = Callable[[Picks, Callable[[F64], bool]], F64]  # the same, until what it has measured so far is enough
 CLEARLY = 2.0  # paired standard errors: many changes are tried on the same calls
+LOST = 1.0  # paired standard errors by which a change that is worse so far is measured no further
+LEAST_CALLS = 3  # that say so
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def best_measured(
     bounds: Mapping[str, float],
     swaps: int,
     moves: Callable[[Picks, int], list[dict[str, int]]] | None = None,
+    trial: Trial | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Joint:
     """The rival with the least measured loss, with doubtful choices tried anew.
@@ -57,6 +61,7 @@ def best_measured(
         bounds: upper bounds of sums of costs.
         swaps: how many changes are tried.
         moves: changes worth trying from a selection; None: by the standard errors of the predicted losses.
+        trial: measures a change as long as it may still win; None: on all calls, like the rivals.
         progress: called with (done, total).
     """
     total = len(rivals) + swaps
@@ -79,19 +84,22 @@ def best_measured(
         )
         return [m for m in found if tuple(sorted({**picks, **m}.items())) not in tried]
 
+    def lost(losses: F64) -> bool:
+        difference, error = _paired(losses, best_losses)
+        return len(losses) >= LEAST_CALLS and difference > LOST * error
+
     queue = proposals()
     for done in range(swaps):
         if not queue:
             break
-        trial = {**picks, **queue.pop(0)}
-        tried.add(tuple(sorted(trial.items())))
-        losses = measure(trial)
+        changed = {**picks, **queue.pop(0)}
+        tried.add(tuple(sorted(changed.items())))
+        losses = measure(changed) if trial is None else trial(changed, lost)
         if progress is not None:
             progress(len(rivals) + done + 1, total)
-        difference = losses - best_losses
-        error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
-        if difference.mean() < -CLEARLY * error and difference.mean() < 0:
-            picks, best_losses = trial, losses
+        difference, error = _paired(losses, best_losses)
+        if len(losses) == len(best_losses) and difference < -CLEARLY * error and difference < 0:
+            picks, best_losses = changed, losses
             queue = proposals()
     if progress is not None:
         progress(total, total)
@@ -106,6 +114,13 @@ def best_measured(
     return Joint(
         kept, measured, swapped, len(rivals) + len(tried) - 1, _others(rivals, measured, (best.picks, picks))
     )
+
+
+def _paired(losses: F64, best: F64) -> tuple[float, float]:
+    """Mean of how much more is lost than by the best, on the calls that both know, and its standard error."""
+    difference = losses - best[: len(losses)]
+    error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    return float(difference.mean()), error
 
 
 def _others(

@@ -24,7 +24,7 @@ from lpcompile.analysis.mean_inputs import mean_inputs
 from lpcompile.analysis.measured import Judge, OpenPatched, measure_weights
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.analysis.scores import F64, Score
-from lpcompile.analysis.weight_scores import LayerErrors, project_weight_errors
+from lpcompile.analysis.weight_scores import ErrorsOnDemand, LayerErrors, project_weight_errors
 from lpcompile.assignment.candidates import FittedCandidates, Rounding, fit_candidates
 from lpcompile.assignment.rule_scores import RuleScores
 from lpcompile.autodiff.losses import float_outputs
@@ -190,8 +190,12 @@ class Scorer:
 
     def errors(self, name: str, f: FittedCandidates) -> LayerErrors:
         """Errors of all candidates, on the channels that were tried."""
-        whole = len(f.channels) == len(self._rows(name))
-        return LayerErrors(None if whole else f.channels, np.stack([f.error(c) for c in f.candidates]))
+        channels = None if self.errors_are_whole(name, f) else f.channels
+        return LayerErrors(channels, np.stack([f.error(c) for c in f.candidates]))
+
+    def errors_are_whole(self, name: str, f: FittedCandidates) -> bool:
+        """Whether all output channels were tried."""
+        return len(f.channels) == len(self._rows(name))
 
     def _relative(self, name: str, f: FittedCandidates) -> Score:
         """Error over signal of the weights, for the whole layer."""
@@ -237,17 +241,22 @@ class Scorer:
         return {n: _in_proportion(fitted[n], m.noise) for n, m in found.items()}
 
 
-class _Errors(Mapping[str, LayerErrors]):
+class _Errors(ErrorsOnDemand):
     """Errors of all candidates by layer, made when they are asked for: those of all layers would fill the memory."""
 
     def __init__(self, scorer: Scorer, fitted: Mapping[str, FittedCandidates]) -> None:
         self._scorer, self._fitted = scorer, fitted
-        self._last: tuple[str, LayerErrors] | None = None  # asked for twice
 
     def __getitem__(self, name: str) -> LayerErrors:
-        if self._last is None or self._last[0] != name:
-            self._last = name, self._scorer.errors(name, self._fitted[name])
-        return self._last[1]
+        return self._scorer.errors(name, self._fitted[name])
+
+    def shape(self, name: str) -> tuple[int, int, int]:
+        f = self._fitted[name]
+        rows, columns = f.sample.shape
+        return len(f.candidates), rows, columns
+
+    def is_whole(self, name: str) -> bool:
+        return self._scorer.errors_are_whole(name, self._fitted[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fitted)

@@ -23,6 +23,7 @@ from lpcompile.formats.nearest import Nearest
 
 MULTIPLIERS = 15  # what four bits hold; 0 is not used
 _KEYS = 1025  # 2 * floor or ceil of 2x, for x in [-128, 128]
+_LEAST, _MOST = np.float32(-256), np.float32(256)
 
 
 def has_group_table(fmt: NumberFormat) -> bool:
@@ -112,32 +113,42 @@ class GroupNearest:
 
     def encode_block(self, x: F32, m: U8) -> U8:
         """Codes of the levels of row m nearest to x; m is broadcastable to x, which holds no NaN."""
-        return np.take(self._codes, self._keys(x, m))
+        return self._codes.take(self._at(x, self.rows(m)))
 
     def round_block(self, x: F32, m: U8) -> F32:
         """Levels of row m nearest to x; m is broadcastable to x, which holds no NaN."""
-        return np.take(self._levels, self._keys(x, m))
+        return self.round_at(x, self.rows(m))
+
+    def rows(self, m: U8) -> F32:
+        """What `round_at` finds row m by."""
+        return m.astype(np.float32) * np.float32(_KEYS) + np.float32(_KEYS // 2)  # exact: below 2**24
+
+    def round_at(self, x: F32, rows: F32) -> F32:
+        """The same as `round_block` with `rows` of m."""
+        return self._levels.take(self._at(x, rows))
 
     def keys(self, x: F32) -> NDArray[np.intp]:
         """What `levels_at` finds the levels nearest to x by, for every m."""
-        twice = np.clip(x + x, np.float32(-256), np.float32(256))
-        key = np.floor(twice)
-        key += np.ceil(twice, out=twice)
-        found: NDArray[np.intp] = key.astype(np.intp)
-        return found
+        return _floor_and_ceiling(x).astype(np.intp)
 
     def levels_at(self, keys: NDArray[np.intp], m: U8, out: F32 | None = None) -> F32:
         """Levels of row m for keys of values; m is broadcastable to them."""
         at = keys + (m.astype(np.intp) * _KEYS + _KEYS // 2)
-        return np.take(self._levels, at, out=out, mode="clip")
+        return self._levels.take(at, out=out, mode="clip")
 
-    def _keys(self, x: F32, m: U8) -> NDArray[np.intp]:
-        twice = np.clip(x + x, np.float32(-256), np.float32(256))
-        key = np.floor(twice)
-        key += np.ceil(twice, out=twice)
-        key += m.astype(np.float32) * np.float32(_KEYS) + np.float32(_KEYS // 2)  # exact: below 2**24
-        keys: NDArray[np.intp] = key.astype(np.intp)
-        return keys
+    def _at(self, x: F32, rows: F32) -> NDArray[np.intp]:
+        key = _floor_and_ceiling(x)
+        key += rows
+        return key.astype(np.intp)
+
+
+def _floor_and_ceiling(x: F32) -> F32:
+    """floor(2x) + ceil(2x); calls of ufuncs alone, for many x are short."""
+    twice = np.maximum(x + x, _LEAST)
+    np.minimum(twice, _MOST, out=twice)
+    key: F32 = np.floor(twice)
+    key += np.ceil(twice, out=twice)
+    return key
 
 
 @lru_cache(maxsize=256)

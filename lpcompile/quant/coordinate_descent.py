@@ -7,12 +7,14 @@ the level nearest to q_k + (e H)_k / H_kk; for any levels, since it is a parabol
 import numpy as np
 
 from lpcompile.formats.arrays import F32, Real
+from lpcompile.quant.gptq import fed_back
 from lpcompile.quant.gram_factor import regular
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.unit_rows import Index, UnitRows, unit_rows
 
 SWEEPS = 3
 BLOCK = 128
+_STAYS = np.float32(0)
 _MARGIN = np.float32(1e-5)  # of the distance between two levels: what moves by less is rounding of float32
 
 
@@ -70,15 +72,20 @@ def _improved(units: UnitRows, levels: F32, errors: F32, coupling: F32, block: i
         end = min(start + block, columns)
         best = values[:, start:end] + coupling[:, start:end] @ errors
         moves = np.zeros_like(best)
+        moved = False
         for i, k in enumerate(range(start, end)):
             x = best[:, i]
-            if i:
-                x = x + (coupling[:, k, None, start:k] @ moves[:, :i])[:, 0]
+            if moved:
+                x = x + fed_back(coupling[:, :, start:k], k, moves[:, :i])
             old, new = levels[:, k], units.round(k, x)
+            move = old - new
+            if not move.any():
+                continue
             gain = np.abs(old - x) - np.abs(new - x)
-            move = np.where(gain > _MARGIN * np.abs(new - old), old - new, np.float32(0))
-            moves[:, i] = move
-        levels[:, start:end] -= moves
-        errors[:, start:end] += moves
-        any_change = any_change or bool(moves.any())
+            moves[:, i] = np.where(gain > _MARGIN * np.abs(move), move, _STAYS)
+            moved = True
+        if moved:
+            levels[:, start:end] -= moves
+            errors[:, start:end] += moves
+            any_change = any_change or bool(moves.any())
     return any_change

@@ -92,11 +92,19 @@ def rounded_levels(units: UnitRows, feedback: F32, block: int = BLOCK, held: Hel
         for k in range(start, end):
             x = wanted[:, k - start]
             if k > start:
-                x = x + (feedback[:, k, None, start:k] @ errors[:, start:k])[:, 0]
+                x = x + fed_back(feedback[:, :, start:k], k, errors[:, start:k])
             levels[:, k] = units.round(k, x)
             came = levels[:, k] if held is None else held(k, levels[:, k])
             np.subtract(values[:, k], came, out=errors[:, k])
     return levels
+
+
+def fed_back(factors: F32, k: int, errors: F32) -> F32:
+    """(G, P) sum over j of factors[:, k, j] * errors[:, j]."""
+    if len(factors) == 1:  # called for every input: the shortest way there
+        found: F32 = factors[0, k].dot(errors[0])
+        return found[None]
+    return (factors[:, k, None] @ errors)[:, 0]
 
 
 def rounded_values(rows: F32, tensor: QuantizedTensor, factors: GramFactor) -> F32:

@@ -6,8 +6,9 @@ steps, where levels are small integers (the int8 image), or numbers of the forma
 Arrays are (G, K, P): Gram matrices, inputs, rows of that matrix. One input of all rows lies together.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -51,9 +52,17 @@ class UnitRows:
 
     def round(self, k: int, x: F32) -> F32:
         """Levels nearest to values (G, P) of the k-th input."""
-        if self.multipliers is not None:
-            return group_nearest(self.like.format).round_block(x, self.multipliers[:, k])
-        return layer_levels(self.like.format).round_block(x)
+        return self._rounding(k, x)
+
+    @cached_property
+    def _rounding(self) -> Callable[[int, F32], F32]:
+        """`round`, which is called for every input: what all inputs share is found once."""
+        if self.multipliers is None:
+            round_block = layer_levels(self.like.format).round_block
+            return lambda _, x: round_block(x)
+        nearest = group_nearest(self.like.format)
+        rows = nearest.rows(self.multipliers)
+        return lambda k, x: nearest.round_at(x, rows[:, k])
 
     def levels(self) -> F32:
         """(G, K, P) levels of the codes of `like`."""

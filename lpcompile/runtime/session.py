@@ -61,6 +61,7 @@ class Session:
         profile: prefix of a profile file that the runtime writes, or None.
         outputs: of a graph: tensors to give instead of its own outputs; what they do not need is not loaded.
         patchable: of a graph: float32 weights of which the session reads a copy that may be written to between runs.
+        replaced: of a graph: other values of float32 weights, by name.
         lean: free every tensor after its last reader. The runtime else holds buffers for a later tensor of the same
             size, which in a graph that goes back through its layers doubles what is resident.
 
@@ -68,6 +69,7 @@ class Session:
         inputs: what the model takes.
         outputs: names of what it gives.
         patchable: those copies by name; see `runtime.patched` for when the runtime minds what is written.
+        replaced: names of the weights that have other values.
         serialised_bytes: size of the model as it was handed over; None for a file.
 
     Raises:
@@ -85,6 +87,7 @@ class Session:
         spin: bool = False,
         outputs: Sequence[str] | None = None,
         patchable: Collection[str] = (),
+        replaced: Mapping[str, np.ndarray] | None = None,
         lean: bool = False,
     ) -> None:
         if process.is_ours():  # allocations are logged by no session
@@ -104,13 +107,17 @@ class Session:
         self._shared: dict[str, np.ndarray] = {}
         self._values: dict[str, onnxruntime.OrtValue] = {}  # the runtime refers to them
         self.patchable: dict[str, np.ndarray] = {}
+        self.replaced: frozenset[str] = frozenset()
         if patchable:  # a packed copy would not follow
             options.add_session_config_entry("session.disable_prepacking", "1")
         if isinstance(model, LpGraph):
             # its floats are meant: the runtime would round those between Q-DQ pairs to 8 bits, one scale a tensor
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             graph = model
-            model, self._shared = io.shared_weights(model, outputs, apart=frozenset(patchable))
+            others = replaced or {}
+            model, self._shared = io.shared_weights(model, outputs, apart=frozenset((*patchable, *others)))
+            self.replaced = frozenset(others) & self._shared.keys()
+            self._shared |= {n: others[n] for n in self.replaced}
             self.patchable = {n: self._shared[n].copy() for n in patchable if n in self._shared}
             self._shared |= self.patchable
             self._values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in self._shared.items()}

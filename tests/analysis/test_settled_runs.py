@@ -63,7 +63,7 @@ def layer_by_layer(runs: SettledRuns, graph: LpGraph) -> Iterator[tuple[list[Fee
     calls = network()[1]
     names = [n.name for n in graph.layers()]
     for i, (name, tensor) in enumerate(zip(names, INPUTS, strict=True)):
-        found = list(runs.run(graph, [tensor], names[i:]))
+        [found] = map(list, runs.run(graph, [tensor], names[i:]))
         whole = observer(graph, [tensor], threads=1)
         yield found, [whole(c) for c in calls]
         changed(graph, name, i)
@@ -72,7 +72,7 @@ def layer_by_layer(runs: SettledRuns, graph: LpGraph) -> Iterator[tuple[list[Fee
 @pytest.mark.parametrize("most_bytes", [HELD_BYTES, 200, 0])
 def test_inputs_of_changing_layers_are_those_of_the_whole_graph(most_bytes: int) -> None:
     graph, calls = network()
-    for found, expected in layer_by_layer(SettledRuns(observer, calls, most_bytes=most_bytes), graph):
+    for found, expected in layer_by_layer(SettledRuns(observer, [calls], most_bytes=most_bytes), graph):
         for a, b in zip(found, expected, strict=True):
             assert a.keys() == b.keys()
             for tensor in a:
@@ -82,7 +82,7 @@ def test_inputs_of_changing_layers_are_those_of_the_whole_graph(most_bytes: int)
 def test_no_settled_node_runs_again() -> None:
     graph, calls = network()
     opened = Opened()
-    list(layer_by_layer(SettledRuns(opened, calls), graph))
+    list(layer_by_layer(SettledRuns(opened, [calls]), graph))
     assert opened.ops == [
         {"Tanh"},
         {"MatMul", "Add", "Relu", "Sigmoid"},
@@ -94,16 +94,16 @@ def test_no_settled_node_runs_again() -> None:
 def test_without_room_every_run_starts_from_the_inputs() -> None:
     graph, calls = network()
     opened = Opened()
-    list(layer_by_layer(SettledRuns(opened, calls, most_bytes=0), graph))
+    list(layer_by_layer(SettledRuns(opened, [calls], most_bytes=0), graph))
     assert all("Tanh" in ops for ops in opened.ops)
 
 
 def test_nothing_is_kept_where_any_layer_may_change() -> None:
     graph, calls = network()
     opened = Opened()
-    runs = SettledRuns(opened, calls)
+    runs = SettledRuns(opened, [calls])
     for _ in range(2):
-        list(runs.run(graph, ["d"], None))
+        list(*runs.run(graph, ["d"], None))
     assert opened.ops[0] == opened.ops[1]
     assert "Tanh" in opened.ops[1]
 
@@ -119,9 +119,9 @@ def test_bodies_read_their_tensors_from_the_graph_around_them() -> None:
         y = MatMul (d, z) }"""
     )
     calls = [{**c, "p": np.array(i == 0)} for i, c in enumerate(calls)]
-    runs, names = SettledRuns(observer, calls), [n.name for n in graph.layers()]
+    runs, names = SettledRuns(observer, [calls]), [n.name for n in graph.layers()]
     for i, tensor in enumerate(("t", "c", "d")):
         whole = observer(graph, [tensor], threads=1)
-        for call, found in zip(calls, runs.run(graph, [tensor], names[i:]), strict=True):
+        for call, found in zip(calls, *runs.run(graph, [tensor], names[i:]), strict=True):
             np.testing.assert_allclose(found[tensor], whole(call)[tensor], rtol=1e-6, atol=1e-6)
         changed(graph, names[i], i)

@@ -1,9 +1,11 @@
 """Measuring whole assignments."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.assignment.joint import best_measured
+from lpcompile.assignment.joint import LEAST_CALLS, best_measured
 from lpcompile.assignment.scored import Picks, ScoredCandidate, ScoredLayer, with_picks
 from lpcompile.plan import WeightPlan
 
@@ -66,3 +68,24 @@ def test_other_rivals_are_told_by_their_measured_loss() -> None:
     found = best_measured(layers, rivals, lambda p: np.full(4, (2.0, 3.0, 1.0)[p["a"]]), bounds={}, swaps=0)
     assert found.assignment.name == "nf4"
     assert [o.name for o in found.others] == ["exact", "posit4"]  # x has the picks of exact
+
+
+def test_a_change_that_loses_is_measured_on_few_calls_and_one_that_gains_on_all() -> None:
+    layers = [layer("a", 1.0, 1.1, error=0.5), layer("b", 1.0, 1.1, error=0.5)]
+    spread = np.array([0.0, 0.01, -0.01, 0.0, 0.01, -0.01])
+    asked: dict[str, int] = {}
+
+    def measure(picks: Picks) -> NDArray[np.float64]:
+        return 1.0 + spread * (1 + picks["a"] + picks["b"]) + 0.3 * picks["b"] - 0.3 * picks["a"]
+
+    def trial(picks: Picks, enough: Callable[[NDArray[np.float64]], bool]) -> NDArray[np.float64]:
+        whole = measure(picks)
+        known = next((n for n in range(1, len(whole)) if enough(whole[:n])), len(whole))
+        asked["".join(k for k, v in sorted(picks.items()) if v)] = known
+        return whole[:known]
+
+    start = with_picks(layers, {"a": 0, "b": 0}, "exact")
+    found = best_measured(layers, [start], measure, bounds={}, swaps=8, trial=trial)
+    assert found.assignment.picks == {"a": 1, "b": 0}
+    assert asked["a"] == len(spread)
+    assert asked["ab"] == LEAST_CALLS

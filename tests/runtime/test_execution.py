@@ -6,8 +6,9 @@ import weakref
 import numpy as np
 import pytest
 
+from lpcompile.analysis.calibration import Calibration
 from lpcompile.ir.graph import LpGraph
-from lpcompile.runtime.execution import observer
+from lpcompile.runtime.execution import level_for, observer
 from lpcompile.runtime.session import Session
 from tests.support import parse_model, run_model
 
@@ -57,3 +58,10 @@ def test_weights_go_with_the_observer_without_the_cycle_collector() -> None:
         assert held() is None
     finally:
         gc.enable()
+
+
+def test_the_full_level_is_for_more_than_a_few_samples() -> None:
+    assert [level_for(n) for n in (1, 32, 33)] == ["extended", "extended", "all"]
+    calls = [{"x": np.zeros((20, 3)), "once": np.zeros(())}, {"x": np.zeros((13, 3)), "once": np.zeros(())}]
+    assert Calibration(calls).samples == 33
+    assert Calibration([{"once": np.zeros(())}]).samples == 1
