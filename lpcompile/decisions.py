@@ -45,7 +45,7 @@ MOST_BYTES = 64 << 20
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", "input_values")
 WHERE_GIVEN = ("input_values",)  # of the header: written where there are some
 WEIGHT_KEYS = tuple(f.name for f in fields(WeightPlan))
-LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
+LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "float8_input", "codes_sha256", "reason")
 SIDE_KEYS = ("rank", "side_path", "side_lowering")  # written where there is one
 NORM_KEYS = ("constants_sha256", "reason")
 REQUANT_KEYS = ("multiplier", "reason")
@@ -89,7 +89,8 @@ def write_decisions(decisions: Decisions) -> str:
             for key in WEIGHT_KEYS
             if getattr(layer.weight, key) not in ((), "") and (layer.weight.rank or key not in SIDE_KEYS)
         ]
-        lines += [f"{key} = {_toml(getattr(layer, key))}" for key in ("codes_sha256", "reason")]
+        read = ("float8_input",) if layer.float8_input else ()
+        lines += [f"{key} = {_toml(getattr(layer, key))}" for key in (*read, "codes_sha256", "reason")]
     for name, activation in decisions.plan.activations.items():
         lines += ["", f"[activations.{_toml(name)}]"]
         known = [key for key in ACTIVATION_KEYS if key != "start" or activation.start]
@@ -213,9 +214,15 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
         format_of(weight.format)
         _check_words(name, weight)
         _check_precisions(name, kernel, weight)
-    return LayerPlan(
-        kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", ""))
-    )
+    read = table.get("float8_input", 0.0)
+    if not _is_power_of_two(read) and read != 0:
+        raise DecisionsError(f"layer '{name}': float8_input {read!r} is no power of two", hint=_HINT)
+    codes, reason = (str(table.get(key, "")) for key in ("codes_sha256", "reason"))
+    return LayerPlan(kernel, weight, codes_sha256=codes, float8_input=float(read), reason=reason)
+
+
+def _is_power_of_two(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.frexp(value)[0] == 0.5)
 
 
 def _check_words(name: str, weight: WeightPlan) -> None:
@@ -255,10 +262,11 @@ def _check_precisions(name: str, kernel: Kernel, weight: WeightPlan) -> None:
     grouped = weight.granularity.startswith("group")
     narrow = weight.format == "int4" and grouped
     wide = weight.format == FLOAT8_FORMAT and weight.granularity == "channel"
-    if kernel not in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY) or not (narrow or wide):
+    expanded = kernel in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY)
+    if not (narrow or (wide and expanded)):
         raise DecisionsError(
             f"layer '{name}': scales in {DUAL_SCALES} are those of int4 codes in groups that are read as FP8",
-            hint=f'kernel = "float8" or "weight-only", format = "int4", granularity = "group64"; or of FP8 numbers: '
+            hint='format = "int4", granularity = "group64"; where kernel is "float8" or "weight-only" also FP8 itself: '
             f'format = "{FLOAT8_FORMAT}", granularity = "channel"',
         )
 

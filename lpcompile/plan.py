@@ -107,7 +107,12 @@ class WeightPlan:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """One layer with weights, and why it became what it is."""
+    """One layer with weights, and why it became what it is.
+
+    Attributes:
+        float8_input: scale of the FP8 numbers that its codes were rounded for, where it now reads others; 0: it does
+            not, or they were rounded for floats.
+    """
 
     kernel: Kernel = Kernel.FLOAT
     weight: WeightPlan = WeightPlan()
@@ -116,6 +121,7 @@ class LayerPlan:
         default=None, compare=False
     )  # added to the bias, (C_out,)
     codes_sha256: str = ""
+    float8_input: float = 0.0
     reason: str = ""
     weight_sqnr_db: float | None = field(default=None, compare=False)  # what rounding the weights lost
     local_sqnr_db: float | None = field(default=None, compare=False)  # output of this layer alone, estimated

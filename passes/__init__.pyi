@@ -154,6 +154,17 @@ def dual_precision(
 ) -> PlannedModel:
     """Int4 weights that are read as FP8, FP8 activations (DPQ)."""
 
+def run_on_integers(
+    planned: PlannedModel,
+    *,
+    matrices: str = "auto",
+    cost: str = "time",
+    most_loss_db: float = 3.0,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> PlannedModel:
+    """Integer kernels for int4 weights that are read as FP8: fast on CPUs, which lack FP8."""
+
 def assign_formats(
     planned: PlannedModel,
     *,

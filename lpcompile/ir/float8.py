@@ -18,7 +18,7 @@ import numpy as np
 from onnx import FunctionProto, TensorProto
 
 from lpcompile.formats.base import resolve
-from lpcompile.ir.function import FunctionBuilder
+from lpcompile.ir.function import DOMAIN, FunctionBuilder
 from lpcompile.ir.unpacking import nibbles, spread, whole
 
 LARGEST, SMALLEST_NORMAL = 448.0, 2.0**-6
@@ -47,19 +47,23 @@ def dual_precision_weights(opset: int, rank: int, axis: int) -> FunctionProto:
     name, doc = f"{WEIGHTS}_r{rank}a{axis}", "w = first_scale * float8_e4m3fn(group_scale * int4 code)"
     b = FunctionBuilder(name, ["codes", "group_scales", "first_scale"], ["y"], doc)
     b.declare("format", "granularity", "weight_shape", "group_size")
+    w = b.op("Mul", expanded(b), b.op("Cast", "first_scale", to=FLOAT))
+    if axis:
+        b.op("Transpose", w, perm=[1, 0], out="y")
+    else:
+        b.op("Reshape", w, b.attribute("weight_shape"), out="y")
+    return b.build(opset)
+
+
+def expanded(b: FunctionBuilder, out: str | None = None) -> str:
+    """(C_out, K) the E4M3 numbers of a body's inputs `codes` and `group_scales`, float32."""
     shape = b.attribute("weight_shape")
     used = b.op("Slice", nibbles(b, "codes"), whole(b, 0), b.op("ReduceProd", shape))
     levels = b.constant(np.array([*range(8), *range(-8, 0)], np.float32))
     rows = b.op("Concat", b.op("Gather", shape, whole(b, 0)), whole(b, -1), axis=0)
     values = b.op("Reshape", b.op("Gather", levels, used), rows)
     scales = spread(b, values, b.op("Cast", "group_scales", to=FLOAT), b.attribute("group_size"))
-    eighths = b.call(ROUND, b.op("Mul", values, scales), _real(b, 1.0))
-    w = b.op("Mul", eighths, b.op("Cast", "first_scale", to=FLOAT))
-    if axis:
-        b.op("Transpose", w, perm=[1, 0], out="y")
-    else:
-        b.op("Reshape", w, shape, out="y")
-    return b.build(opset)
+    return b.op(ROUND, b.op("Mul", values, scales), _real(b, 1.0), domain=DOMAIN, out=out)
 
 
 def float8_weights(opset: int, rank: int, axis: int) -> FunctionProto:

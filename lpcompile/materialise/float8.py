@@ -21,6 +21,7 @@ from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.quant.eighth_image import EighthImage
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS, channel_axis
 
@@ -57,7 +58,7 @@ class Float8Layers(ABC):
         bias = planned_bias(node, plan)
         if plan.bias_correction is not None and bias is not None:
             node.set_input(2, self.graph.constant(f"{stem(node.name)}/bias_corrected", bias))
-        return tensor.nbytes
+        return tensor.exact.nbytes if isinstance(tensor, EighthImage) else tensor.nbytes
 
     @abstractmethod
     def _weights(

@@ -8,12 +8,13 @@ from onnx import NodeProto, helper
 
 from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
-from lpcompile.ir.decode import LOOKED_UP
+from lpcompile.ir.decode import EIGHTHS, LOOKED_UP
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.low_rank import SIDE_INPUTS
 
 NORM = "QuantNorm"  # with a stored format a convolution of one product a channel, without one `dyadic`
-FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
+BLOCKS = ("BlockQuantMatMul",)
+FLOAT_TO_FLOAT = ("DynamicQuantMatMul", *BLOCKS)  # inputs are rounded at run time
 DYADIC_LAYERS = tuple(k + op for k in ("Dyadic", "Accumulate") for op in ("Conv", "Gemm", "MatMul"))
 LAYERS = (
     *("QuantConv", NORM, "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
@@ -54,6 +55,7 @@ class Call:
         axis: of DequantizeWeights and DualPrecisionWeights, the axis of the channels; 0 elsewhere.
         trailing: of QuantNorm, the axes after that of the channels.
         format_inputs: how many inputs after the stored ones hold levels and unit of the format, in float layers.
+        eighths: whether the codes are int4 that is read as FP8.
     """
 
     family: str
@@ -70,6 +72,7 @@ class Call:
     axis: int = 0
     trailing: int = 2
     format_inputs: int = 0
+    eighths: bool = False
 
     @classmethod
     def of(cls, node: NodeProto) -> "Call":
@@ -115,6 +118,7 @@ class Call:
             _code_max(match["bits"]),
             int(match["axis"] or 0),
             format_inputs=looked_up * ((match["tables"] is None) + (match["scale_codes"] is not None)),
+            eighths=match["format"] == EIGHTHS.lower(),
         )
 
     @property
@@ -130,6 +134,8 @@ class Call:
     @property
     def stored_inputs(self) -> int:
         """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
+        if self.eighths:
+            return 3 + (self.family not in BLOCKS)
         own = 1 + (self.group_size > 0) + self.row_tables
         if self.is_dyadic:
             return own
@@ -143,7 +149,7 @@ class Call:
 
 def _stored_format(name: str, attributes: dict[str, Any]) -> NumberFormat:
     """The format that the name or, where levels are looked up, the attribute `format` says."""
-    if name != LOOKED_UP:
+    if name not in (LOOKED_UP, EIGHTHS.lower()):
         return resolve(name)
     return resolve(bytes(attributes.get("format", b"")).decode())
 
