@@ -1,6 +1,6 @@
 """What a layer's form leaves of its outputs, beside the same layer in FP8, on some positions of some calls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +64,15 @@ def form_losses(graph: LpGraph, ctx: PassContext, exact: QuantPlan) -> dict[str,
 
 
 def _output_db(
-    node: Node, layer: LayerPlan, activations: Mapping[str, ActivationPlan], x: F32
+    node: Node, layer: LayerPlan, activations: Mapping[str, ActivationPlan], calls: Sequence[F32]
 ) -> float | None:
     weight, source = node.inputs[1], node.inputs[0]
     assert weight is not None
     assert layer.tensor is not None
     assert source is not None
-    read = _as_read(x, layer.kernel, activations.get(source.name))
+    x = np.concatenate(calls, axis=-1)
+    plan = activations.get(source.name)
+    read = np.concatenate([_as_read(part, layer.kernel, plan) for part in calls], axis=-1)
     w, rounded = (
         r.reshape(len(x), -1, r.shape[1])
         for r in (to_rows(node.op, weight.values), layer.tensor.dequantize())
@@ -84,7 +86,7 @@ def _output_db(
 
 
 def _as_read(x: F32, kernel: Kernel, plan: ActivationPlan | None) -> F32:
-    """(G, K, P) columns as the layer reads them."""
+    """(G, K, P) columns of one call as the layer reads them."""
     if kernel is Kernel.FLOAT8 and plan is not None:
         return in_float8(x, plan.scale)
     if kernel in STATIC and plan is not None:

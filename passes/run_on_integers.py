@@ -38,6 +38,7 @@ from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
 INTEGER = (*STATIC, Kernel.DYNAMIC)
+CLEARLY_DB = 1.0
 FORMS = {
     Kernel.INTEGER: "integer form",
     Kernel.FLOAT_OUT: "integer form",
@@ -54,7 +55,7 @@ class RunOnIntegers(Pass):
     Attributes:
         matrices: of MatMul and Gemm: auto, integer, or packed (MatMulNBits wherever it can hold their blocks).
         cost: time: what the target's table says is faster as floats stays float; none: integers wherever possible.
-        most-loss-db: a layer whose form leaves so much less of its outputs than FP8 does takes another.
+        least-db: a layer of whose outputs a form would leave less, and clearly less than FP8 does, takes another.
     """
 
     name: ClassVar[str] = "run-on-integers"
@@ -66,12 +67,12 @@ class RunOnIntegers(Pass):
 
     matrices: str = "auto"
     cost: str = "time"
-    most_loss_db: float = 3.0
+    least_db: float = 20.0
 
     def __post_init__(self) -> None:
         option_checks.one_of("matrices", self.matrices, ("auto", "integer", "packed"))
         option_checks.one_of("cost", self.cost, ("time", "none"))
-        option_checks.not_negative("most-loss-db", self.most_loss_db)
+        option_checks.not_negative("least-db", self.least_db)
 
     def planned_weights(self) -> WeightPlan:
         """Of weights that FP8 has in 8 bits."""
@@ -110,7 +111,7 @@ class RunOnIntegers(Pass):
         for name in packed:
             _take(graph, name, Kernel.NBITS, "as asked for")
         losses = self._formed(graph, ctx, exact)
-        lossy = {k: v for k, v in losses.items() if v.lost_db > self.most_loss_db}
+        lossy = {k: v for k, v in losses.items() if self._is_lossy(v)}
         if not lossy:
             return losses
         unpacked = [k for k in lossy if graph.plan.layers[k].kernel is Kernel.NBITS]
@@ -122,6 +123,9 @@ class RunOnIntegers(Pass):
         for name in unpacked:
             _take(graph, name, Kernel.DYNAMIC, f"not packed: {_why_not(lossy[name])}")
         return self._formed(graph, ctx, exact)
+
+    def _is_lossy(self, loss: FormLoss) -> bool:
+        return loss.after is not None and loss.after < self.least_db and loss.lost_db > CLEARLY_DB
 
     def _formed(self, graph: LpGraph, ctx: PassContext, exact: QuantPlan) -> dict[str, FormLoss]:
         """Weights and biases for the kernels that are planned; what each leaves."""

@@ -1,6 +1,6 @@
 """Columns of what layers multiply, on some positions of some calls: for asking what arithmetic does to outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,8 +17,18 @@ CALLS, POSITIONS = 8, 128  # of each call
 
 def layer_columns(
     graph: LpGraph, layers: Sequence[Node], observe: ObserveGraph, calls: Sequence[Feeds], *, seed: int = 0
-) -> Mapping[str, F32]:
-    """By layer, (G, K, P) columns of its input. Layers whose products are not known by their inputs have no entry."""
+) -> dict[str, list[F32]]:
+    """By layer, (G, K, P) columns of its input in each call.
+
+    Layers whose products are not known by their inputs have no entry.
+
+    Args:
+        graph: float graph.
+        layers: whose.
+        observe: opens the graph.
+        calls: of the model; CALLS of them, evenly spread, are run.
+        seed: of the choice of positions.
+    """
     read = {n.name: r for n in layers if isinstance(r := input_reading(n), InputReading)}
     if not read or not calls:
         return {}
@@ -33,5 +43,4 @@ def layer_columns(
             )
             if len(at):
                 found.append(reading.columns(x, at))
-    whole = {r: np.concatenate(found, axis=-1) for r, found in parts.items() if found}
-    return {name: whole[r] for name, r in read.items() if r in whole}
+    return {name: parts[r] for name, r in read.items() if parts[r]}

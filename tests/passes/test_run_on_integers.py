@@ -1,5 +1,6 @@
 """`run-on-integers`: which form layers of `dual-precision` take, and that ONNX Runtime computes what the codes say."""
 
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 import lpcompile
 from lpcompile.errors import DecisionsError, PassError, PassOptionError, PipelineError
+from lpcompile.passes.run_on_integers import RunOnIntegers
 from lpcompile.plan import Kernel
 from lpcompile.quant.eighth_image import CodeBlocks, EighthImage, as_eighths
 from lpcompile.runtime.reference import evaluate
@@ -17,7 +19,7 @@ from tests.passes.test_dual_precision import DPQ, MLP, network
 from tests.quantizing import GRAPH_PASSES, quantized
 from tests.support import parse_model, random_feeds, run_model
 
-FORMS = "run-on-integers{cost=none,most-loss-db=100}"
+FORMS = "run-on-integers{cost=none,least-db=0}"
 WIDE = DPQ.replace(",least-inputs=0", "")
 DECODER = """m (float[1,64] x) => (float[1,96] y) <float[64,64] w, float[64] b, float[64,96] v> {
     h = Gemm (x, w, b)  r = Relu (h)  y = MatMul (r, v)
@@ -119,7 +121,7 @@ def test_weights_of_eight_bits_are_int8_of_the_floats() -> None:
 
 def test_decoder_packs_where_asked_for() -> None:
     """Within half a step of every input of what codes and scales say, by `ml_dtypes` from the file."""
-    found = quantized(DECODER, BLOCKS + ",run-on-integers{matrices=packed,most-loss-db=100}")
+    found = quantized(DECODER, BLOCKS + ",run-on-integers{matrices=packed}")
     assert {layer.kernel for layer in found.layers.values()} == {Kernel.NBITS}
     assert all(isinstance(layer.tensor, CodeBlocks) for layer in found.layers.values())
     model, feeds = found.emitted(), random_feeds(found.original, seed=3)
@@ -155,12 +157,13 @@ def _block_product(
 
 
 def test_blocks_that_do_not_fit_are_integers() -> None:
-    found = quantized(MLP, f"{DPQ},run-on-integers{{cost=none,matrices=packed,most-loss-db=100}}")
+    found = quantized(MLP, f"{DPQ},run-on-integers{{cost=none,matrices=packed}}")
     assert {layer.kernel for layer in found.layers.values()} == {Kernel.INTEGER, Kernel.FLOAT_OUT}
 
 
-def test_packed_layers_that_lose_too_much_take_int8() -> None:
-    found = quantized(DECODER, BLOCKS + ",run-on-integers{cost=none,matrices=packed,most-loss-db=0}")
+def test_packed_layers_that_lose_too_much_take_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[RunOnIntegers.__module__], "CLEARLY_DB", -5.0)
+    found = quantized(DECODER, BLOCKS + ",run-on-integers{cost=none,matrices=packed,least-db=90}")
     unpacked = [layer for layer in found.layers.values() if layer.kernel is Kernel.DYNAMIC]
     assert unpacked
     assert all("not packed: " in layer.reason for layer in unpacked)
