@@ -104,7 +104,7 @@ def recipe_passes(
 
 
 def _with_form(named: list[tuple[str, dict[str, str]]], options: Options) -> list[tuple[str, dict[str, str]]]:
-    """With the pass that takes FP8 out, where the form is that of integers; it comes last.
+    """With the pass that takes FP8 out, where the form is that of integers; what effort adds comes after.
 
     Raises:
         PipelineError: the form is of FP8, and the pipeline takes it out.
@@ -125,8 +125,7 @@ def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]
     """
     names = [p.name for p in passes]
     if options.effort > 1 and DUAL in names and AGAIN not in names:
-        at = names.index(DUAL) + 1
-        return (*passes[:at], registry.pass_class(AGAIN).configured({"finalists": 0}), *passes[at:])
+        return (*passes, registry.pass_class(AGAIN).configured({"finalists": 0}))
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
     found = list(passes)

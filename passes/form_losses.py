@@ -11,7 +11,6 @@ from lpcompile.formats.arrays import F32
 from lpcompile.ir.block_matmul import BLOCK, LARGEST_CODE
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.float8_inputs import in_float8
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import STATIC, ActivationPlan, Kernel, LayerPlan, QuantPlan
@@ -79,8 +78,8 @@ def _output_db(
     )
     wanted = w @ x
     error = rounded @ read - wanted
-    if not bias_obstacle(node, Kernel.FLOAT8):  # the bias takes the mean error
-        error = error - error.mean(axis=-1, keepdims=True)
+    if layer.bias_correction is not None:
+        error += layer.bias_correction.reshape(len(x), -1, 1)
     signal, noise = (float(np.square(v, dtype=np.float64).sum()) for v in (wanted, error))
     return ratio_db(signal, noise)
 

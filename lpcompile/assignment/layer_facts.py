@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from math import ceil, prod
 
 from lpcompile.analysis.macs import layer_shape, macs_of_call
+from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.planned import format_of
@@ -90,6 +91,12 @@ class LayerFormat:
     def on_integers(self) -> bool:
         """Whether the products are of integers."""
         return self.kernel not in _FLOAT_KERNELS and self.number_format is not None
+
+    @property
+    def has_image(self) -> bool:
+        """Whether products are of the int8 image of codes that are read as FP8, their group scales within."""
+        dual = self.weight.scale_format == DUAL_SCALES
+        return dual and self.kernel not in (*_FLOAT_KERNELS, Kernel.FLOAT8, Kernel.NBITS)
 
     @property
     def group_size(self) -> int:

@@ -116,6 +116,21 @@ def code_blocks(tensor: DualPrecisionTensor) -> CodeBlocks:
     return _of_kind(CodeBlocks, tensor)
 
 
+def of_kind_of(
+    kind: DualPrecisionTensor, tensor: DualPrecisionTensor, least: F32 | None = None
+) -> DualPrecisionTensor:
+    """Other codes and scales in the form of `kind`: an image of their own, blocks, or FP8.
+
+    Args:
+        kind: a tensor of that form.
+        tensor: codes that are read as FP8.
+        least: (R,) what the scales of an image are at least; None: anything.
+    """
+    if isinstance(kind, EighthImage):
+        return eighth_image(tensor, least=least)
+    return code_blocks(tensor) if isinstance(kind, CodeBlocks) else tensor
+
+
 def _of_kind(kind: type[D], tensor: DualPrecisionTensor) -> D:
     return kind(
         tensor.codes,

@@ -297,6 +297,25 @@ def test_as_functions() -> None:
     assert any(n.op_type.endswith("_eighths") or "_eighths_" in n.op_type for n in written.graph.node)
 
 
-def test_effort_two_rounds_again_before() -> None:
-    names = [p["name"] for p in compiled(effort=2).report["passes"]]
-    assert names[-4:] == ["dual-precision", "requantize-weights", "run-on-integers", "emit"]
+def test_effort_two_rounds_again_for_the_integers(tmp_path: Any) -> None:
+    text = MLP.replace("float[40,16] w, float[16] b", "float[40,64] w, float[64] b").replace(
+        "[16,9]", "[64,9]"
+    )
+    made, model, path = compiled(text, effort=2), parse_model(text), tmp_path / "decisions.toml"
+    names = [p["name"] for p in made.report["passes"]]
+    assert names[-4:] == ["dual-precision", "run-on-integers", "requantize-weights", "emit"]
+    path.write_text(made.decisions)
+    again = lpcompile.compile(model, calibration=feeds_of(model), decisions=path)
+    assert again.model.SerializeToString() == made.model.SerializeToString()
+
+
+def test_codes_rounded_again_keep_their_form() -> None:
+    passes = f"{DPQ},run-on-integers{{cost=none,least-db=0}}"
+    once, again = (quantized(network(), passes + more) for more in ("", ",requantize-weights{finalists=0}"))
+    changed = {k for k, v in again.layers.items() if v.tensor != once.layers[k].tensor}
+    assert changed
+    assert all(isinstance(again.layers[k].tensor, EighthImage) for k in changed)
+    feeds = random_feeds(again.original, seed=7)
+    np.testing.assert_array_equal(
+        run_model(again.emitted(), feeds)["y"], evaluate(again.emitted(), feeds)["y"]
+    )
