@@ -21,6 +21,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import (
+    DUAL_SCALES,
     FLOAT8_FORMAT,
     MERGED,
     ROUNDINGS,
@@ -51,7 +52,6 @@ NORM_KEYS = ("constants_sha256", "reason")
 REQUANT_KEYS = ("multiplier", "reason")
 ACTIVATION_KEYS = tuple(f.name for f in fields(ActivationPlan))
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
-DUAL_SCALES = "bfloat16"  # of int4 codes that are read as FP8
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
 _HINT = "compile once without --decisions and edit the decisions.toml it writes"
 

@@ -50,6 +50,8 @@ class Kernel(StrEnum):
     FLOAT = "float"
 
 
+DUAL_SCALES = "bfloat16"  # format of the scales of int4 codes that are read as FP8
+EIGHTHS = "its scales are those of codes that are read as FP8"  # why a pass leaves them alone
 FLOAT8_FORMAT = "float8_e4m3fn"  # of activations, saturating at 448
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)  # kernels that read integers of a static range
 
@@ -245,7 +247,10 @@ class QuantPlan:
         """Why the scales of a layer's weights stay as they are whatever is learned; empty where they need not."""
         if is_snapped(self.requants.get(name, TARGETS_OWN).multiplier):
             return "its scales suit its requantisation multipliers"
-        mode = self.layers.get(name, LayerPlan()).weight.double_quantized
+        weight = self.layers.get(name, LayerPlan()).weight
+        if weight.scale_format == DUAL_SCALES:
+            return EIGHTHS
+        mode = weight.double_quantized
         return f"its scales are held as {mode}" if mode else ""
 
     def with_requant(self, name: str, plan: RequantPlan) -> "QuantPlan":

@@ -16,7 +16,7 @@ from lpcompile import option_checks
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.layer_kernels import choose_kernels
 from lpcompile.analysis.macs import layer_shape
-from lpcompile.decisions import DUAL_SCALES, fitted
+from lpcompile.decisions import fitted
 from lpcompile.errors import DecisionsError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -25,7 +25,15 @@ from lpcompile.passes.float8_inputs import output_sqnr_db
 from lpcompile.passes.float8_moments import Float8Moments, gather_moments
 from lpcompile.passes.float8_rounded_layer import float8_rounded_layer, group_size
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import (
+    DUAL_SCALES,
+    FLOAT8_FORMAT,
+    ActivationPlan,
+    Kernel,
+    LayerPlan,
+    QuantPlan,
+    WeightPlan,
+)
 from lpcompile.quant.dual_precision import FULL_SCALES, power_of_two_above
 from lpcompile.quant.dual_rounding import ORDERS, RULES, DualRounding, dual_factors
 from lpcompile.quant.gram_factor import DAMPING

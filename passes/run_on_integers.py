@@ -19,7 +19,6 @@ from lpcompile import option_checks
 from lpcompile.analysis.input_moments import second_moments
 from lpcompile.analysis.layer_kernels import MATRICES as PRODUCTS
 from lpcompile.analysis.mean_inputs import mean_inputs
-from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import DecisionsError, PassError
 from lpcompile.formats.arrays import F32
 from lpcompile.formats.base import resolve
@@ -31,9 +30,9 @@ from lpcompile.passes.form_losses import FormLoss, form_losses
 from lpcompile.passes.quantize_activations import QuantizeActivations
 from lpcompile.passes.rounded_layer import ACCUMULATOR, BIAS_UNITS, least_scale, rounded_layer
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import FLOAT8_FORMAT, STATIC, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import DUAL_SCALES, FLOAT8_FORMAT, STATIC, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
-from lpcompile.quant.eighth_image import code_blocks, eighth_image
+from lpcompile.quant.eighth_image import CodeBlocks, EighthImage, code_blocks, eighth_image
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
@@ -81,6 +80,8 @@ class RunOnIntegers(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan forms, ranges of activations and images of weights, or carry out what was decided."""
         report, exact = PassReport(self.name), graph.plan
+        if any(isinstance(v.tensor, (EighthImage, CodeBlocks)) for v in exact.layers.values()):
+            raise PassError(f"pass '{self.name}' has run before", hint="leave it out once")
         if not any(_is_dual(layer) for layer in exact.layers.values()):
             raise PassError(
                 f"pass '{self.name}' is for layers of 'dual-precision', and there are none",

@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 from math import ceil, prod
 
 from lpcompile.analysis.macs import layer_shape, macs_of_call
-from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.ir.store import Shape
-from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.plan import DUAL_SCALES, Kernel, WeightPlan
 from lpcompile.quant.rows import TRANSPOSED_OPS
 from lpcompile.target import LayerShape
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import FunctionProto
 
-from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import TargetError
 from lpcompile.ir import block_matmul, domain, eighth_image
 from lpcompile.ir.function import DOMAIN
@@ -24,7 +23,7 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
+from lpcompile.plan import DUAL_SCALES, ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.dyadic import Codes
 from lpcompile.quant.rows import channel_axis

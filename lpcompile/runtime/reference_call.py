@@ -9,6 +9,7 @@ from onnx import NodeProto, helper
 from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.decode import EIGHTHS, LOOKED_UP
+from lpcompile.ir.float8 import BLOCKS as FLOAT8_BLOCKS
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.low_rank import SIDE_INPUTS
 
@@ -31,7 +32,9 @@ _LAYER = re.compile(
 )
 FLOAT8_WEIGHTS, FLOAT8_VALUES = "DualPrecisionWeights", "RoundFloat8"
 WIDE_WEIGHTS = "Float8Weights"
-_FLOAT8 = re.compile(rf"(?P<family>{FLOAT8_WEIGHTS}|{WIDE_WEIGHTS}|{FLOAT8_VALUES})(_r\d+a(?P<axis>\d+))?")
+_FLOAT8 = re.compile(
+    rf"(?P<family>{FLOAT8_WEIGHTS}|{WIDE_WEIGHTS}|{FLOAT8_VALUES})(?P<blocks>{FLOAT8_BLOCKS})?(_r\d+a(?P<axis>\d+))?"
+)
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
 _ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")
 
@@ -55,7 +58,7 @@ class Call:
         axis: of DequantizeWeights and DualPrecisionWeights, the axis of the channels; 0 elsewhere.
         trailing: of QuantNorm, the axes after that of the channels.
         format_inputs: how many inputs after the stored ones hold levels and unit of the format, in float layers.
-        eighths: whether the codes are int4 that is read as FP8.
+        eighths: whether the codes are int4 that is read as FP8; of DualPrecisionWeights, whether they are rounded so.
     """
 
     family: str
@@ -83,7 +86,9 @@ class Call:
         """
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if (eighth := _FLOAT8.fullmatch(node.op_type)) is not None:
-            return cls(eighth["family"], attributes, float_out=True, axis=int(eighth["axis"] or 0))
+            rounded = eighth["blocks"] is None
+            axis = int(eighth["axis"] or 0)
+            return cls(eighth["family"], attributes, float_out=True, axis=axis, eighths=rounded)
         if (dyadic := _DYADIC.fullmatch(node.op_type)) is not None:  # first: no format is called t0 to t3
             return cls(
                 dyadic["family"],

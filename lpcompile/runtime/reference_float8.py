@@ -40,7 +40,8 @@ def dual_precision_weights(call: Call, stored: Sequence[NDArray[Any]]) -> F32:
     integers = np.where(flat > 7, flat - 16, flat).reshape(shape[0], -1).astype(np.float32)
     size = int(call.attributes["group_size"][0])
     spread = np.repeat(scales.astype(np.float32), size, axis=1)[:, : integers.shape[1]]
-    real = cast_float8(integers * spread) * np.float32(first)
+    products = integers * spread
+    real = (cast_float8(products) if call.eighths else products) * np.float32(first)
     return np.asarray(real.T if call.axis == 1 else real.reshape(shape))
 
 

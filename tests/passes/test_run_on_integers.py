@@ -138,6 +138,8 @@ def test_decoder_packs_where_asked_for() -> None:
     apart = np.abs(run_model(model, feeds)["y"] - wanted)
     assert (apart <= 1.05 * own + through).all()
     assert apart.max() > 0
+    floats = found.emitted("qdq")  # MatMulNBits is not portable: the same numbers as floats
+    np.testing.assert_allclose(run_model(floats, feeds)["y"], wanted, rtol=1e-4, atol=1e-4)
 
 
 def _block_weights(stored: list[NDArray[Any]]) -> NDArray[np.float64]:
@@ -319,3 +321,25 @@ def test_codes_rounded_again_keep_their_form() -> None:
     np.testing.assert_array_equal(
         run_model(again.emitted(), feeds)["y"], evaluate(again.emitted(), feeds)["y"]
     )
+
+
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        ("insert-lora{rank=2,keep=always}", "codes that are read as FP8"),
+        ("double-quantize", "codes that are read as FP8"),
+        ("quantnorm", "codes that are read as FP8"),
+        ("tune-scales", "group scales are no integers"),
+    ],
+)
+def test_passes_that_would_move_scales_leave_them(later: str, told: str) -> None:
+    passes = f"{DPQ},run-on-integers{{cost=none,least-db=0}}"
+    before, after = quantized(network(), passes), quantized(network(), f"{passes},{later}")
+    conv = next(n.name for n in after.graph.layers() if n.op == "Conv")
+    assert told in after.skip_reason(later.split("{")[0], conv)
+    assert {k: v.tensor for k, v in after.layers.items()} == {k: v.tensor for k, v in before.layers.items()}
+
+
+def test_runs_once() -> None:
+    with pytest.raises(PassError, match="has run before"):
+        quantized(MLP, f"{DPQ},{FORMS},{FORMS}")
