@@ -159,7 +159,7 @@ def run_on_integers(
     *,
     matrices: str = "auto",
     cost: str = "time",
-    most_loss_db: float = 3.0,
+    least_db: float = 20.0,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:
