@@ -82,7 +82,12 @@ class RunOnIntegers(Pass):
         report, exact = PassReport(self.name), graph.plan
         if any(isinstance(v.tensor, (EighthImage, CodeBlocks)) for v in exact.layers.values()):
             raise PassError(f"pass '{self.name}' has run before", hint="leave it out once")
-        if not any(_is_dual(layer) for layer in exact.layers.values()):
+        rounded = [layer for layer in exact.layers.values() if layer.tensor is not None]
+        if not rounded:
+            for node in graph.layers():
+                report.skip(node, exact.layers.get(node.name, LayerPlan()).reason)
+            return report
+        if not any(_is_dual(layer) for layer in rounded):
             raise PassError(
                 f"pass '{self.name}' is for layers of 'dual-precision', and there are none",
                 hint="put dual-precision before it",

@@ -343,3 +343,10 @@ def test_passes_that_would_move_scales_leave_them(later: str, told: str) -> None
 def test_runs_once() -> None:
     with pytest.raises(PassError, match="has run before"):
         quantized(MLP, f"{DPQ},{FORMS},{FORMS}")
+
+
+def test_network_without_layers_to_round() -> None:
+    model = parse_model("m (float[2,4] x) => (float[2,4] y) { y = Relu (x) }")
+    made = lpcompile.compile(model, calibration=feeds_of(model), recipe="dpq", emit="integer")
+    assert made.report["layers"] == []
+    assert made.report["verification"]["runs"]
