@@ -62,7 +62,8 @@ def entry_lines(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan | Re
         for key in WEIGHT_KEYS
         if getattr(entry.weight, key) not in ((), "") and (entry.weight.rank or key not in SIDE_KEYS)
     ]
-    return [*lines, *(f"{key} = {toml(getattr(entry, key))}" for key in ("codes_sha256", "reason"))]
+    read = ("float8_input",) if entry.float8_input else ()
+    return [*lines, *(f"{key} = {toml(getattr(entry, key))}" for key in (*read, "codes_sha256", "reason"))]
 
 
 def mark_of(entry: LayerPlan | ActivationPlan | RequantPlan | TablePlan | RecurrentPlan) -> str:

@@ -32,6 +32,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import (
+    DUAL_SCALES,
     FLOAT8_FORMAT,
     MERGED,
     ROUNDINGS,
@@ -57,11 +58,10 @@ SCHEMA = 1
 MOST_BYTES = 64 << 20
 WHERE_GIVEN = ("input_values", "mirror_samples")  # of the header: written where there are some
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", *WHERE_GIVEN)
-LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "codes_sha256", "reason")
+LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "float8_input", "codes_sha256", "reason")
 NORM_KEYS = ("constants_sha256", "reason")
 RECURRENT_KERNELS = (Kernel.DYNAMIC.value, Kernel.WEIGHT_ONLY.value)
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
-DUAL_SCALES = "bfloat16"  # of int4 codes that are read as FP8
 _GRANULARITY = re.compile(r"tensor|channel|group(?:[2-9]|[1-9]\d{1,6})", re.ASCII)
 _HINT = "compile once without --decisions and edit the decisions.toml it writes"
 
@@ -206,9 +206,15 @@ def _layer(name: str, table: dict[str, Any]) -> LayerPlan:
         format_of(weight.format)
         _check_words(name, weight)
         _check_precisions(name, kernel, weight)
-    return LayerPlan(
-        kernel, weight, codes_sha256=str(table.get("codes_sha256", "")), reason=str(table.get("reason", ""))
-    )
+    read = table.get("float8_input", 0.0)
+    if not _is_power_of_two(read) and read != 0:
+        raise DecisionsError(f"layer '{name}': float8_input {read!r} is no power of two", hint=_HINT)
+    codes, reason = (str(table.get(key, "")) for key in ("codes_sha256", "reason"))
+    return LayerPlan(kernel, weight, codes_sha256=codes, float8_input=float(read), reason=reason)
+
+
+def _is_power_of_two(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.frexp(value)[0] == 0.5)
 
 
 def _check_words(name: str, weight: WeightPlan) -> None:
@@ -248,10 +254,11 @@ def _check_precisions(name: str, kernel: Kernel, weight: WeightPlan) -> None:
     grouped = weight.granularity.startswith("group")
     narrow = weight.format == "int4" and grouped
     wide = weight.format == FLOAT8_FORMAT and weight.granularity == "channel"
-    if kernel not in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY) or not (narrow or wide):
+    expanded = kernel in (Kernel.FLOAT8, Kernel.WEIGHT_ONLY)
+    if not (narrow or (wide and expanded)):
         raise DecisionsError(
             f"layer '{name}': scales in {DUAL_SCALES} are those of int4 codes in groups that are read as FP8",
-            hint=f'kernel = "float8" or "weight-only", format = "int4", granularity = "group64"; or of FP8 numbers: '
+            hint='format = "int4", granularity = "group64"; where kernel is "float8" or "weight-only" also FP8 itself: '
             f'format = "{FLOAT8_FORMAT}", granularity = "channel"',
         )
 

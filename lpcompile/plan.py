@@ -51,6 +51,8 @@ class Kernel(StrEnum):
     FLOAT = "float"
 
 
+DUAL_SCALES = "bfloat16"  # format of the scales of int4 codes that are read as FP8
+EIGHTHS = "its scales are those of codes that are read as FP8"  # why a pass leaves them alone
 FLOAT8_FORMAT = "float8_e4m3fn"  # of activations, saturating at 448
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)  # kernels that read integers of a static range
 SUMMING = (*STATIC, Kernel.DYNAMIC)  # kernels that sum products of 8 bits in int32
@@ -109,7 +111,12 @@ class WeightPlan:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """One layer with weights, and why it became what it is."""
+    """One layer with weights, and why it became what it is.
+
+    Attributes:
+        float8_input: scale of the FP8 numbers that its codes were rounded for, where it now reads others; 0: it does
+            not, or they were rounded for floats.
+    """
 
     kernel: Kernel = Kernel.FLOAT
     weight: WeightPlan = WeightPlan()
@@ -118,6 +125,7 @@ class LayerPlan:
         default=None, compare=False
     )  # added to the bias, (C_out,)
     codes_sha256: str = ""
+    float8_input: float = 0.0
     reason: str = ""
     weight_sqnr_db: float | None = field(default=None, compare=False)  # what rounding the weights lost
     local_sqnr_db: float | None = field(default=None, compare=False)  # output of this layer alone, estimated
@@ -277,7 +285,10 @@ class QuantPlan:
         """Why the scales of a layer's weights stay as they are whatever is learned; empty where they need not."""
         if is_snapped(self.requants.get(name, TARGETS_OWN).multiplier):
             return "its scales suit its requantisation multipliers"
-        mode = self.layers.get(name, LayerPlan()).weight.double_quantized
+        weight = self.layers.get(name, LayerPlan()).weight
+        if weight.scale_format == DUAL_SCALES:
+            return EIGHTHS
+        mode = weight.double_quantized
         return f"its scales are held as {mode}" if mode else ""
 
     def with_requant(self, name: str, plan: RequantPlan) -> "QuantPlan":

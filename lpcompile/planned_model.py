@@ -12,11 +12,12 @@ from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.errors import PipelineError, TargetError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext, Pipeline, pipeline_text
-from lpcompile.plan import Kernel, QuantPlan
+from lpcompile.plan import Kernel, LayerPlan, QuantPlan
 from lpcompile.provenance import data_sha256, sha256_of
+from lpcompile.quant.eighth_image import CodeBlocks, EighthImage
 from lpcompile.records import PassReport
 from lpcompile.report.document import versions
-from lpcompile.target import FLOAT8_FORM, FLOAT8_OPSET, Options, Target
+from lpcompile.target import FLOAT8_FORM, FLOAT8_OPSET, INTEGER_FORM, Options, Target
 
 ONE_BY_ONE = "passes"  # stands for a recipe where passes were called as functions
 CACHES = ("statistics", "metrics", "without_metric", "scored", "finalists", "rounded")  # of `PassContext`
@@ -82,7 +83,7 @@ class PlannedModel:
         """The model with the plan carried out, as stock ONNX Runtime runs it. It is not verified; `compile` does that.
 
         Args:
-            emit: "functions", "standard", "qdq" or "fp8-qdq", as the target knows them.
+            emit: "functions", "standard", "qdq", "fp8-qdq" or "integer", as the target knows them.
 
         Raises:
             PipelineError: weights are planned that no pass has rounded, or the target has no such form.
@@ -106,6 +107,11 @@ def complete_graph(planned: PlannedModel, emit: str) -> LpGraph:
             hint="give the plan to lpcompile.passes.quantize_weights first",
         )
     graph = planned._graph.copy()
+    if emit == INTEGER_FORM and all(not _is_without_float8(v) for v in planned.plan.layers.values()):
+        raise PipelineError(
+            f"the form '{emit}' writes layers of 'dual-precision' on integers, and none is planned",
+            hint="plan with lpcompile.passes.dual_precision, then lpcompile.passes.run_on_integers",
+        )
     if emit == FLOAT8_FORM:
         if all(v.kernel is not Kernel.FLOAT8 for v in planned.plan.layers.values()):
             raise PipelineError(
@@ -115,6 +121,10 @@ def complete_graph(planned: PlannedModel, emit: str) -> LpGraph:
         if reason := graph.raise_opset(FLOAT8_OPSET):
             raise TargetError(f"the form '{emit}' needs opset {FLOAT8_OPSET}: {reason}", hint="use another")
     return graph
+
+
+def _is_without_float8(layer: LayerPlan) -> bool:
+    return isinstance(layer.tensor, (EighthImage, CodeBlocks)) or layer.float8_input > 0
 
 
 def context_of(planned: PlannedModel, **changed: Any) -> PassContext:

@@ -16,10 +16,10 @@ from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.recipes import Recipe
-from lpcompile.target import FLOAT8_FORM, Options, Target
+from lpcompile.target import FLOAT8_FORM, INTEGER_FORM, Options, Target
 
 ASSIGN, ROUND, TUNE = "assign-formats", "quantize-weights", "tune-weights"
-DUAL = "dual-precision"
+DUAL, WITHOUT_FP8 = "dual-precision", "run-on-integers"
 AGAIN = "requantize-weights"
 LORA = "insert-lora"
 RANKS = "2+4+8+16"  # that are tried where they are chosen
@@ -67,9 +67,10 @@ def recipe_passes(
         named = _with_side_paths(named, options)
     if any(name == DUAL for name, _ in named):
         check_dual_precision(target, options)
-    elif options.emit == FLOAT8_FORM:
+        named = _with_form(named, options)
+    elif options.emit in (FLOAT8_FORM, INTEGER_FORM):
         raise PipelineError(
-            f"--emit {FLOAT8_FORM} writes layers that compute in FP8, and this pipeline plans none",
+            f"--emit {options.emit} writes layers that compute in FP8, and this pipeline plans none",
             hint="use it with --recipe dpq",
         )
     if options.tuning is not None and all(name != TUNE for name, _ in named):
@@ -100,6 +101,21 @@ def recipe_passes(
             extra = {"growth-bytes": 0}
         found.append(registry.pass_class(name).configured({**given, **extra}))
     return tuple(found) if options.passes or decisions is not None else _with_learning(found, options)
+
+
+def _with_form(named: list[tuple[str, dict[str, str]]], options: Options) -> list[tuple[str, dict[str, str]]]:
+    """With the pass that takes FP8 out, where the form is that of integers; what effort adds comes after.
+
+    Raises:
+        PipelineError: the form is of FP8, and the pipeline takes it out.
+    """
+    planned = any(name == WITHOUT_FP8 for name, _ in named)
+    if options.emit == FLOAT8_FORM and planned:
+        raise PipelineError(
+            f"--emit {FLOAT8_FORM} writes layers that compute in FP8, and '{WITHOUT_FP8}' leaves none",
+            hint="leave one of them out",
+        )
+    return [*named, (WITHOUT_FP8, {})] if options.emit == INTEGER_FORM and not planned else named
 
 
 def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]:

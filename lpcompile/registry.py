@@ -27,6 +27,7 @@ PASSES = {
     "snap-sums": "lpcompile.passes.snap_sums:SnapSums",
     "search-ranges": "lpcompile.passes.search_ranges:SearchRanges",
     "dual-precision": "lpcompile.passes.dual_precision:DualPrecision",
+    "run-on-integers": "lpcompile.passes.run_on_integers:RunOnIntegers",
     "assign-formats": "lpcompile.passes.assign_formats:AssignFormats",
     "distribution-heterogeneous": "lpcompile.passes.distribution_heterogeneous:DistributionHeterogeneous",
     "quantize-weights": "lpcompile.passes.quantize_weights:QuantizeWeights",

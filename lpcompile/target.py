@@ -20,8 +20,9 @@ from lpcompile.quant.dyadic_numbers import DyadicNumbers
 RunModel = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 FLOAT8_FORM = "fp8-qdq"
 FLOAT8_OPSET = 21  # INT4 and scales by block
+INTEGER_FORM = "integer"  # written as functions
 PORTABLE_FORMS = ("qdq", FLOAT8_FORM)  # of standard operators alone
-EMIT_FORMS = ("functions", "standard", *PORTABLE_FORMS)
+EMIT_FORMS = ("functions", "standard", *PORTABLE_FORMS, INTEGER_FORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Options:
         layer_formats: formats of layers whose names match, "REGEX=FORMAT" or "REGEX=FORMAT/GRANULARITY"; first wins.
         decisions: path of a decisions.toml to replay.
         keep_float: names of nodes that stay float.
-        emit: "functions" (one readable node a layer), "standard" (the same inlined), "qdq", or "fp8-qdq" (float8
-            tensors, for layers of `dual-precision`).
+        emit: "functions" (one readable node a layer), "standard" (the same inlined), "qdq", or for layers of
+            `dual-precision` "fp8-qdq" (float8 tensors) or "integer" (integer kernels, fast on CPUs without FP8).
         opset: raise the model to at least this opset; None raises only where a format needs it.
         input_shapes: concrete shapes of inputs with symbolic axes.
         input_values: inputs that take one value for good, by name: what hangs on them folds, and the compiled model has

@@ -177,6 +177,17 @@ def dual_precision(
 ) -> PlannedModel:
     """Int4 weights that are read as FP8, FP8 activations (DPQ)."""
 
+def run_on_integers(
+    planned: PlannedModel,
+    *,
+    matrices: str = "auto",
+    cost: str = "time",
+    least_db: float = 20.0,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> PlannedModel:
+    """Integer kernels for int4 weights that are read as FP8: fast on CPUs, which lack FP8."""
+
 def assign_formats(
     planned: PlannedModel,
     *,

@@ -14,7 +14,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.rounded_again import rounded_again
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import Kernel, LayerPlan
+from lpcompile.plan import DUAL_SCALES, EIGHTHS, Kernel, LayerPlan
 from lpcompile.quant.double_quantization import check_mode, with_quantised_scales
 from lpcompile.quant.nearest_codes import channel_scales
 from lpcompile.records import PassReport
@@ -73,6 +73,8 @@ class DoubleQuantize(Pass):
     def _obstacle(graph: LpGraph, node: Node, plan: LayerPlan, ctx: PassContext) -> str:
         if plan.tensor is None:
             return FLOAT
+        if plan.weight.scale_format == DUAL_SCALES:
+            return EIGHTHS
         dyadic = ctx.target is not None and ctx.target.rules.dyadic
         if plan.kernel is Kernel.INTEGER and (dyadic or node.name in graph.plan.requants):
             return HELD

@@ -16,7 +16,7 @@ from lpcompile import option_checks
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.layer_kernels import choose_kernels
 from lpcompile.analysis.macs import layer_shape
-from lpcompile.decisions import DUAL_SCALES, fitted
+from lpcompile.decisions import fitted
 from lpcompile.errors import DecisionsError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -25,7 +25,15 @@ from lpcompile.passes.float8_inputs import output_sqnr_db
 from lpcompile.passes.float8_moments import Float8Moments, gather_moments
 from lpcompile.passes.float8_rounded_layer import float8_rounded_layer, group_size
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan, Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import (
+    DUAL_SCALES,
+    FLOAT8_FORMAT,
+    ActivationPlan,
+    Kernel,
+    LayerPlan,
+    QuantPlan,
+    WeightPlan,
+)
 from lpcompile.quant.dual_precision import FULL_SCALES, power_of_two_above
 from lpcompile.quant.dual_rounding import ORDERS, RULES, DualRounding, dual_factors
 from lpcompile.quant.gram_factor import DAMPING
@@ -35,6 +43,7 @@ THREADS = 2
 LEAST_SCALE = 2.0**-60  # of activations: what float32 rounds exactly
 REASON = "int4 codes that are read as FP8"
 FEW = "weights in FP8: its outputs read too few inputs for 4 bits"
+RANGE_RULE = "absmax, power of two"
 WIDE_RULE = "dpq"  # of FP8 weights: the loop, without a second stage
 EIGHTHS = {int(v): k for k, v in FULL_SCALES.items()}
 
@@ -150,8 +159,7 @@ class DualPrecision(Pass):
         narrow = WeightPlan(
             "int4", f"group{self.group_size}", self.how.scale_rule, DUAL_SCALES, self.how.name
         )
-        by = DualRounding("nearest" if self.rule == "nearest" else WIDE_RULE)
-        wide = WeightPlan(FLOAT8_FORMAT, "channel", by.scale_rule, DUAL_SCALES, by.name)
+        wide = self._wide_weights()
         layers: dict[str, LayerPlan] = {}
         for name, choice in choices.items():
             few = choice.kernel is not Kernel.FLOAT
@@ -173,6 +181,11 @@ class DualPrecision(Pass):
         for tensor, plan in kept.items():
             report.change(tensor, plan.format, after=f"scale {plan.scale:g}")
         graph.plan = replace(graph.plan, activations=MappingProxyType(kept))
+
+    def _wide_weights(self) -> WeightPlan:
+        """Of layers whose outputs read few inputs."""
+        by = DualRounding("nearest" if self.rule == "nearest" else WIDE_RULE)
+        return WeightPlan(FLOAT8_FORMAT, "channel", by.scale_rule, DUAL_SCALES, by.name)
 
     def _on_float8(self, graph: LpGraph) -> list[Node]:
         return [n for n in graph.layers() if graph.plan.layers[n.name].kernel is Kernel.FLOAT8]
@@ -209,7 +222,7 @@ class DualPrecision(Pass):
         for name in tensors:
             largest = max(-ctx.statistics[name].low, ctx.statistics[name].high)
             scale = power_of_two_above(largest / self.full_scale, LEAST_SCALE) if largest > 0 else 1.0
-            found[name] = ActivationPlan(FLOAT8_FORMAT, scale, 0, name, "absmax, power of two")
+            found[name] = ActivationPlan(FLOAT8_FORMAT, scale, 0, name, RANGE_RULE)
         return found
 
     def _replay(self, graph: LpGraph, ctx: PassContext) -> None:
@@ -217,9 +230,40 @@ class DualPrecision(Pass):
         graph.plan, warnings = fitted(ctx.decisions, graph)
         ctx.warnings.extend(warnings)
         for name, layer in graph.plan.layers.items():
-            if layer.kernel is not Kernel.FLOAT and layer.weight.scale_format != DUAL_SCALES:
+            known = (Kernel.FLOAT, Kernel.FLOAT8, Kernel.WEIGHT_ONLY)
+            if ctx.weights is None and (layer.float8_input or layer.kernel not in known):
+                raise DecisionsError(
+                    f"layer '{name}': kernel '{layer.kernel}' of int4 codes in groups that are read as FP8 is for "
+                    "pass 'run-on-integers', which the pipeline lacks",
+                    hint='set kernel = "float8" or "weight-only", or add the pass to the pipeline',
+                )
+            if layer.kernel is Kernel.FLOAT or layer.weight.scale_format == DUAL_SCALES:
+                continue
+            if layer.weight != ctx.weights:
                 raise DecisionsError(
                     f"layer '{name}': pass '{self.name}' rounds no {layer.weight.format} with scales in "
                     f"{layer.weight.scale_format}",
                     hint=f'set scale_format = "{DUAL_SCALES}", or kernel = "float"',
                 )
+            wide = replace(layer, weight=self._wide_weights())  # a later pass has rounded it to integers
+            graph.plan = graph.plan.with_layer(name, wide)
+        graph.plan = _in_float8(graph)
+
+
+def _in_float8(graph: LpGraph) -> QuantPlan:
+    """The plan with FP8 where a later pass took it out."""
+    layers, activations = dict(graph.plan.layers), dict(graph.plan.activations)
+    for name, layer in layers.items():
+        x = graph.node(name).inputs[0]
+        if layer.float8_input and x is not None:
+            layers[name] = replace(layer, kernel=Kernel.FLOAT8)
+            activations[x.name] = ActivationPlan(FLOAT8_FORMAT, layer.float8_input, 0, x.name, RANGE_RULE)
+        elif layer.kernel not in (Kernel.FLOAT, Kernel.FLOAT8):
+            layers[name] = replace(layer, kernel=Kernel.WEIGHT_ONLY)
+    kept = {k: v for k, v in activations.items() if v.format == FLOAT8_FORMAT}
+    return replace(
+        graph.plan,
+        layers=MappingProxyType(layers),
+        activations=MappingProxyType(kept),
+        elementwise=MappingProxyType({}),
+    )

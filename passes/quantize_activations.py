@@ -77,16 +77,20 @@ class QuantizeActivations(Pass):
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan kernels, elementwise nodes and activations; decisions that a replay brought along stay."""
-        report = PassReport(self.name)
         if ctx.decisions is not None:
-            return self._replay(graph, ctx, report)
+            return self._replay(graph, ctx, PassReport(self.name))
+        return self.decided(graph, ctx, {})
+
+    def decided(self, graph: LpGraph, ctx: PassContext, floats: Mapping[str, str]) -> PassReport:
+        """Plan all of it by the samples; the nodes in `floats` keep floats, for that reason."""
         assert ctx.target is not None, "plan passes run with a target"
-        self._plan(graph, ctx, report, {})
+        report = PassReport(self.name)
+        self._plan(graph, ctx, report, floats)
         if ctx.target.rules.falls_back and LEVELS[self.format] == LEVELS["uint8"]:
             found = harmful_ranges(graph, ctx)
             if found.nodes:
                 report = PassReport(self.name)
-                self._plan(graph, ctx, report, found.nodes)
+                self._plan(graph, ctx, report, {**floats, **found.nodes})
                 report.metrics |= {
                     "sqnr_db_all_in_codes": found.before,
                     "sqnr_db_without_harmful": found.after,
@@ -137,7 +141,10 @@ class QuantizeActivations(Pass):
         for name, reason in regions.skipped.items():
             report.skip(name, floats.get(name, reason))
         graph.plan = QuantPlan(
-            MappingProxyType(layers), elementwise=MappingProxyType(dict(regions.elementwise))
+            MappingProxyType(layers),
+            elementwise=MappingProxyType(dict(regions.elementwise)),
+            tables=graph.plan.tables,
+            recurrent=graph.plan.recurrent,
         )
         statistics = self._statistics(graph, ctx, regions.tensors)
         if statistics:
@@ -157,7 +164,8 @@ class QuantizeActivations(Pass):
     def _replay(self, graph: LpGraph, ctx: PassContext, report: PassReport) -> PassReport:
         """Carry out the decisions that were given; the sweep only serves passes that need means of activations."""
         assert ctx.decisions is not None
-        graph.plan, warnings = fitted(ctx.decisions, graph)
+        made, warnings = fitted(ctx.decisions, graph)
+        graph.plan = replace(made, tables=graph.plan.tables, recurrent=graph.plan.recurrent)
         for name, activation in graph.plan.activations.items():
             if activation.start:  # learned by a later pass, which learns it anew
                 rule = activation.rule.removesuffix(LEARNED).removesuffix(", ")

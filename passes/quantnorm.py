@@ -26,7 +26,7 @@ from lpcompile.passes.rounded_again import layer_rows, rounded_again
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.snapped_scales import multipliers_of, snapped
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import TARGETS_OWN, Kernel, LayerPlan, RequantPlan
+from lpcompile.plan import DUAL_SCALES, EIGHTHS, TARGETS_OWN, Kernel, LayerPlan, RequantPlan
 from lpcompile.quant.multipliers import held_multipliers, is_snapped, multiplier_bits
 from lpcompile.records import PassReport
 
@@ -97,6 +97,8 @@ class Quantnorm(Pass):
                 self._norm(graph, unit.node, wanted, report)
             elif layer.kernel is not Kernel.INTEGER or layer.tensor is None or unit.output is None:
                 report.skip(name, FLOATS)
+            elif layer.weight.scale_format == DUAL_SCALES:
+                report.skip(name, EIGHTHS)
             else:
                 _Layer(graph, ctx, unit, layer, report).hold(wanted)
         for node in graph.nodes("BatchNormalization"):

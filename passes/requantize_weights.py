@@ -39,6 +39,7 @@ from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor, Stages
 from lpcompile.quant.dual_rounding import ROUNDINGS as DUAL_ROUNDINGS
 from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
+from lpcompile.quant.eighth_image import of_kind_of
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.mismatch import retargeted
@@ -188,7 +189,10 @@ class _Requantizing:
             if isinstance(tensor, DualPrecisionTensor):
                 how = DualRounding.of(plan.weight.rounding, damping)
                 stages = Stages.of(target, tensor.group_size, tensor.eighth)
-                tried: list[QuantizedTensor] = [dual_rounded(stages, whole[0], how)]
+                floor = least_scale(self.graph, node, plan.kernel)
+                tried: list[QuantizedTensor] = [
+                    of_kind_of(tensor, dual_rounded(stages, whole[0], how), floor)
+                ]
             else:
                 metric = InputMetric(whole[0], rounded_mean, biased, damping)
                 floor = least_scale(self.graph, node, plan.kernel)

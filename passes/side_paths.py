@@ -19,7 +19,7 @@ from lpcompile.errors import TargetError
 from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
-from lpcompile.plan import MERGED, SEPARATE, SIDE_LOWERINGS, STATIC, Kernel, WeightPlan
+from lpcompile.plan import DUAL_SCALES, EIGHTHS, MERGED, SEPARATE, SIDE_LOWERINGS, STATIC, Kernel, WeightPlan
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.merged_rounding import merged_codes
@@ -80,6 +80,8 @@ def side_path_obstacle(
         return "it reads floats, and a separate path reads integers"
     if kernel is Kernel.NBITS:
         return "its codes stay packed when it runs, so nothing can be merged into them"
+    if weight.scale_format == DUAL_SCALES:
+        return EIGHTHS
     fmt = format_of(weight.format)
     if fmt.bits > 4:
         return f"{fmt.name} has little to repair"

@@ -18,7 +18,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.materialise import materialise
 from lpcompile.plan import SIDE_LOWERINGS
-from lpcompile.target import CostModel, Emitted, Options, Rules, Support, Target
+from lpcompile.target import INTEGER_FORM, CostModel, Emitted, Options, Rules, Support, Target
 
 INTEGER_LAYERS = ("Conv", "Gemm", "MatMul")
 MIN_OPSET = 13  # per-axis DequantizeLinear
@@ -90,7 +90,7 @@ class OrtTarget(Target):
         if form == "functions":  # other runtimes may have the fusion in a fast form
             legalize(result)
         proto = result.to_proto()
-        if options.emit != "functions" and proto.functions:
+        if options.emit not in ("functions", INTEGER_FORM) and proto.functions:
             proto = inlined(proto)
         elif proto.functions:
             lighten(proto)

@@ -9,7 +9,7 @@ from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
 from lpcompile.ir.store import Shape
-from lpcompile.plan import Kernel, WeightPlan
+from lpcompile.plan import DUAL_SCALES, Kernel, WeightPlan
 from lpcompile.quant.rows import TRANSPOSED_OPS
 from lpcompile.target import LayerShape
 
@@ -90,6 +90,12 @@ class LayerFormat:
     def on_integers(self) -> bool:
         """Whether the products are of integers."""
         return self.kernel not in _FLOAT_KERNELS and self.number_format is not None
+
+    @property
+    def has_image(self) -> bool:
+        """Whether products are of the int8 image of codes that are read as FP8, their group scales within."""
+        dual = self.weight.scale_format == DUAL_SCALES
+        return dual and self.kernel not in (*_FLOAT_KERNELS, Kernel.FLOAT8, Kernel.NBITS)
 
     @property
     def group_size(self) -> int:

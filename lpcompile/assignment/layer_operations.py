@@ -1,10 +1,10 @@
 """The arithmetic of one layer with weights: its products, and the scales that belong to them. [notes pikelpn.md 2.2].
 
 A MAC counts at the width of its operands: payload bits, for a float its width; 8 bits for codebooks, whose codes are
-looked up for nothing but cannot be multiplied, and where a side path is merged into the weights. Powers of two (`pot4`)
-shift; with group scales they are none any more, and multiply. Group scales are one product and one addition an output
-and group. Requantising an output is a product and an addition, as wide as `requantisation` says; clips are counted by
-`lpcompile.accounts`.
+looked up for nothing but cannot be multiplied, where a side path is merged into the weights, and for the int8 image of
+codes that are read as FP8. Powers of two (`pot4`) shift; with group scales they are none any more, and multiply. Group
+scales are one product and one addition an output and group. Requantising an output is a product and an addition, as
+wide as `requantisation` says; clips are counted by `lpcompile.accounts`.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ Work = Mapping[tuple[str, Operation], int]  # by class and operation: how often 
 def operand_bits(held: LayerFormat) -> int:
     """Width of the weight in a product of integers."""
     merged = bool(held.weight.rank) and held.weight.side_lowering != SEPARATE
-    if held.weight.codebooks or merged or held.weight.format.startswith(_CODEBOOKS):
+    if held.weight.codebooks or merged or held.has_image or held.weight.format.startswith(_CODEBOOKS):
         return _IMAGE_BITS
     return held.weight_bits
 
@@ -58,7 +58,7 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requa
         if layer.has_bias:
             found[OTHER, Operation(Kind.ADD, 32, ACCUMULATOR_BITS, floats=True)] += outputs
         return +found
-    groups, bits = held.groups_of(layer.shape.inputs), held.activation_bits
+    groups, bits = 0 if held.has_image else held.groups_of(layer.shape.inputs), held.activation_bits
     if held.weight.format in _POWERS_OF_TWO and not groups:
         found[SHIFT_MAC, Operation(Kind.SHIFT_MAC, bits, held.weight_bits)] += layer.macs
     else:

@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 BUDGETS = tuple(sorted((*ADDITIVE, *MEASURED)))
 Shapes = dict[str, tuple[int, ...]]
-EMIT_FORMS = ("functions", "standard", "qdq", "fp8-qdq")  # target.EMIT_FORMS, without its imports
+EMIT_FORMS = ("functions", "standard", "qdq", "fp8-qdq", "integer")  # target.EMIT_FORMS, without its imports
 
 
 class OptionError(click.UsageError):

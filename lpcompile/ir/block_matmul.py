@@ -75,26 +75,31 @@ def block_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
     doc = "y = MatMulNBits(x, codes + 8, w_scale * multipliers), accuracy_level 4: x rounded to int8 by blocks of 32"
     b = FunctionBuilder(f"{FAMILY}_{storage.own_label}", ["x", *storage.inputs], ["y"], doc)
     b.declare(*_ATTRIBUTES)
-    nibbles = b.op("Gather", b.constant(_offset_pairs(storage)), b.op("Cast", "codes", to=6))
+    blocks_product(b, storage.format, _block_scales(b, storage))
+    return b.build(opset)
+
+
+def blocks_product(b: FunctionBuilder, fmt: NumberFormat, scales: str) -> None:
+    """The output `y` of a body: inputs `x` times `codes` in a format, under the scales (N, K / 32) of their blocks."""
+    nibbles = b.op("Gather", b.constant(_offset_pairs(fmt)), b.op("Cast", "codes", to=6))
     blocks = b.op("Reshape", nibbles, b.attribute("block_shape"))  # (N, K / 32, 16)
     b.op(
         OP,
         "x",
         blocks,
-        _block_scales(b, storage),
+        scales,
         out="y",
         domain=RUNTIME_DOMAIN,
         K=integer("K"),
         N=integer("N"),
         **accuracy_attributes(),
     )
-    return b.build(opset)
 
 
-def _offset_pairs(storage: Storage) -> np.ndarray:
+def _offset_pairs(fmt: NumberFormat) -> np.ndarray:
     """(256,) uint8: a byte of two codes -> the byte of their two values, each plus 8, low half first."""
     image = np.zeros(16, np.int16)
-    levels = storage.format.image()
+    levels = fmt.image()
     assert levels is not None
     image[: len(levels)] = levels
     value = (image - _LEAST).astype(np.uint8)

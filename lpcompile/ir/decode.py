@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_levels, group_unit
@@ -15,6 +16,7 @@ from lpcompile.ir.low_rank import SIDE_INPUTS, merged
 from lpcompile.ir.unpacking import LEVELS, SCALE_BODIES, nibbles, unpacked
 
 ROW_TABLES = "tables"
+EIGHTHS, EIGHTH_WEIGHTS = "Eighths", "EighthWeights"  # bodies of `ir.eighth_image`
 LOOKED_UP = "w4"  # what names of functions say of codes whose levels the call brings
 
 
@@ -31,6 +33,7 @@ class Storage:
         straddling: a byte may hold codes of two rows or groups (an odd number of inputs), so that its two codes
             need different tables; or the multipliers leave half a byte over.
         side: factors of a low-rank side path stand beside them, to be merged.
+        eighths: int4 codes with bfloat16 group scales that are read as FP8, and a step of int8 for each row.
     """
 
     format: NumberFormat
@@ -40,6 +43,7 @@ class Storage:
     transposed: bool = False
     straddling: bool = False
     side: bool = False
+    eighths: bool = False
 
     @property
     def image_unit(self) -> float:
@@ -56,11 +60,13 @@ class Storage:
     @property
     def looked_up(self) -> bool:
         """Whether codes find int8 levels in a table that the call brings; one body serves all such formats."""
-        return self.packed and (self.row_tables or self.format.image() is not None)
+        return self.packed and not self.eighths and (self.row_tables or self.format.image() is not None)
 
     @property
     def label(self) -> str:
         """Part of the function's name: layout, and the format where the body holds its values."""
+        if self.eighths:
+            return EIGHTHS.lower()
         return self._label(LOOKED_UP if self.looked_up else self.format.name, "g")
 
     @property
@@ -85,6 +91,8 @@ class Storage:
     @property
     def inputs(self) -> list[str]:
         """Names of the function inputs that hold the stored weights and their scales, in order."""
+        if self.eighths:
+            return [*self.integer_inputs, "first_scale"]
         scales = ["scale_codes", "scale_unit"] if self.scale_codes else ["w_scale"]
         return [*self.integer_inputs, *scales, *(SIDE_INPUTS if self.side else ())]
 
@@ -114,6 +122,8 @@ class Storage:
     def integer_inputs(self) -> list[str]:
         """Those inputs that the int8 weights come from."""
         names = ["codes"]
+        if self.eighths:
+            return [*names, "group_scales", "steps"]
         if self.group_size:
             names.append("multipliers")
         if self.row_tables:
@@ -128,6 +138,10 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
     """
     if not storage.packed:
         return "codes"  # the image itself is stored, as the operator wants it
+    if storage.eighths:
+        steps = b.op("Cast", "steps", to=TensorProto.FLOAT)
+        w8 = unpacked(b, EIGHTH_WEIGHTS, "codes", "group_scales", steps, grouped=True)
+        return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
     kind = "Group" if storage.group_size else "Row" if storage.row_tables else ""
     odd = "Odd" if storage.straddling else ""
     inputs = [*storage.integer_inputs, *storage.level_inputs]
@@ -162,6 +176,8 @@ def channel_scale(b: FunctionBuilder, storage: Storage, *, own: bool = False) ->
         storage: of the weights.
         own: whether the body holds `image_unit` although formats that are looked up bring it.
     """
+    if storage.eighths:
+        return b.op("Mul", *(b.op("Cast", name, to=TensorProto.FLOAT) for name in ("steps", "first_scale")))
     if not storage.scale_codes:
         return "w_scale"
     scale = b.call(SCALE_BODIES[storage.scale_codes], "scale_codes", "scale_unit")

@@ -51,6 +51,8 @@ ELEMENTWISE: dict[str, dict[str, Any]] = {
 
 def storage_attributes(storage: Storage) -> tuple[str, ...]:
     """Names of the attributes that the body reads to unpack weights in this storage."""
+    if storage.eighths:
+        return ("weight_shape", "group_size")
     if storage.packed and not storage.looked_up:
         return ("weight_shape", "code_count")
     return ("weight_shape", *(("group_size",) if storage.group_size else ()))

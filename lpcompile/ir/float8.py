@@ -18,11 +18,12 @@ import numpy as np
 from onnx import FunctionProto, TensorProto
 
 from lpcompile.formats.base import resolve
-from lpcompile.ir.function import FunctionBuilder
+from lpcompile.ir.function import DOMAIN, FunctionBuilder
 from lpcompile.ir.unpacking import nibbles, spread, whole
 
 LARGEST, SMALLEST_NORMAL = 448.0, 2.0**-6
 FLOAT = TensorProto.FLOAT
+BLOCKS = "Blocks"
 ROUND, WEIGHTS, WIDE_WEIGHTS = "RoundFloat8", "DualPrecisionWeights", "Float8Weights"
 
 
@@ -39,27 +40,40 @@ def round_float8(opset: int) -> FunctionProto:
     return b.build(opset)
 
 
-def dual_precision_weights(opset: int, rank: int, axis: int) -> FunctionProto:
+def dual_precision_weights(opset: int, rank: int, axis: int, *, blocks: bool = False) -> FunctionProto:
     """DualPrecisionWeights: float32 weights of rank `rank`, output channels along `axis`; folded at load.
 
     Inputs: codes, uint8, two a byte, (C_out, K) row by row; group_scales (C_out, G) and first_scale () bfloat16.
+    With `blocks` the products as they are, not rounded to FP8.
     """
     name, doc = f"{WEIGHTS}_r{rank}a{axis}", "w = first_scale * float8_e4m3fn(group_scale * int4 code)"
+    if blocks:
+        name, doc = f"{WEIGHTS}{BLOCKS}_r{rank}a{axis}", "w = first_scale * group_scale * int4 code"
     b = FunctionBuilder(name, ["codes", "group_scales", "first_scale"], ["y"], doc)
     b.declare("format", "granularity", "weight_shape", "group_size")
+    numbers = products(b) if blocks else expanded(b)
+    w = b.op("Mul", numbers, b.op("Cast", "first_scale", to=FLOAT))
+    if axis:
+        b.op("Transpose", w, perm=[1, 0], out="y")
+    else:
+        b.op("Reshape", w, b.attribute("weight_shape"), out="y")
+    return b.build(opset)
+
+
+def expanded(b: FunctionBuilder, out: str | None = None) -> str:
+    """(C_out, K) the E4M3 numbers of a body's inputs `codes` and `group_scales`, float32."""
+    return b.op(ROUND, products(b), _real(b, 1.0), domain=DOMAIN, out=out)
+
+
+def products(b: FunctionBuilder) -> str:
+    """(C_out, K) `codes` times `group_scales`, float32."""
     shape = b.attribute("weight_shape")
     used = b.op("Slice", nibbles(b, "codes"), whole(b, 0), b.op("ReduceProd", shape))
     levels = b.constant(np.array([*range(8), *range(-8, 0)], np.float32))
     rows = b.op("Concat", b.op("Gather", shape, whole(b, 0)), whole(b, -1), axis=0)
     values = b.op("Reshape", b.op("Gather", levels, used), rows)
     scales = spread(b, values, b.op("Cast", "group_scales", to=FLOAT), b.attribute("group_size"))
-    eighths = b.call(ROUND, b.op("Mul", values, scales), _real(b, 1.0))
-    w = b.op("Mul", eighths, b.op("Cast", "first_scale", to=FLOAT))
-    if axis:
-        b.op("Transpose", w, perm=[1, 0], out="y")
-    else:
-        b.op("Reshape", w, shape, out="y")
-    return b.build(opset)
+    return b.op("Mul", values, scales)
 
 
 def float8_weights(opset: int, rank: int, axis: int) -> FunctionProto:

@@ -31,6 +31,7 @@ _OF_CALL = {
     "bias": "b",
     "group_scales": "s",
     "first_scale": "u",
+    "steps": "p",
 }
 _OF_FORMAT = {"levels": "l", "image_unit": "i"}
 _SCALE, _ZERO = "a", "z"

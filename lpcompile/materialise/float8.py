@@ -22,6 +22,7 @@ from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor
+from lpcompile.quant.eighth_image import CodeBlocks, EighthImage
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import TRANSPOSED_OPS, channel_axis
 
@@ -58,7 +59,7 @@ class Float8Layers(ABC):
         bias = planned_bias(node, plan)
         if plan.bias_correction is not None and bias is not None:
             node.set_input(2, self.graph.constant(f"{stem(node.name)}/bias_corrected", bias))
-        return tensor.nbytes
+        return tensor.exact.nbytes if isinstance(tensor, EighthImage) else tensor.nbytes
 
     @abstractmethod
     def _weights(
@@ -97,7 +98,8 @@ class Float8Calls(Float8Layers):
         self, node: Node, tensor: DualPrecisionTensor, shape: tuple[int, ...], plan: LayerPlan
     ) -> Value:
         graph, axis = self.graph, channel_axis(node.op)
-        function = float8.dual_precision_weights(graph.opset, len(shape), axis)
+        blocks = isinstance(tensor, CodeBlocks)
+        function = float8.dual_precision_weights(graph.opset, len(shape), axis, blocks=blocks)
         add_function(graph, float8.round_float8(graph.opset))
         add_function(graph, function)
         packed = np.frombuffer(tensor.packed(), np.uint8)

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import FunctionProto
 
-from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import TargetError
-from lpcompile.ir import block_matmul, domain
+from lpcompile.ir import block_matmul, domain, eighth_image
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -18,17 +17,20 @@ from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.separate_path import PATH_INPUTS
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
+from lpcompile.materialise.eighth_storage import store_eighths
 from lpcompile.materialise.float8 import Float8Calls, Float8Writer
 from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import ActivationPlan, Kernel, LayerPlan
+from lpcompile.plan import DUAL_SCALES, ActivationPlan, Kernel, LayerPlan
+from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.dyadic import Codes
 from lpcompile.quant.rows import channel_axis
 from lpcompile.quant.side_numbers import SideNumbers, side_numbers
 from lpcompile.quant.side_path import SidePath
 
+EXPANDED = (Kernel.FLOAT8, Kernel.WEIGHT_ONLY)  # of FP8 numbers
 CONV_KEPT = ("strides", "pads", "dilations", "group", "kernel_shape", "auto_pad")
 
 
@@ -49,7 +51,7 @@ class LayerWriter:
             output: the planned tensor that an INTEGER layer fills (its own output, or that of a fused clamp).
 
         """
-        if plan.weight.scale_format == DUAL_SCALES:
+        if plan.weight.scale_format == DUAL_SCALES and plan.kernel in EXPANDED:
             self.weight_bytes[node.name] = self.float8.write(node, plan)
             node.metadata.update(metadata(plan))
             return
@@ -58,7 +60,11 @@ class LayerWriter:
         line = held_line_of(node, plan, self.tensors.plan, output)
         multiplier = None if line is None else line.multiplier.astype(np.float32)
         path, main = separate_path(node, plan)
-        stored = store_weights(self.graph, node.name, node.op, main, weight.dims, multiplier)
+        if isinstance(main.tensor, DualPrecisionTensor):
+            held = multiplier is not None
+            stored = store_eighths(self.graph, node.name, node.op, main.tensor, weight.dims, held=held)
+        else:
+            stored = store_weights(self.graph, node.name, node.op, main, weight.dims, multiplier)
         self.weight_bytes[node.name] = stored.weight_bytes
         if plan.kernel is Kernel.WEIGHT_ONLY:
             self._expand(node, plan, stored)
@@ -136,10 +142,15 @@ class LayerWriter:
         """A layer that rounds its input at run time; a bias is added behind it."""
         x, y = node.inputs[0], node.outputs[0]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if plan.bias_correction is not None and (corrected := planned_bias(node, plan)) is not None:
+            bias = self.graph.constant(f"{stem(node.name)}/bias_corrected", corrected)
         assert y is not None
         attributes = stored.attributes
         if plan.kernel is Kernel.NBITS:
-            function = block_matmul.block_quant_matmul(stored.storage, self.graph.opset)
+            if stored.storage.eighths:
+                function = eighth_image.block_quant_matmul(self.graph.opset)
+            else:
+                function = block_matmul.block_quant_matmul(stored.storage, self.graph.opset)
             attributes = {**attributes, **block_matmul.attributes_of(stored.attributes["weight_shape"])}
             self.graph.opset_imports[block_matmul.RUNTIME_DOMAIN] = 1
         else:

@@ -16,10 +16,9 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from lpcompile.ir import block_matmul
 from lpcompile.ir.function import DOMAIN
-from lpcompile.runtime.reference import WEIGHTS, expanded_weights, outputs_of, stored_weights, whole_outputs
+from lpcompile.runtime.reference import WEIGHTS, expanded_weights, layer_rows, outputs_of, whole_outputs
 from lpcompile.runtime.reference_block import block_bound
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_weights import decode_rows
 from lpcompile.runtime.sampling import chosen
 from lpcompile.runtime.session import Session
 
@@ -98,7 +97,7 @@ def check_layers(
             at = samples[node.output[0]]
             found.append(_compared(node, weights.reshape(-1)[at], tensors[_SAMPLED + node.output[0]]))
         elif call.is_layer:
-            rows = decode_rows(call, stored_weights(call, inputs))
+            rows = layer_rows(call, inputs)
             limit = min(positions, max(_FEWEST, int(_PRODUCTS / max(rows.values.size, 1))))
             wanted, where, _ = outputs_of(call)(call, rows, inputs, limit, rng)
             bound = block_bound(rows, inputs[0], where) if call.family == block_matmul.FAMILY else None

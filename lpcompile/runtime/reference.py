@@ -15,9 +15,14 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference_call import FLOAT8_VALUES, FLOAT8_WEIGHTS, FLOAT_TO_FLOAT, WIDE_WEIGHTS, Call
 from lpcompile.runtime.reference_dyadic import dyadic_elementwise_outputs, dyadic_layer_outputs
 from lpcompile.runtime.reference_elementwise import dequantize, elementwise_outputs, quantize
-from lpcompile.runtime.reference_float8 import dual_precision_weights, float8_weights, rounded_float8
+from lpcompile.runtime.reference_float8 import (
+    dual_precision_weights,
+    eighth_rows,
+    float8_weights,
+    rounded_float8,
+)
 from lpcompile.runtime.reference_layers import layer_outputs
-from lpcompile.runtime.reference_weights import decode_rows, expanded
+from lpcompile.runtime.reference_weights import Rows, decode_rows, expanded
 
 LayerOutputs = tuple[NDArray[Any], tuple[Any, ...], tuple[int, ...]]
 WEIGHTS = ("DequantizeWeights", FLOAT8_WEIGHTS, WIDE_WEIGHTS)
@@ -40,11 +45,16 @@ def run_node(node: NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[An
         return [whole_outputs(call, inputs)]
     if call.family in WEIGHTS:
         return [expanded_weights(call, inputs)]
-    rows = decode_rows(call, stored_weights(call, inputs))
+    rows = layer_rows(call, inputs)
     values, at, shape = outputs_of(call)(call, rows, inputs)
     output = np.empty(shape, values.dtype)
     output[at] = values
     return [output]
+
+
+def layer_rows(call: Call, inputs: Sequence[NDArray[Any]]) -> Rows:
+    """The weights that a call of a layer multiplies with."""
+    return (eighth_rows if call.eighths else decode_rows)(call, stored_weights(call, inputs))
 
 
 def outputs_of(call: Call) -> Callable[..., LayerOutputs]:

@@ -8,12 +8,14 @@ from onnx import NodeProto, helper
 
 from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
-from lpcompile.ir.decode import LOOKED_UP
+from lpcompile.ir.decode import EIGHTHS, LOOKED_UP
+from lpcompile.ir.float8 import BLOCKS as FLOAT8_BLOCKS
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.low_rank import SIDE_INPUTS
 
 NORM = "QuantNorm"  # with a stored format a convolution of one product a channel, without one `dyadic`
-FLOAT_TO_FLOAT = ("DynamicQuantMatMul", "BlockQuantMatMul")  # inputs are rounded at run time
+BLOCKS = ("BlockQuantMatMul",)
+FLOAT_TO_FLOAT = ("DynamicQuantMatMul", *BLOCKS)  # inputs are rounded at run time
 DYADIC_LAYERS = tuple(k + op for k in ("Dyadic", "Accumulate") for op in ("Conv", "Gemm", "MatMul"))
 LAYERS = (
     *("QuantConv", NORM, "QuantGemm", "QuantMatMul", *FLOAT_TO_FLOAT, "DequantizeWeights"),
@@ -30,7 +32,9 @@ _LAYER = re.compile(
 )
 FLOAT8_WEIGHTS, FLOAT8_VALUES = "DualPrecisionWeights", "RoundFloat8"
 WIDE_WEIGHTS = "Float8Weights"
-_FLOAT8 = re.compile(rf"(?P<family>{FLOAT8_WEIGHTS}|{WIDE_WEIGHTS}|{FLOAT8_VALUES})(_r\d+a(?P<axis>\d+))?")
+_FLOAT8 = re.compile(
+    rf"(?P<family>{FLOAT8_WEIGHTS}|{WIDE_WEIGHTS}|{FLOAT8_VALUES})(?P<blocks>{FLOAT8_BLOCKS})?(_r\d+a(?P<axis>\d+))?"
+)
 _DYADIC = re.compile(rf"(?P<family>{'|'.join(DYADIC_ELEMENTWISE)})(_t(?P<trailing>\d))?")
 _ELEMENTWISE = re.compile(r"Quant(?P<family>[A-Za-z]+?)(_a(?P<bits>\d+))?")
 
@@ -54,6 +58,7 @@ class Call:
         axis: of DequantizeWeights and DualPrecisionWeights, the axis of the channels; 0 elsewhere.
         trailing: of QuantNorm, the axes after that of the channels.
         format_inputs: how many inputs after the stored ones hold levels and unit of the format, in float layers.
+        eighths: whether the codes are int4 that is read as FP8; of DualPrecisionWeights, whether they are rounded so.
     """
 
     family: str
@@ -70,6 +75,7 @@ class Call:
     axis: int = 0
     trailing: int = 2
     format_inputs: int = 0
+    eighths: bool = False
 
     @classmethod
     def of(cls, node: NodeProto) -> "Call":
@@ -80,7 +86,9 @@ class Call:
         """
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if (eighth := _FLOAT8.fullmatch(node.op_type)) is not None:
-            return cls(eighth["family"], attributes, float_out=True, axis=int(eighth["axis"] or 0))
+            rounded = eighth["blocks"] is None
+            axis = int(eighth["axis"] or 0)
+            return cls(eighth["family"], attributes, float_out=True, axis=axis, eighths=rounded)
         if (dyadic := _DYADIC.fullmatch(node.op_type)) is not None:  # first: no format is called t0 to t3
             return cls(
                 dyadic["family"],
@@ -115,6 +123,7 @@ class Call:
             _code_max(match["bits"]),
             int(match["axis"] or 0),
             format_inputs=looked_up * ((match["tables"] is None) + (match["scale_codes"] is not None)),
+            eighths=match["format"] == EIGHTHS.lower(),
         )
 
     @property
@@ -130,6 +139,8 @@ class Call:
     @property
     def stored_inputs(self) -> int:
         """How many inputs hold the stored weights and their scales; dyadic layers have none of these."""
+        if self.eighths:
+            return 3 + (self.family not in BLOCKS)
         own = 1 + (self.group_size > 0) + self.row_tables
         if self.is_dyadic:
             return own
@@ -143,7 +154,7 @@ class Call:
 
 def _stored_format(name: str, attributes: dict[str, Any]) -> NumberFormat:
     """The format that the name or, where levels are looked up, the attribute `format` says."""
-    if name != LOOKED_UP:
+    if name not in (LOOKED_UP, EIGHTHS.lower()):
         return resolve(name)
     return resolve(bytes(attributes.get("format", b"")).decode())
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.runtime.reference_call import Call
-from lpcompile.runtime.reference_weights import nibbles
+from lpcompile.runtime.reference_weights import Rows, nibbles
 
 F32 = NDArray[np.float32]
 _LARGEST = np.float32(448)
@@ -40,8 +40,29 @@ def dual_precision_weights(call: Call, stored: Sequence[NDArray[Any]]) -> F32:
     integers = np.where(flat > 7, flat - 16, flat).reshape(shape[0], -1).astype(np.float32)
     size = int(call.attributes["group_size"][0])
     spread = np.repeat(scales.astype(np.float32), size, axis=1)[:, : integers.shape[1]]
-    real = cast_float8(integers * spread) * np.float32(first)
+    products = integers * spread
+    real = (cast_float8(products) if call.eighths else products) * np.float32(first)
     return np.asarray(real.T if call.axis == 1 else real.reshape(shape))
+
+
+def eighth_rows(call: Call, stored: Sequence[NDArray[Any]]) -> Rows:
+    """The rows that a layer on integers makes of int4 codes that are read as FP8; of blocks codes times scales.
+
+    Args:
+        call: with its attributes.
+        stored: packed codes, group scales, steps except for blocks, first scale.
+    """
+    codes, scales, *steps, first = stored
+    shape = tuple(call.attributes["weight_shape"])
+    flat = nibbles(codes.reshape(-1), int(np.prod(shape))).astype(np.int8)
+    integers = np.where(flat > 7, flat - 16, flat).reshape(shape[0], -1).astype(np.float32)
+    size = int(call.attributes["group_size"][0])
+    products = integers * np.repeat(scales.astype(np.float32), size, axis=1)[:, : integers.shape[1]]
+    if not steps:
+        return Rows(products, np.full(1, np.float32(first)))
+    step = steps[0].astype(np.float32)
+    w8 = np.clip(np.rint(cast_float8(products) / step[:, None]), -128, 127).astype(np.int8)
+    return Rows(w8, step * np.float32(first))
 
 
 def float8_weights(call: Call, stored: Sequence[NDArray[Any]]) -> F32:

@@ -27,6 +27,7 @@ TABLES = (
     "cim_published",
     "cim_side_paths",
     "side_path_speed",
+    "dual_precision_speed",
     "sensitivity",
 )
 NEED_ZOO = (
@@ -44,6 +45,7 @@ NEED_ZOO = (
     "cim_layer_energy",
     "cim_complement",
     "side_path_speed",
+    "dual_precision_speed",
     "sensitivity",
 )
 EXPERIMENTS = (

@@ -20,7 +20,7 @@ from tests.networks import TOYS, toy
 Maker = Callable[[Random, Path], Case]
 
 _RECIPES = ("int8", "int8", "w4a8", "fp32", "auto", "w4a4", "pikelpn", "npp", "dpq", "mixed-posit")
-_FORMS = ("functions", "functions", "standard", "qdq", "fp8-qdq")
+_FORMS = ("functions", "functions", "standard", "qdq", "fp8-qdq", "integer")
 
 
 def model(rng: Random, folder: Path) -> Case:

@@ -12,11 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 import lpcompile
-from lpcompile.decisions import DUAL_SCALES
 from lpcompile.errors import PassOptionError
 from lpcompile.passes.dual_precision import DualPrecision
 from lpcompile.passes.float8_moments import gather_moments
-from lpcompile.plan import FLOAT8_FORMAT, Kernel
+from lpcompile.plan import DUAL_SCALES, FLOAT8_FORMAT, Kernel
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.runtime.reference import evaluate
 from tests.passes.dual_networks import MLP

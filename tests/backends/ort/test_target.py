@@ -12,7 +12,7 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import CLAMPS, DATA_INPUTS
 from lpcompile.plan import Kernel
-from lpcompile.target import EMIT_FORMS, Options
+from lpcompile.target import EMIT_FORMS, INTEGER_FORM, Options
 from tests.support import parse_model, random_feeds, run_model
 from tests.support_quant import FLOAT_FORMATS, IMAGE_FORMATS, Storing, layer_graph, plan_by_hand, stored_bytes
 
@@ -118,8 +118,8 @@ def test_the_three_forms_give_the_same_numbers(layer: str, kernel: Kernel) -> No
     wanted = run_model(models["functions"], feeds)["y"]
     for form, model in models.items():
         onnx.checker.check_model(model, full_check=True)
-        assert bool(model.functions) == (form == "functions")
-        assert (DOMAIN in {o.domain for o in model.opset_import}) == (form == "functions")
+        assert bool(model.functions) == (form in ("functions", INTEGER_FORM))
+        assert (DOMAIN in {o.domain for o in model.opset_import}) == bool(model.functions)
         np.testing.assert_array_equal(run_model(model, feeds)["y"], wanted)
 
 
