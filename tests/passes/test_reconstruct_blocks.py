@@ -79,7 +79,7 @@ def output_error(found: Quantized, graph: LpGraph) -> float:
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     ("options", "least"),
-    [(SHORT, 0.4), ("iterations=24,batch=8,learning-rate=0.03,pull=50,method=adaround", 0.3)],
+    [(SLOW, 0.4), ("iterations=24,batch=8,learning-rate=0.03,pull=50,method=adaround", 0.3)],
 )
 @pytest.mark.parametrize("loss", ["fisher", "mse"])
 def test_blocks_come_nearer_to_the_float_model(cnn: Quantized, options: str, least: float, loss: str) -> None:
