@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 DOMAIN = "lpcompile"
@@ -109,9 +108,3 @@ def _shortest(value: np.ndarray) -> TensorProto:
         return raw
     listed = helper.make_tensor("", raw.data_type, value.shape, value.reshape(-1).tolist())
     return min(raw, listed, key=lambda t: t.ByteSize())
-
-
-def import_domain(model: onnx.ModelProto) -> None:
-    """Make sure that the model imports the domain of its functions."""
-    if all(o.domain != DOMAIN for o in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))

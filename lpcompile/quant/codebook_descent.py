@@ -100,7 +100,9 @@ class _Parabola:
         free = self._free(levels) & (np.diagonal(a) > 0)
         found, b = levels.copy(), m @ self.linear
         for j in sorted(np.flatnonzero(free), key=lambda j: -a[j, j]):
-            solved, *_ = np.linalg.lstsq(a[np.ix_(free, free)], (b - a[:, ~free] @ found[~free])[free])
+            solved, *_ = np.linalg.lstsq(
+                a[np.ix_(free, free)], (b - a[:, ~free] @ found[~free])[free], rcond=None
+            )
             found[j] = np.clip(np.rint(solved[np.flatnonzero(free).searchsorted(j)]), -_TOP, _TOP)
             free[j] = False
         order = np.argsort(levels, kind="stable")

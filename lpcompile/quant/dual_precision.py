@@ -7,7 +7,7 @@ bfloat16, as it is stored, before any code is chosen. [gafni2025, notes E1-E4, B
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -178,10 +178,6 @@ class DualPrecisionTensor(QuantizedTensor):
         """SHA-256 over all that it says, in hexadecimal."""
         own = f"{QuantizedTensor.digest(self)} {self.first_scale!r} {self.eighth}"
         return hashlib.sha256(own.encode()).hexdigest()
-
-    def with_integers(self, integers: NDArray[np.integer]) -> "DualPrecisionTensor":
-        """The same scales with other codes -8..7."""
-        return replace(self, codes=(integers.astype(np.int16) & 15).astype(np.uint8))
 
     def integers(self) -> NDArray[np.int8]:
         """(R, K) codes as -8..7."""

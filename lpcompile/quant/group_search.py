@@ -29,6 +29,7 @@ from lpcompile.quant.scales import SMALLEST_SCALE, top_ratio
 from lpcompile.quant.stored_scales import ScaleGrid
 
 _BLOCK_ELEMENTS = 1 << 17
+_FAR = 2.0**60  # a scale so far above its channel makes all codes zero, and its square fits float32
 CURVE_LOW = 0.5  # least channel scale, relative to that of the row's largest magnitude
 
 Index = NDArray[np.intp]
@@ -195,7 +196,8 @@ class _Block:
         return np.asarray(scales * ratio)
 
     def _quotients(self, scales: F32) -> tuple[F32, F32]:
-        divisors = np.repeat(_int8_scales(scales / self._units, self._format), self.groups)
+        relative = np.minimum(scales / self._units, _FAR)
+        divisors = np.repeat(_int8_scales(relative, self._format), self.groups)
         return divisors, np.asarray(self._weights / divisors, np.float32)
 
 

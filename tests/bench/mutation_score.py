@@ -1,14 +1,19 @@
 """Do the tests see a changed program? `python -m tests.bench.mutation_score --count N --seed S [--csv FILE]`.
 
 Draws single changes of comparisons, arithmetic, constants and conditions from the modules below, runs the tests that
-cover each, and counts the changes that make a test fail. The changed copy stands in a folder of its own: the
-checkout is not touched. Some survivors change nothing that can be seen; the table is to be read, not summed up only.
+cover each, and counts the changes that make a test fail. A change within a function is put into a fork that has
+imported everything, any other into a copy of the checkout, which is not touched itself. Some survivors change nothing
+that can be seen; the table is to be read, not summed up only.
 """
 
 import argparse
 import ast
+import contextlib
 import csv
+import gc
+import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,11 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import CodeType, FunctionType
+
+import pytest
 
 from lpcompile.report.table import table
+from tests.bench.code_swap import swaps
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600
+PYTEST = ("-x", "-q", "-n0", "-p", "no:cacheprovider")
 COVERED = {  # folder of modules -> tests that cover it
     "lpcompile/formats": ("tests/formats",),
     "lpcompile/quant": ("tests/quant",),
@@ -146,25 +156,62 @@ def mutants(folder: str) -> list[Mutant]:
     return found
 
 
+def likely_first(module: str, tests: tuple[str, ...], copy: Path) -> list[list[str]]:
+    """The test files in three parts: of the module's own name, those that import it, all others."""
+    parts: list[list[str]] = [[], [], []]
+    stem = Path(module).stem
+    for file in sorted(file for folder in tests for file in (copy / folder).rglob("test_*.py")):
+        imports = f".{stem} import" in file.read_text("utf-8")
+        parts[0 if file.stem == f"test_{stem}" else 1 if imports else 2].append(str(file))
+    return parts
+
+
+def _limited() -> None:
+    """Ends a change that never ends, by its own processor time: a busy machine kills none."""
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+
+
 def survives(mutant: Mutant, tests: tuple[str, ...], copy: Path) -> bool:
     """Whether all tests pass with the change."""
+    path = ROOT / mutant.module
+    changed = swaps(path, _Changer(mutant.index).visit(ast.parse(path.read_text("utf-8"))))
+    if changed is None:
+        return _survives_in(copy, mutant, tests)
+    parts = likely_first(mutant.module, tests, ROOT)
+    return all(_passes_forked(chosen, changed) for chosen in parts if chosen)
+
+
+def _passes_forked(files: list[str], changed: list[tuple[FunctionType, CodeType]]) -> bool:
+    child = os.fork()
+    if not child:
+        passed = False
+        try:
+            silent = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):
+                os.dup2(silent, stream)
+            _limited()
+            for function, code in changed:
+                function.__code__ = code
+            passed = not pytest.main([*PYTEST, *files])
+        finally:
+            os._exit(not passed)
+    return not os.waitpid(child, 0)[1]
+
+
+def _survives_in(copy: Path, mutant: Mutant, tests: tuple[str, ...]) -> bool:
     target = copy / mutant.module
     before = target.read_text("utf-8")
     tree = _Changer(mutant.index).visit(ast.parse(before))
     target.write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
-    name = target.stem
-    own = [str(p) for t in tests for p in (copy / t).glob(f"test_{name}.py")]  # most likely to see it: first
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    quick = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
+    quick = [sys.executable, "-m", "pytest", *PYTEST]
     try:
-        for chosen in filter(None, (own, [str(copy / t) for t in tests])):
+        for chosen in filter(None, likely_first(mutant.module, tests, copy)):
             done = subprocess.run(
-                [*quick, *chosen], cwd=copy, env=env, capture_output=True, timeout=SECONDS, check=False
+                [*quick, *chosen], cwd=copy, env=env, capture_output=True, preexec_fn=_limited, check=False
             )
             if done.returncode:
                 return False
-    except subprocess.TimeoutExpired:
-        return False
     finally:
         target.write_text(before, encoding="utf-8")
     return True
@@ -184,6 +231,9 @@ def main() -> None:
         skipped = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".venv*")
         shutil.copytree(ROOT, copy, symlinks=True, ignore=skipped)
         for name in [asked.only] if asked.only else COVERED:
+            with contextlib.redirect_stdout(io.StringIO()):
+                pytest.main(["--collect-only", *PYTEST, *COVERED[name]])  # imports what forks need
+            gc.unfreeze()  # tests/conftest.py; what is frozen is not found
             known = mutants(name)
             chosen = Random(f"{asked.seed}/{name}").sample(known, min(asked.count, len(known)))
             killed = 0

@@ -10,6 +10,7 @@ from hypothesis import given
 
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat, format_names, resolve
+from lpcompile.formats.nearest import Nearest
 
 LUT = "lut4:81a3bccdd9e4f0fa000b162230405a7f"
 SHUFFLED_LUT = "lut4:7f81a3bc5acdd9e44030f0fa22160b00"
@@ -265,3 +266,24 @@ def test_tables_are_shared_and_read_only() -> None:
     fmt = resolve("nf4")
     with pytest.raises(ValueError, match="read-only"):
         fmt.table()[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("levels", "top"), [((-1, 0, 0.5, 0.875), 0.875), ((-2, -1, 0, 1), 1), ((-3, -1, -0.5, 0), 3)]
+)
+def test_the_top_is_the_largest_level_or_the_farthest_without_positive_ones(
+    levels: tuple[float, ...], top: float
+) -> None:
+    assert Nearest(np.array(levels)).top == top
+
+
+@pytest.mark.parametrize("kind", ["int", "uint", "fixp"])
+def test_every_width_that_is_read_is_listed(kind: str) -> None:
+    def read(name: str) -> bool:
+        try:
+            return resolve(name).name == name
+        except FormatError:
+            return False
+
+    names = {f"{kind}{bits}" for bits in range(12)}
+    assert names & set(format_names()) == {name for name in names if read(name)}

@@ -10,7 +10,7 @@ from onnx import FunctionProto
 from lpcompile.formats.base import resolve
 from lpcompile.ir import domain
 from lpcompile.ir.decode import Storage
-from lpcompile.ir.function import DOMAIN, DOMAIN_VERSION, import_domain
+from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference_call import Call
 from tests.support_quant import IMAGE_FORMATS, Storing, quantized_layer
 
@@ -103,10 +103,3 @@ def test_a_format_changes_the_levels_of_a_call_and_no_body(fmt: str) -> None:
     assert {n.op_type for n in function.node} <= {"Cast", "Constant", "QLinearConv", "Weights"}
     if resolve(fmt).bits <= 4:
         assert list(model.functions) == list(other.functions)
-
-
-def test_the_domain_is_imported_once() -> None:
-    model = onnx.ModelProto()
-    import_domain(model)
-    import_domain(model)
-    assert [(o.domain, o.version) for o in model.opset_import] == [(DOMAIN, DOMAIN_VERSION)]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.topology import LiveRange, digraph, levels, live_ranges
+from lpcompile.ir.topology import digraph
 from tests.support import parse_model
 
 
@@ -22,19 +22,14 @@ def diamond() -> LpGraph:
     )
 
 
-def test_levels_and_edges() -> None:
-    assert levels(diamond()) == {"top": 0, "left": 1, "right": 1, "more": 2, "join": 3}
-    assert digraph(diamond()).edges["more", "join"] == {"tensors": ("d",)}
-
-
-def test_live_ranges() -> None:
-    assert live_ranges(diamond()) == {
-        "x": LiveRange(-1, 0),
-        "a": LiveRange(0, 5),
-        "b": LiveRange(1, 4),
-        "c": LiveRange(2, 3),
-        "d": LiveRange(3, 4),
-        "y": LiveRange(4, 5),
+def test_edges_name_what_flows() -> None:
+    edges = {(a, b): tensors for a, b, tensors in digraph(diamond()).edges(data="tensors")}
+    assert edges == {
+        ("top", "left"): ("a",),
+        ("top", "right"): ("a",),
+        ("right", "more"): ("c",),
+        ("left", "join"): ("b",),
+        ("more", "join"): ("d",),
     }
 
 
@@ -50,7 +45,6 @@ def test_what_a_body_reads_is_an_edge() -> None:
         }""")
     )
     assert set(digraph(graph).edges) == {("early", "branch"), ("other", "branch")}
-    assert live_ranges(graph)["a"] == LiveRange(0, 2)
 
 
 @pytest.mark.thorough

@@ -296,6 +296,17 @@ def test_any_weights(w: np.ndarray, name: str, granularity: str, scale_format: s
         ).sum()
 
 
+@pytest.mark.parametrize("name", FOUR_BITS)
+@pytest.mark.parametrize("tiny", [5e-23, 1e-44])
+def test_a_channel_far_below_the_least_scale_is_zero(name: str, tiny: float) -> None:
+    """The scale it may have is so far above it that squares of their ratio overflow."""
+    w = np.full((2, 33), tiny, np.float32)
+    w[0, 0] = 3e4
+    dequantized = fit(w, resolve(name), granularity="group", scale_format="ufloat8_e4m4").dequantize()
+    assert dequantized[0, 0] == pytest.approx(3e4, rel=0.1)
+    assert not dequantized[1].any()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

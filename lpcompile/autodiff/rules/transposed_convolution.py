@@ -85,7 +85,7 @@ def transposed_windows(node: Node, kernel: Sequence[int], data: Value, output: V
             )
         total = w.strides[i] * (count - 1) + extra + w.spans[i] - size
         small = total // 2
-        begin.append(total - small if mode == "SAME_LOWER" else small)
+        begin.append(small if mode == "SAME_UPPER" else total - small)
         end.append(total - begin[-1])
     return replace(w, begin=tuple(begin), end=tuple(end))
 
