@@ -6,6 +6,7 @@ from lpcompile.analysis.inputs import InputSpec
 from lpcompile.errors import PipelineError, TargetError
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.graph import LpGraph
+from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.target import MACHINE_OPTIONS, Options, Target
 
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
@@ -118,3 +119,21 @@ def check_axes(target: Target, inputs: Sequence[InputSpec], given: Mapping[str, 
                     where=spec.name,
                     hint=f"fix it with --input-shape {spec.name}={'x'.join(words)}, names replaced by numbers",
                 )
+
+
+def check_rounded(plan: QuantPlan, hint: str) -> None:
+    """Refuse to emit layers that are planned on codes and have none.
+
+    Args:
+        plan: after all passes.
+        hint: what would round them.
+
+    Raises:
+        PipelineError: there are such layers.
+    """
+    waiting = [k for k, v in plan.layers.items() if v.kernel is not Kernel.FLOAT and v.tensor is None]
+    if waiting:
+        raise PipelineError(
+            f"the weights of {len(waiting)} layers are planned and not rounded, as of '{waiting[0]}'",
+            hint=hint,
+        )

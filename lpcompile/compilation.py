@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from lpcompile.acceptance import check_rounded
 from lpcompile.accounts.entries import Account
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.generated_inputs import (
@@ -159,6 +160,7 @@ class Compilation:
                 f"{len(cells)} LSTM layers are floats in this form: their operator is not portable"
             )
         if emission is None:
+            check_rounded(graph.plan, "put quantize-weights behind the last pass that plans activations")
             gate = Gate(
                 prepared.calls,
                 prepared.expected,

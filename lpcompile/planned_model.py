@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from lpcompile.acceptance import check_options
+from lpcompile.acceptance import check_options, check_rounded
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.errors import PipelineError, TargetError
 from lpcompile.ir.graph import LpGraph
@@ -100,12 +100,7 @@ def complete_graph(planned: PlannedModel, emit: str) -> LpGraph:
         PipelineError: weights are planned that no pass has rounded, or the form is for layers that are not planned.
         TargetError: the form needs an opset that the model cannot be raised to.
     """
-    waiting = [k for k, v in planned.plan.layers.items() if v.kernel is not Kernel.FLOAT and v.tensor is None]
-    if waiting:
-        raise PipelineError(
-            f"the weights of {len(waiting)} layers are not rounded yet, as of '{waiting[0]}'",
-            hint="give the plan to lpcompile.passes.quantize_weights first",
-        )
+    check_rounded(planned.plan, "give the plan to lpcompile.passes.quantize_weights first")
     graph = planned._graph.copy()
     if emit == INTEGER_FORM and all(not _is_without_float8(v) for v in planned.plan.layers.values()):
         raise PipelineError(

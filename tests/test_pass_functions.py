@@ -241,7 +241,7 @@ ERRORS: list[tuple[Any, type[LpcompileError], str, str]] = [
     (lambda p, x: p.quantize_activations(x), PipelineError, "there is one already", "float model"),
     (lambda p, x: p.fold_constants(x), PipelineError, "a plan for it exists already", "float model first"),
     (lambda p, x: p.correct_bias(x), PipelineError, "requires 'weights-quantized'", "quantize-weights"),
-    (lambda _, x: x.materialise(), PipelineError, "layers are not rounded yet", "quantize_weights first"),
+    (lambda _, x: x.materialise(), PipelineError, "layers are planned and not rounded", "quantize_weights first"),
     (lambda p, _: p.quantize_activations(b"no model"), InputError, "", ""),
     (lambda p, _: p.quantize_activations("none.onnx"), InputError, "there is no such file", ""),
     (lambda p, _: p.quantize_activations(RESNET, keep_float=["x"]), InputError, "there is no node 'x'", ""),

@@ -6,12 +6,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+import lpcompile
 from lpcompile.errors import ModelError, PassError, PassOptionError, PipelineError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import Pass, PassContext, Pipeline
 from lpcompile.records import PassReport
-from tests.support import conv_bn_model
+from tests.support import conv_bn_model, parse_model, random_feeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +152,13 @@ def test_a_pass_draws_the_same_numbers_whatever_ran_before() -> None:
     one.rng.normal(size=100)
     np.testing.assert_array_equal(one.rng.normal(size=4), other.rng.normal(size=4))
     assert PassContext(seed=8).rng.normal() != other.rng.normal()
+
+
+@pytest.mark.parametrize(
+    "last", ["quantize-activations", "quantize-activations,quantize-weights,quantize-activations"]
+)
+def test_layers_that_are_planned_and_not_rounded_are_named(last: str) -> None:
+    model = parse_model("m (float[4,32] x) => (float[4,8] y) <float[32,8] w> { [head] y = MatMul (x, w) }")
+    with pytest.raises(PipelineError, match="1 layers are planned and not rounded, as of 'head'") as caught:
+        lpcompile.compile(model, calibration=[random_feeds(model, seed=0)], passes=f"fold-batchnorm,{last}")
+    assert "quantize-weights" in str(caught.value.hint)
