@@ -39,6 +39,7 @@ class Stretch:
     css: str
 
 
+LARGE = 1e6  # labels of an axis have no more digits than that
 Row = tuple[str, Sequence[Bar]]
 
 
@@ -60,7 +61,8 @@ def bars(caption: str, unit: str, rows: Sequence[Row]) -> str:
         return LABEL + (value - low) * scale
 
     height = ROW * len(rows) + FOOT
-    shapes = [_tick(x(at), height, at) for at in ticks(low, high)]
+    unit, factor = _in_thousands(unit, max(high, -low))
+    shapes = [_tick(x(at), height, at / factor) for at in ticks(low, high)]
     for i, (name, parts) in enumerate(rows):
         y, at = ROW * i, 0.0
         shapes.append(
@@ -89,7 +91,8 @@ def stretches(caption: str, unit: str, rows: Sequence[tuple[str, Sequence[Stretc
         return ""
     scale = (WIDTH - LABEL - 12) / high
     height = ROW * len(rows) + FOOT
-    shapes = [_tick(LABEL + at * scale, height, at) for at in ticks(0.0, high)]
+    unit, factor = _in_thousands(unit, high)
+    shapes = [_tick(LABEL + at * scale, height, at / factor) for at in ticks(0.0, high)]
     for i, (name, row) in enumerate(rows):
         y, thick = ROW * i + 2, (ROW - 4) / max(1, len(row))
         shapes.append(
@@ -159,6 +162,14 @@ def ticks(low: float, high: float) -> list[float]:
     step *= next(m for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * step) <= 6)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _in_thousands(unit: str, largest: float) -> tuple[str, float]:
+    """The unit of an axis and what its labels are divided by, so that labels of large numbers stay apart."""
+    if largest < LARGE:
+        return unit, 1.0
+    power = 3 * math.floor(math.log10(largest) / 3)
+    return f"{unit}, x 1e{power}", 10.0**power
 
 
 def shortened(name: str) -> str:

@@ -207,3 +207,19 @@ def test_points_of_one_value_have_room() -> None:
 
 def test_a_table_without_rows_is_none() -> None:
     assert html_table("c", (Column("a"),), []) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "labels"),
+    [
+        (5.6e11, "ACEv2, x 1e9", ["0", "100", "500"]),
+        (4000.0, "ACEv2", ["0", "1\u202f000"]),
+        (2e6, "ACEv2, x 1e6", ["0.50"]),
+    ],
+)
+def test_labels_of_large_numbers_stay_apart(value: float, unit: str, labels: list[str]) -> None:
+    chart = bars("work", "ACEv2", [("before", [Bar(value, "all")])])
+    assert f">{unit}</text>" in chart
+    for label in labels:
+        assert re.search(f">{label}0*</text>", chart), label
+    assert not re.search(r">\d+(\u202f\d{3}){2,}</text>", chart)
