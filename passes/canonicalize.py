@@ -10,6 +10,7 @@ from typing import ClassVar
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.drop_noops import drop_noops, merge_data_movement
+from lpcompile.passes.einsum_to_matmul import einsum_to_matmul
 from lpcompile.passes.explicit_padding import explicit_kernel_shape, explicit_pads, merge_pad
 from lpcompile.passes.mean_to_pool import mean_to_pool
 from lpcompile.passes.merge_clips import merge_clips, merge_hard_swish
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     merge_clips,
     merge_hard_swish,
     mean_to_pool,
+    einsum_to_matmul,
     matmul_add_to_gemm,
     normalise_gemm,
     scalar_range,

@@ -177,6 +177,12 @@ class _Sweep:
         for node in self.graph.nodes():
             if not self._is_candidate(node, set()):
                 continue
+            if node.op == "Identity":  # a weight that exporters found twice; its readers go on sharing it
+                assert node.inputs[0] is not None
+                self.graph.replace_uses(output_at(node), node.inputs[0])
+                self.graph.remove(node)
+                self.report.change(node, "Identity replaced by the constant that it repeats")
+                continue
             limit = _limit_bytes(node.inputs)
             if self._predicted_bytes(node) > limit:
                 self._skip(node, _too_large(self._predicted_bytes(node)))

@@ -4,6 +4,7 @@ W^ = s_c * (m_g * i8[code]) with s_c stored in `scale-format` and m_g a 4-bit in
 quantised first and the codes chosen with the quantised scales. [architecture 3.1, 3.2]
 """
 
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
-from lpcompile.passes.rounded_layer import rounded_layer, with_rounding
+from lpcompile.passes.rounded_layer import rounded_layer, with_codes_of, with_rounding
 from lpcompile.pipeline import CarriedOut, Pass, PassContext
 from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
 from lpcompile.quant.fit import LIMITED_RULES, RULES
@@ -25,6 +26,7 @@ from lpcompile.records import PassReport
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
+SHARED_BITS = 8  # with so many, codes lose little whichever inputs choose their scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +87,64 @@ class QuantizeWeights(Pass):
         for name in wanting:
             if reason := ctx.without_metric.get(name):
                 report.skip(name, f"not rounded with regard to its outputs: {reason}")
-        # Layers are independent and numpy releases the interpreter lock: two at a time.
-        with ThreadPoolExecutor(THREADS) as pool:
-            for done, (node, layer) in enumerate(
-                zip(todo, pool.map(lambda n: self._held(graph, n, ctx), todo), strict=True)
-            ):
-                ctx.progress("rounding weights", done + 1, len(todo))
-                graph.plan = graph.plan.with_layer(node.name, layer)
-                if layer.tensor is None:
-                    continue
-                w = layer.weight
-                found = "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f} dB"
-                name = short_name(w.format)
-                report.change(node, f"{name}, {w.granularity}, {w.scale_rule}, {w.rounding}", after=found)
+        for node, layer in zip(todo, self._all_rounded(graph, todo, ctx), strict=True):
+            graph.plan = graph.plan.with_layer(node.name, layer)
+            if layer.tensor is None:
+                continue
+            w = layer.weight
+            found = "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f} dB"
+            name = short_name(w.format)
+            report.change(node, f"{name}, {w.granularity}, {w.scale_rule}, {w.rounding}", after=found)
         for node in graph.layers():
             layer = graph.plan.layers.get(node.name, LayerPlan())
             if layer.kernel is Kernel.FLOAT:
                 report.skip(node, layer.reason)
         return report
+
+    def _all_rounded(self, graph: LpGraph, todo: Sequence[Node], ctx: PassContext) -> list[LayerPlan]:
+        """Plans of layers, those with codes of their own first."""
+        firsts, made = self._firsts(graph, todo), dict[str, LayerPlan]()
+
+        def rounded(node: Node) -> LayerPlan:
+            first = firsts.get(node.name)
+            return (
+                self._held(graph, node, ctx) if first is None else self._like(graph, node, made[first], ctx)
+            )
+
+        # Layers are independent and numpy releases the interpreter lock: two at a time.
+        with ThreadPoolExecutor(THREADS) as pool:
+            for part in ([n for n in todo if n.name not in firsts], [n for n in todo if n.name in firsts]):
+                for node, layer in zip(part, pool.map(rounded, part), strict=True):
+                    made[node.name] = layer
+                    ctx.progress("rounding weights", len(made), len(todo))
+        return [made[n.name] for n in todo]
+
+    def _firsts(self, graph: LpGraph, todo: Sequence[Node]) -> dict[str, str]:
+        """By name of a layer that may have codes of an earlier one that reads the same weights: that layer.
+
+        What they share the file holds once. Fewer bits are chosen by the inputs of each layer, which is worth more.
+        """
+        first: dict[Hashable, str] = {}
+        found = {}
+        for node in todo:
+            decided, weight = self._decided(graph, node), node.inputs[1]
+            if decided.rank or format_of(decided.format).bits < SHARED_BITS or weight is None:
+                continue
+            kept = first.setdefault(
+                (weight, node.op, graph.plan.layers[node.name].kernel, decided, node.attrs.get("group", 1)),
+                node.name,
+            )
+            if kept != node.name:
+                found[node.name] = kept
+        return found
+
+    def _like(self, graph: LpGraph, node: Node, first: LayerPlan, ctx: PassContext) -> LayerPlan:
+        """With the codes of the first layer of these weights, where it has some that serve."""
+        if first.tensor is not None:
+            metric = ctx.metrics.get(node.name)
+            if shared := with_codes_of(graph, node, first, ctx.statistics, metric):
+                return shared
+        return self._held(graph, node, ctx)
 
     def _held(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
         """As it was rounded when its format was tried, or rounded now."""

@@ -126,23 +126,83 @@ def rounded_layer(
             tensor, decided = tensor.main, decided.alone
     if kernel in SUMMING and (no := int32_obstacle(tensor)):
         kernel, reason = Kernel.WEIGHT_ONLY, no
+    return _holding(
+        graph,
+        node,
+        replace(layer, kernel=kernel, reason=reason or layer.reason),
+        decided,
+        tensor,
+        moments,
+        by_metric,
+    )
+
+
+def with_codes_of(
+    graph: LpGraph,
+    node: Node,
+    other: LayerPlan,
+    statistics: Mapping[str, TensorStatistics],
+    metric: InputMetric | None = None,
+) -> LayerPlan | None:
+    """The layer's plan with the codes of another layer of the same weights; None where its bias would not fit.
+
+    Args:
+        graph: as of `rounded_layer`.
+        node: the layer.
+        other: plan of the other layer, with codes, in the same kernel.
+        statistics: of activations.
+        metric: of the rounding errors of this layer.
+    """
+    weight, tensor = node.inputs[1], other.tensor
+    assert weight is not None
+    assert tensor is not None
+    least = least_scale(graph, node, other.kernel)
+    if least is not None and (tensor.int8_image()[1].reshape(-1) < least).any():
+        return None
+    layer = replace(graph.plan.layers[node.name], kernel=other.kernel, reason=other.reason)
+    moments = second_moments(node, statistics)
+    by_metric = metric if other.weight.rounding in METRIC_ROUNDINGS else None
+    return _holding(graph, node, layer, other.weight, tensor, moments, by_metric)
+
+
+def _holding(
+    graph: LpGraph,
+    node: Node,
+    layer: LayerPlan,
+    decided: WeightPlan,
+    tensor: QuantizedTensor,
+    moments: F32 | None,
+    metric: InputMetric | None,
+) -> LayerPlan:
+    """A layer's plan with codes, and what they lose.
+
+    Args:
+        graph: as of `rounded_layer`.
+        node: the layer.
+        layer: its plan so far.
+        decided: how its weights are stored.
+        tensor: the codes.
+        moments: (K,) of its inputs, where they are known.
+        metric: by which codes were chosen, if by one.
+    """
+    weight = node.inputs[1]
+    assert weight is not None
+    rows = to_rows(node.op, weight.values)
     signal, noise = column_energy(rows, tensor.dequantize())
-    step = _input_step(graph, node, kernel)
+    step = _input_step(graph, node, layer.kernel)
     local = None if moments is None else output_sqnr_db(signal, noise, moments, step)
-    if by_metric is not None:
-        local = ratio_db(*by_metric.signal_and_noise(rows, tensor, step))
+    if metric is not None:
+        local = ratio_db(*metric.signal_and_noise(rows, tensor, step))
     return replace(
         layer,
-        kernel=kernel,
         weight=decided,
         tensor=tensor,
         codes_sha256=tensor.digest(),
-        reason=reason or layer.reason,
         weight_sqnr_db=ratio_db(float(signal.sum()), float(noise.sum())),
         local_sqnr_db=local,
         bias_correction=None
-        if by_metric is None or not by_metric.centred
-        else mean_shift(rows, tensor, by_metric.row_means(len(rows))),
+        if metric is None or not metric.centred
+        else mean_shift(rows, tensor, metric.row_means(len(rows))),
     )
 
 

@@ -182,12 +182,15 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> 
 
 
 def table_records(graph: LpGraph) -> list[TableRecord]:
-    """Every planned table, by the Gather that looks up its rows."""
-    found = []
+    """Every planned table, by the first Gather that looks up its rows: the file holds it once."""
+    found, seen = [], set()
     for name, plan in graph.plan.tables.items():
         table = graph.node(name).inputs[0]
         assert table is not None
         assert plan.table is not None
+        if (table.name, plan.codes_sha256) in seen:
+            continue
+        seen.add((table.name, plan.codes_sha256))
         values = table.values
         db = sqnr_db(values, plan.table.values)
         lost = db if np.isfinite(db) else None

@@ -22,13 +22,18 @@ def _hard_sigmoid(x: F32, alpha: float, beta: float) -> F32:
     return np.asarray(np.clip(np.float32(alpha) * x + np.float32(beta), np.float32(0), _ONE))
 
 
+def _sigmoid(x: F32) -> F32:
+    with np.errstate(over="ignore"):  # what is far below 0 gives 1 / inf
+        return np.asarray(_ONE / (_ONE + np.exp(-x)))
+
+
 UNARY: dict[str, Callable[[F32, dict[str, Any]], F32]] = {
     "LeakyRelu": lambda x, a: np.where(x < 0, np.float32(a.get("alpha", 0.01)) * x, x),
-    "Sigmoid": lambda x, a: _ONE / (_ONE + np.exp(-x)),
+    "Sigmoid": lambda x, a: _sigmoid(x),
     "HardSwish": lambda x, a: x * _hard_sigmoid(x, float(_SIXTH), float(_HALF)),
     "HardSigmoid": lambda x, a: _hard_sigmoid(x, a.get("alpha", 0.2), a.get("beta", 0.5)),
     "Tanh": lambda x, a: np.tanh(x),
-    "Elu": lambda x, a: np.where(x < 0, np.float32(a.get("alpha", 1.0)) * np.expm1(x), x),
+    "Elu": lambda x, a: np.where(x < 0, np.float32(a.get("alpha", 1.0)) * np.expm1(np.minimum(x, 0)), x),
 }
 
 

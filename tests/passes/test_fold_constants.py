@@ -289,3 +289,14 @@ def test_old_opsets_and_nodes_without_names() -> None:
         node.ClearField("name")
     graph, _ = rewrite(FoldConstants(), model)
     assert graph.ops() == ["Add", "Reshape"]
+
+
+def test_a_weight_that_identities_repeat_stays_one_constant() -> None:
+    """As exporters write layers that are applied several times."""
+    graph, _ = rewrite(
+        FoldConstants(),
+        """m (float[2, 3] x) => (float[2, 3] y) <float[3, 3] w>
+        { v = Identity (w)  u = Identity (v)  a = MatMul (x, w)  b = MatMul (a, v)  y = MatMul (b, u) }""",
+    )
+    assert graph.ops() == ["MatMul"] * 3
+    assert len({n.inputs[1] for n in graph.nodes()}) == 1

@@ -293,3 +293,16 @@ def test_inspect_and_diff_name_the_tables(tmp_path: Path) -> None:
     differ = json.loads(on_command_line("diff", str(tmp_path / "a"), str(tmp_path / "b"), "--json").stdout)
     assert differ["tables"] == [{"name": "words", "a": "int8", "b": None}]
     assert "float32" in on_command_line("diff", str(tmp_path / "a"), str(tmp_path / "b")).stdout
+
+
+def test_a_table_that_is_read_twice_is_told_once() -> None:
+    text = f"""m (int64[N,7] ids, int64[N,7] others) => (float[N,7,8] y)
+<float[{WORDS},{WIDTH}] table, float[{WIDTH},8] w> {{
+    [words] e = Gather (table, ids)  [more] f = Gather (table, others)
+    s = Add (e, f)  [last] y = MatMul (s, w)
+}}"""
+    both = [{**c, "others": c["ids"][::-1].copy()} for c in calls()]
+    result = compiled(parse_model(text), calibration=both)
+    (record,) = result.report["tables"]
+    assert record["name"] == "words"
+    assert "a table in int8, 2.3 kB" in summary(result.report)

@@ -250,3 +250,36 @@ def test_without_samples_learned_rounding_says_what_it_cannot_regard() -> None:
     reason = "not rounded with regard to its outputs: no calibration data, so its inputs are not known"
     assert found.skip_reason("quantize-weights", "Gemm") == reason
     assert {layer.weight.rounding for layer in found.layers.values()} == {"kernel-sums"}
+
+
+TWINS = """m (float[4,24] x, float[4,24] z) => (float[4,16] y, float[4,16] q)
+<float[16,24] w, float[16] b, float[16] c> {
+    y = Gemm <transB = 1> (x, w, b)  k = Mul (z, z)  q = Gemm <transB = 1> (k, w, c)
+}"""
+
+
+@pytest.mark.parametrize("options", ["rule=output-mse,rounding=kernel-sums", "rounding=gptq"])
+def test_layers_of_the_same_weights_share_their_codes(options: str) -> None:
+    """Inputs of the two are unlike; each would choose other codes and scales, and the file would hold both."""
+    found = with_weights(options, TWINS)
+    one, other = (found.layer("Gemm", i) for i in (0, 1))
+    assert one.codes_sha256 == other.codes_sha256
+    stored = [i for i in found.emitted().graph.initializer if list(i.dims) == [24, 16]]
+    assert len(stored) == 1
+    assert found.sqnr_db() > 35
+
+
+def test_fewer_bits_are_chosen_by_the_inputs_of_each_layer() -> None:
+    found = with_weights("format=fixp4,rounding=gptq", TWINS)
+    assert found.layer("Gemm", 0).codes_sha256 != found.layer("Gemm", 1).codes_sha256
+
+
+def test_codes_are_not_shared_where_a_bias_would_not_fit() -> None:
+    model = parse_model(TWINS)
+    for tensor in model.graph.initializer:
+        if tensor.name == "c":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(16, 1e7, np.float32), "c"))
+    found = with_weights("format=int8", model)
+    one, other = (found.layer("Gemm", i) for i in (0, 1))
+    assert one.codes_sha256 != other.codes_sha256
+    assert one.kernel is other.kernel
