@@ -11,6 +11,7 @@ from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.equalization import channel_extremes, factors, find_spans, noise
 from lpcompile.analysis.macs import macs
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.passes.channel_affine import ChannelAffine
 from lpcompile.passes.constant_inputs import output_at
 from lpcompile.passes.layer_constants import absorb_after, absorb_before
@@ -20,6 +21,7 @@ from lpcompile.records import PassReport
 
 MOST_CALLS, LEAST_CALLS = 8, 4  # evenly spread: the root of a largest value asks for no more
 MACS = 8e9  # of all these calls together, or else as few as may be: each is a run of the network
+SHARES = "a layer at its ends shares its weights with another one: the file would hold them several times"
 
 
 def equalize_ranges(
@@ -45,6 +47,9 @@ def equalize_ranges(
     tensors = list(dict.fromkeys(s.tensor for s in spans))
     seen = channel_extremes(observe(graph, tensors), some_calls(graph, calibration.deciding), tensors)
     for span in spans:
+        if any(_shares_weights(n) for n in (span.maker, *span.readers)):
+            report.skip(span.maker, SHARES)
+            continue
         extremes = seen[span.tensor]
         s = factors(extremes)
         if s is None:
@@ -65,6 +70,11 @@ def equalize_ranges(
             f"channels scaled, undone in {', '.join(n.name for n in span.readers)}",
             after=f"by {1 / s.min():.3g} at most; noise {10 * np.log10(then / now):.1f} dB",
         )
+
+
+def _shares_weights(node: Node) -> bool:
+    weight = node.inputs[1]
+    return weight is not None and len(weight.consumers) > 1
 
 
 def some_calls(graph: LpGraph, calls: Sequence[Feeds], most: int = MOST_CALLS) -> list[Feeds]:

@@ -26,7 +26,7 @@ from lpcompile.records import PassReport
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
 THREADS = 2
-SHARED_BITS = 8  # with so many, codes lose little whichever inputs choose their scales
+SHARED_BITS = 8  # of all copies of a weight together; more are one copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,15 @@ class QuantizeWeights(Pass):
     def _all_rounded(self, graph: LpGraph, todo: Sequence[Node], ctx: PassContext) -> list[LayerPlan]:
         """Plans of layers, those with codes of their own first."""
         firsts, made = self._firsts(graph, todo), dict[str, LayerPlan]()
+        followers: dict[str, list[str]] = {}
+        for name, first in firsts.items():
+            followers.setdefault(first, []).append(name)
 
         def rounded(node: Node) -> LayerPlan:
             first = firsts.get(node.name)
-            return (
-                self._held(graph, node, ctx) if first is None else self._like(graph, node, made[first], ctx)
-            )
+            if first is not None:
+                return self._like(graph, node, made[first], ctx)
+            return self._held(graph, node, ctx, followers.get(node.name, ()))
 
         # Layers are independent and numpy releases the interpreter lock: two at a time.
         with ThreadPoolExecutor(THREADS) as pool:
@@ -120,23 +123,26 @@ class QuantizeWeights(Pass):
         return [made[n.name] for n in todo]
 
     def _firsts(self, graph: LpGraph, todo: Sequence[Node]) -> dict[str, str]:
-        """By name of a layer that may have codes of an earlier one that reads the same weights: that layer.
+        """By name of a layer that takes the codes of an earlier one of the same weights: that layer.
 
-        What they share the file holds once. Fewer bits are chosen by the inputs of each layer, which is worth more.
+        What they share the file holds once. A few layers of few bits have codes of their own, as long as these
+        together take no more than one copy in 8 bits.
         """
-        first: dict[Hashable, str] = {}
-        found = {}
+        groups: dict[Hashable, list[str]] = {}
+        bits = {}
         for node in todo:
             decided, weight = self._decided(graph, node), node.inputs[1]
-            if decided.rank or format_of(decided.format).bits < SHARED_BITS or weight is None:
+            if decided.rank or weight is None:
                 continue
-            kept = first.setdefault(
-                (weight, node.op, graph.plan.layers[node.name].kernel, decided, node.attrs.get("group", 1)),
-                node.name,
-            )
-            if kept != node.name:
-                found[node.name] = kept
-        return found
+            key = (weight, node.op, decided, node.attrs.get("group", 1))
+            groups.setdefault(key, []).append(node.name)
+            bits[node.name] = format_of(decided.format).bits
+        return {
+            name: names[0]
+            for names in groups.values()
+            if len(names) * bits[names[0]] > SHARED_BITS
+            for name in names[1:]
+        }
 
     def _like(self, graph: LpGraph, node: Node, first: LayerPlan, ctx: PassContext) -> LayerPlan:
         """With the codes of the first layer of these weights, where it has some that serve."""
@@ -146,19 +152,21 @@ class QuantizeWeights(Pass):
                 return shared
         return self._held(graph, node, ctx)
 
-    def _held(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
-        """As it was rounded when its format was tried, or rounded now."""
+    def _held(self, graph: LpGraph, node: Node, ctx: PassContext, followers: Sequence[str] = ()) -> LayerPlan:
+        """As it was rounded when its format was tried, or rounded now; with regard to those that take its codes."""
         layer = graph.plan.layers[node.name]
         found = ctx.rounded.get((node.name, layer.weight))
         rounding = "" if found is None else found.weight.rounding
         swept = rounding in METRIC_ROUNDINGS or node.name in ctx.learned_tables
         unfinished = rounding == ADAROUND or (self.sweeps > 0 and swept)
-        if found is None or unfinished or found.kernel is not layer.kernel or self.rho >= 0:
-            return self._rounded(graph, node, ctx)
+        if found is None or unfinished or followers or found.kernel is not layer.kernel or self.rho >= 0:
+            return self._rounded(graph, node, ctx, followers)
         return with_rounding(layer, found)
 
-    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext, followers: Sequence[str]) -> LayerPlan:
         metric, decided = ctx.metrics.get(node.name), self._decided(graph, node)
+        if metric is not None:
+            metric = metric.beside([ctx.metrics[n] for n in followers if n in ctx.metrics])
         learned = node.name in ctx.learned_tables
         layer = rounded_layer(
             graph,
@@ -170,7 +178,7 @@ class QuantizeWeights(Pass):
             rho=self.rho,
             improves_table=learned,
         )
-        if layer.weight == decided and self.rho < 0 and not learned:
+        if layer.weight == decided and self.rho < 0 and not learned and not followers:
             ctx.carried_out[node.name] = CarriedOut(decided, self.sweeps, metric, layer.codes_sha256)
         return layer
 

@@ -8,7 +8,7 @@ How far weights may follow the mismatch of the samples is chosen on one half of 
 that does not pay, the layer keeps its codes and only its bias moves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -53,6 +53,7 @@ BY_MOMENTS = (*METRIC_ROUNDINGS, *(r for r in DUAL_ROUNDINGS if r != "fp8-neares
 LEAST_PER_INPUT = 4  # positions of a half
 SUITS = "its codes and its bias suit these inputs as they are"
 STAYS = "its codes were not chosen by the moments of its inputs, and it has no bias"
+SHARED = "its codes are those of other layers as well, and it has no bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class _Requantizing:
     ) -> None:
         assert ctx.observe is not None
         self.graph, self.ctx, self.calls, self.report = graph, ctx, calls, report
+        self.shared = sharing_layers(graph, names)
         activations = with_rounded_activations(graph, graph.plan.activations)
         put_norms(activations, graph.plan.norms)
         put_tables(activations, graph.plan.tables)
@@ -162,7 +164,7 @@ class _Requantizing:
                         self.report.skip(name, SUITS)
                 for name in part:
                     if name not in wanted:
-                        self.report.skip(name, STAYS)
+                        self.report.skip(name, SHARED if name in self.shared else STAYS)
                     elif name in left_out:
                         self.report.skip(name, left_out[name])
                     self._patch(name)
@@ -170,7 +172,8 @@ class _Requantizing:
 
     def _moves(self, name: str) -> bool:
         plan = _plan(self.graph, name)
-        return plan.weight.rounding in BY_MOMENTS or not bias_obstacle(self.graph.node(name), plan.kernel)
+        chooses = plan.weight.rounding in BY_MOMENTS and name not in self.shared
+        return chooses or not bias_obstacle(self.graph.node(name), plan.kernel)
 
     def _layer(self, name: str, halves: Sequence[Mismatch]) -> tuple[LayerPlan, str, str]:
         """The layer's new plan, what was done, and how much changed."""
@@ -182,7 +185,7 @@ class _Requantizing:
         whole, mean, rounded_mean = self._together(halves, biased)
         tensor, aimed = plan.tensor, "bias alone"
         known = self.ctx.metrics.get(name)
-        if plan.weight.rounding in BY_MOMENTS:
+        if plan.weight.rounding in BY_MOMENTS and name not in self.shared:
             ridge = chosen_ridge(rows, moments)
             target = rows if ridge is None else retargeted(rows, *whole, ridge=ridge)
             damping = DAMPING if known is None else known.damping
@@ -265,6 +268,14 @@ def _shift(rows: F32, rounded: F32, mean: F64, rounded_mean: F64) -> F32:
     """What makes the mean outputs those of the float layer, (C_out,)."""
     wanted = np.einsum("ok,ok->o", rows, mean) - np.einsum("ok,ok->o", rounded, rounded_mean)
     return np.asarray(wanted, np.float32)
+
+
+def sharing_layers(graph: LpGraph, names: Sequence[str]) -> frozenset[str]:
+    """Layers whose codes the file holds once for several of them: to move those of one would make it hold more."""
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        groups.setdefault((graph.node(name).inputs[1], _plan(graph, name).codes_sha256), []).append(name)
+    return frozenset(n for found in groups.values() if len(found) > 1 for n in found)
 
 
 def widest(graph: LpGraph) -> int:

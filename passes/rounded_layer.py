@@ -149,17 +149,18 @@ def with_codes_of(
     Args:
         graph: as of `rounded_layer`.
         node: the layer.
-        other: plan of the other layer, with codes, in the same kernel.
+        other: plan of the other layer, with codes.
         statistics: of activations.
         metric: of the rounding errors of this layer.
     """
     weight, tensor = node.inputs[1], other.tensor
     assert weight is not None
     assert tensor is not None
-    least = least_scale(graph, node, other.kernel)
-    if least is not None and (tensor.int8_image()[1].reshape(-1) < least).any():
+    layer = graph.plan.layers[node.name]
+    kernel, reason = _kernel(layer, other.weight, tensor.codes.shape[1])
+    if not keeps_scales(tensor, least_scale(graph, node, kernel)):
         return None
-    layer = replace(graph.plan.layers[node.name], kernel=other.kernel, reason=other.reason)
+    layer = replace(layer, kernel=kernel, reason=reason or layer.reason)
     moments = second_moments(node, statistics)
     by_metric = metric if other.weight.rounding in METRIC_ROUNDINGS else None
     return _holding(graph, node, layer, other.weight, tensor, moments, by_metric)

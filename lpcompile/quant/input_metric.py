@@ -4,7 +4,8 @@ E|e x|^2 = e H e^T with H = E[x x^T]. Where the bias takes the mean of the error
 own quantiser adds its noise to the diagonal.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +62,17 @@ class InputMetric:
         at = np.arange(matrix.shape[1])
         matrix[:, at, at] = np.maximum(matrix[:, at, at], 0) + step**2 / 12
         return cls(matrix.astype(np.float32), mean, centred, damping, step)
+
+    def beside(self, others: Sequence["InputMetric"]) -> "InputMetric":
+        """The mean of this metric and others of the same shape, by which codes for all of them are chosen.
+
+        Means of inputs, which the bias makes up for, stay those of this one.
+        """
+        if not others:
+            return self
+        every = [self, *(o for o in others if o.matrix.shape == self.matrix.shape)]
+        matrix = np.asarray(np.mean([m.matrix for m in every], axis=0, dtype=np.float64), np.float32)
+        return replace(self, matrix=matrix, damping=max(m.damping for m in every))
 
     @cached_property
     def factors(self) -> GramFactor:

@@ -167,3 +167,15 @@ def test_generated_inputs_scale_nothing() -> None:
     (report,) = (p for p in made.report["passes"] if p["name"] == "equalize")
     assert report["changes"] == []
     assert "generated inputs say little of single channels" in [s["reason"] for s in report["skips"]]
+
+
+def test_heads_that_share_weights_go_on_sharing_them() -> None:
+    text = """m (float[2,4,9,9] x, float[2,4,7,7] z) => (float[2,5,5,5] y, float[2,5,3,3] q)
+<float[8,4,3,3] w1, float[8] b1, float[5,8,3,3] w2, float[5] b2> {
+    a = Conv (x, w1, b1)  r = Relu (a)  y = Conv (r, w2, b2)
+    c = Conv (z, w1, b1)  s = Relu (c)  q = Conv (s, w2, b2)
+}"""
+    found = quantized(uneven(text), PLAN, graph_passes=EQUAL)
+    assert not found.reports["equalize"].changes
+    assert [s.reason for s in found.reports["equalize"].skips].count(equalize_ranges.SHARES) == 2
+    assert len({v.codes_sha256 for v in found.layers.values()}) == 2

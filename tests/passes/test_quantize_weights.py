@@ -11,6 +11,7 @@ from lpcompile.passes.quantize_weights import QuantizeWeights
 from lpcompile.plan import SUMMING, Kernel
 from lpcompile.quant.accumulators import BIAS_UNITS
 from lpcompile.quant.error import sqnr_db
+from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.rows import to_rows
 from tests.quantizing import NO_COSTS, Quantized, quantized, same_plan
 from tests.support import parse_model
@@ -283,3 +284,38 @@ def test_codes_are_not_shared_where_a_bias_would_not_fit() -> None:
     one, other = (found.layer("Gemm", i) for i in (0, 1))
     assert one.codes_sha256 != other.codes_sha256
     assert one.kernel is other.kernel
+
+
+TRIPLETS = """m (float[4,24] x) => (float[4,24] y) <float[24,24] w, float[24] b, float[24] c> {
+    p = Gemm (x, w, b)  r = Relu (p)  q = Gemm (r, w, c)  s = Tanh (q)  y = Gemm (s, w, b)
+}"""
+
+
+def test_many_layers_of_the_same_weights_share_codes_of_few_bits() -> None:
+    """Three copies of 4 bits would take more than one of 8; rounding again moves their biases alone."""
+    found = with_weights("format=fixp4,rounding=gptq", parse_model(TRIPLETS, seed=1))
+    shared = found.layer("Gemm", 0).codes_sha256
+    assert [found.layer("Gemm", i).codes_sha256 for i in (1, 2)] == [shared] * 2
+    before = found.layer("Gemm", 2).bias_correction
+    assert before is not None
+    found.rerun("requantize-weights")
+    assert [found.layer("Gemm", i).codes_sha256 for i in range(3)] == [shared] * 3
+    after = found.layer("Gemm", 2).bias_correction
+    assert after is not None
+    assert not np.array_equal(before, after)
+
+
+def test_shared_codes_are_chosen_by_the_inputs_of_all() -> None:
+    """Errors of the outputs of two layers together, whose inputs lie in planes of their own."""
+    rng = np.random.default_rng(5)
+    bases = [rng.normal(size=(24, 6)) for _ in range(2)]
+    moments = [(b @ b.T + 0.01 * np.eye(24))[None].astype(np.float32) for b in bases]
+    first, second = (InputMetric.of(m, np.zeros((1, 24)), centred=False) for m in moments)
+    rows = rng.normal(size=(16, 24)).astype(np.float32)
+    start = with_weights("format=fixp4", TWINS).layer("Gemm").tensor
+    assert start is not None
+    noise = [
+        sum(m.signal_and_noise(rows, by.rounded(rows, start))[1] for m in (first, second))
+        for by in (first.beside([second]), first)
+    ]
+    assert noise[0] < 0.9 * noise[1]
