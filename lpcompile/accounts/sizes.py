@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from lpcompile.errors import ModelError
 from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.value import Value
@@ -76,6 +77,8 @@ def nbytes(value: Value | None) -> int:
 def settled(graph: LpGraph, sample: Mapping[str, Sequence[int]] = MappingProxyType({})) -> LpGraph:
     """The graph with inputs of fixed sizes, so that those behind a Reshape are known: a symbolic batch is 1.
 
+    Where 1 is too short for a window, the first axis is no batch and has the size of the sample.
+
     Args:
         graph: with shapes; it is not changed.
         sample: shapes of inputs in a call, which settle symbolic axes other than the first.
@@ -83,21 +86,34 @@ def settled(graph: LpGraph, sample: Mapping[str, Sequence[int]] = MappingProxyTy
     Returns:
         A copy, or the graph itself where its inputs are fixed, or not known well enough.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    for first in (1, None):
+        shapes = _fixed(graph, sample, first)
+        if shapes is None or all(value.shape == shapes[value.name] for value in graph.inputs):
+            return graph
+        copy = graph.copy()
+        try:
+            copy.infer_shapes(shapes)
+        except ModelError:
+            continue
+        return copy
+    return graph
+
+
+def _fixed(
+    graph: LpGraph, sample: Mapping[str, Sequence[int]], first: int | None
+) -> dict[str, tuple[int, ...]] | None:
+    """Sizes of all inputs, a symbolic first axis being `first` or that of the sample; None where one is not known."""
+    found: dict[str, tuple[int, ...]] = {}
     for value in graph.inputs:
         if value.shape is None:
-            return graph
+            return None
         seen = sample.get(value.name, ())
         known = len(seen) == len(value.shape)
         dims = [
-            d if isinstance(d, int) else 1 if i == 0 else seen[i] if known else None
+            d if isinstance(d, int) else first if i == 0 and first else seen[i] if known else None
             for i, d in enumerate(value.shape)
         ]
         if None in dims:
-            return graph
-        shapes[value.name] = tuple(d for d in dims if d is not None)
-    if all(value.shape == shapes[value.name] for value in graph.inputs):
-        return graph
-    copy = graph.copy()
-    copy.infer_shapes(shapes)
-    return copy
+            return None
+        found[value.name] = tuple(d for d in dims if d is not None)
+    return found

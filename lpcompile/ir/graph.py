@@ -39,6 +39,7 @@ class LpGraph:
     def __init__(self) -> None:
         self.facts: set[Fact] = set()
         self.plan: QuantPlan = QuantPlan()
+        self.sound_sizes: set[str] = set()  # of inputs, with which no Slice meets a negative axis
         self.metadata: dict[str, str] = {}
         self.notes: list[str] = []
         self.ir_version: int = 8
@@ -74,6 +75,7 @@ class LpGraph:
         """A graph of its own that shares the weights."""
         other = LpGraph()
         other.facts, other.plan, other.notes = set(self.facts), self.plan, list(self.notes)
+        other.sound_sizes = self.sound_sizes
         other.metadata, other.opset_imports = dict(self.metadata), dict(self.opset_imports)
         other.functions, other.ir_version = dict(self.functions), self.ir_version
         other.name, other.doc_string, other._header = self.name, self.doc_string, self._header
@@ -317,6 +319,14 @@ class LpGraph:
         raw.info = None
 
     # whole graph
+
+    def check_sizes(self) -> None:
+        """Refuse a model whose sizes would end the process, as a runtime loads it: see `ir.slice_inputs`.
+
+        Raises:
+            ModelError: an axis would have a negative size.
+        """
+        shapes.check_once(self)
 
     def infer_shapes(self, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
         """Infer types and shapes of all tensors; what cannot be inferred stays unknown, with a note.

@@ -8,6 +8,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from lpcompile.errors import InputError
 from lpcompile.ir import export, pool_shapes, value_info
+from lpcompile.ir.slice_inputs import check_slices
 from lpcompile.ir.store import Shape, is_constant
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def inferred_infos(
     _drop_returned_inputs(light)
     if input_shapes:
         _fix_inputs(light, input_shapes)
+    check_once(graph, light, input_shapes)
     try:
         found = _inferred(light)
         while pool_shapes.mend_first(light.graph, found):
@@ -52,6 +54,25 @@ def inferred_infos(
     return found
 
 
+def check_once(
+    graph: "LpGraph", light: ModelProto | None = None, given: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """Slices of a graph whose inputs have these sizes; what passes make of it shrinks no axis.
+
+    Args:
+        graph: it remembers sizes that were sound.
+        light: of the graph, with the sizes of its inputs; made where it is not there.
+        given: sizes in place of those of the graph.
+
+    Raises:
+        ModelError: an axis would have a negative size.
+    """
+    sizes = repr([(t.name, (given or {}).get(t.name, t.shape)) for t in graph._store.inputs])
+    if sizes not in graph.sound_sizes:
+        check_slices(light_proto(graph) if light is None else light)
+        graph.sound_sizes.add(sizes)
+
+
 def drop_contradictions(graph: "LpGraph") -> None:
     """Where a file declares another type or shape of a tensor than what computes it gives, believe the latter.
 
@@ -61,6 +82,7 @@ def drop_contradictions(graph: "LpGraph") -> None:
     _drop_returned_inputs(light)
     for info in (*light.graph.value_info, *light.graph.output):
         info.ClearField("type")
+    check_once(graph, light)
     try:
         found = _inferred(light)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):

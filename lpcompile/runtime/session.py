@@ -17,6 +17,7 @@ from lpcompile.analysis.inputs import Feeds, InputSpec
 from lpcompile.errors import InputError, ModelError, UnsupportedOpError
 from lpcompile.ir import io
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.slice_inputs import check_file, check_slices
 from lpcompile.runtime.interrupts import run_options
 
 LEVELS = {
@@ -110,6 +111,7 @@ class Session:
         self.replaced: frozenset[str] = frozenset()
         if patchable:  # a packed copy would not follow
             options.add_session_config_entry("session.disable_prepacking", "1")
+        _check_sizes(model)
         if isinstance(model, LpGraph):
             # its floats are meant: the runtime would round those between Q-DQ pairs to 8 bits, one scale a tensor
             options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -226,6 +228,16 @@ def message_of(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = _ORIGIN.sub("", text)
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _check_sizes(model: LpGraph | ModelProto | bytes | str | os.PathLike[str]) -> None:
+    """Refuse what would end the process instead of raising; bytes are ours."""
+    if isinstance(model, LpGraph):
+        model.check_sizes()
+    elif isinstance(model, ModelProto):
+        check_slices(model)
+    elif not isinstance(model, bytes):
+        check_file(os.fspath(model))
 
 
 def _load_error(error: Exception, where: str | None) -> ModelError:
