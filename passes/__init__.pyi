@@ -113,6 +113,7 @@ def quantize_activations(
 def quantize_embeddings(
     planned: PlannedModel,
     *,
+    format: str = "int8",
     least_db: float = 35.0,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,

@@ -37,6 +37,8 @@ SMALL = f"the table takes fewer than {LEAST_BYTES} bytes"
 NARROW = f"a row has fewer than {LEAST_ROW} numbers: scales would take what codes save"
 OUTSIDE = "its rows are known outside by name"
 NOT_FINITE = "it holds values that are not finite"
+AS_ASKED = "half precision, as the pass was asked for"
+NO_HALF = "half precision holds it already, or cannot hold it"
 NOT_DECIDED = "the decisions leave it float"
 
 
@@ -45,6 +47,7 @@ class QuantizeEmbeddings(Pass):
     """Tables of Gather in fewer bytes.
 
     Attributes:
+        format: int8, which is measured; float16, which loses next to nothing and twice the bytes.
         least-db: output SQNR that all tables together may leave; the tables that cost most are stored in half precision
             or float until it is kept. Without samples nothing is measured, and all that can take int8.
     """
@@ -56,9 +59,11 @@ class QuantizeEmbeddings(Pass):
     exact: ClassVar[bool] = False
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.ACTIVATIONS_QUANTIZED})
 
+    format: str = INT8
     least_db: float = 35.0
 
     def __post_init__(self) -> None:
+        option_checks.one_of("format", self.format, FORMATS)
         option_checks.positive("least-db", self.least_db)
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
@@ -76,6 +81,15 @@ class QuantizeEmbeddings(Pass):
             self._replay(graph, ctx.decisions.tables, readers, report)
             return report
         tables = list(readers.values())
+        if self.format == HALF:
+            for nodes in tables:
+                for node in nodes:
+                    if _wider(_table(node)):
+                        _plan(graph, node, TablePlan(HALF, reason=AS_ASKED), report)
+                    else:
+                        report.skip(node, NO_HALF)
+            report.metrics["tables"] = len(graph.plan.tables)
+            return report
         noise = Noise(graph, ctx) if tables else None
 
         def db(numbers: Sequence[int]) -> float:

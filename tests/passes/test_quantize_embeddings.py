@@ -13,7 +13,9 @@ from onnx.reference import ReferenceEvaluator
 import lpcompile
 from lpcompile.errors import DecisionsError
 from lpcompile.passes.quantize_embeddings import (
+    AS_ASKED,
     NARROW,
+    NO_HALF,
     NOT_DECIDED,
     ON_REQUEST,
     OTHERS,
@@ -306,3 +308,17 @@ def test_a_table_that_is_read_twice_is_told_once() -> None:
     (record,) = result.report["tables"]
     assert record["name"] == "words"
     assert "a table in int8, 2.3 kB" in summary(result.report)
+
+
+@pytest.mark.parametrize(("largest", "fits"), [(1.0, True), (1e6, False)])
+def test_half_precision_as_asked_for(largest: float, fits: bool) -> None:
+    table = np.random.default_rng(1).normal(size=(WORDS, WIDTH)).astype(np.float32)
+    table[0, 0] = largest
+    result = compiled(net(table=table), passes=PASSES.replace("embeddings", "embeddings{format=float16}"))
+    if fits:
+        ids = calls(1)[0]["ids"]
+        rows = rows_of(result.model, "e", {"ids": ids})
+        np.testing.assert_array_equal(rows, table.astype(np.float16).astype(np.float32)[ids])
+        assert result.report["tables"][0]["reason"] == AS_ASKED
+    else:
+        assert [s["reason"] for s in said(result)["skips"]] == [NO_HALF]
