@@ -27,6 +27,7 @@ from lpcompile.target import Options
 if TYPE_CHECKING:
     import onnxruntime
 
+PATHS = ("decisions", "checkpoint")  # of `Options`
 MODEL, REPORT, PAGE, DECISIONS = "model.onnx", "report.json", "report.html", "decisions.toml"
 TUNED_RECIPE = "mixed-posit-tuned"  # of retraining, where none is named
 
@@ -131,7 +132,7 @@ def compile(
         progress: called with a `Step` at the start of each pass and as loops go on: name of the pass, fraction of the
             loop that is over, seconds left, ... What it raises ends the compilation, and nothing is written.
         observe: called after each pass.
-        **overrides: single fields of `Options`.
+        **overrides: single fields of `Options`; paths may be texts.
 
     Returns:
         The model, its report and its decisions, written already where `output` names a folder.
@@ -139,7 +140,8 @@ def compile(
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
     """
-    chosen = replace(options or Options(), **overrides)
+    paths = {k: Path(v) for k in PATHS if (v := overrides.get(k)) is not None}
+    chosen = replace(options or Options(), **{**overrides, **paths})
     if recipe is not None:
         chosen = replace(chosen, recipe=recipe)
     if output is not None:

@@ -11,7 +11,7 @@ import pytest
 
 import lpcompile
 from lpcompile.assignment.budget import DEFAULT_AVG_BITS
-from lpcompile.errors import InputError, OutputError
+from lpcompile.errors import InputError, LpcompileError, OutputError
 from lpcompile.passes.assign_formats import AUTO_FORMATS
 from lpcompile.recipes import load_recipe, recipe_names
 from lpcompile.runtime.compare import compare
@@ -25,7 +25,7 @@ from tests.networks import (
     toy,
     toy_calls,
 )
-from tests.support import run_model
+from tests.support import parse_model, run_model
 
 LOSSY = [r for r in ("int8", "w4a8", "w4a4") if r in recipe_names()]
 
@@ -187,3 +187,16 @@ def test_progress_and_observers_are_called() -> None:
     ]
     assert [i for i, _ in seen] == list(range(len(seen)))
     assert "quantize-weights" in [name for _, name in seen]
+
+
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    model, kept = (
+        parse_model("m (float[4,8] x) => (float[4,3] y) <float[8,3] w> { y = MatMul (x, w) }"),
+        tmp_path / "d.toml",
+    )
+    first = lpcompile.compile(model, target="ort", recipe="int8")
+    kept.write_text(first.decisions)
+    again = lpcompile.compile(model, target="ort", recipe="int8", decisions=str(kept))
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+    with pytest.raises(LpcompileError, match="cannot read the decisions"):
+        lpcompile.compile(model, target="ort", decisions=str(tmp_path / "none.toml"))

@@ -203,6 +203,7 @@ def test_it_decides_nothing_and_is_in_the_report(monkeypatch: pytest.MonkeyPatch
     with_it = lpcompile.compile(model, calibration=data, recipe="int8")
     report = json.loads(to_json(with_it.report))
     keys = {"step", "sqnr_db", "gain_db", "gain_error_db", "seconds", "kept"}
+    keys |= {"logits_gain_db", "logits_gain_error_db"}
     assert all(set(row) == keys for row in report["ledger"])
     steps = [row["step"] for row in report["ledger"]]
     assert steps == [ACTIVATIONS_ALONE, NEAREST_WEIGHTS, "quantize-weights", "correct-bias"]
