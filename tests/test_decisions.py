@@ -92,6 +92,7 @@ def reasons_of(found: lpcompile.Artefacts) -> dict[str, str]:
     return {r["name"]: r["reason"] for r in found.report["layers"]}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("key", "value"), [("kernel", '"float"'), ("format", '"posit4"'), ("granularity", '"channel"')]
 )
@@ -112,6 +113,7 @@ def test_an_edited_activation_gives_the_user_as_its_reason(text: str, tmp_path: 
     assert [k for k, reason in reasons.items() if reason == "written by the user"] == [name]
 
 
+@pytest.mark.thorough
 def test_reasons_that_are_not_the_users(text: str, tmp_path: Path) -> None:
     """An entry that was not edited, a reason that was, and a file whose marks are gone."""
     before = reasons_of(compiled_toy(TOY, "w4a8"))
@@ -275,6 +277,7 @@ plans = st.builds(
 )
 
 
+@pytest.mark.thorough
 @given(plan=plans, sha=names)
 def test_what_is_written_is_read_back(plan: QuantPlan, sha: str, tmp_path_factory: Any) -> None:
     """Any names, any float32 scale; the codes themselves are rounded again."""

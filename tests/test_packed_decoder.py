@@ -69,6 +69,7 @@ def test_inputs_rounded_by_blocks_lose_less_than_weights_of_4_bits() -> None:
     assert 10 * np.log10((floats**2).sum() / ((packed - floats) ** 2).sum()) > 35
 
 
+@pytest.mark.thorough
 def test_the_portable_form_says_that_it_is_another() -> None:
     found = compiled(emit="qdq")
     assert "2 layers are floats in this form: MatMulNBits is not portable" in found.report["warnings"]

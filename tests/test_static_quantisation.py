@@ -147,6 +147,7 @@ def test_methods_give_different_ranges(method: str, extra: dict[str, Any], tmp_p
     assert ("percentile=99.0" in made.decisions) == (method == "Percentile")
 
 
+@pytest.mark.thorough
 def test_entropy_of_the_rival_gives_the_whole_range(tmp_path: Path) -> None:
     """With 128 bins and 128 levels there is nothing to choose from; so it means the whole range here, too."""
     found = []

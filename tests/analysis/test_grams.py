@@ -121,6 +121,7 @@ def test_calls_of_any_shape_count_by_their_positions() -> None:
     np.testing.assert_allclose(predicted(graph, gram)[0], y @ y.swapaxes(-1, -2) / y.shape[-1], rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_sample_of_positions_is_seeded_bounded_and_unbiased() -> None:
     graph = LpGraph.from_proto(
         parse_model("m (float[N,1,H,16] x) => (float[N,4,A,B] y) <float[4,1,1,3] w> { y = Conv (x, w) }")

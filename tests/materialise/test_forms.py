@@ -101,6 +101,7 @@ def test_float_results_as_pairs(layer: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
     "storing",

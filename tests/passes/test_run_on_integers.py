@@ -86,6 +86,7 @@ def test_runtime_multiplies_what_the_file_stores() -> None:
     np.testing.assert_array_equal(run_model(model, feeds)["y"], wanted)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rounding", [DPQ, WIDE])
 def test_runtime_agrees_with_the_reference_in_all_forms(rounding: str) -> None:
     found = quantized(network(), f"{rounding},{FORMS}")
@@ -313,6 +314,7 @@ def test_effort_two_rounds_again_for_the_integers(tmp_path: Any) -> None:
     assert again.model.SerializeToString() == made.model.SerializeToString()
 
 
+@pytest.mark.thorough
 def test_codes_rounded_again_keep_their_form() -> None:
     passes = f"{DPQ},run-on-integers{{cost=none,least-db=0}}"
     once, again = (quantized(network(), passes + more) for more in ("", ",requantize-weights{finalists=0}"))
@@ -325,6 +327,7 @@ def test_codes_rounded_again_keep_their_form() -> None:
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("later", "told"),
     [

@@ -133,6 +133,7 @@ def test_weight_bytes_are_those_of_the_file(options: dict[str, Any], emit: str) 
         )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("recipe", ["int8", "w4a8"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_totals_are_the_sums_of_the_layers(name: str, recipe: str) -> None:
