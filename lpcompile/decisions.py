@@ -92,22 +92,21 @@ def write_decisions(decisions: Decisions) -> str:
     known = [key for key in HEADER if decisions.header.get(key) or key not in WHERE_GIVEN]
     lines += [f"{key} = {toml(decisions.header.get(key, ''))}" for key in known]
     lines += ["", "[versions]", *(f"{key} = {toml(v)}" for key, v in sorted(decisions.versions.items()))]
-    for name, layer in decisions.plan.layers.items():
-        lines += ["", f"[layers.{toml(name)}]", *entry_lines(layer)]
-    for name, activation in decisions.plan.activations.items():
-        lines += ["", f"[activations.{toml(name)}]", *entry_lines(activation)]
+    for kind in ("layers", "activations"):
+        lines += _entries(decisions.plan, kind)
     for name, norm in decisions.plan.norms.items():
         lines += ["", f"[norms.{toml(name)}]", *(f"{key} = {toml(getattr(norm, key))}" for key in NORM_KEYS)]
-    for name, requant in decisions.plan.requants.items():
-        lines += ["", f"[requants.{toml(name)}]", *entry_lines(requant)]
-    for name, table in decisions.plan.tables.items():
-        lines += ["", f"[tables.{toml(name)}]", *entry_lines(table)]
-    for name, recurrent in decisions.plan.recurrent.items():
-        lines += ["", f"[recurrent.{toml(name)}]", *entry_lines(recurrent)]
+    for kind in ("requants", "tables", "recurrent"):
+        lines += _entries(decisions.plan, kind)
     if decisions.plan.elementwise:
         lines += ["", "[elementwise]"]
         lines += [f"{toml(name)} = {toml(reason)}" for name, reason in decisions.plan.elementwise.items()]
     return "\n".join([*lines, *mark_lines(decisions.plan)]) + "\n"
+
+
+def _entries(plan: QuantPlan, kind: str) -> list[str]:
+    found = getattr(plan, kind).items()
+    return [line for n, entry in found for line in ("", f"[{kind}.{toml(n)}]", *entry_lines(entry))]
 
 
 def read_decisions(path: Path) -> Decisions:

@@ -10,7 +10,7 @@ rounds them all: both are tried.
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -131,7 +131,7 @@ def of_kind_of(
     return code_blocks(tensor) if isinstance(kind, CodeBlocks) else tensor
 
 
-def _of_kind(kind: type[D], tensor: DualPrecisionTensor) -> D:
+def _of_kind(kind: type[D], tensor: DualPrecisionTensor, **further: Any) -> D:
     return kind(
         tensor.codes,
         tensor.format,
@@ -140,6 +140,7 @@ def _of_kind(kind: type[D], tensor: DualPrecisionTensor) -> D:
         scale_bits=STORED_BITS,
         first_scale=tensor.first_scale,
         eighth=tensor.eighth,
+        **further,
     )
 
 
@@ -166,16 +167,7 @@ def eighth_image(
         loss = (errors if importance is None else errors * importance).sum(axis=1)
         better = loss < best
         best, steps = np.where(better, loss, best), np.where(better, found, steps)
-    return EighthImage(
-        tensor.codes,
-        tensor.format,
-        tensor.granularity,
-        tensor.scales,
-        scale_bits=STORED_BITS,
-        first_scale=tensor.first_scale,
-        eighth=tensor.eighth,
-        steps=steps,
-    )
+    return _of_kind(EighthImage, tensor, steps=steps)
 
 
 def _rounded_up(values: Real) -> F32:
