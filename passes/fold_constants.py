@@ -34,6 +34,7 @@ _GROWING = frozenset(
     {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"}
 )
 _SMALL_BYTES = 64 * 1024
+_FREE_BYTES, _SHARE = 4096, 8  # a small model may grow by the former, or by an eighth of its constants
 _NO_ROOM = "its result would enlarge the model"
 _FEW = 64  # elements that count for nothing: shapes, axes, scalars
 _REORDERING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -47,7 +48,8 @@ class FoldConstants(Pass):
     """Replace constant expressions by their values.
 
     Attributes:
-        growth-bytes: how many bytes the model may grow by results that are larger than what they are made from.
+        growth-bytes: how many bytes the model may grow by results that are larger than what they are made from; of a
+            model whose constants take less than eight times that, an eighth of those, or 4 KiB.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -62,7 +64,7 @@ class FoldConstants(Pass):
         report = PassReport(self.name)
         before = len(graph.nodes())
         failed: dict[Node, str] = {}
-        room = _Room(self.growth_bytes, strict=self.growth_bytes == 0)
+        room = _Room(self._most_bytes(graph), strict=self.growth_bytes == 0)
         while True:
             graph.infer_shapes()
             sweep = _Sweep(graph, ctx, PassReport(self.name), dict(failed), room)
@@ -78,6 +80,10 @@ class FoldConstants(Pass):
                 report.metrics["nodes_removed"] = before - len(graph.nodes())
                 return report
             failed = sweep.failed
+
+    def _most_bytes(self, graph: LpGraph) -> int:
+        held = sum(map(_bytes, graph.constants()))
+        return min(self.growth_bytes, max(_FREE_BYTES, held // _SHARE))
 
 
 @dataclass
@@ -109,7 +115,7 @@ class _Room:
 def _becomes_weights(value: Value, depth: int = _DEEPEST) -> bool:
     """Whether a layer reads the tensor, or what is put together of it and of other constants."""
     for node in value.consumers if depth else ():
-        if node.op in _LAYERS:
+        if node.op in _LAYERS and input_at(node, 0) != value:
             return True
         parts = (v for v in node.inputs if v is not None and v != value)
         if node.op in _PARTS and all(_is_made_of_constants(v, depth) for v in parts):

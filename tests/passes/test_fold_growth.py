@@ -22,6 +22,25 @@ def test_a_model_grows_by_no_more_than_it_may(growth_bytes: int, ops: list[str] 
     assert ("its result would enlarge the model" in stays) == (ops is None)
 
 
+@pytest.mark.parametrize(("held", "folds"), [(4, False), (12000, True)])  # elements of another constant
+def test_a_small_model_grows_by_less(held: int, folds: bool) -> None:
+    """An outer sum of 5 kB: beside few constants it is too much, an eighth of 48 kB holds it."""
+    text = f"""m (float[36, 36] x, int64[1] i) => (float[36, 36] y, float[1] r)
+        <float[36, 1] a, float[1, 36] b, float[{held}] w> {{
+        t = Add (a, b)  y = Mul (x, t)  r = Gather (w, i) }}"""
+    graph, _ = rewrite(FoldConstants(), text)
+    assert ("Add" not in graph.ops()) == folds
+
+
+def test_a_constant_that_a_product_takes_for_inputs_counts() -> None:
+    sides = {"MatMul (t, x)": ["Add", "MatMul"], "MatMul (x, t)": ["MatMul"]}
+    for product, ops in sides.items():
+        text = f"""m (float[36, 36] x) => (float[36, 36] y) <float[36, 1] a, float[1, 36] b> {{
+            t = Add (a, b)  y = {product} }}"""
+        graph, _ = rewrite(FoldConstants(), text)
+        assert graph.ops() == ops
+
+
 def test_a_copy_of_a_weight_counts_only_where_nothing_may_grow() -> None:
     text = """m (float[1, 9] x, int64[1] i) => (float[1, 8] y, float[1, 9] r) <float[8, 9] w> {
         t = Transpose (w)  y = MatMul (x, t)  r = Gather (w, i) }"""
