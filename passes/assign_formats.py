@@ -8,41 +8,37 @@ stands, from the first of the formats to the second. [architecture 6; papers/mix
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from lpcompile import option_checks
 from lpcompile.analysis.gradients import LOSSES
 from lpcompile.analysis.sensitivity import ALIASES
 from lpcompile.assignment.activation_scoring import score_narrow
-from lpcompile.assignment.assign import exact, greedy, singles
 from lpcompile.assignment.budget import ADDITIVE
 from lpcompile.assignment.candidates import Rounding
 from lpcompile.assignment.costs import Setting, additive_bounds, average_bits, costs_of, missed_as_asked
 from lpcompile.assignment.frontier import curve
 from lpcompile.assignment.greedy import RULES as GREEDY
-from lpcompile.assignment.greedy import Rule
-from lpcompile.assignment.interactions import Interactions
-from lpcompile.assignment.joint import Joint, best_measured
+from lpcompile.assignment.joint import Joint
 from lpcompile.assignment.layer_facts import LayerFacts, layer_facts
 from lpcompile.assignment.overrides import FLOAT, Override, override_of, parse_overrides, unmatched
 from lpcompile.assignment.pricing import Pricing
 from lpcompile.assignment.rule_scores import RULES
-from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer, with_picks
+from lpcompile.assignment.scored import Scored, ScoredCandidate, ScoredLayer
 from lpcompile.assignment.scoring import Scorer
 from lpcompile.assignment.tie_groups import NARROW, WIDE, narrowable_groups
 from lpcompile.assignment.width_choice import COUNTS_ACTIVATIONS, ScoredGroup, Widths
-from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import BudgetError, PipelineError
-from lpcompile.formats.planned import format_of, planned_name
+from lpcompile.formats.planned import format_of
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.candidate_plans import candidate_plans
+from lpcompile.passes.chosen_formats import FormatChoice
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.formats_and_widths import formats_and_widths
 from lpcompile.passes.input_metrics import input_metrics
-from lpcompile.passes.measured_assignment import affordable, assignment_loss
 from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
 from lpcompile.passes.side_path_candidates import parse_ranks, with_side_paths
 from lpcompile.passes.side_paths import lowering_of
@@ -174,14 +170,16 @@ class AssignFormats(Pass):
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         groups = self._groups(graph, ctx, pricing, scored.layers)
 
+        choose = FormatChoice(graph, ctx, key, self.method, self.formats.split("+"), self.loss, self.joint)
+
         def decided(left: Mapping[str, float]) -> tuple[Widths, Joint]:
             return formats_and_widths(
                 scored,
                 groups,
                 left,
                 graph.plan.activations,
-                lambda layers: self._chosen(graph, ctx, key, replace(scored, layers=layers), left),
-                lambda: ctx.scored.get(f"assignment loss of {key}") if self.joint else None,
+                lambda layers: choose(replace(scored, layers=layers), left),
+                lambda: ctx.scored.get(choose.losses) if self.joint else None,
             )
 
         try:
@@ -348,50 +346,6 @@ class AssignFormats(Pass):
             if name != "energy-pj":  # floats run on no machine
                 bounds[name] -= sum(costs_of([name], f, f.left_alone)[name] for f in fixed)
         return bounds
-
-    def _chosen(
-        self, graph: LpGraph, ctx: PassContext, key: str, scored: Scored, bounds: Mapping[str, float]
-    ) -> Joint:
-        layers = scored.layers
-        if self.method != "exact":
-            base, upgrade = map(planned_name, self.formats.split("+")[:2])
-            return Joint(greedy(layers, bounds, cast(Rule, self.method), base=base, upgrade=upgrade), {})
-        first = exact(layers, bounds)
-        interactions = Interactions(layers, scored.projections, bounds)
-        rivals = [first, *singles(scored, bounds)]
-        if interactions.known:
-            together = with_picks(layers, interactions.refined(first.picks).picks, "together")
-            rivals[0] = replace(together, lower_bound=first.lower_bound)
-        if not self.joint or ctx.calibration is None or ctx.observe is None or ctx.open_patched is None:
-            return Joint(first, {})
-        if ctx.calibration.generated or not float_outputs(graph):
-            return Joint(first, {})
-        effort = affordable(graph, ctx.calibration.deciding, len(rivals), self.joint)
-        losses = f"assignment loss of {key}"
-        if losses not in ctx.scored:
-            ctx.scored[losses] = assignment_loss(
-                graph,
-                layers,
-                ctx.statistics,
-                ctx.observe,
-                effort.calls,
-                ctx.open_patched,
-                loss=self.loss,
-                per_sample=False,
-                rounded=ctx.rounded,
-                metrics=ctx.metrics,
-            )
-        measure = ctx.scored[losses]
-        return best_measured(
-            layers,
-            rivals[: effort.rivals],
-            measure.of,
-            bounds=bounds,
-            swaps=effort.moves,
-            moves=interactions.moves if interactions.known else None,
-            trial=measure.of,
-            progress=lambda done, total: ctx.progress("measuring assignments", done, total),
-        )
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

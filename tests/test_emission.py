@@ -110,6 +110,21 @@ def test_steps_that_share_weights_share_their_codes(emit: str) -> None:
     assert found.report["quality"]["sqnr_db_output"] > 20
 
 
+def test_steps_that_share_weights_take_one_format_of_auto() -> None:
+    rng = np.random.default_rng(0)
+    calls = [{"h0": rng.standard_normal((1, 40), np.float32)} for _ in range(24)]
+    before, found = made(UNROLLED, "auto", calibration=calls, budget={"avg-bits": 5})
+    (fmt,) = set(formats(found).values())
+    assert fmt not in ("int8", "float32")
+    assert constant_bytes(found.model) <= constant_bytes(before) / 6
+    totals, layers = found.report["totals"], found.report["layers"]
+    assert totals["weight_bytes"] == layers[0]["weight_bytes"], "one copy"
+    assert totals["bits_per_weight"] == pytest.approx(layers[0]["bits_per_weight"])
+    assert totals["bits_per_weight"] <= 5
+    _, small = made(UNROLLED, "auto", calibration=calls, budget={"bytes": totals["weight_bytes"]})
+    assert small.report["totals"]["weight_bytes"] <= totals["weight_bytes"]
+
+
 def test_float16_values_that_stay_float_are_stored_as_float16() -> None:
     text = (
         "g (float[1,30] x) => (float[1,40] y) <float16[30,40] w> { v = Cast <to=1> (w)  y = MatMul (x, v) }"

@@ -153,6 +153,7 @@ def _record(graph: LpGraph, node: Node, weight_bytes: Mapping[str, int], *, dyad
 def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> dict[str, Any]:
     """Sums over layers; biases, norms and embeddings stand apart.
 
+    `weight_bytes` counts what layers share once, `bits_per_weight` at each of them, as the budget does.
     `acev2` and `energy45nm_pj` are those of all nodes, `acev2_layers` is that of layers with weights: products, scales,
     biases, as a budget bounds it.
 
@@ -168,7 +169,7 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> 
     layers = [(layer_facts(n), held_format(graph, n)) for n in graph.layers()]
     return {
         "macs": sum(r.macs for r in records),
-        "weight_bytes": sum(r.weight_bytes for r in records),
+        "weight_bytes": _held_bytes(records, graph),
         "other_bytes": _other_bytes(graph, layer_weights),
         "bits_per_weight": 8 * sum(r.weight_bytes for r in records) / weights if records else 0.0,
         "ace": sum(r.ace for r in records),
@@ -179,6 +180,17 @@ def totals(records: Sequence[LayerRecord], graph: LpGraph, account: Account) -> 
         "side_path_mac_fraction": _side_path_macs(graph) / max(1, sum(r.macs for r in records)),
         **_posits(layers),
     }
+
+
+def _held_bytes(records: Sequence[LayerRecord], graph: LpGraph) -> int:
+    """Of stored weights; codes that several layers share count once."""
+    copies = {}
+    for node in graph.layers():
+        plan = layer_plan(graph, node)
+        held = plan.codes_sha256 if is_quantised(plan) else "float"
+        copies[node.name] = (node.inputs[1], held or node.name)
+    first = {copies.get(r.name, r.name): r.weight_bytes for r in reversed(records)}
+    return sum(first.values())
 
 
 def table_records(graph: LpGraph) -> list[TableRecord]:
