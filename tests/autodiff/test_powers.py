@@ -46,3 +46,19 @@ def test_a_power_at_zero_has_a_finite_gradient() -> None:
     found = gradient(Case("y = Pow (x, p)", {"x": [0.0, 0.0, 0.0], "p": [0.0, 1.0, 2.0]}))
     np.testing.assert_array_equal(found["x"] == 0, [True, False, True])
     np.testing.assert_array_equal(found["p"], np.zeros(3))
+
+
+@pytest.mark.parametrize("text", ["y = Sqrt (x)", "y = Pow (x, p)"])
+def test_a_root_of_zero_passes_no_gradient_and_its_neighbours_theirs(text: str) -> None:
+    """Magnitudes of spectra end in one: PyTorch's norm has gradient 0 there, too."""
+    given = {"p": 0.5} if "Pow" in text else {}
+    found = gradient(Case(text, {"x": [0.0, 0.25, 4.0]}, given))["x"]
+    assert found[0] == 0
+    ones = gradient(Case(text, {"x": [1.0, 0.25, 4.0]}, given))["x"]
+    np.testing.assert_array_equal(found[1:], ones[1:])
+
+
+def test_a_fractional_power_of_zero_passes_no_gradient() -> None:
+    found = gradient(Case("y = Pow (x, p)", {"x": [0.0, 8.0]}, {"p": 1 / 3}))["x"]
+    assert found[0] == 0
+    assert found[1] != 0

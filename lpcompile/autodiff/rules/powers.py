@@ -16,7 +16,10 @@ from lpcompile.ir.value import Value
 def power(
     b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequence[bool]
 ) -> list[Gradient]:
-    """dL/dx = dL/dy p x^(p - 1); dL/dp = dL/dy y log(x), 0 where x <= 0 (there is none for negative x)."""
+    """dL/dx = dL/dy p x^(p - 1), dL/dp = dL/dy y log(x), 0 where x <= 0 (there is none for negative x).
+
+    Of a constant p below 1, dL/dx is 0 where x = 0.
+    """
     (g,) = grads
     x, p = operands(node, 2)
     (y,) = node.outputs
@@ -44,8 +47,11 @@ def _power_of_base(b: GradientBuilder, g: Value, x: Value, p: Value, y: Value) -
         if exponent == 2:
             return b.mul(g, b.scale(x, 2.0))
         if exponent == 0.5:
-            return b.div(b.scale(g, 0.5), y)
-        return b.mul(g, b.scale(b.apply("Pow", x, b.number(exponent - 1, x)), exponent))
+            return _of_root(b, y, g)
+        zero = b.op("Equal", x, b.number(0.0, x)) if exponent < 1 else None
+        base = x if zero is None else b.where(zero, b.number(1.0, x), x)
+        found = b.mul(g, b.scale(b.apply("Pow", base, b.number(exponent - 1, x)), exponent))
+        return found if zero is None else b.where(zero, b.zeros_like(g), found)
     if p.dtype != x.dtype:
         p = b.cast(p, g.dtype) if g.dtype is not None else b.apply("CastLike", p, g)
     # x^0 is constant, at x = 0 too, where x^-1 is infinite: any other power of x will do, since p is 0.
@@ -56,8 +62,14 @@ def _power_of_base(b: GradientBuilder, g: Value, x: Value, p: Value, y: Value) -
 
 @elementwise("Sqrt")
 def sqrt(b: GradientBuilder, node: Node, x: Value, y: Value, g: Value) -> Value:
-    """dy/dx = 1 / (2 y)."""
-    return b.div(b.scale(g, 0.5), y)
+    """dy/dx = 1 / (2 y), 0 where y = 0: magnitudes of silence would make all before them NaN."""
+    return _of_root(b, y, g)
+
+
+def _of_root(b: GradientBuilder, y: Value, g: Value) -> Value:
+    zero = b.op("Equal", y, b.number(0.0, y))
+    found = b.div(b.scale(g, 0.5), b.where(zero, b.number(1.0, y), y))
+    return b.where(zero, b.zeros_like(g), found)
 
 
 @elementwise("Reciprocal")

@@ -57,7 +57,9 @@ class PreparedEntry(EntryFigures):
         self, zoo: Zoo, entry: str, head: str, rounding: str, samples: Feeds, *, seed: int = 0
     ) -> None:
         super().__init__(zoo, entry)
-        self.options = Options(passes=f"{head}, {rounding}", seed=seed, threads=THREADS)
+        self.settled = _settled(onnx.load(zoo.model(entry), load_external_data=False), samples)
+        values = {v.name: float(samples[v.name][0]) for v in self.settled}
+        self.options = Options(passes=f"{head}, {rounding}", seed=seed, threads=THREADS, input_values=values)
         prepared = Preparation("ort", self.options, no_progress).of(zoo.model(entry), samples)
         self.graph, self.context, self.target = prepared.graph, prepared.context, prepared.target
         Pipeline(prepared.passes[: len(passes_of(head))]).run(self.graph, self.context)
@@ -84,9 +86,16 @@ class PreparedEntry(EntryFigures):
         reports = Pipeline(tuple(tail), frozenset(graph.facts)).run(graph, context)
         seconds = time.perf_counter() - start
         emitted = self.target.emit(graph, self.options)
+        emitted.model.graph.input.extend(self.settled)  # what scores feeds it as ever
         weights = sum(layer_facts(n).weights for n in graph.layers())
         bits = 8 * sum(emitted.weight_bytes.values()) / max(1, weights)
         return Made(emitted.model, tuple(reports), bits, seconds)
+
+
+def _settled(model: onnx.ModelProto, samples: Feeds) -> list[onnx.ValueInfoProto]:
+    """Inputs that are one number, the same in all samples: branches may hang on them, whose layers then are none."""
+    shapes = {v.name: v.type.tensor_type.shape for v in model.graph.input}
+    return [v for v in model.graph.input if not shapes[v.name].dim and len(np.unique(samples[v.name])) == 1]
 
 
 def passes_of(text: str) -> list[Pass]:
