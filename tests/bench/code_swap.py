@@ -4,6 +4,7 @@ What a module does while it is imported is not done again, so a change of that n
 """
 
 import ast
+import functools
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,15 @@ def swaps(path: Path, changed: ast.Module) -> list[tuple[FunctionType, CodeType]
     if not differing or any(_place(a) not in living for a, _ in differing):
         return None
     return [(function, b) for a, b in differing for function in living[_place(a)]]
+
+
+def swap(found: list[tuple[FunctionType, CodeType]]) -> None:
+    """Put the new code in; what caches hold may be made by the old one, so it is forgotten."""
+    for function, code in found:
+        function.__code__ = code
+    for kept in gc.get_objects():
+        if isinstance(kept, functools._lru_cache_wrapper):
+            kept.cache_clear()
 
 
 def _place(code: CodeType) -> tuple[str, int]:

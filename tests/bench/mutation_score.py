@@ -27,7 +27,7 @@ from types import CodeType, FunctionType
 import pytest
 
 from lpcompile.report.table import table
-from tests.bench.code_swap import swaps
+from tests.bench.code_swap import swap, swaps
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600
@@ -190,8 +190,7 @@ def _passes_forked(files: list[str], changed: list[tuple[FunctionType, CodeType]
             for stream in range(3):
                 os.dup2(silent, stream)
             _limited()
-            for function, code in changed:
-                function.__code__ = code
+            swap(changed)
             passed = not pytest.main([*PYTEST, *files])
         finally:
             os._exit(not passed)
