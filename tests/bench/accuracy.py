@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Table:
                 short += ["drop"] * (pair.drop - pair.standard_error > TOP1_DROP)
                 short += ["agreement"] * (pair.agreement <= AGREEMENT.get(name, 0.0))
                 short += ["aim"] * (pair.agreement < AIM_AGREEMENT)
-            figures = (
+            figures: tuple[float | int | None, ...] = (
                 was,
                 was - pair.drop,
                 pair.drop,

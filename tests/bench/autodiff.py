@@ -16,6 +16,7 @@ import onnx
 
 from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.value import Value
 from tests.bench.bench_table import Bench, Table, scratch
 from tests.zoo.entries import session
 
@@ -38,7 +39,7 @@ def measure(bench: Bench) -> Table:
     file = scratch() / "gradients.onnx"
     onnx.save(graph.to_proto(), file)
     rng = np.random.default_rng(0)
-    x, seed = (rng.normal(size=i.shape).astype(np.float32) for i in graph.inputs)
+    x, seed = (np.asarray(rng.normal(size=_static(i)), np.float32) for i in graph.inputs)
     ours = session(file, threads=1)
     names = [o.name for o in ours.get_outputs()][1:]
     feeds = dict(zip((i.name for i in graph.inputs), (x, seed), strict=True))
@@ -104,7 +105,11 @@ def kept_bytes(graph: LpGraph) -> int:
     """Bytes of the activations that the gradients of all weights need, each counted once."""
     kept = {node.inputs[0] for node in graph.layers()}
     kept |= {node.outputs[0] for node in graph.nodes("Clip")}
-    return sum(4 * int(np.prod(v.shape)) for v in kept if v is not None and v.shape is not None)
+    return sum(4 * int(np.prod(_static(v))) for v in kept if v is not None)
+
+
+def _static(v: Value) -> tuple[int, ...]:
+    return tuple(d for d in v.shape or () if isinstance(d, int))
 
 
 def _medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

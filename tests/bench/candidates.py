@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from lpcompile.assignment.candidates import FORMATS, SHORT_SCALES, candidates_of
 from lpcompile.formats.arrays import F32
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.node import Node
 from lpcompile.plan import WeightPlan
 from lpcompile.quant.coarse_fit import CHANNEL, CoarseFit
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
@@ -26,10 +29,11 @@ SAMPLE = 1 << 17
 
 def measure(bench: Bench) -> Table:
     """Seconds of the processor and of the clock; the steps overlap with none but the total."""
-    layers = [(to_rows(n.op, n.inputs[1].values), candidates_of(n, target("ort"))) for n in _layers()]
+    weights = [(n, v) for n in _layers() if (v := n.inputs[1]) is not None]
+    layers = [(to_rows(n.op, v.values), candidates_of(n, target("ort"))) for n, v in weights]
     layers = layers[:6] if bench.quick else layers
     rng = np.random.default_rng(0)
-    moments = [rng.lognormal(0, 1, w.shape[1]).astype(np.float32) for w, _ in layers]
+    moments = [np.asarray(rng.lognormal(0, 1, w.shape[1]), np.float32) for w, _ in layers]
     count = sum(w.size for w, _ in layers)
     made = Table(
         f"candidates of {len(layers)} layers, {count / 1e6:.1f} M weights",
@@ -50,7 +54,7 @@ def measure(bench: Bench) -> Table:
     shared = [
         CoarseFit(w, h, SIZES, scale_format=SHORT_SCALES) for w, h in zip(samples, moments, strict=True)
     ]
-    estimates = []
+    estimates: list[tuple[CoarseFit, Any]] = []
     timed(
         "estimates",
         lambda: estimates.extend((c, e) for c in shared for f in TABLES for e in c.estimates(resolve(f))),
@@ -69,7 +73,7 @@ def measure(bench: Bench) -> Table:
         timed(f"fit_candidates, {THREADS} threads", lambda: list(pool.map(all_of, todo)))
     for name in ("fixp4", "posit4"):
         how = Fitting("group", 32, "output-mse", SHORT_SCALES)
-        timed(f"final fit, {name} group32", lambda n=name, h=how: [_final(h, n, w, m) for (w, _), m in todo])
+        timed(f"final fit, {name} group32", partial(_finals, how, name, todo))
     made.notes.append("seconds of a shared machine; bar: all candidates within 10 s on two threads")
     return made
 
@@ -80,5 +84,9 @@ def _final(how: Fitting, name: str, layer: F32, moments: F32) -> object:
     )
 
 
-def _layers() -> list:
+def _finals(how: Fitting, name: str, todo: Sequence[tuple[tuple[F32, object], F32]]) -> list[object]:
+    return [_final(how, name, w, moments) for (w, _), moments in todo]
+
+
+def _layers() -> list[Node]:
     return LpGraph.from_proto(resnet18(0, 64)).layers()

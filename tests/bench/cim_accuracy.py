@@ -56,7 +56,7 @@ def _compiled(zoo: Zoo, name: str) -> bytes:
     entry, samples, shapes = zoo.entries[name], zoo.samples(name), {}
     if entry["metric"] == "psnr_y":
         shapes = {k: (1, *v.shape[1:]) for k, v in zoo.samples(name, "eval", 1).items()}
-        samples = {k: v[(..., *map(slice, shapes[k][-2:]))] for k, v in samples.items()}
+        samples = {k: v[..., : shapes[k][-2], : shapes[k][-1]] for k, v in samples.items()}
     made = lpcompile.compile(
         zoo.model(name), target="cim", recipe="int8", calibration=samples, input_shapes=shapes
     )

@@ -35,6 +35,6 @@ def _networks(bench: Bench) -> dict[str, tuple[Path, Path]]:
     if bench.zoo is not None and not bench.quick:
         name = "mobilenetv2_imagenet"
         data = scratch() / f"{name}.npz"
-        np.savez(data, **bench.zoo.samples(name))
+        np.savez(data, **bench.zoo.samples(name))  # type: ignore[arg-type]
         found[name] = bench.zoo.model(name), data
     return found

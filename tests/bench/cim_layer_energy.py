@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpcompile.analysis.macs import layer_shape
 from lpcompile.backends.cim.build import DEFAULT_MACHINE
@@ -45,7 +46,7 @@ def _row(zoo: Zoo, name: str, machine: str) -> tuple[int | float | str, ...]:
     found = np.array([[p[n] for n in known] for p in pairs])  # (formats, layers, 2)
     ratios = found[..., 0] / found[..., 1]
     flat = found.reshape(-1, 2)
-    ranks = flat.argsort(axis=0).argsort(axis=0)
+    ranks: NDArray[np.int64] = flat.argsort(axis=0).argsort(axis=0)
     alike = compared = 0
     for i in range(len(FORMATS)):
         for j in range(i):
@@ -57,7 +58,7 @@ def _row(zoo: Zoo, name: str, machine: str) -> tuple[int | float | str, ...]:
         len(known),
         round(float(flat[:, 0].sum() / flat[:, 1].sum()), 2),
         *(round(float(np.quantile(ratios, q)), 2) for q in (0, 0.5, 1)),
-        round(float(np.corrcoef(ranks.T)[0, 1]), 3),
+        round(float(np.atleast_2d(np.corrcoef(ranks.T))[0, 1]), 3),
         alike,
         compared,
     )

@@ -78,5 +78,7 @@ def compiled(
         json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
         for _ in range(runs)
     ]
-    middle = [statistics.median(r[k] for r in found) for k in ("seconds", "cpu", "bytes", "whole")]
-    return Compiled(*middle, found[-1]["passes"], found[-1]["program"])
+    seconds, cpu, peak, whole = (
+        statistics.median(r[k] for r in found) for k in ("seconds", "cpu", "bytes", "whole")
+    )
+    return Compiled(seconds, cpu, peak, whole, found[-1]["passes"], found[-1]["program"])

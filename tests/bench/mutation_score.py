@@ -107,7 +107,8 @@ class _Changer(ast.NodeTransformer):
         if isinstance(node.op, (ast.Not, ast.USub)) and self._turn(
             node.lineno, f"{type(node.op).__name__} dropped"
         ):
-            return self.visit(node.operand)
+            operand: ast.AST = self.visit(node.operand)
+            return operand
         return self.generic_visit(node)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:

@@ -29,7 +29,7 @@ def measure(bench: Bench) -> Table:
     for entry in bench.names(ENTRIES, QUICK):
         samples = bench.zoo.samples(entry)
         data = scratch() / f"{entry}.npz"
-        np.savez(data, **samples)
+        np.savez(data, **samples)  # type: ignore[arg-type]
         count = len(next(iter(samples.values())))
         del samples
         for name, (recipe, options) in CASES.items():

@@ -20,7 +20,7 @@ from tests.zoo.baselines import Baseline, EntryBaselines
 def metric() -> InputMetric:
     rng = np.random.default_rng(0)
     x = np.maximum(rng.standard_normal((400, 24)) @ rng.standard_normal((24, 24)) + 1, 0).astype(np.float32)
-    moments = (x.T @ x / len(x))[None]
+    moments = np.asarray(x.T @ x / len(x), np.float32)[None]
     return InputMetric.of(moments, x.mean(0, dtype=np.float64)[None], centred=True, damping=0.1)
 
 

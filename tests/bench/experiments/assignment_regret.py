@@ -24,6 +24,7 @@ from lpcompile.assignment.interactions import refine
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.scored import Picks, Scored, ScoredLayer, with_picks
 from lpcompile.errors import BudgetError
+from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.measured_assignment import AssignmentLoss, assignment_loss
 from tests.bench.bench_table import Bench
 from tests.bench.experiments.assignments import Network
@@ -120,6 +121,8 @@ def enumerated(bench: Bench, entry: str, kind: str, seed: int) -> Enumerated:
     scored = _one_a_format(network.scored(options))
     network.context.scored[network.key(options)] = scored
     context = network.context
+    assign = network.assign
+    assert isinstance(assign, AssignFormats)
     assert context.observe is not None
     assert context.open_patched is not None
     assert context.calibration is not None
@@ -132,7 +135,7 @@ def enumerated(bench: Bench, entry: str, kind: str, seed: int) -> Enumerated:
         context.observe,
         samples.calls,
         context.open_patched,
-        loss=network.assign.loss,
+        loss=assign.loss,
         per_sample=samples.per_sample,
     )
     picks = np.array(list(itertools.product(*(range(len(x.candidates)) for x in scored.layers))), np.int64)
@@ -208,7 +211,7 @@ def _one_a_format(scored: Scored) -> Scored:
     """The cheapest candidate of each format, projections with it."""
     layers, projections = [], {}
     for layer in scored.layers:
-        kept = {}
+        kept: dict[str, int] = {}
         for i, c in sorted(enumerate(layer.candidates), key=lambda x: (x[1].costs["bits"], x[1].loss)):
             kept.setdefault(c.weight.format, i)
         at = sorted(kept.values())

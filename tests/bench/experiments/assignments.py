@@ -72,10 +72,12 @@ class HeldRounding(QuantizeWeights):
 
     held: dict[tuple[str, WeightPlan], LayerPlan] = field(default_factory=dict)
 
-    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext, followers: Sequence[str]) -> LayerPlan:
         key = node.name, self._decided(graph, node)
+        if followers:  # its codes serve other layers too
+            return QuantizeWeights._rounded(self, graph, node, ctx, followers)
         if key not in self.held:
-            self.held[key] = QuantizeWeights._rounded(self, graph, node, ctx)
+            self.held[key] = QuantizeWeights._rounded(self, graph, node, ctx, ())
         return self.held[key]
 
 

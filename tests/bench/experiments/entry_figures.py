@@ -83,8 +83,9 @@ class EntryFigures:
 
     def logits_db(self, proto: onnx.ModelProto, samples: int = 64) -> float | None:
         """SQNR of what the last softmax reads, less the mean over classes; None where the output has none."""
-        models = [_logits_first(p) for p in (onnx.load(self.zoo.model(self.entry)), proto)]
-        if models[0] is None or models[1] is None:
+        found = (_logits_first(p) for p in (onnx.load(self.zoo.model(self.entry)), proto))
+        models = [m for m in found if m is not None]
+        if len(models) < 2:
             return None
         data = self.zoo.data(self.entry, samples)
         a, b = (

@@ -135,5 +135,6 @@ def _time_share(proto: onnx.ModelProto, samples: dict[str, Array]) -> float:
     events: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
     path.unlink()
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
-    products = sum(e["dur"] for e in kernels if e["args"]["op_name"] in PRODUCTS)
-    return 1 - products / sum(e["dur"] for e in kernels)
+    products: float = sum(e["dur"] for e in kernels if e["args"]["op_name"] in PRODUCTS)
+    every: float = sum(e["dur"] for e in kernels)
+    return 1 - products / every

@@ -7,10 +7,11 @@ gains are paired, draw by draw.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
+from lpcompile.passes.quantize_weights import QuantizeWeights
 from tests.bench.bench_table import Bench
 from tests.bench.experiments.chart import Series
 from tests.bench.experiments.prepared_entry import FOLDS, SHARE, PreparedEntry, draws, passes_of
@@ -180,7 +181,8 @@ def _figures(network: PreparedEntry, step: Step, samples: int) -> Figures:
         made = network.made([rounding, *after])
     else:
         own = network.metrics()
-        by_step = VariedRounding(*astuple(rounding), metrics=varied(own, step.variation))
+        assert isinstance(rounding, QuantizeWeights)
+        by_step = VariedRounding.of(rounding, varied(own, step.variation))
         known = varied(own, Variation(damped=step.variation.damped))  # rounding again takes its damping
         made = network.made([by_step, *after], known)
     logits = network.logits_db(made.proto, samples)

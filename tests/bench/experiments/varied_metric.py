@@ -1,7 +1,7 @@
 """Rounding with single steps left out or added, by metrics of rounding errors that do as they are told."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class VariedMetric(InputMetric):
     variation: Variation = field(default_factory=Variation)
 
     @property
-    def importance(self) -> F32:  # type: ignore[override]
+    def importance(self) -> F32:
         """(K,) by which scales are chosen, mean 1."""
         return InputMetric.importance.func(self) if self.variation.conditional else _mean_one(self.sizes)  # type: ignore[attr-defined]
 
@@ -58,10 +58,13 @@ class VariedMetric(InputMetric):
         min_scale: F32 | None = None,
         rounds: int = ROUNDS,
         learned: bool = False,
+        keeps_scales: bool = False,
     ) -> QuantizedTensor:
         """Codes as the variation wants them."""
         rounds = rounds if self.variation.sweeps else 0
-        found = InputMetric.rounded(self, rows, tensor, min_scale=min_scale, rounds=rounds, learned=learned)
+        found = InputMetric.rounded(
+            self, rows, tensor, min_scale=min_scale, rounds=rounds, learned=learned, keeps_scales=keeps_scales
+        )
         if self.variation.orders:
             found = best_of_orders(rows, found, self.matrix, damping=self.damping)
         if self.variation.adaround:
@@ -75,8 +78,15 @@ class VariedRounding(QuantizeWeights):
 
     metrics: Mapping[str, InputMetric] = field(default_factory=dict)
 
-    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext) -> LayerPlan:
+    @classmethod
+    def of(cls, rounding: QuantizeWeights, metrics: Mapping[str, InputMetric]) -> "VariedRounding":
+        """With the options of a pass."""
+        return cls(**{f.name: getattr(rounding, f.name) for f in fields(rounding)}, metrics=metrics)
+
+    def _rounded(self, graph: LpGraph, node: Node, ctx: PassContext, followers: Sequence[str]) -> LayerPlan:
         decided, metric = self._decided(graph, node), self.metrics.get(node.name)
+        if metric is not None:
+            metric = metric.beside([self.metrics[n] for n in followers if n in self.metrics])
         return rounded_layer(
             graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps, rho=self.rho
         )
