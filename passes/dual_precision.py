@@ -16,7 +16,6 @@ from lpcompile import option_checks
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.layer_kernels import choose_kernels
 from lpcompile.analysis.macs import layer_shape
-from lpcompile.decisions import fitted
 from lpcompile.errors import DecisionsError
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
@@ -38,6 +37,7 @@ from lpcompile.quant.dual_precision import FULL_SCALES, power_of_two_above
 from lpcompile.quant.dual_rounding import ORDERS, RULES, DualRounding, dual_factors
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.records import PassReport
+from lpcompile.replayed_plan import fitted
 
 THREADS = 2
 LEAST_SCALE = 2.0**-60  # of activations: what float32 rounds exactly

@@ -23,13 +23,13 @@ from lpcompile.analysis.partition import float_layers
 from lpcompile.analysis.ranges import RULES
 from lpcompile.analysis.regions import Regions, find_regions
 from lpcompile.analysis.ties import tie_groups
-from lpcompile.decisions import fitted
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.harmful_ranges import harmful_ranges
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import STATIC, ActivationOptions, ActivationPlan, Kernel, LayerPlan, QuantPlan
 from lpcompile.records import PassReport
+from lpcompile.replayed_plan import fitted
 from lpcompile.tuning.activation_scales import LEARNED
 
 

@@ -164,6 +164,12 @@ def renamed(text: str) -> str:
     return text.replace(LAYER, '[layers."Conv_9"]')
 
 
+def elementwise(name: str) -> Callable[[str], str]:
+    return lambda text: text.replace(
+        "[elementwise]\n", f'[elementwise]\n"{name}" = "between quantised layers"\n'
+    )
+
+
 def without_activation(text: str) -> str:
     return without_table(text, '[activations."x"]')
 
@@ -171,6 +177,12 @@ def without_activation(text: str) -> str:
 @pytest.mark.parametrize(
     ("edit", "message", "hint"),
     [
+        (elementwise("Conv_0"), "'Conv_0' stands under [elementwise] and is a layer", "take the line out"),
+        (
+            elementwise("Relu_9"),
+            "'Relu_9' stands under [elementwise] and is not in the model",
+            "take the line out",
+        ),
         (renamed, "there is no layer 'Conv_9' in the model", "model it was made for"),
         (lambda t: t.replace('[activations."x"]', '[activations."xx"]'), "no tensor 'xx'", "made for"),
         (
