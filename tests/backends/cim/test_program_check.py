@@ -171,6 +171,7 @@ CASES: list[tuple[Change, str, str]] = [
     (fields(inputs=(Interface("image", "uint8", ("N", 6, 5, 3)),)), "port 'image'", "takes shape"),
     (fields(inputs=EXAMPLE.inputs * 2), "inputs", "'image' stands there twice"),
     (fields(inputs=(Interface("image", "", ()),)), "inputs", "has no element type"),
+    (fields(inputs=(Interface("image", "flobt32", ()),)), "inputs", "has no element type"),
     (fields(outputs=(Interface("w", "int8", ()),)), "outputs", "no stage makes 'w'"),
     (fields(outputs=(Interface("image", "int8", ("N", 6, 6, 3)),)), "outputs", "with another type or shape"),
     (fields(outputs=(Interface("y", "int8", (-1,)),)), "outputs", "size of 'y' is -1"),
