@@ -15,6 +15,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
+from lpcompile.plan import MERGED
 from lpcompile.recipes import Recipe
 from lpcompile.target import FLOAT8_FORM, INTEGER_FORM, Options, Target
 
@@ -62,7 +63,7 @@ def recipe_passes(
     text = options.passes or (decisions.header.get("pipeline") if decisions else "") or recipe.pipeline
     named = registry.split_pipeline(text)
     if not options.passes and decisions is None:
-        named = _with_assignment(named, options, target)
+        named = _with_assignment(named, options, target, _own_budget(recipe, options, target))
         named = _for_narrow_activations(named, options)
         named = _with_side_paths(named, options)
     if any(name == DUAL for name, _ in named):
@@ -197,12 +198,27 @@ def effort_document(passes: Sequence[Pass], options: Options) -> dict[str, Any]:
     return {"level": options.effort, "learned_by": learned, "note": note}
 
 
+def _own_budget(recipe: Recipe, options: Options, target: Target) -> dict[str, str]:
+    """Options of `assign-formats` by a recipe that chooses side paths within a budget; empty where it does not.
+
+    A rank or a budget of the user's is what it says, and paths that are not merged have costs that are not known.
+    """
+    if (
+        not recipe.avg_bits
+        or options.budget
+        or options.rank is not None
+        or MERGED not in target.rules.side_paths
+    ):
+        return {}
+    return {"avg-bits": str(recipe.avg_bits), "nearest": "true"}
+
+
 def _with_assignment(
-    named: list[tuple[str, dict[str, str]]], options: Options, target: Target
+    named: list[tuple[str, dict[str, str]]], options: Options, target: Target, own: Mapping[str, str]
 ) -> list[tuple[str, dict[str, str]]]:
-    """A recipe of one format of few bits chooses between it and int8 where a budget is given, or layers by name."""
+    """A recipe of one format of few bits chooses between it and int8 within a budget, or for layers by name."""
     names = [name for name, _ in named]
-    wanted = Budget.of(options.budget).additive or options.layer_formats
+    wanted = Budget.of(options.budget).additive or options.layer_formats or own
     if ASSIGN in names or ROUND not in names or not wanted:
         return named
     named = [(name, given) for name, given in named if name != BY_KIND]  # the budget decides
@@ -211,7 +227,7 @@ def _with_assignment(
     if format_of(fmt).bits > 4 and not options.layer_formats:
         return named
     formats = fmt if fmt == WIDE else f"{fmt}+{WIDE}"
-    return [*named[:at], (ASSIGN, {"formats": formats}), *named[at:]]
+    return [*named[:at], (ASSIGN, {"formats": formats, **own}), *named[at:]]
 
 
 def _for_narrow_activations(

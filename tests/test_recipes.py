@@ -106,6 +106,8 @@ def test_a_copy_of_a_built_in_recipe_is_a_recipe(tmp_path: Path) -> None:
         ('pipelin = "fold-constants"', "unknown key 'pipelin'", "did you mean 'pipeline'?"),
         ("pipeline = 3", "key 'pipeline' has the wrong type", "see 'lpcompile recipes int8'"),
         ('pipeline = "fold-constants"\nmin-sqnr-db = true', "has the wrong type", "see"),
+        ('pipeline = "fold-constants"\navg-bits = -1', "'avg-bits' lies above 0", "avg-bits = 5"),
+        ('pipeline = "fold-constants"\navg-bits = nan', "'avg-bits' lies above 0", "avg-bits = 5"),
         ('name = "x"', "key 'pipeline' is missing", "see 'lpcompile recipes int8'"),
         ('pipeline = "fold-constant"', "no pass is called 'fold-constant'", "did you mean 'fold-constants'?"),
         ('pipeline = ""', "the pipeline is empty", "name at least one pass"),

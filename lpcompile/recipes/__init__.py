@@ -1,7 +1,8 @@
 """Recipes: named pipelines as TOML files, the built-in ones beside this module; copy one and edit it.
 
-Keys: `name`, `summary`, `pipeline` (text, as `-p` takes it) and `min-sqnr-db` (least output SQNR against float below
-which the compiler falls back to more precise kernels).
+Keys: `name`, `summary`, `pipeline` (text, as `-p` takes it), `min-sqnr-db` (least output SQNR against float below which
+the compiler falls back to more precise kernels) and `avg-bits` (a budget where the user gives none and no rank: formats
+and ranks of side paths are chosen within it, on targets that can).
 """
 
 import tomllib
@@ -13,8 +14,15 @@ from typing import Any
 from lpcompile.errors import PipelineError, RecipeError
 from lpcompile.registry import near_match, pass_class, split_pipeline
 
-KEYS: dict[str, Any] = {"name": str, "summary": str, "pipeline": str, "min-sqnr-db": (int, float)}
+KEYS: dict[str, Any] = {
+    "name": str,
+    "summary": str,
+    "pipeline": str,
+    "min-sqnr-db": (int, float),
+    "avg-bits": (int, float),
+}
 MOST_BYTES = 1 << 20
+MOST_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Recipe:
     pipeline: str
     min_sqnr_db: float
     text: str
+    avg_bits: float = 0.0  # none
 
 
 def recipe_names() -> list[str]:
@@ -83,4 +92,15 @@ def _parse(text: str, where: str) -> Recipe:
         data["pipeline"],
         float(data.get("min-sqnr-db", 0.0)),
         text,
+        _bits(data.get("avg-bits", 0.0), where),
     )
+
+
+def _bits(given: float, where: str) -> float:
+    if given and not 0 < given <= MOST_BITS:  # not a number fails, too
+        raise RecipeError(
+            f"key 'avg-bits' lies above 0 and is at most {MOST_BITS}, not {given}",
+            where=where,
+            hint="for example avg-bits = 5",
+        )
+    return float(given)

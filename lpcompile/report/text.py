@@ -74,6 +74,10 @@ def _layers(report: Mapping[str, Any]) -> str:
     shown = ", ".join(f"{n} {name}" for name, n in by_format.most_common(5))
     if len(by_format) > 5:
         shown += f", {sum(n for _, n in by_format.most_common()[5:])} others"
+    ranks = sorted(layer["rank"] for layer in layers if layer.get("rank"))
+    if ranks:
+        span = f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}"
+        shown += f"; {len(ranks)} with side paths of rank {span}"
     return f"layers    {len(layers)} with weights: {shown}" if layers else "layers    none with weights"
 
 

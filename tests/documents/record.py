@@ -36,10 +36,10 @@ def elided(recorded: str, printed: str) -> str:
     old, found = recorded.splitlines(), []
     for number, line in enumerate(printed.strip("\n").splitlines()):
         before = old[number].split() if number < len(old) else []
-        words = line.split()
+        words = list(re.finditer(r"\S+", line))
         if "..." in before[1:] and len(before) == len(words):
-            for was, word in zip(before, words, strict=True):
-                line = line.replace(word, was, 1) if was == "..." else line
+            for was, word in reversed(list(zip(before, words, strict=True))):
+                line = f"{line[: word.start()]}...{line[word.end() :]}" if was == "..." else line
         found.append(line.rstrip())
     return "".join(f"{line}\n" for line in without_seconds(found))
 

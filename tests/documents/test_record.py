@@ -12,6 +12,7 @@ def test_what_was_left_out_stays_so_and_seconds_are_left_out() -> None:
     recorded = "step  dB   seconds\na     1.0  ...\ntook ... s\n"
     printed = "step  dB   seconds\na     2.0  13.1  again\nb     3.0\n\n"
     assert elided(recorded, printed) == "step  dB   seconds\na     2.0  ...  again\nb     3.0\n"
+    assert elided("step 1 ...\n", "step 30.24 0.2\n") == "step 30.24 ...\n", "not the same digits elsewhere"
     assert elided(recorded, "x\ny\ntook 12 s\n") == "x\ny\ntook ... s\n"
 
 

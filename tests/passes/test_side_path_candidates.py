@@ -9,6 +9,7 @@ import lpcompile
 from lpcompile.assignment.layer_facts import layer_facts
 from lpcompile.assignment.planned_format import held_format
 from lpcompile.assignment.stored_size import stored_bits
+from lpcompile.backends.cim.target import CimTarget
 from lpcompile.backends.ort.target import OrtTarget
 from lpcompile.errors import PassOptionError, TargetError
 from lpcompile.passes.assign_formats import AssignFormats
@@ -90,12 +91,13 @@ def configured(recipe: str, **options: Any) -> dict[str, Pass]:
     return {p.name: p for p in recipe_passes(OrtTarget(), chosen, load_recipe(recipe), None, strict=False)}
 
 
-def test_under_a_budget_ranks_are_chosen_and_without_one_all_are_the_same() -> None:
+def test_under_a_budget_ranks_are_chosen_and_a_rank_asked_for_is_the_same_everywhere() -> None:
     budget = {"avg-bits": 4.6}
     for recipe, options, wanted in (
         ("npp", {"budget": budget}, "2+4+8+16"),
         ("npp", {"budget": budget, "rank": 4}, "4"),
         ("npp", {"budget": budget, "rank": 0}, ""),
+        ("npp", {}, "2+4+8+16"),
         ("w4a8", {"budget": budget, "rank": 8}, "8"),
         ("auto", {"rank": 8}, "8"),
         ("auto", {}, ""),
@@ -105,7 +107,16 @@ def test_under_a_budget_ranks_are_chosen_and_without_one_all_are_the_same() -> N
         assert isinstance(assigning, AssignFormats)
         assert assigning.ranks == wanted
         assert "insert-lora" not in passes
-    assert configured("npp")["insert-lora"].text == "insert-lora"
+    own = configured("npp")["assign-formats"]
+    assert isinstance(own, AssignFormats)
+    assert own.budget == {"avg-bits": 5.0}
+    assert own.nearest
+    for rank in (4, 8):
+        asked = configured("npp", rank=rank)
+        assert "assign-formats" not in asked
+        assert asked["insert-lora"].text == ("insert-lora" if rank == 8 else "insert-lora{rank=4}")
+    machine = recipe_passes(CimTarget(), Options(recipe="npp"), load_recipe("npp"), None, strict=False)
+    assert [p.text for p in machine if p.name in ("assign-formats", "insert-lora")] == ["insert-lora"]
     assert configured("int8", rank=2)["insert-lora"].text == "insert-lora{rank=2}"
 
 

@@ -89,8 +89,9 @@ def _compiled(bench: Bench, entry: str, recipe: str, bits: float | None) -> Comp
     assert bench.zoo is not None
     budget = {} if bits is None else {"avg-bits": bits}
     start = time.perf_counter()
+    rank = 8 if recipe == "npp" and bits is None else None
     made = lpcompile.compile(
-        bench.zoo.model(entry), calibration=bench.zoo.samples(entry), recipe=recipe, budget=budget
+        bench.zoo.model(entry), calibration=bench.zoo.samples(entry), recipe=recipe, budget=budget, rank=rank
     )
     return Compiled(made, time.perf_counter() - start)
 
