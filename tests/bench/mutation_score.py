@@ -32,6 +32,11 @@ from tests.bench.code_swap import swap, swaps
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600
 PYTEST = ("-x", "-q", "-n0", "-p", "no:cacheprovider")
+NO_TESTS = 5  # were chosen
+THOROUGH = (
+    "-m",
+    "thorough and not slow and not bench and not zoo and not wheel",
+)  # what the gate runs besides
 COVERED = {  # folder of modules -> tests that cover it
     "lpcompile/formats": ("tests/formats",),
     "lpcompile/quant": ("tests/quant",),
@@ -158,13 +163,14 @@ def mutants(folder: str) -> list[Mutant]:
 
 
 def likely_first(module: str, tests: tuple[str, ...], copy: Path) -> list[list[str]]:
-    """The test files in three parts: of the module's own name, those that import it, all others."""
+    """Arguments of pytest: files of the module's own name, those that import it, all others; then thorough tests."""
     parts: list[list[str]] = [[], [], []]
     stem = Path(module).stem
     for file in sorted(file for folder in tests for file in (copy / folder).rglob("test_*.py")):
         imports = f".{stem} import" in file.read_text("utf-8")
         parts[0 if file.stem == f"test_{stem}" else 1 if imports else 2].append(str(file))
-    return parts
+    found = [part for part in parts if part]
+    return [*found, *([*THOROUGH, *part] for part in found)]
 
 
 def _limited() -> None:
@@ -179,7 +185,7 @@ def survives(mutant: Mutant, tests: tuple[str, ...], copy: Path) -> bool:
     if changed is None:
         return _survives_in(copy, mutant, tests)
     parts = likely_first(mutant.module, tests, ROOT)
-    return all(_passes_forked(chosen, changed) for chosen in parts if chosen)
+    return all(_passes_forked(chosen, changed) for chosen in parts)
 
 
 def _passes_forked(files: list[str], changed: list[tuple[FunctionType, CodeType]]) -> bool:
@@ -192,7 +198,7 @@ def _passes_forked(files: list[str], changed: list[tuple[FunctionType, CodeType]
                 os.dup2(silent, stream)
             _limited()
             swap(changed)
-            passed = not pytest.main([*PYTEST, *files])
+            passed = pytest.main([*PYTEST, *files]) in (0, NO_TESTS)
         finally:
             os._exit(not passed)
     return not os.waitpid(child, 0)[1]
@@ -206,11 +212,11 @@ def _survives_in(copy: Path, mutant: Mutant, tests: tuple[str, ...]) -> bool:
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     quick = [sys.executable, "-m", "pytest", *PYTEST]
     try:
-        for chosen in filter(None, likely_first(mutant.module, tests, copy)):
+        for chosen in likely_first(mutant.module, tests, copy):
             done = subprocess.run(
                 [*quick, *chosen], cwd=copy, env=env, capture_output=True, preexec_fn=_limited, check=False
             )
-            if done.returncode:
+            if done.returncode not in (0, NO_TESTS):
                 return False
     finally:
         target.write_text(before, encoding="utf-8")

@@ -197,6 +197,19 @@ def test_a_wrong_description_names_the_key_and_the_mend(case: str) -> None:
     assert "\n" not in found[0] + found[1]
 
 
+LEAST = ("local_kib", "local_bytes_per_cycle", "global_kib", "global_bytes_per_cycle", "lanes")
+
+
+@pytest.mark.parametrize("key", LEAST)
+def test_one_is_the_least_of_what_there_is_some_of(key: str) -> None:
+    for value in (1, 0):
+        text = edited(f"^{key} = {{ value = [0-9]+", f"{key} = {{ value = {value}")
+        if value:
+            assert MachineDescription.from_toml(text, "mine.toml").name
+        else:
+            assert key in refused(text)[0]
+
+
 @pytest.mark.parametrize(
     "text",
     ["a = ", "x" * (300 << 10), "a = " + "[" * 5000, f"schema = {'9' * 5000}", "\x00"],
