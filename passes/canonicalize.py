@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lpcompile.ir.exporter_notes import drop_exporter_notes
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.drop_noops import drop_noops, merge_data_movement
@@ -43,7 +44,7 @@ RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Canonicalize(Pass):
-    """Drop what does nothing, merge what belongs together, write out what is implied."""
+    """Drop what does nothing (an exporter's notes, too), merge what belongs together, write out what is implied."""
 
     name: ClassVar[str] = "canonicalize"
     summary: ClassVar[str] = "one spelling for padding, clips, pools and matrix products; no-ops removed"
@@ -52,6 +53,9 @@ class Canonicalize(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Apply every rule until none changes anything; the skips are those of the last round."""
         report = PassReport(self.name)
+        nodes, size = drop_exporter_notes(graph)
+        if size:
+            report.change("", f"notes of the exporter at {nodes} nodes left out: {size} bytes")
         graph.infer_shapes()
         while True:
             sweep = PassReport(self.name)
