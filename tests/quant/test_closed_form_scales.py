@@ -115,6 +115,17 @@ def test_in_turn_ends_where_nothing_changes() -> None:
     assert refined(w, found, h) is found
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_in_turn_is_what_its_steps_give_one_after_the_other(seed: int) -> None:
+    w, h = weights(10, 24, seed=seed), gram(24)
+    found = by_hand = gptq(w, fitted(w, "fixp4"), h)
+    for _ in range(6):
+        by_hand = sweep(w, fit_channel_scales(w, by_hand, h), h, sweeps=2)
+    found = refined(w, found, h, rounds=6, sweeps=2)
+    assert np.array_equal(found.codes, by_hand.codes)
+    assert np.array_equal(found.dequantize(), by_hand.dequantize())
+
+
 def test_groups_and_damping() -> None:
     w, h = weights(6, 20), gram(20, count=3)
     groups = np.array([2, 0, 1, 2, 2, 0])

@@ -71,6 +71,7 @@ def test_monotone(scale: float, shift: float, reach: int, accs: list[int]) -> No
 
 
 @given(scales)
+@example(1 - 2.0**-20)  # rounds up to the next power of two
 def test_the_multiplier_uses_its_bits(scale: float) -> None:
     (k,) = shifts(np.array([scale]))
     m = round(Fraction(scale) * 2 ** int(k))
