@@ -17,7 +17,7 @@ def errors_by_hand(quotients: Array, importance: Array, table: Array) -> Array:
     return np.array(found)
 
 
-@pytest.mark.parametrize("name", ["fixp4", "nf4", "posit4", "float4_e2m1fn"])
+@pytest.mark.parametrize("name", ["fixp4", "nf4", "float4_e2m1fn"])  # two steps of posit4 hold all of one
 def test_the_best_of_all_multipliers_is_found_down_to_one(name: str) -> None:
     fmt, rng = resolve(name), np.random.default_rng(3)
     sizes = np.array([0.3, 2.0, 4.0, 8.0, 12.0, 15.0])[:, None]  # of groups, in multipliers
