@@ -22,6 +22,7 @@ from lpcompile.runtime.sizes import Sizes
 from lpcompile.target import Emitted, Options, Target
 
 MOST_ATTEMPTS = 8
+NEAR_THE_END = 1e30  # of float32: products and sums on the way may be infinite
 OUR_BUG = "this is a bug of lpcompile: please report it with the model"
 
 
@@ -141,10 +142,19 @@ def _beyond_int32(plan: QuantPlan) -> dict[str, str]:
 
 def _refusal(verdict: Verdict, gate: Gate) -> LpcompileError:
     """Whose fault it is that a result may not be written: of a float model that runs, ours."""
+    largest = max((_largest(v) for call in gate.expected for v in call.values()), default=0.0)
+    if largest > NEAR_THE_END:
+        reach = f"outputs of the float model reach {largest:.1e}, near the end of float32"
+        return ModelError(f"{reach}, and {verdict.failure}", hint="check its constants and the samples")
     if gate.calls:
         return PassError(verdict.failure, hint=OUR_BUG)
     hint = "give --calibration-data with which 'lpcompile run' runs the float model"
     return ModelError(f"the float model does not run on generated inputs, and {verdict.failure}", hint=hint)
+
+
+def _largest(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values[:0]
+    return float(np.abs(finite).max(initial=0))
 
 
 def _written(

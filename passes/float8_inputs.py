@@ -79,7 +79,7 @@ def output_sqnr_db(
         if pairs and weight is not None:
             x, rounded = (np.concatenate(parts, axis=-1) for parts in zip(*pairs, strict=True))
             rows = to_rows(node.op, weight.values)
-            w = rows.reshape(len(x), -1, rows.shape[1])
+            w = rows.reshape(len(x), -1, rows.shape[1]).astype(np.float64)  # squares of large outputs fit
             signal, noise = (
                 float(np.sum(np.var(w @ a, axis=-1), dtype=np.float64)) for a in (x, rounded - x)
             )

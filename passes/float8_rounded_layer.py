@@ -98,4 +98,9 @@ def _output_sqnr_db(rows: F32, values: F32, metric: InputMetric) -> float | None
 def _power(rows: F32, metric: InputMetric) -> float:
     """Sum over outputs of E|r x|^2."""
     w = rows.reshape(len(metric.matrix), -1, rows.shape[1])
-    return float(np.sum((w @ metric.matrix) * w, dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(np.sum((w @ metric.matrix) * w, dtype=np.float64))
+    if np.isfinite(found):
+        return found
+    exact = w.astype(np.float64)
+    return float(np.sum((exact @ metric.matrix) * exact))

@@ -171,7 +171,8 @@ class _Sweep:
     def conditions(self) -> None:
         """Branches that are never taken."""
         for node in self.graph.nodes("If"):
-            if node.inputs[0] is None or not node.inputs[0].is_constant:
+            condition = input_at(node, 0)
+            if condition is None or not condition.is_constant:
                 continue
             if (reason := inline_if(self.graph, node)) is None:
                 self.report.change(node, "replaced by the branch that its constant condition takes")

@@ -162,3 +162,78 @@ def test_a_float_model_that_does_not_run_is_at_fault_itself(tmp_path: Path) -> N
     out = tmp_path / "out"
     verdict = judged(Case((str(tmp_path / "model.onnx"), "-t", "ort", "-o", str(out)), tmp_path, out))
     assert verdict.problem is None
+
+
+def verdict_of(model: ModelProto, tmp_path: Path, *words: str) -> tuple[int | None, str | None]:
+    """Exit code and what is wrong with how a command ended."""
+    path, out = tmp_path / "model.onnx", tmp_path / "-".join(("out", *words)).replace("/", "")
+    onnx.save(model, path)
+    analyses = words[:1] == ("analyze",)
+    found = judged(
+        Case(
+            ("analyze", str(path), *words[1:]) if analyses else (str(path), *words, "-o", str(out)),
+            tmp_path,
+            None if analyses else out,
+        )
+    )
+    return found.code, found.problem
+
+
+def with_constant(text: str, name: str, values: object) -> ModelProto:
+    model = parse_model(text, check=False)
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, np.float32), name))
+    return model
+
+
+def test_negative_variances_are_no_norm(tmp_path: Path) -> None:
+    model = with_constant(NORM.format(bias=4), "var", [1, -1, 2, 1])
+    for target in ("ort", "cim"):
+        assert verdict_of(model, tmp_path, "-t", target, "--recipe", "int8")[1] is None
+
+
+def test_large_inputs_of_layers_in_fp8_overflow_in_silence(tmp_path: Path) -> None:
+    text = "m (float[N,8] x) => (float[N,6] y) <float[1] big, float[8,6] w> { t = Mul (x, big)  y = MatMul (t, w) }"
+    model = with_constant(text, "big", [1e26])
+    assert verdict_of(model, tmp_path, "-t", "ort", "--recipe", "dpq") == (0, None)
+
+
+def test_values_near_the_end_of_float32_are_the_models_own_fault(tmp_path: Path) -> None:
+    text = "m (float[N,8] x) => (float[N,6] y) <float[8,6] w> { t = MatMul (x, w) y = Identity (t) }"
+    model = with_constant(text, "w", np.full((8, 6), 3e37))
+    code, problem = verdict_of(model, tmp_path, "-t", "ort", "--recipe", "int8")
+    assert problem is None
+    assert code in (0, 3)
+
+
+def test_ranges_of_what_is_not_finite_are_not_compared(tmp_path: Path) -> None:
+    text = """m (float[N,8] x) => (float[N,6] y) <float[8] s, float[8,6] w> {
+        t = Mul (x, s)  y = MatMul (t, w) }"""
+    model = with_constant(text, "s", [1, 1, np.nan, 1, 1, np.inf, 1, 1])
+    for recipe in ("pikelpn", "int8"):
+        assert verdict_of(model, tmp_path, "-t", "ort", "--recipe", recipe)[1] is None
+
+
+def test_a_branch_without_a_condition_and_a_body_of_odd_attributes(tmp_path: Path) -> None:
+    bare, odd = toy("if_body"), toy("if_body")
+    (node,) = (n for n in bare.graph.node if n.op_type == "If")
+    del node.input[:]
+    (branch,) = (n for n in odd.graph.node if n.op_type == "If")
+    for attribute in branch.attribute:
+        for inner in attribute.g.node:
+            if inner.op_type in ("Gemm", "MatMul", "Conv"):
+                inner.attribute.append(
+                    onnx.helper.make_attribute("group", onnx.helper.make_graph([], "g", [], []))
+                )
+    for model in (bare, odd):
+        assert verdict_of(model, tmp_path, "analyze", "--cost")[1] is None
+
+
+def test_a_function_in_our_own_domain_that_stays_is_named(tmp_path: Path) -> None:
+    model = parse_model("m (float[2] x) => (float[2] y) { a = Exp (x)  y = Neg (a) }")
+    body = onnx.helper.make_node("Relu", ["a"], ["b"])
+    imports = [onnx.helper.make_opsetid("", 17)]
+    model.functions.append(onnx.helper.make_function("lpcompile", "f", ["a", "more"], ["b"], [body], imports))
+    model.opset_import.append(onnx.helper.make_opsetid("lpcompile", 1))
+    model.graph.node[1].CopyFrom(onnx.helper.make_node("f", ["a"], ["y"], domain="lpcompile"))
+    assert verdict_of(model, tmp_path, "-t", "cim", "--recipe", "int8")[1] is None

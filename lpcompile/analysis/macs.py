@@ -5,9 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lpcompile.errors import ModelError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.target import LayerShape
+
+EXPORT_AGAIN = "export the model again; onnx.checker.check_model tells more"
 
 
 def layer_shape(node: Node) -> LayerShape:
@@ -16,7 +19,9 @@ def layer_shape(node: Node) -> LayerShape:
     shape = tuple(int(d) for d in (weight.shape or ()) if isinstance(d, int)) if weight is not None else ()
     out = None if y is None else y.shape
     rank = None if x is None or x.shape is None else len(x.shape)
-    group = int(node.attrs.get("group", 1))
+    group = node.attrs.get("group", 1)
+    if not isinstance(group, int):  # in a body of control flow, which no runtime has read
+        raise ModelError(f"attribute 'group' of a {node.op} is no number", where=node.name, hint=EXPORT_AGAIN)
     if node.op in ("Conv", "ConvTranspose"):
         pixels = (out if node.op == "Conv" else None if x is None else x.shape) or ()
         outputs = shape[0] if node.op == "Conv" else shape[1] * group

@@ -52,7 +52,10 @@ def _of_batchnorm(node: Node) -> ChannelNorm | None:
     if x is None or x.shape is None or len(known) != 4 or node.attrs.get("training_mode", 0):
         return None
     gamma, beta, mean, variance = known
-    scale = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    variance = variance + float(node.attrs.get("epsilon", 1e-5))
+    if not (variance > 0).all():  # a NaN, too
+        return None
+    scale = gamma / np.sqrt(variance)
     return ChannelNorm(scale, beta - mean * scale, len(x.shape) - 2, mean)
 
 

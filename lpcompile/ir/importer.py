@@ -14,6 +14,7 @@ from lpcompile.errors import ModelError, PassError
 from lpcompile.ir import value_info
 from lpcompile.ir.attributes import Attributes
 from lpcompile.ir.external import ExternalData
+from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.skeleton import skeleton
 from lpcompile.ir.store import Store, StoredNode, StoredVariable, is_constant
 from lpcompile.ir.weights import Reader, Weights
@@ -130,6 +131,13 @@ def _without_functions(graph: "LpGraph", proto: ModelProto) -> ModelProto:
         inlined: ModelProto = onnx.inliner.inline_local_functions(skeleton(proto))
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"the model's own functions cannot be inlined: {error}") from error
+    for node in inlined.graph.node:
+        if node.domain == DOMAIN and any(f.name == node.op_type for f in proto.functions):
+            raise ModelError(
+                f"function '{DOMAIN}::{node.op_type}' cannot be inlined, and is none of the compiler's own",
+                where=node.name,
+                hint="give all its inputs, and its domain another name",
+            )
     graph.functions = {(f.domain, f.name): f for f in inlined.functions}
     names = sorted({f.name for f in proto.functions} - {name for _, name in graph.functions})
     if names:

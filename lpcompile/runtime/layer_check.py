@@ -96,6 +96,8 @@ def check_layers(
             weights = expanded_weights(call, inputs)
             at = samples[node.output[0]]
             found.append(_compared(node, weights.reshape(-1)[at], tensors[_SAMPLED + node.output[0]]))
+        elif call.is_layer and inputs[0].dtype.kind == "f" and not np.isfinite(inputs[0]).all():
+            found.append(LayerCheck(node.name, node.op_type, 0, 0, 0.0))  # NaN has no range
         elif call.is_layer:
             rows = layer_rows(call, inputs)
             limit = min(positions, max(_FEWEST, int(_PRODUCTS / max(rows.values.size, 1))))
