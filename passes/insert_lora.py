@@ -13,12 +13,13 @@ from lpcompile import option_checks
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.passes.concat_paths import NO_BETTER, with_concat_paths
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, lowering_of, side_path_obstacle
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import SEPARATE, SIDE_LOWERINGS, Kernel, LayerPlan
+from lpcompile.plan import CONCAT_IN, SEPARATE, SIDE_LOWERINGS, Kernel, LayerPlan
 from lpcompile.quant.low_rank import METHODS
 from lpcompile.quant.side_path import MOST_RANK
 from lpcompile.records import PassReport
@@ -36,7 +37,7 @@ class InsertLora(Pass):
         factors: format of the factors.
         most-macs: share of the layer's own products that a path may take; one with more is skipped.
         sweeps: of codes and scales in turn after GPTQ.
-        lowering: merged or separate; empty: the target's own.
+        lowering: merged, separate or concat-in; empty: the target's own.
         keep: better: undone where the network lost; always: a later pass trains the factors.
     """
 
@@ -75,6 +76,8 @@ class InsertLora(Pass):
             rank, most = layer.weight.rank or self.rank, inf if layer.weight.rank else self.most_macs
             obstacle = "it was not rounded" if layer.tensor is None else ""
             how = lowering_of(ctx.target, layer.weight.side_lowering or lowering)
+            if how == CONCAT_IN and (ctx.calibration is None or ctx.calibration.generated):
+                obstacle = obstacle or "no calibration data, so what its path gives has no known range"
             obstacle = obstacle or side_path_obstacle(
                 node, layer.kernel, layer.weight, rank=rank, most=most, lowering=how
             )
@@ -89,10 +92,15 @@ class InsertLora(Pass):
         if self.method in BY_METRIC:
             input_metrics(graph, ctx, [n.name for n in todo])
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda n: self._layer(graph, n, ctx, lowering), todo)
-            for done, (node, layer) in enumerate(zip(todo, found, strict=True)):
-                ctx.progress("fitting side paths", done + 1, len(todo))
-                self._put(graph, ctx, node, layer, report)
+            made = {}
+            for node, layer in zip(todo, pool.map(lambda n: self._layer(graph, n, ctx, lowering), todo), strict=True):
+                made[node.name] = layer
+                ctx.progress("fitting side paths", len(made), len(todo))
+        made |= with_concat_paths(
+            graph, ctx, {name: m for name, m in made.items() if m.weight.side_lowering == CONCAT_IN}
+        )
+        for node in todo:
+            self._put(graph, ctx, node, made[node.name], report)
         if todo and ctx.decisions is None and self.keep == "better":
             keep_if_better(graph, ctx, before, report, stays="no side path is kept")
         return report
@@ -126,7 +134,8 @@ class InsertLora(Pass):
         self, graph: LpGraph, ctx: PassContext, node: Node, layer: LayerPlan, report: PassReport
     ) -> None:
         if layer.tensor is None or layer.tensor.side is None:
-            report.skip(node, "a side path brings it no nearer to its weights")
+            concat = layer.weight.side_lowering == CONCAT_IN
+            report.skip(node, NO_BETTER if concat else "a side path brings it no nearer to its weights")
             return
         held = graph.plan.layers[node.name]
         graph.plan = graph.plan.with_layer(node.name, layer)

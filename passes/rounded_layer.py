@@ -166,6 +166,28 @@ def with_codes_of(
     return _holding(graph, node, layer, other.weight, tensor, moments, by_metric)
 
 
+def with_tensor(
+    graph: LpGraph,
+    node: Node,
+    layer: LayerPlan,
+    tensor: QuantizedTensor,
+    statistics: Mapping[str, TensorStatistics],
+    metric: InputMetric | None = None,
+) -> LayerPlan:
+    """The layer's plan with other codes of its format.
+
+    Args:
+        graph: as of `rounded_layer`.
+        node: the layer.
+        layer: its plan.
+        tensor: the codes.
+        statistics: of activations.
+        metric: of the layer's rounding errors.
+    """
+    by_metric = metric if layer.weight.rounding in METRIC_ROUNDINGS else None
+    return _holding(graph, node, layer, layer.weight, tensor, second_moments(node, statistics), by_metric)
+
+
 def _holding(
     graph: LpGraph,
     node: Node,

@@ -19,7 +19,17 @@ from lpcompile.errors import TargetError
 from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
-from lpcompile.plan import DUAL_SCALES, EIGHTHS, MERGED, SEPARATE, SIDE_LOWERINGS, STATIC, Kernel, WeightPlan
+from lpcompile.plan import (
+    APART,
+    CONCAT_IN,
+    DUAL_SCALES,
+    EIGHTHS,
+    MERGED,
+    SIDE_LOWERINGS,
+    STATIC,
+    Kernel,
+    WeightPlan,
+)
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.merged_rounding import merged_codes
@@ -76,8 +86,10 @@ def side_path_obstacle(
     shape = layer_shape(node)
     if shape.group > 1:
         return f"each of its {shape.group} groups would need factors of its own"
-    if lowering == SEPARATE and kernel not in (*STATIC, Kernel.DYNAMIC, Kernel.NBITS):
-        return "it reads floats, and a separate path reads integers"
+    if lowering in APART and kernel not in (*STATIC, Kernel.DYNAMIC, Kernel.NBITS):
+        return f"it reads floats, and a {lowering} path reads integers"
+    if lowering == CONCAT_IN and node.op not in ("Gemm", "MatMul"):
+        return f"a {node.op} reads windows, which have no room for the numbers of a path"
     if kernel is Kernel.NBITS:
         return "its codes stay packed when it runs, so nothing can be merged into them"
     if weight.scale_format == DUAL_SCALES:
@@ -108,7 +120,7 @@ def with_side_path(
     method = WITHOUT_METRIC if metric is None and decided.side_path in BY_METRIC else decided.side_path
     matrix = None if metric is None else damped_matrix(metric)
     own = _weighing(method, matrix)
-    apart = decided.side_lowering == SEPARATE
+    apart = decided.side_lowering in APART
     found = [tensor, repaired(rows, tensor, decided.rank, own, apart=apart)]
     if method == "lowrank-first":
         b, a = low_rank(rows, decided.rank, own)
@@ -118,7 +130,7 @@ def with_side_path(
         found += _settled(rows, main, b, a, metric, apart=apart)
     elif method == "loftq":
         found += _alternated(rows, rounded, tensor, decided.rank, apart=apart)
-    best = min(found, key=_judge(rows, matrix))
+    best = min(found, key=output_error(rows, matrix))
     if best.side is None:
         return tensor, decided.alone
     return best, replace(decided, side_path=method)
@@ -143,6 +155,9 @@ def rounded_again(
     least = least_beside(target, min_scale)
     main = metric.rounded(np.asarray(target - b @ a, np.float32), tensor.main, min_scale=least)
     own = _weighing(method, damped_matrix(metric))
+    if path.concat:  # what ranges h takes is known of this path alone
+        again = merged_codes(target, replace(main, side=path), metric.factors)
+        return [t for t in (replace(main, side=path), again) if keeps_scales(t, min_scale)]
     found = _settled(target, main, b, a, metric, apart=path.apart)
     left = low_rank(target - main.dequantize(), path.rank, own)
     found += _settled(target, main, *left, metric, apart=path.apart)
@@ -196,7 +211,7 @@ def _beside(main: QuantizedTensor, b: Real, a: Real, *, apart: bool) -> Quantize
     return replace(main, side=path)
 
 
-def _judge(rows: F32, matrix: F64 | None) -> Callable[[QuantizedTensor], float]:
+def output_error(rows: F32, matrix: F64 | None) -> Callable[[QuantizedTensor], float]:
     """The output error of a tensor, in float32: to tell tensors apart."""
     h = None if matrix is None else matrix.astype(np.float32)
 

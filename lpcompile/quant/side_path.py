@@ -8,7 +8,8 @@ u below 2^24 u, and so is their sum: float32 holds V exactly whatever the order 
     t = v * k_c;    w8' = clip(rint(V / t));    scale s_c t      k_c (C,) 8-bit integers, v a float32 number
 
 arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph. A path that
-stays apart is not merged: its weights are s_c V, and it has no steps. [architecture 3.2, 3.6]
+stays apart is not merged: its weights are s_c V, and it has no steps. One that is concatenated to its layer is apart,
+too (`quant.concat_path`): there float64 holds V exactly, and float32 what is left of it. [architecture 3.2, 3.6]
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from lpcompile.formats.arrays import F32, F64, I8, U8, Real
 LARGEST = 127
 MOST_RANK = 512
 MOST_SUM = ((1 << 24) - 1) // 255  # of magnitudes of a row of A, times the largest code of 8 bits
-_EXACT = 1 << 24
+_EXACT, _EXACT_IN_FLOAT64 = 1 << 24, 1 << 53
 _MOST_MULTIPLIER = 255
 _FINEST = 40
 _LEAST_REACH = 2.0**-10
@@ -42,6 +43,7 @@ class SidePath:
         steps: (C,) uint8 above 0, k_c.
         step_unit: v, a positive float32 number of shape ().
         apart: it runs beside the main path and is merged into nothing; steps are 1.
+        concat: it is apart, and what A gives are codes of 8 bits beside those of the layer's input.
 
     Raises:
         FormatError: shapes do not fit, or the unit is no power of two.
@@ -54,6 +56,7 @@ class SidePath:
     steps: U8
     step_unit: F32
     apart: bool = False
+    concat: bool = False
 
     def __post_init__(self) -> None:
         r = self.multipliers.size
@@ -87,6 +90,8 @@ class SidePath:
     def product(self) -> F32:
         """B A in units of the main path's scales, (C, K), exact."""
         left, right = self.factors()
+        if self.concat:
+            return (left.astype(np.float64) @ right.astype(np.float64)).astype(np.float32)
         return np.asarray(left @ right, np.float32)
 
     def row_steps(self) -> F32:
@@ -102,11 +107,12 @@ class SidePath:
             return False
         left, right = (np.abs(f.astype(np.float64)) for f in self.factors())
         most = largest + float((left @ right).max(initial=0))
-        return bool(self.unit <= 1) and most < _EXACT * float(self.unit)
+        limit = _EXACT_IN_FLOAT64 if self.concat else _EXACT
+        return bool(self.unit <= 1) and most < limit * float(self.unit)
 
     def digest(self) -> bytes:
         """SHA-256 over factors and scales."""
-        h = hashlib.sha256(f"{self.b.shape} {self.a.shape}\n".encode())
+        h = hashlib.sha256(f"{self.b.shape} {self.a.shape}{' concat' * self.concat}\n".encode())
         for array in self.arrays().values():
             h.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
         return h.digest()
