@@ -13,9 +13,9 @@ from lpcompile import option_checks
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.concat_paths import NO_BETTER, with_concat_paths
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.keep_if_better import keep_if_better
+from lpcompile.passes.path_inputs import NO_SAMPLES, path_inputs
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, lowering_of, side_path_obstacle
 from lpcompile.pipeline import Pass, PassContext
@@ -75,12 +75,12 @@ class InsertLora(Pass):
             layer = graph.plan.layers.get(node.name, LayerPlan())
             rank, most = layer.weight.rank or self.rank, inf if layer.weight.rank else self.most_macs
             obstacle = "it was not rounded" if layer.tensor is None else ""
-            how = lowering_of(ctx.target, layer.weight.side_lowering or lowering)
-            if how == CONCAT_IN and (ctx.calibration is None or ctx.calibration.generated):
-                obstacle = obstacle or "no calibration data, so what its path gives has no known range"
+            how = self._lowering(graph, node, ctx)
             obstacle = obstacle or side_path_obstacle(
                 node, layer.kernel, layer.weight, rank=rank, most=most, lowering=how
             )
+            if how == CONCAT_IN and (ctx.calibration is None or ctx.calibration.generated):
+                obstacle = obstacle or NO_SAMPLES
             if how == SEPARATE and layer.kernel is Kernel.INTEGER and not _adds_to_sums(ctx):
                 obstacle = obstacle or "it gives 8-bit codes, whose sums a separate path cannot add to"
             if ctx.decisions is not None and not layer.weight.rank:
@@ -91,19 +91,20 @@ class InsertLora(Pass):
                 todo.append(node)
         if self.method in BY_METRIC:
             input_metrics(graph, ctx, [n.name for n in todo])
+        path_inputs(graph, ctx, [n.name for n in todo if self._lowering(graph, n, ctx) == CONCAT_IN])
         with ThreadPoolExecutor(THREADS) as pool:
-            made = {}
-            for node, layer in zip(todo, pool.map(lambda n: self._layer(graph, n, ctx, lowering), todo), strict=True):
-                made[node.name] = layer
-                ctx.progress("fitting side paths", len(made), len(todo))
-        made |= with_concat_paths(
-            graph, ctx, {name: m for name, m in made.items() if m.weight.side_lowering == CONCAT_IN}
-        )
-        for node in todo:
-            self._put(graph, ctx, node, made[node.name], report)
+            found = pool.map(lambda n: self._layer(graph, n, ctx, lowering), todo)
+            for done, (node, layer) in enumerate(zip(todo, found, strict=True)):
+                ctx.progress("fitting side paths", done + 1, len(todo))
+                self._put(graph, ctx, node, layer, report)
         if todo and ctx.decisions is None and self.keep == "better":
             keep_if_better(graph, ctx, before, report, stays="no side path is kept")
         return report
+
+    def _lowering(self, graph: LpGraph, node: Node, ctx: PassContext) -> str:
+        """Of the path of a layer: as it was decided before, else as this pass decides."""
+        decided = graph.plan.layers.get(node.name, LayerPlan()).weight.side_lowering
+        return lowering_of(ctx.target, decided or self.lowering)
 
     def _layer(self, graph: LpGraph, node: Node, ctx: PassContext, lowering: str) -> LayerPlan:
         decided = graph.plan.layers[node.name].weight
@@ -118,7 +119,14 @@ class InsertLora(Pass):
             return held  # a replay's, with its path
         alone = held.tensor if known and held.weight == decided.alone else None
         return rounded_layer(
-            graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps, alone=alone
+            graph,
+            node,
+            decided,
+            ctx.statistics,
+            metric=metric,
+            rounds=self.sweeps,
+            alone=alone,
+            sample=ctx.path_inputs.get(node.name),
         )
 
     def _carried_out(self, node: Node, held: LayerPlan, ctx: PassContext) -> bool:
@@ -134,8 +142,7 @@ class InsertLora(Pass):
         self, graph: LpGraph, ctx: PassContext, node: Node, layer: LayerPlan, report: PassReport
     ) -> None:
         if layer.tensor is None or layer.tensor.side is None:
-            concat = layer.weight.side_lowering == CONCAT_IN
-            report.skip(node, NO_BETTER if concat else "a side path brings it no nearer to its weights")
+            report.skip(node, "a side path brings it no nearer to its weights")
             return
         held = graph.plan.layers[node.name]
         graph.plan = graph.plan.with_layer(node.name, layer)

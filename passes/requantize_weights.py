@@ -203,7 +203,9 @@ class _Requantizing:
                 tried = (
                     [metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)]
                     if tensor.side is None
-                    else rounded_again(target, tensor, plan.weight.side_path, metric, floor)
+                    else rounded_again(
+                        target, tensor, plan.weight, metric, floor, self.ctx.path_inputs.get(name)
+                    )
                 )
             best = min([tensor, *tried], key=lambda t: output_distance(rows, t.dequantize(), *whole))
             if best is not tensor:

@@ -155,10 +155,7 @@ def quant_gemm(
         storage,
         inputs,
         doc,
-        suffix=("" if bias else "_nobias")
-        + ("_float" if float_out else "")
-        + label
-        + _suffix(code_max),
+        suffix=("" if bias else "_nobias") + ("_float" if float_out else "") + label + _suffix(code_max),
     )
     w8, scale = weights_and_scale(b, storage)
     codes, w8 = concatenated(b, "x", w8) if path == CONCAT_IN else ("x", w8)

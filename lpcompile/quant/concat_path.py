@@ -5,20 +5,41 @@
 
 q has a zero point of its own, so that x may have any, and even one that is found at run time. What the product takes
 off instead is made good by columns whose A is zero, so that their code is always 128: with them the b8 of each output
-sum to 0, and the second sum is sum b8 (q - 128), exactly. b8 is in units of the main path's scale: B has the more bits
-the wider it is beside the weights, and what 8 bits do not hold is spread over columns that are alike.
+sum to 0, and the second sum is sum b8 (q - 128), exactly. b8 is in units of the main path's scale, so h and b8 share the
+bits of what they reach together.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lpcompile.formats.arrays import F32, F64, I8
-from lpcompile.quant.side_path import LARGEST, MOST_RANK, SidePath
+from lpcompile.formats.arrays import F32, F64, I8, Real
+from lpcompile.quant.side_path import LARGEST, SidePath, checked, in_units
 
 HIDDEN_ZERO = 128  # code of an h of zero
 _MOST_MULTIPLIER = 255
 _FINEST = 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HiddenSample:
+    """Some of what a layer reads.
+
+    Attributes:
+        codes: (P, K) int16, less their zero point.
+        step: the scale of the input, as a root mean square where it is found at run time.
+    """
+
+    codes: NDArray[np.int16]
+    step: float
+
+    def of(self, a: I8) -> tuple[F64, F64]:
+        """Largest magnitude and root mean square of the sums that (r, K) factors make of it, (r,) each."""
+        sums = self.codes.astype(np.float32) @ a.T.astype(np.float32)
+        return np.abs(sums).max(axis=0, initial=0).astype(np.float64), np.sqrt(
+            np.square(sums, dtype=np.float64).mean(axis=0)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,37 +57,48 @@ class ConcatNumbers:
     m: F32
 
 
-def concat_path(path: SidePath, reach: F64) -> SidePath | None:
-    """The path with h in 8 bits and B in units of the main path; None where that leaves nothing of it, or too much.
+def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample) -> SidePath | None:
+    """Factors in the bits that one product leaves them; None where nothing is left of them.
+
+    A rank is a product of three: a8 has all 8 bits, and what the product may reach is shared by h and b8, so that both
+    roundings lose alike. A rank that reaches farther than both can together is held in part.
 
     Args:
-        path: apart.
-        reach: (r,) magnitude of `sum a8 (x - zero)` that the 8 bits of h hold.
+        b: (C, r).
+        a: (r, K).
+        scale: (C,) or () of the main path.
+        sample: what the layer reads.
+
+    Raises:
+        FormatError: a rank above MOST_RANK, numbers that are not finite.
     """
+    checked(b, a)
+    left, right = in_units(b, scale), np.asarray(a, np.float64)
+    largest = np.abs(right).max(axis=1, initial=0)
+    alive = (largest > 0) & (np.abs(left).max(axis=0, initial=0) > 0)
+    left, right, largest = left[:, alive] * (largest[alive] / LARGEST), right[alive], largest[alive]
+    a8 = np.rint(right * (LARGEST / largest)[:, None]).astype(np.int8)
+    reach, size = sample.of(a8)
     alive = reach > 0
-    if not alive.any():
+    left, a8, reach, size = left[:, alive], a8[alive], reach[alive], size[alive]
+    if not len(a8):
         return None
-    left = path.b.astype(np.float64) * path.multipliers.astype(np.float64) * float(path.unit)
-    left, right, wanted = left[:, alive], path.a[alive], LARGEST / reach[alive]
+    finest = LARGEST / reach
+    even = np.sqrt(np.sqrt(np.square(left).mean(axis=0)) / size)
+    wanted = np.minimum(finest, np.maximum(even, np.abs(left).max(axis=0) / LARGEST))
     power = int(np.floor(np.log2(_MOST_MULTIPLIER / wanted.max())))
     if not 0 <= power <= _FINEST:
         return None
     n = np.clip(np.floor(wanted * 2.0**power), 1, _MOST_MULTIPLIER)
-    whole = np.rint(left * (2.0**power / n)).astype(np.int64)
-    copies = -(-np.abs(whole).max(axis=0, initial=0) // LARGEST)
-    if not 0 < int(copies.sum()) <= MOST_RANK // 2:
+    whole = left * (2.0**power / n)
+    whole *= np.minimum(1, LARGEST / np.abs(whole).max(axis=0))
+    b8 = np.rint(whole).astype(np.int8)
+    kept = b8.any(axis=0)
+    if not kept.any():
         return None
-    b8 = np.concatenate([_parts(whole[:, j], int(c)) for j, c in enumerate(copies)], axis=1)
     ones = np.ones(len(b8), np.uint8), np.ones((), np.float32)
-    return SidePath(
-        b8,
-        np.repeat(right, copies, axis=0),
-        np.repeat(n, copies).astype(np.uint8),
-        np.asarray(2.0**-power, np.float32),
-        *ones,
-        apart=True,
-        concat=True,
-    )
+    unit = np.asarray(2.0**-power, np.float32)
+    return SidePath(b8[:, kept], a8[kept], n[kept].astype(np.uint8), unit, *ones, apart=True, concat=True)
 
 
 def concat_numbers(path: SidePath) -> ConcatNumbers:

@@ -134,11 +134,8 @@ def side_path(
     Raises:
         FormatError: a rank above MOST_RANK, numbers that are not finite.
     """
-    if b.shape[1] > MOST_RANK:
-        raise FormatError(f"a side path of rank {b.shape[1]}, of more than {MOST_RANK}")
-    if not (np.isfinite(b).all() and np.isfinite(a).all()):
-        raise FormatError("factors hold NaN or infinity")
-    left, right = _in_units(b, scale), np.asarray(a, np.float64)
+    checked(b, a)
+    left, right = in_units(b, scale), np.asarray(a, np.float64)
     of_left, of_right = np.abs(left).max(axis=0, initial=0), np.abs(right).max(axis=1, initial=0)
     sizes = of_left * of_right / LARGEST**2  # of one step of both factors
     alive = sizes > 2.0**-_FINEST
@@ -197,7 +194,19 @@ def _with_steps(path: SidePath, w8: I8) -> SidePath:
     return replace(path, steps=steps.astype(np.uint8), step_unit=np.asarray(unit, np.float32))
 
 
-def _in_units(b: Real, scale: F32) -> F64:
+def checked(b: Real, a: Real) -> None:
+    """Refuse factors that no path can hold.
+
+    Raises:
+        FormatError: a rank above MOST_RANK, numbers that are not finite.
+    """
+    if b.shape[1] > MOST_RANK:
+        raise FormatError(f"a side path of rank {b.shape[1]}, of more than {MOST_RANK}")
+    if not (np.isfinite(b).all() and np.isfinite(a).all()):
+        raise FormatError("factors hold NaN or infinity")
+
+
+def in_units(b: Real, scale: F32) -> F64:
     """B over the scales of its rows; what is rounding noise beside other rows is zero."""
     wide = np.asarray(b, np.float64)
     wide = np.where(np.abs(wide) < _NOISE * np.abs(wide).max(axis=0, initial=0), 0.0, wide)

@@ -9,8 +9,8 @@ from onnx import NodeProto, helper
 from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.decode import EIGHTHS, LOOKED_UP
-from lpcompile.ir.float8 import BLOCKS as FLOAT8_BLOCKS
 from lpcompile.ir.domain import PATHS
+from lpcompile.ir.float8 import BLOCKS as FLOAT8_BLOCKS
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.low_rank import SIDE_INPUTS
 

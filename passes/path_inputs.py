@@ -1,0 +1,36 @@
+"""Samples of what layers read, for side paths that are concatenated to them; gathered once for all passes."""
+
+from collections.abc import Sequence
+
+from lpcompile.analysis.hidden_samples import Reading, hidden_samples
+from lpcompile.analysis.layer_inputs import InputReading, input_reading
+from lpcompile.ir.graph import LpGraph
+from lpcompile.pipeline import PassContext
+from lpcompile.plan import STATIC
+
+NO_SAMPLES = "no calibration data, so what its path gives has no known range"
+
+
+def path_inputs(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> None:
+    """Gather what is missing into `ctx.path_inputs`; without calibration data there is none.
+
+    Args:
+        graph: float graph whose plan knows kernels and activations.
+        ctx: keeps them.
+        names: of layers.
+    """
+    readings: dict[str, Reading] = {}
+    for name in names:
+        node, x = graph.node(name), graph.node(name).inputs[0]
+        reading, static = input_reading(node), graph.plan.layers[name].kernel in STATIC
+        if name not in ctx.path_inputs and isinstance(reading, InputReading) and x is not None:
+            readings[name] = reading, graph.plan.activations[x.name] if static else None
+    if not readings or ctx.calibration is None or ctx.calibration.generated or ctx.observe is None:
+        return
+    ctx.path_inputs |= hidden_samples(
+        graph,
+        readings,
+        ctx.observe,
+        ctx.calibration.deciding,
+        lambda done, total: ctx.progress("sampling inputs of side paths", done, total),
+    )
