@@ -128,14 +128,14 @@ class Form:
             path = side_path(b, a, *main.int8_image(), largest=largest, apart=apart)
         return replace(main, side=path)
 
-    def held(self, main: QuantizedTensor, b: Real, a: Real) -> tuple[Real, Real]:
+    def held(self, main: QuantizedTensor, b: F64, a: F64) -> tuple[F64, F64]:
         """What of large factors has room beside a main path: all of it, but where one product reads both."""
         if self.lowering != CONCAT_IN:
             return b, a
         path = self.beside(main, b, a).side
         if path is None:
             return b[:, :0], a[:0]
-        left, right = path.factors()
+        left, right = (f.astype(np.float64) for f in path.factors())
         return left * main.int8_image()[1].reshape(-1, 1), right
 
     def noise(self, tensor: QuantizedTensor) -> float:
@@ -173,11 +173,11 @@ def with_side_path(
     form = Form(decided.side_lowering, sample)
     found = [tensor, repaired(rows, tensor, decided.rank, own, form)]
     if method == "lowrank-first":
-        main, (b, a) = tensor.main, low_rank(rows, decided.rank, own)
+        main, taken = tensor.main, low_rank(rows, decided.rank, own)
         for _ in range(_NARROWINGS if form.lowering == CONCAT_IN else 1):
-            b, a = form.held(main, b, a)
-            main = rounded(np.asarray(rows - b @ a, np.float32))
-        found += _settled(rows, main, b, a, metric, form)
+            taken = form.held(main, *taken)
+            main = rounded(np.asarray(rows - taken[0] @ taken[1], np.float32))
+        found += _settled(rows, main, *taken, metric, form)
         b, a = low_rank(rows - main.dequantize(), decided.rank, own)
         found += _settled(rows, main, b, a, metric, form)
     elif method == "loftq":

@@ -9,6 +9,7 @@ from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.layer_inputs import InputReading
 from lpcompile.errors import CalibrationError
+from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
 from lpcompile.quant.concat_path import HiddenSample
@@ -56,29 +57,52 @@ def hidden_samples(
                     hint="check the samples' preprocessing, or the model itself with 'lpcompile run'",
                 )
             if reading.positions(x.shape):
-                taken[key].append(_of_call(reading, plan, x, wanted))
+                samples = max((len(v) for v in feeds.values() if v.ndim), default=1)
+                taken[key].append(_of_call(reading, plan, np.asarray(x, np.float32), wanted, samples))
         if progress is not None:
             progress(done + 1, len(calls))
     made = {key: _together(parts) for key, parts in taken.items() if parts}
     return {name: made[key] for name, key in keys.items() if key in made}
 
 
+def longest_rows(rows: F32 | NDArray[np.int16], wanted: int) -> NDArray[np.intp]:
+    """Which (P, K) rows to keep: half of those wanted are the longest, the rest are spread over all of them."""
+    if len(rows) <= wanted:
+        return np.arange(len(rows))
+    lengths = np.square(rows, dtype=np.float64).sum(axis=1)
+    longest = np.argsort(-lengths, kind="stable")[: -(-wanted // 2)]
+    return np.union1d(longest, np.linspace(0, len(rows) - 1, wanted // 2).astype(np.intp))
+
+
+def codes_of_run(x: F32, samples: int) -> tuple[NDArray[np.int16], F64]:
+    """Codes, less their zero point, of a tensor whose range is found at run time; and their scales.
+
+    Args:
+        x: of a call.
+        samples: of the call. Where the first axis counts them, each has the range that it would have alone.
+    """
+    own = x.ndim > 1 and len(x) == samples
+    axes = tuple(range(1, x.ndim)) if own else None
+    low, high = (np.asarray(end, np.float64) for end in (x.min(axes, initial=0), x.max(axes, initial=0)))
+    scale = np.where(high > low, (high - low) / _LARGEST_CODE, 1.0)
+    zero = np.clip(np.rint(-low / scale), 0, _LARGEST_CODE)
+    s, z = (v.reshape(-1, *[1] * (x.ndim - 1)) if own else v for v in (scale, zero))
+    codes = np.clip(np.rint(x / s), -z, _LARGEST_CODE - z).astype(np.int16)
+    return codes, np.atleast_1d(scale)
+
+
 def _of_call(
-    reading: InputReading, plan: ActivationPlan | None, x: np.ndarray, wanted: int
+    reading: InputReading, plan: ActivationPlan | None, x: F32, wanted: int, samples: int
 ) -> tuple[NDArray[np.int16], float]:
-    """Some of its rows, and the scale of their codes."""
-    rows = reading.columns(x, np.arange(reading.positions(x.shape)))[0].T
+    """Codes of some rows, and their scale."""
     if plan is None:
-        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-        scale = (high - low) / _LARGEST_CODE or 1.0
-        zero, most = int(np.clip(np.rint(-low / scale), 0, _LARGEST_CODE)), _LARGEST_CODE
+        codes, scales = codes_of_run(x, samples)
+        scale = float(np.sqrt(np.mean(np.square(scales))))
     else:
-        scale, zero, most = plan.scale, plan.zero_point, plan.code_max
-    if len(rows) > wanted:
-        longest = np.argsort(-np.square(rows).sum(axis=1), kind="stable")[: -(-wanted // 2)]
-        spread = np.linspace(0, len(rows) - 1, wanted // 2).astype(np.intp)
-        rows = rows[np.union1d(longest, spread)]
-    return np.clip(np.rint(rows / np.float32(scale)), -zero, most - zero).astype(np.int16), scale
+        scale, zero = plan.scale, plan.zero_point
+        codes = np.clip(np.rint(x / np.float32(scale)), -zero, plan.code_max - zero).astype(np.int16)
+    rows = codes.T if reading.transposed else codes.reshape(-1, reading.inputs)
+    return rows[longest_rows(rows, wanted)], scale
 
 
 def _together(parts: Sequence[tuple[NDArray[np.int16], float]]) -> HiddenSample:

@@ -5,8 +5,8 @@
 
 q has a zero point of its own, so that x may have any, and even one that is found at run time. What the product takes
 off instead is made good by columns whose A is zero, so that their code is always 128: with them the b8 of each output
-sum to 0, and the second sum is sum b8 (q - 128), exactly. b8 is in units of the main path's scale, so h and b8 share the
-bits of what they reach together.
+sum to 0, and the second sum is sum b8 (q - 128), exactly. b8 is in units of the main path's scale, so h and b8 share
+the bits of what they reach together.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.formats.arrays import F32, F64, I8, Real
-from lpcompile.quant.side_path import LARGEST, SidePath, checked, in_units
+from lpcompile.quant.side_path import LARGEST, MOST_RANK, SidePath, checked, in_units
 
 HIDDEN_ZERO = 128  # code of an h of zero
 _MOST_MULTIPLIER = 255
@@ -57,17 +57,19 @@ class ConcatNumbers:
     m: F32
 
 
-def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample) -> SidePath | None:
+def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample, *, columns: int = 1) -> SidePath | None:
     """Factors in the bits that one product leaves them; None where nothing is left of them.
 
     A rank is a product of three: a8 has all 8 bits, and what the product may reach is shared by h and b8, so that both
-    roundings lose alike. A rank that reaches farther than both can together is held in part.
+    roundings lose alike. A rank that reaches farther than they can together takes more columns, and is held in part
+    where these are not enough: what it loses by the rounding of h grows as it does.
 
     Args:
         b: (C, r).
         a: (r, K).
         scale: (C,) or () of the main path.
         sample: what the layer reads.
+        columns: that a rank may take.
 
     Raises:
         FormatError: a rank above MOST_RANK, numbers that are not finite.
@@ -91,14 +93,14 @@ def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample) -> SidePath 
         return None
     n = np.clip(np.floor(wanted * 2.0**power), 1, _MOST_MULTIPLIER)
     whole = left * (2.0**power / n)
-    whole *= np.minimum(1, LARGEST / np.abs(whole).max(axis=0))
-    b8 = np.rint(whole).astype(np.int8)
-    kept = b8.any(axis=0)
-    if not kept.any():
+    whole = np.rint(whole * np.minimum(1, columns * LARGEST / np.abs(whole).max(axis=0))).astype(np.int64)
+    copies = -(-np.abs(whole).max(axis=0) // LARGEST)
+    if not 0 < int(copies.sum()) <= MOST_RANK:
         return None
+    b8 = np.concatenate([_parts(whole[:, j], int(count)) for j, count in enumerate(copies)], axis=1)
     ones = np.ones(len(b8), np.uint8), np.ones((), np.float32)
-    unit = np.asarray(2.0**-power, np.float32)
-    return SidePath(b8[:, kept], a8[kept], n[kept].astype(np.uint8), unit, *ones, apart=True, concat=True)
+    numbers = np.repeat(a8, copies, axis=0), np.repeat(n, copies).astype(np.uint8)
+    return SidePath(b8, *numbers, np.asarray(2.0**-power, np.float32), *ones, apart=True, concat=True)
 
 
 def concat_numbers(path: SidePath) -> ConcatNumbers:
