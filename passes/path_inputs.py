@@ -21,10 +21,13 @@ def path_inputs(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> None:
     """
     readings: dict[str, Reading] = {}
     for name in names:
-        node, x = graph.node(name), graph.node(name).inputs[0]
-        reading, static = input_reading(node), graph.plan.layers[name].kernel in STATIC
-        if name not in ctx.path_inputs and isinstance(reading, InputReading) and x is not None:
-            readings[name] = reading, graph.plan.activations[x.name] if static else None
+        x, reading = graph.node(name).inputs[0], input_reading(graph.node(name))
+        if x is None or not isinstance(reading, InputReading):
+            continue
+        static = graph.plan.layers[name].kernel in STATIC
+        plan, known = graph.plan.activations[x.name] if static else None, ctx.path_inputs.get(name)
+        if known is None or (plan is not None and plan.scale != known.step):
+            readings[name] = reading, plan
     if not readings or ctx.calibration is None or ctx.calibration.generated or ctx.observe is None:
         return
     ctx.path_inputs |= hidden_samples(

@@ -10,7 +10,7 @@ lowrank-first     qera of W itself, codes of what it leaves, then qera of the re
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from lpcompile.errors import TargetError
 from lpcompile.formats.arrays import F32, F64, Real
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.node import Node
+from lpcompile.passes.path_form import MERGED_FORM, PathForm
 from lpcompile.plan import (
     APART,
     CONCAT_IN,
@@ -30,12 +31,13 @@ from lpcompile.plan import (
     Kernel,
     WeightPlan,
 )
-from lpcompile.quant.concat_path import HiddenSample, concat_path
+from lpcompile.quant.accumulators import fits_any_weights
+from lpcompile.quant.concat_path import HiddenSample
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.quant.low_rank import low_rank
 from lpcompile.quant.merged_rounding import merged_codes
 from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.side_path import LARGEST, side_path
+from lpcompile.quant.side_path import LARGEST
 from lpcompile.target import Target
 
 WITHOUT_METRIC = "loftq"  # what becomes of methods that weigh inputs where inputs are not known
@@ -92,6 +94,8 @@ def side_path_obstacle(
         return f"it reads floats, and a {lowering} path reads integers"
     if lowering == CONCAT_IN and node.op not in ("Gemm", "MatMul"):
         return f"a {node.op} reads windows, which have no room for the numbers of a path"
+    if lowering == CONCAT_IN and not fits_any_weights(shape.inputs + 2 * rank):
+        return f"with a path its sums are of more products than int32 holds: {shape.inputs} without"
     if kernel is Kernel.NBITS:
         return "its codes stay packed when it runs, so nothing can be merged into them"
     if weight.scale_format == DUAL_SCALES:
@@ -105,48 +109,6 @@ def side_path_obstacle(
     if ratio > most:
         return f"a path of rank {rank} has {ratio:.2f} of its products, above {most:g}"
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """In which form a path is held.
-
-    Attributes:
-        lowering: one of `plan.SIDE_LOWERINGS`.
-        sample: of what the layer reads, where the path is concatenated to it.
-    """
-
-    lowering: str = MERGED
-    sample: HiddenSample | None = None
-
-    def beside(self, main: QuantizedTensor, b: Real, a: Real) -> QuantizedTensor:
-        """Codes and these factors in 8 bits."""
-        if self.lowering == CONCAT_IN:
-            path = None if self.sample is None else concat_path(b, a, main.int8_image()[1], self.sample)
-        else:
-            apart, largest = self.lowering in APART, main.largest_level
-            path = side_path(b, a, *main.int8_image(), largest=largest, apart=apart)
-        return replace(main, side=path)
-
-    def held(self, main: QuantizedTensor, b: F64, a: F64) -> tuple[F64, F64]:
-        """What of large factors has room beside a main path: all of it, but where one product reads both."""
-        if self.lowering != CONCAT_IN:
-            return b, a
-        path = self.beside(main, b, a).side
-        if path is None:
-            return b[:, :0], a[:0]
-        left, right = (f.astype(np.float64) for f in path.factors())
-        return left * main.int8_image()[1].reshape(-1, 1), right
-
-    def noise(self, tensor: QuantizedTensor) -> float:
-        """What rounding h adds to the sum of squares of the outputs; nothing where it has more than 8 bits."""
-        if self.sample is None or tensor.side is None:
-            return 0.0
-        factors = tensor.side.b * tensor.main.int8_image()[1].reshape(-1, 1).astype(np.float64)
-        return self.sample.step**2 / 12 * float(np.square(factors).sum())
-
-
-MERGED_FORM = Form()
 
 
 def with_side_path(
@@ -170,7 +132,7 @@ def with_side_path(
     method = WITHOUT_METRIC if metric is None and decided.side_path in BY_METRIC else decided.side_path
     matrix = None if metric is None else damped_matrix(metric)
     own = _weighing(method, matrix)
-    form = Form(decided.side_lowering, sample)
+    form = PathForm(decided.side_lowering, sample)
     found = [tensor, repaired(rows, tensor, decided.rank, own, form)]
     if method == "lowrank-first":
         main, taken = tensor.main, low_rank(rows, decided.rank, own)
@@ -207,7 +169,7 @@ def rounded_again(
         min_scale: (C,) least scales of the merged image; what falls below is left out.
         sample: of what the layer reads.
     """
-    path, form = tensor.side, Form(decided.side_lowering, sample)
+    path, form = tensor.side, PathForm(decided.side_lowering, sample)
     assert path is not None
     b, a = path.factors()
     b = b * tensor.main.int8_image()[1].reshape(-1, 1)
@@ -217,7 +179,7 @@ def rounded_again(
     found = _settled(target, main, b, a, metric, form)
     left = low_rank(target - main.dequantize(), path.rank, own)
     found += _settled(target, main, *left, metric, form)
-    return [t for t in found if keeps_scales(t, min_scale)]
+    return [t for t in found if t.side is not None and keeps_scales(t, min_scale)]
 
 
 def least_beside(rows: F32, min_scale: F32 | None) -> F32:
@@ -239,7 +201,7 @@ def keeps_scales(tensor: QuantizedTensor, min_scale: F32 | None) -> bool:
 
 
 def repaired(
-    rows: F32, tensor: QuantizedTensor, rank: int, metric: F64 | None, form: Form = MERGED_FORM
+    rows: F32, tensor: QuantizedTensor, rank: int, metric: F64 | None, form: PathForm = MERGED_FORM
 ) -> QuantizedTensor:
     """The tensor with the factors that repair its codes best; as it is where there is nothing to repair."""
     main = tensor.main
@@ -273,7 +235,7 @@ def _judge(rows: F32, matrix: F64 | None) -> Callable[[QuantizedTensor], float]:
 
 
 def _settled(
-    rows: F32, main: QuantizedTensor, b: Real, a: Real, metric: InputMetric | None, form: Form
+    rows: F32, main: QuantizedTensor, b: Real, a: Real, metric: InputMetric | None, form: PathForm
 ) -> list[QuantizedTensor]:
     """Codes beside factors in 8 bits, as they are, and chosen again to make up for the rounding of the factors.
 
@@ -287,7 +249,7 @@ def _settled(
 
 
 def _alternated(
-    rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int, form: Form
+    rows: F32, rounded: Round, tensor: QuantizedTensor, rank: int, form: PathForm
 ) -> list[QuantizedTensor]:
     found = []
     for _ in range(ALTERNATIONS):
