@@ -14,7 +14,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
 from lpcompile.quant.concat_path import HiddenSample
 
-POSITIONS = 2048  # of all calls; half of them the longest of each call, which reach farthest
+POSITIONS = 1024  # of all calls; half of them the longest of each call, which reach farthest
 _LARGEST_CODE = 255
 Reading = tuple[InputReading, ActivationPlan | None]  # without a plan the range is found at run time
 

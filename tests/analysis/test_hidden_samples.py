@@ -12,9 +12,11 @@ from lpcompile.runtime.execution import observer
 from tests.support import parse_model, run_model
 
 NET = "m (float[n,5,8] x) => (float[n,5,3] y) <float[8,3] w> { [a] y = MatMul (x, w) }"
-ROUNDING = (
-    """m (float[5,8] x) => (uint8[5,8] q, float[] s, uint8[] z) { q, s, z = DynamicQuantizeLinear (x) }"""
-)
+ROUNDING = """m (float[5,8] x) => (uint8[5,8] q, float[1] s, uint8[1] z) <int64[1] one = {1}> {
+    q, a, b = DynamicQuantizeLinear (x)
+    s = Reshape (a, one)
+    z = Reshape (b, one)
+}"""
 
 
 def test_codes_are_those_of_each_sample_alone() -> None:
