@@ -16,7 +16,7 @@ from lpcompile.runtime.layer_check import check_layers
 from lpcompile.runtime.reference import evaluate
 from lpcompile.runtime.side_factors import side_factors, swap_factors, written_factors
 from tests.support import Array, parse_model, random_feeds, run_model
-from tests.test_separate_paths import DYNAMIC, NET, STATIC, compiled, factors_for, ranks
+from tests.test_separate_paths import DYNAMIC, NET, STATIC, WEIGHTS, compiled, factors_for, ranks
 
 PATHS = "insert-lora{rank=3,keep=always,most-macs=9,lowering=concat-in}"
 
@@ -91,6 +91,37 @@ def test_a_replay_is_the_same_file(made: lpcompile.Artefacts, tmp_path: Path) ->
     assert again.model.SerializeToString() == made.model.SerializeToString()
 
 
+@pytest.mark.thorough
+def test_codes_that_are_chosen_by_moments_are_replayed(tmp_path: Path) -> None:
+    """Ranges, factors and codes of both rounds come back from the samples; a form that is edited is carried out."""
+    weights = "quantize-weights{format=fixp4,granularity=group,group-size=8,rounding=gptq,sweeps=0}"
+    passes = f"{STATIC},{weights},{PATHS},correct-bias,requantize-weights"
+    first = lpcompile.compile(parse_model(NET), passes=passes, calibration=calls(), target="ort")
+    assert set(ranks(first).values()) == {3}
+    file = tmp_path / "decisions.toml"
+    for text, same in ((first.decisions, True), (first.decisions.replace("concat-in", "merged"), False)):
+        file.write_text(text, "utf-8")
+        again = lpcompile.compile(parse_model(NET), decisions=file, calibration=calls(), target="ort")
+        assert (again.model.SerializeToString() == first.model.SerializeToString()) is same
+    edited = again.decisions.replace("merged", "concat-in")
+    file.write_text(edited, "utf-8")
+    back = lpcompile.compile(parse_model(NET), decisions=file, calibration=calls(), target="ort")
+    concatenated = [n.name for n in back.model.graph.node if n.op_type.endswith("_concat")]
+    assert concatenated == list(ranks(first))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("opset", [13, 19, 21, 23])
+@pytest.mark.parametrize("head", [STATIC, DYNAMIC, STATIC.replace("cost=none", "cost=none,format=uint4")])
+def test_every_opset_and_codes_of_four_bits(opset: int, head: str) -> None:
+    model = parse_model(NET, opset=opset)
+    samples = [random_feeds(model, seed=i) for i in range(8)]
+    found = lpcompile.compile(model, passes=f"{head},{WEIGHTS},{PATHS}", calibration=samples, target="ort")
+    checks = check_layers(found.model, samples[2])
+    assert sum("_concat" in c.op for c in checks) == 4
+    assert not [c for c in checks if c.different]
+
+
 def test_layers_that_take_none_say_why() -> None:
     found = compiled(paths=PATHS, calibration=None)
     (entry,) = [p for p in found.report["passes"] if p["name"] == "insert-lora"]
@@ -110,10 +141,7 @@ def test_layers_that_take_none_say_why() -> None:
 
 
 def test_other_forms_refuse() -> None:
-    with pytest.raises(TargetError, match="target 'cim' has no lowering 'concat-in' of side paths") as told:
-        compiled(paths=PATHS, target="cim")
-    assert told.value.hint == "it has: separate"
-    with pytest.raises(TargetError, match="QDQ form has no separate side paths"):
+    with pytest.raises(TargetError, match="QDQ form has no side paths that stay apart"):
         compiled(paths=PATHS, emit="qdq")
 
 

@@ -100,7 +100,7 @@ def test_what_is_stored_and_counted(made: lpcompile.Artefacts) -> None:
 
 
 def test_qdq_is_refused() -> None:
-    with pytest.raises(TargetError, match="QDQ form has no separate side paths"):
+    with pytest.raises(TargetError, match="QDQ form has no side paths that stay apart"):
         compiled(emit="qdq")
 
 
