@@ -1,6 +1,7 @@
 """Samples of what layers read, for side paths that are concatenated to them; gathered once for all passes."""
 
 from collections.abc import Sequence
+from math import isclose
 
 from lpcompile.analysis.hidden_samples import Reading, hidden_samples
 from lpcompile.analysis.layer_inputs import InputReading, input_reading
@@ -26,7 +27,7 @@ def path_inputs(graph: LpGraph, ctx: PassContext, names: Sequence[str]) -> None:
             continue
         static = graph.plan.layers[name].kernel in STATIC
         plan, known = graph.plan.activations[x.name] if static else None, ctx.path_inputs.get(name)
-        if known is None or (plan is not None and plan.scale != known.step):
+        if known is None or (plan is not None and not isclose(plan.scale, known.step, rel_tol=1e-9)):
             readings[name] = reading, plan
     if not readings or ctx.calibration is None or ctx.calibration.generated or ctx.observe is None:
         return

@@ -141,7 +141,7 @@ def quant_gemm(
 ) -> FunctionProto:
     """QuantGemm: uint8 (M, K) times int8 (K, N) plus int32 bias -> uint8, or float32 with `float_out`.
 
-    `path` is the lowering of a side path that stays apart: `separate` adds to the floats.
+    `path` is the lowering of a side path that stays apart: `separate` adds to the floats, `concat-in` is read beside x.
     """
     y_inputs = [] if float_out else ["y_scale", "y_zero_point"]
     weights = [*storage.inputs, *storage.format_inputs]
@@ -179,7 +179,7 @@ def quant_matmul(
 ) -> FunctionProto:
     """QuantMatMul: uint8 (..., K) times int8 (K, N) -> uint8, or float32 with `float_out`.
 
-    `path` is the lowering of a side path that stays apart: `separate` adds to the floats.
+    `path` is the lowering of a side path that stays apart: `separate` adds to the floats, `concat-in` is read beside x.
     """
     label, paths = PATHS[path]
     inputs = [
@@ -215,7 +215,7 @@ def quant_matmul(
 def dynamic_quant_matmul(storage: Storage, opset: int, *, path: str = "") -> FunctionProto:
     """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32.
 
-    `path` is the lowering of a side path that stays apart: `separate` adds to the floats.
+    `path` is the lowering of a side path that stays apart: `separate` adds to the floats, `concat-in` is read beside x.
     """
     label, paths = PATHS[path]
     doc = "x_q, x_scale, x_zero_point = DynamicQuantizeLinear(x); y = sum(w8 * (x_q - x_zero_point)) * scales"

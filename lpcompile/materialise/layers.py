@@ -24,7 +24,7 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import APART, CONCAT_IN, DUAL_SCALES, SEPARATE, ActivationPlan, Kernel, LayerPlan
+from lpcompile.plan import CONCAT_IN, DUAL_SCALES, SEPARATE, ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.concat_path import ConcatNumbers, concat_numbers
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.dyadic import Codes
@@ -231,12 +231,6 @@ def separate_path(node: Node, plan: LayerPlan) -> tuple[SidePath | None, LayerPl
             + ("reads integers" if path.concat else "gives floats"),
             where=node.name,
             hint='set side_lowering = "merged"',
-        )
-    if plan.weight.side_lowering in APART and plan.weight.side_lowering != lowering:
-        raise TargetError(
-            f"the side path was not brought to side_lowering '{plan.weight.side_lowering}'",
-            where=node.name,
-            hint=f"pass insert-lora does that; or set side_lowering = {lowering!r}",
         )
     assert plan.tensor is not None
     return path, replace(plan, tensor=plan.tensor.main)

@@ -52,7 +52,7 @@ def test_static_codes_and_those_found_at_run_time() -> None:
     found = hidden_samples(graph, {"static": (reading, plan), "run": (reading, None)}, observer, calls)
     x = np.concatenate([c["x"].reshape(-1, 8) for c in calls])
     np.testing.assert_array_equal(found["static"].codes, np.clip(np.rint(x / np.float32(0.01)), -100, 155))
-    assert found["static"].step == 0.01
+    assert found["static"].step == pytest.approx(0.01, rel=1e-9)
     scales = [np.ptp(np.append(one, 0)) / 255 for c in calls for one in c["x"]]
     assert found["run"].step == pytest.approx(np.sqrt(np.mean(np.square(scales))), rel=1e-6)
     many = [{"x": np.ones((POSITIONS, 5, 8), np.float32)}]
