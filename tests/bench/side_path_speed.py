@@ -18,13 +18,16 @@ ENTRIES = ("char_gpt_shakespeare", "minilm_stsb")
 RANK, ROUNDS = 8, 101
 INT8 = "int8"
 Key = TypeVar("Key")
-FORMS = (("merged", RANK), ("separate", RANK), ("concat-in", RANK), ("concat-in", 2 * RANK))
+ALONE = "no path"
+FORMS = ((ALONE, 0), ("merged", RANK), ("separate", RANK), ("concat-in", RANK), ("concat-in", 2 * RANK))
 
 
 def pipeline(lowering: str, rank: int) -> str:
-    """Recipe `npp` with paths of a rank in a form."""
+    """Recipe `npp` with paths of a rank in a form, or without."""
     text, own = load_recipe("npp").pipeline, f"insert-lora{{rank={RANK}}}"
     assert own in text
+    if lowering == ALONE:
+        return text.replace(f"{own},", "")
     return text.replace(own, f"insert-lora{{rank={rank},keep=always,lowering={lowering}}}")
 
 
