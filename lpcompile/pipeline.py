@@ -24,6 +24,7 @@ from lpcompile.ir.verify import verify_graph
 from lpcompile.memory import collect_replaced, freed_blocks_kept
 from lpcompile.plan import ActivationOptions, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.progress import Progress, no_progress
+from lpcompile.quant.concat_path import HiddenSample
 from lpcompile.quant.input_metric import InputMetric
 from lpcompile.records import PassReport
 from lpcompile.target import Target
@@ -70,6 +71,7 @@ class PassContext:
         statistics: of activations, by tensor name, once a pass has gathered them (one sweep serves all).
         metrics: of rounding errors, by layer, once a pass has gathered them.
         without_metric: layers that have none, and why.
+        path_inputs: samples of what layers read, once a pass has gathered them for their side paths.
         ranges: how planned activations got theirs, so that other widths can be weighed; None where none is planned.
         layer_formats: what the user wants of layers by name, "REGEX=FORMAT[/GRANULARITY]".
         scored: candidates of layers once a pass has scored them; another budget needs no new scores.
@@ -99,6 +101,7 @@ class PassContext:
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     metrics: dict[str, InputMetric] = field(default_factory=dict)
     without_metric: dict[str, str] = field(default_factory=dict)
+    path_inputs: dict[str, HiddenSample] = field(default_factory=dict)
     ranges: ActivationRanges | None = None
     layer_formats: tuple[str, ...] = ()
     scored: dict[str, Any] = field(default_factory=dict)

@@ -24,8 +24,9 @@ V = TypeVar("V")
 
 ADAROUND = "adaround"  # learned, from what "gptq" gives
 METRIC_ROUNDINGS = ("gptq", ADAROUND)  # those that need the moments of a layer's inputs
-MERGED, SEPARATE = "merged", "separate"  # lowerings of side paths
-SIDE_LOWERINGS = (MERGED, SEPARATE)
+MERGED, SEPARATE, CONCAT_IN = "merged", "separate", "concat-in"  # lowerings of side paths
+SIDE_LOWERINGS = (MERGED, SEPARATE, CONCAT_IN)
+APART = (SEPARATE, CONCAT_IN)  # those that leave the factors what they are
 ROUNDINGS = ("nearest", "kernel-sums", *METRIC_ROUNDINGS)
 
 
@@ -88,8 +89,8 @@ class WeightPlan:
         double_quantized: a mode of `quant.double_quantization` that the channel scales were brought to afterwards.
         rank: of the side path that repairs them; 0: none.
         side_path: how its factors are chosen, one of `quant.low_rank.METHODS`; empty without one.
-        side_lowering: "merged" into the weights when the model is loaded, or "separate": it runs beside them; empty
-            without one.
+        side_lowering: "merged" into the weights when the model is loaded, "separate": it runs beside them, or
+            "concat-in": one product reads its hidden numbers beside the inputs; empty without one.
     """
 
     format: str = "float32"

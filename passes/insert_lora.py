@@ -15,10 +15,11 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
 from lpcompile.passes.keep_if_better import keep_if_better
+from lpcompile.passes.path_inputs import NO_SAMPLES, path_inputs
 from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.passes.side_paths import BY_METRIC, WITHOUT_METRIC, lowering_of, side_path_obstacle
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import SEPARATE, SIDE_LOWERINGS, Kernel, LayerPlan
+from lpcompile.plan import CONCAT_IN, SEPARATE, SIDE_LOWERINGS, Kernel, LayerPlan
 from lpcompile.quant.low_rank import METHODS
 from lpcompile.quant.side_path import MOST_RANK
 from lpcompile.records import PassReport
@@ -36,7 +37,7 @@ class InsertLora(Pass):
         factors: format of the factors.
         most-macs: share of the layer's own products that a path may take; one with more is skipped.
         sweeps: of codes and scales in turn after GPTQ.
-        lowering: merged or separate; empty: the target's own.
+        lowering: merged, separate or concat-in; empty: the target's own.
         keep: better: undone where the network lost; always: a later pass trains the factors.
     """
 
@@ -74,10 +75,12 @@ class InsertLora(Pass):
             layer = graph.plan.layers.get(node.name, LayerPlan())
             rank, most = layer.weight.rank or self.rank, inf if layer.weight.rank else self.most_macs
             obstacle = "it was not rounded" if layer.tensor is None else ""
-            how = lowering_of(ctx.target, layer.weight.side_lowering or lowering)
+            how = self._lowering(graph, node, ctx)
             obstacle = obstacle or side_path_obstacle(
                 node, layer.kernel, layer.weight, rank=rank, most=most, lowering=how
             )
+            if how == CONCAT_IN and (ctx.calibration is None or ctx.calibration.generated):
+                obstacle = obstacle or NO_SAMPLES
             if how == SEPARATE and layer.kernel is Kernel.INTEGER and not _adds_to_sums(ctx):
                 obstacle = obstacle or "it gives 8-bit codes, whose sums a separate path cannot add to"
             if ctx.decisions is not None and not layer.weight.rank:
@@ -88,6 +91,7 @@ class InsertLora(Pass):
                 todo.append(node)
         if self.method in BY_METRIC:
             input_metrics(graph, ctx, [n.name for n in todo])
+        path_inputs(graph, ctx, [n.name for n in todo if self._lowering(graph, n, ctx) == CONCAT_IN])
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(lambda n: self._layer(graph, n, ctx, lowering), todo)
             for done, (node, layer) in enumerate(zip(todo, found, strict=True)):
@@ -96,6 +100,11 @@ class InsertLora(Pass):
         if todo and ctx.decisions is None and self.keep == "better":
             keep_if_better(graph, ctx, before, report, stays="no side path is kept")
         return report
+
+    def _lowering(self, graph: LpGraph, node: Node, ctx: PassContext) -> str:
+        """Of the path of a layer: as it was decided before, else as this pass decides."""
+        decided = graph.plan.layers.get(node.name, LayerPlan()).weight.side_lowering
+        return lowering_of(ctx.target, decided or self.lowering)
 
     def _layer(self, graph: LpGraph, node: Node, ctx: PassContext, lowering: str) -> LayerPlan:
         decided = graph.plan.layers[node.name].weight
@@ -110,7 +119,14 @@ class InsertLora(Pass):
             return held  # a replay's, with its path
         alone = held.tensor if known and held.weight == decided.alone else None
         return rounded_layer(
-            graph, node, decided, ctx.statistics, metric=metric, rounds=self.sweeps, alone=alone
+            graph,
+            node,
+            decided,
+            ctx.statistics,
+            metric=metric,
+            rounds=self.sweeps,
+            alone=alone,
+            sample=ctx.path_inputs.get(node.name),
         )
 
     def _carried_out(self, node: Node, held: LayerPlan, ctx: PassContext) -> bool:

@@ -16,9 +16,18 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.input_metrics import input_metrics
+from lpcompile.passes.path_inputs import path_inputs
 from lpcompile.passes.rounded_layer import rounded_layer, with_codes_of, with_rounding
 from lpcompile.pipeline import CarriedOut, Pass, PassContext
-from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, ROUNDINGS, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import (
+    ADAROUND,
+    CONCAT_IN,
+    METRIC_ROUNDINGS,
+    ROUNDINGS,
+    Kernel,
+    LayerPlan,
+    WeightPlan,
+)
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.input_metric import ROUNDS
 from lpcompile.records import PassReport
@@ -84,6 +93,7 @@ class QuantizeWeights(Pass):
         todo = [n for n in todo if graph.plan.layers[n.name].tensor is None]
         wanting = [n.name for n in todo if self._decided(graph, n).rounding in METRIC_ROUNDINGS]
         input_metrics(graph, ctx, wanting)
+        path_inputs(graph, ctx, [n.name for n in todo if self._decided(graph, n).side_lowering == CONCAT_IN])
         for name in wanting:
             if reason := ctx.without_metric.get(name):
                 report.skip(name, f"not rounded with regard to its outputs: {reason}")
@@ -177,6 +187,7 @@ class QuantizeWeights(Pass):
             rounds=self.sweeps,
             rho=self.rho,
             improves_table=learned,
+            sample=ctx.path_inputs.get(node.name),
         )
         if layer.weight == decided and self.rho < 0 and not learned and not followers:
             ctx.carried_out[node.name] = CarriedOut(decided, self.sweeps, metric, layer.codes_sha256)

@@ -32,10 +32,11 @@ from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.network_noise import NetworkNoise
+from lpcompile.passes.path_inputs import path_inputs
 from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ADAROUND, METRIC_ROUNDINGS, LayerPlan
+from lpcompile.plan import ADAROUND, CONCAT_IN, METRIC_ROUNDINGS, LayerPlan
 from lpcompile.quant.dual_precision import DualPrecisionTensor, Stages
 from lpcompile.quant.dual_rounding import ROUNDINGS as DUAL_ROUNDINGS
 from lpcompile.quant.dual_rounding import DualRounding, dual_rounded
@@ -90,6 +91,7 @@ class RequantizeWeights(Pass):
                 report.skip(node, "no calibration data, so its inputs are not known")
             return report
         names, deciding = [n.name for n in rounded], calibration.deciding
+        path_inputs(graph, ctx, [n for n in names if _plan(graph, n).weight.side_lowering == CONCAT_IN])
         measure = NetworkNoise(graph, ctx)
         most = self.finalists
         if most < 0 and ctx.finalists:
@@ -203,7 +205,9 @@ class _Requantizing:
                 tried = (
                     [metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)]
                     if tensor.side is None
-                    else rounded_again(target, tensor, plan.weight.side_path, metric, floor)
+                    else rounded_again(
+                        target, tensor, plan.weight, metric, floor, self.ctx.path_inputs.get(name)
+                    )
                 )
             best = min([tensor, *tried], key=lambda t: output_distance(rows, t.dequantize(), *whole))
             if best is not tensor:

@@ -17,10 +17,22 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
+from lpcompile.passes.path_inputs import NO_SAMPLES
 from lpcompile.passes.side_paths import keeps_scales, least_beside, side_path_obstacle, with_side_path
-from lpcompile.plan import ADAROUND, MERGED, METRIC_ROUNDINGS, STATIC, SUMMING, Kernel, LayerPlan, WeightPlan
+from lpcompile.plan import (
+    ADAROUND,
+    CONCAT_IN,
+    MERGED,
+    METRIC_ROUNDINGS,
+    STATIC,
+    SUMMING,
+    Kernel,
+    LayerPlan,
+    WeightPlan,
+)
 from lpcompile.quant.accumulators import BIAS_UNITS, int32_obstacle
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
+from lpcompile.quant.concat_path import HiddenSample
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
 from lpcompile.quant.kernel_rounding import round_kernels, tap_correlation
 from lpcompile.quant.output_codebook import improved_table
@@ -42,6 +54,7 @@ def rounded_layer(
     learns: bool = True,
     improves_table: bool = False,
     alone: QuantizedTensor | None = None,
+    sample: HiddenSample | None = None,
 ) -> LayerPlan:
     """The layer's plan with codes, and what rounding lost.
 
@@ -55,6 +68,7 @@ def rounded_layer(
         rho: correlation of neighbouring inputs for `kernel-sums`; below 0: measured.
         improves_table: its table was learned from some of its weights, and may be improved; not with `rounds` 0.
         alone: the weights as this decision rounds them without its side path, where they were; None: rounded here.
+        sample: of what it reads, for a side path that is concatenated to it.
         learns: False leaves `adaround` at the codes it starts from, which tells formats apart as well.
 
     Raises:
@@ -83,6 +97,7 @@ def rounded_layer(
     lowering = decided.side_lowering or MERGED
     if decided.rank and (
         no := side_path_obstacle(node, kernel, decided, rank=decided.rank, most=inf, lowering=lowering)
+        or (NO_SAMPLES if lowering == CONCAT_IN and sample is None else "")
     ):
         decided = decided.alone
         reason = "; ".join(filter(None, (reason, f"no side path: {no}")))
@@ -121,7 +136,7 @@ def rounded_layer(
                 return made
             return by_metric.rounded(target, made, min_scale=beside.min_scale, rounds=rounds)
 
-        tensor, decided = with_side_path(rows, tensor, decided, metric, again)
+        tensor, decided = with_side_path(rows, tensor, decided, metric, again, sample)
         if decided.rank and not keeps_scales(tensor, fitting.min_scale):
             tensor, decided = tensor.main, decided.alone
     if kernel in SUMMING and (no := int32_obstacle(tensor)):

@@ -100,7 +100,7 @@ def test_what_is_stored_and_counted(made: lpcompile.Artefacts) -> None:
 
 
 def test_qdq_is_refused() -> None:
-    with pytest.raises(TargetError, match="QDQ form has no separate side paths"):
+    with pytest.raises(TargetError, match="QDQ form has no side paths that stay apart"):
         compiled(emit="qdq")
 
 
@@ -173,7 +173,7 @@ def test_own_factors_come_back(made: lpcompile.Artefacts) -> None:
 @pytest.mark.parametrize(
     ("name", "b", "a", "message"),
     [
-        ("codes", (32, 2), (2, 24), "layer 'codes' has no separate side path"),
+        ("codes", (32, 2), (2, 24), "layer 'codes' has no side path that stays apart"),
         ("last", (9, 2), (3, 24), r"factors of shape \(9, 2\) and \(3, 24\) for 9 outputs and 24 inputs"),
         ("last", (8, 2), (2, 24), "for 9 outputs and 24 inputs"),
         ("last", (9, 0), (0, 24), "for 9 outputs and 24 inputs"),
@@ -196,7 +196,7 @@ def test_factors_that_are_no_numbers(made: lpcompile.Artefacts) -> None:
 
 def test_models_without_paths() -> None:
     plain = compiled(paths="correct-bias")
-    with pytest.raises(InputError, match="no layer of the model has a separate side path"):
+    with pytest.raises(InputError, match="no layer of the model has a side path that stays apart"):
         side_factors(plain.model)
 
 

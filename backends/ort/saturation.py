@@ -26,7 +26,9 @@ def saturation_assumption(graph: LpGraph) -> list[dict[str, str]]:
     found = 0
     for node, tensor in summing:
         largest_code = (1 << activation_bits(activation_format(graph, node))) - 1
-        found += pairs_may_saturate(tensor.int8_image()[0], largest_code)
+        path = tensor.side if tensor.side is not None and tensor.side.concat else None
+        factors = () if path is None else (path.a, path.b)
+        found += any(pairs_may_saturate(w, largest_code) for w in (tensor.int8_image()[0], *factors))
     if not found:
         return []
     what = (

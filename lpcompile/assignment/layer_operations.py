@@ -15,7 +15,7 @@ from lpcompile.analysis.cost_classes import MAC, OTHER, SCALE, SHIFT_MAC
 from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat
 from lpcompile.assignment.requantisation import FLOAT, Requantisation
 from lpcompile.ir.block_matmul import BLOCK
-from lpcompile.plan import SEPARATE, Kernel
+from lpcompile.plan import APART, CONCAT_IN, Kernel
 
 GROUP_BITS = 4
 FLOAT8_BITS = 8
@@ -23,13 +23,14 @@ _POWERS_OF_TWO = ("pot4",)
 _CODEBOOKS = ("nf4", "lut4")
 _IMAGE_BITS = 8
 FACTOR_BITS, HIDDEN_BITS = 8, 16  # of a separate side path
+CONCAT_HIDDEN_BITS = 8
 
 Work = Mapping[tuple[str, Operation], int]  # by class and operation: how often in a call
 
 
 def operand_bits(held: LayerFormat) -> int:
     """Width of the weight in a product of integers."""
-    merged = bool(held.weight.rank) and held.weight.side_lowering != SEPARATE
+    merged = bool(held.weight.rank) and held.weight.side_lowering not in APART
     if held.weight.codebooks or merged or held.has_image or held.weight.format.startswith(_CODEBOOKS):
         return _IMAGE_BITS
     return held.weight_bits
@@ -66,7 +67,7 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requa
     if groups:
         found[SCALE, Operation(Kind.MULTIPLY, GROUP_BITS, ACCUMULATOR_BITS)] += outputs * groups
         found[SCALE, Operation(Kind.ADD, ACCUMULATOR_BITS, ACCUMULATOR_BITS)] += outputs * groups
-    if held.weight.side_lowering == SEPARATE:
+    if held.weight.side_lowering in APART:
         _add_side_path(found, layer, held)
     scaled = requantisation if held.kernel is Kernel.INTEGER else FLOAT
     times = -(-layer.shape.inputs // BLOCK) if held.kernel is Kernel.NBITS else 1
@@ -79,10 +80,18 @@ def layer_operations(layer: LayerFacts, held: LayerFormat, requantisation: Requa
 
 
 def _add_side_path(found: Counter[tuple[str, Operation]], layer: LayerFacts, held: LayerFormat) -> None:
-    """Two products with factors of 8 bits, a requantisation after each, and the sum with the main path's."""
+    """Two products with factors of 8 bits, a requantisation after each, and the sum with the main path's.
+
+    Where the hidden numbers stand beside the inputs, the second product is more of the main path's.
+    """
     rank, outputs = held.weight.rank, layer.output_elements
     hidden = outputs // max(1, layer.shape.outputs) * rank
     found[MAC, Operation(Kind.MAC, FACTOR_BITS, held.activation_bits)] += hidden * layer.shape.inputs
+    if held.weight.side_lowering == CONCAT_IN:
+        found[MAC, Operation(Kind.MAC, FACTOR_BITS, CONCAT_HIDDEN_BITS)] += outputs * rank
+        for kind in (Kind.MULTIPLY, Kind.ADD):
+            found[SCALE, Operation(kind, CONCAT_HIDDEN_BITS, ACCUMULATOR_BITS)] += hidden
+        return
     found[MAC, Operation(Kind.MAC, FACTOR_BITS, HIDDEN_BITS)] += outputs * rank
     for kind in (Kind.MULTIPLY, Kind.ADD):
         found[SCALE, Operation(kind, HIDDEN_BITS, ACCUMULATOR_BITS)] += hidden + outputs

@@ -1,4 +1,4 @@
-"""`lpcompile factors`: separate side paths of a compiled model, and other factors in their place."""
+"""`lpcompile factors`: side paths of a compiled model that stay apart, and other factors in their place."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lpcompile.errors import InputError, OutputError
 LAYER, OUTPUTS, INPUTS, RANK = "layer", "outputs", "inputs", "rank"
 
 
-@click.command(short_help="Factors of separate side paths: list, save, swap.")
+@click.command(short_help="Factors of side paths that stay apart: list, save, swap.")
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Write the factors as real numbers."
@@ -30,12 +30,23 @@ LAYER, OUTPUTS, INPUTS, RANK = "layer", "outputs", "inputs", "rank"
     metavar="NEW.onnx",
     help="Of --swap: the new model.",
 )
+@click.option(
+    "--calibration-data",
+    metavar="DATA",
+    help="Of --swap: samples, as for compiling. Paths of lowering concat-in need them.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files.")
 @common_options
 def factors(
-    output: Output, model: str, save: Path | None, swap: Path | None, made: Path | None, force: bool
+    output: Output,
+    model: str,
+    save: Path | None,
+    swap: Path | None,
+    made: Path | None,
+    calibration_data: str | None,
+    force: bool,
 ) -> None:
-    """List the side paths of MODEL that run beside its layers, and save or swap their factors.
+    """List the side paths of MODEL that stay apart from its weights, and save or swap their factors.
 
     A file holds 'LAYER/b' (outputs, rank) and 'LAYER/a' (rank, inputs): the layer's weights are those of its codes
     plus b a. Swapping rounds them to 8 bits; codes, scales and everything else in the model stay.
@@ -57,11 +68,12 @@ def factors(
     if swap is not None and made is not None:
         try:
             with np.load(swap) as held:
-                proto = swap_factors(proto, read_factors(dict(held), str(swap)))
+                new = read_factors(dict(held), str(swap))
         except (OSError, ValueError) as error:
             raise InputError(
                 "cannot read the factors: not an .npz file", where=str(swap), hint="check the path"
             ) from error
+        proto = swap_factors(proto, new, calibration=calibration_data)
         onnx.save(proto, made)
     found = side_factors(proto)
     if save is not None:

@@ -22,13 +22,17 @@ from typing import Any
 import numpy as np
 from onnx import FunctionProto
 
+from lpcompile.ir.concat_path import CONCAT_INPUTS, CONCAT_LABEL, concatenated
 from lpcompile.ir.decode import Storage, channel_scale, weights_and_scale, weights_float
 from lpcompile.ir.function import FunctionBuilder, integer, ints, real
 from lpcompile.ir.movement import BINARY
 from lpcompile.ir.separate_path import LABEL, PATH_INPUTS, with_path
+from lpcompile.plan import CONCAT_IN, SEPARATE
 
 CONV_ATTRIBUTES = ("strides", "pads", "dilations", "kernel_shape")
 INT32 = 6  # ONNX's number of the type
+# of side paths that stay apart: what names of functions say of them, and the last inputs of a call
+PATHS = {"": ("", ()), SEPARATE: (LABEL, PATH_INPUTS), CONCAT_IN: (CONCAT_LABEL, CONCAT_INPUTS)}
 
 # Elementwise operators: name -> references to their own attributes. Each body is dequantise, operator, quantise.
 ELEMENTWISE: dict[str, dict[str, Any]] = {
@@ -133,15 +137,15 @@ def quant_conv(
 
 
 def quant_gemm(
-    storage: Storage, opset: int, *, bias: bool, float_out: bool, code_max: int = 255, path: bool = False
+    storage: Storage, opset: int, *, bias: bool, float_out: bool, code_max: int = 255, path: str = ""
 ) -> FunctionProto:
     """QuantGemm: uint8 (M, K) times int8 (K, N) plus int32 bias -> uint8, or float32 with `float_out`.
 
-    With `path` a side path adds to the floats.
+    `path` is the lowering of a side path that stays apart: `separate` adds to the floats, `concat-in` is read beside x.
     """
     y_inputs = [] if float_out else ["y_scale", "y_zero_point"]
     weights = [*storage.inputs, *storage.format_inputs]
-    paths = PATH_INPUTS if path else ()
+    label, paths = PATHS[path]
     inputs = ["x", "x_scale", "x_zero_point", *weights, *y_inputs, *(["bias"] if bias else []), *paths]
     doc = "y = (sum(w8 * (x - x_zero_point)) + bias) * x_scale * w_scale" + (
         "" if float_out else ", quantised to y"
@@ -151,13 +155,11 @@ def quant_gemm(
         storage,
         inputs,
         doc,
-        suffix=("" if bias else "_nobias")
-        + ("_float" if float_out else "")
-        + (LABEL if path else "")
-        + _suffix(code_max),
+        suffix=("" if bias else "_nobias") + ("_float" if float_out else "") + label + _suffix(code_max),
     )
     w8, scale = weights_and_scale(b, storage)
-    x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
+    codes, w8 = concatenated(b, "x", w8) if path == CONCAT_IN else ("x", w8)
+    x = b.op("DequantizeLinear", codes, "x_scale", "x_zero_point")
     w = b.op("DequantizeLinear", w8, scale, _zeros_like(b, scale, 3), axis=1)  # no QGemm without zero points
     args = [x, w]
     if bias:
@@ -165,7 +167,7 @@ def quant_gemm(
         whole = b.op("Cast", "bias", to=INT32)
         args.append(b.op("DequantizeLinear", whole, unit, _zeros_like(b, scale, INT32), axis=0))
     y = b.op("Gemm", *args)
-    if path:
+    if path == SEPARATE:
         y = with_path(b, y)
     if not float_out:
         y = _held(b, b.op("QuantizeLinear", y, "y_scale", "y_zero_point"), code_max)
@@ -173,12 +175,13 @@ def quant_gemm(
 
 
 def quant_matmul(
-    storage: Storage, opset: int, *, float_out: bool, code_max: int = 255, path: bool = False
+    storage: Storage, opset: int, *, float_out: bool, code_max: int = 255, path: str = ""
 ) -> FunctionProto:
     """QuantMatMul: uint8 (..., K) times int8 (K, N) -> uint8, or float32 with `float_out`.
 
-    With `path` a side path adds to the floats.
+    `path` is the lowering of a side path that stays apart: `separate` adds to the floats, `concat-in` is read beside x.
     """
+    label, paths = PATHS[path]
     inputs = [
         "x",
         "x_scale",
@@ -186,7 +189,7 @@ def quant_matmul(
         *storage.inputs,
         *storage.format_inputs,
         *([] if float_out else ["y_scale", "y_zero_point"]),
-        *(PATH_INPUTS if path else ()),
+        *paths,
     ]
     doc = "y = sum(w8 * (x - x_zero_point)) * x_scale * w_scale" + ("" if float_out else ", quantised to y")
     b = _start(
@@ -194,34 +197,37 @@ def quant_matmul(
         storage,
         inputs,
         doc,
-        suffix=("_float" if float_out else "") + (LABEL if path else "") + _suffix(code_max),
+        suffix=("_float" if float_out else "") + label + _suffix(code_max),
     )
     w8, scale = weights_and_scale(b, storage)
+    codes, w8 = concatenated(b, "x", w8) if path == CONCAT_IN else ("x", w8)
     if float_out:
-        x = b.op("DequantizeLinear", "x", "x_scale", "x_zero_point")
+        x = b.op("DequantizeLinear", codes, "x_scale", "x_zero_point")
         y = b.op("MatMul", x, b.op("DequantizeLinear", w8, scale, axis=1))
-        return _finish(b, with_path(b, y) if path else y, opset)
+        return _finish(b, with_path(b, y) if path == SEPARATE else y, opset)
     zero = b.op(
         "Cast", b.op("Mul", scale, b.constant(np.array(0, np.float32))), to=3
     )  # int8 (N,), as QLinearMatMul wants
-    y = b.op("QLinearMatMul", "x", "x_scale", "x_zero_point", w8, scale, zero, "y_scale", "y_zero_point")
+    y = b.op("QLinearMatMul", codes, "x_scale", "x_zero_point", w8, scale, zero, "y_scale", "y_zero_point")
     return _finish(b, _held(b, y, code_max), opset)
 
 
-def dynamic_quant_matmul(storage: Storage, opset: int, *, path: bool = False) -> FunctionProto:
+def dynamic_quant_matmul(storage: Storage, opset: int, *, path: str = "") -> FunctionProto:
     """DynamicQuantMatMul: float32 (..., K), quantised to uint8 over its own range, times int8 (K, N) -> float32.
 
-    With `path` a side path adds to the floats.
+    `path` is the lowering of a side path that stays apart: `separate` adds to the floats, `concat-in` is read beside x.
     """
+    label, paths = PATHS[path]
     doc = "x_q, x_scale, x_zero_point = DynamicQuantizeLinear(x); y = sum(w8 * (x_q - x_zero_point)) * scales"
-    inputs = ["x", *storage.inputs, *storage.format_inputs, *(PATH_INPUTS if path else ())]
-    b = _start("DynamicQuantMatMul", storage, inputs, doc, suffix=LABEL if path else "")
+    inputs = ["x", *storage.inputs, *storage.format_inputs, *paths]
+    b = _start("DynamicQuantMatMul", storage, inputs, doc, suffix=label)
     w8, scale = weights_and_scale(b, storage)
     b.op("DynamicQuantizeLinear", "x", out="x_q")
     b.nodes[-1].output.extend(["x_scale", "x_zero_point"])
-    acc = b.op("Cast", b.op("MatMulInteger", "x_q", w8, "x_zero_point"), to=1)
+    codes, w8 = concatenated(b, "x_q", w8) if path == CONCAT_IN else ("x_q", w8)
+    acc = b.op("Cast", b.op("MatMulInteger", codes, w8, "x_zero_point"), to=1)
     y = b.op("Mul", acc, b.op("Mul", "x_scale", scale))
-    return _finish(b, with_path(b, y, "x_q") if path else y, opset)
+    return _finish(b, with_path(b, y, "x_q") if path == SEPARATE else y, opset)
 
 
 def dequantize_weights(storage: Storage, opset: int, rank: int, axis: int) -> FunctionProto:

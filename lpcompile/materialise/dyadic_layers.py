@@ -229,6 +229,12 @@ def _apart(node: Node, plan: LayerPlan) -> tuple[SidePath | None, LayerPlan]:
             where=node.name,
             hint="use insert-lora{lowering=separate}, or --target ort",
         )
+    if path is not None and path.concat:
+        raise TargetError(
+            "integer reference graphs have no paths of lowering concat-in",
+            where=node.name,
+            hint="use insert-lora{lowering=separate}, or --target ort",
+        )
     return path, replace(plan, tensor=plan.tensor.main)
 
 

@@ -10,6 +10,7 @@ from onnx import FunctionProto
 
 from lpcompile.errors import TargetError
 from lpcompile.ir import block_matmul, domain, eighth_image
+from lpcompile.ir.concat_path import CONCAT_INPUTS
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -23,7 +24,8 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import DUAL_SCALES, ActivationPlan, Kernel, LayerPlan
+from lpcompile.plan import CONCAT_IN, DUAL_SCALES, SEPARATE, ActivationPlan, Kernel, LayerPlan
+from lpcompile.quant.concat_path import ConcatNumbers, concat_numbers
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.dyadic import Codes
 from lpcompile.quant.rows import channel_axis
@@ -96,7 +98,7 @@ class LayerWriter:
         else:
             x_scale, bias = self.tensors.one(), quantize_bias(line.shift, 1.0, stored.scale)
         make, attributes = self._maker(
-            node, stored, bias is not None, output is None, code_max, path is not None
+            node, stored, bias is not None, output is None, code_max, lowering_of_path(path)
         )
         inputs = [self.tensors.codes(x), x_scale, x_zero, *stored.values, *stored.shared]
         if output is not None:
@@ -122,7 +124,7 @@ class LayerWriter:
         return found
 
     def _maker(
-        self, node: Node, stored: StoredWeights, bias: bool, float_out: bool, code_max: int, path: bool
+        self, node: Node, stored: StoredWeights, bias: bool, float_out: bool, code_max: int, path: str
     ) -> tuple[Callable[[], FunctionProto], Mapping[str, Any]]:
         opset, storage = self.graph.opset, stored.storage
         if node.op == "Conv":
@@ -154,7 +156,9 @@ class LayerWriter:
             attributes = {**attributes, **block_matmul.attributes_of(stored.attributes["weight_shape"])}
             self.graph.opset_imports[block_matmul.RUNTIME_DOMAIN] = 1
         else:
-            function = domain.dynamic_quant_matmul(stored.storage, self.graph.opset, path=path is not None)
+            function = domain.dynamic_quant_matmul(
+                stored.storage, self.graph.opset, path=lowering_of_path(path)
+            )
         self.tensors.take_out(node)
         inputs = [x, *stored.values, *(() if plan.kernel is Kernel.NBITS else stored.shared)]
         if path is not None:
@@ -210,17 +214,21 @@ class LayerWriter:
 
 
 def separate_path(node: Node, plan: LayerPlan) -> tuple[SidePath | None, LayerPlan]:
-    """The side path of a layer that runs beside it, and the plan of what it runs beside.
+    """The side path of a layer that stays apart, and the plan of what it stands beside.
 
     Raises:
-        TargetError: no kernel leaves sums that something could be added to.
+        TargetError: no kernel leaves sums that something could be added to, or reads inputs that something could stand
+            beside.
     """
     path = None if plan.tensor is None else plan.tensor.side
     if path is None or not path.apart:
         return None, plan
-    if plan.kernel not in (Kernel.FLOAT_OUT, Kernel.DYNAMIC) or node.op not in ("Gemm", "MatMul"):
+    lowering = lowering_of_path(path)
+    kernels = (Kernel.FLOAT_OUT, Kernel.DYNAMIC, *((Kernel.INTEGER,) if path.concat else ()))
+    if plan.kernel not in kernels or node.op not in ("Gemm", "MatMul"):
         raise TargetError(
-            "a separate side path needs a Gemm or MatMul that gives floats",
+            f"a side path with side_lowering '{lowering}' needs a Gemm or MatMul that "
+            + ("reads integers" if path.concat else "gives floats"),
             where=node.name,
             hint='set side_lowering = "merged"',
         )
@@ -228,20 +236,35 @@ def separate_path(node: Node, plan: LayerPlan) -> tuple[SidePath | None, LayerPl
     return path, replace(plan, tensor=plan.tensor.main)
 
 
+def lowering_of_path(path: SidePath | None) -> str:
+    """Of a path that stays apart; empty without one."""
+    if path is None:
+        return ""
+    return CONCAT_IN if path.concat else SEPARATE
+
+
 def path_values(
     graph: LpGraph, node: Node, path: SidePath, x: ActivationPlan | None, scale: NDArray[np.float32]
 ) -> list[Value]:
-    """The initialisers of a separate path, in the order of `PATH_INPUTS`; without x its range is found at run time."""
-    codes = None if x is None else Codes(x.zero_point, 0, x.code_max)
-    numbers = side_numbers(path, codes, scale)
-    arrays = path_arrays(numbers)
+    """The initialisers of a path that stays apart; without x its range is found at run time."""
+    if path.concat:
+        arrays = concat_arrays(concat_numbers(path))
+    else:
+        codes = None if x is None else Codes(x.zero_point, 0, x.code_max)
+        arrays = path_arrays(side_numbers(path, codes, scale))
     return [graph.constant(f"{stem(node.name)}/{name}", array) for name, array in arrays.items()]
 
 
 def path_arrays(numbers: SideNumbers) -> dict[str, NDArray[Any]]:
-    """What a call holds of a path, by the names of its inputs; factors as MatMul wants them."""
+    """What a call holds of a separate path, by the names of its inputs; factors as MatMul wants them."""
     a, b = (np.ascontiguousarray(f.T) for f in (numbers.a, numbers.b))
     return dict(zip(PATH_INPUTS, (a, b, numbers.m, numbers.scale, numbers.high), strict=True))
+
+
+def concat_arrays(numbers: ConcatNumbers) -> dict[str, NDArray[Any]]:
+    """The same of a path that is concatenated to its layer."""
+    a, b = (np.ascontiguousarray(f.T) for f in (numbers.a, numbers.b))
+    return dict(zip(CONCAT_INPUTS, (a, b, numbers.m), strict=True))
 
 
 def metadata(plan: LayerPlan) -> dict[str, str]:

@@ -196,7 +196,7 @@ def _weights(graph: LpGraph, node: Node, plan: LayerPlan, line: HeldLine | None)
     assert weight is not None
     if plan.tensor is not None and plan.tensor.side is not None and plan.tensor.side.apart:
         raise TargetError(
-            "QDQ form has no separate side paths",
+            "QDQ form has no side paths that stay apart",
             where=node.name,
             hint="use insert-lora{lowering=merged}, or another --emit",
         )

@@ -8,7 +8,8 @@ u below 2^24 u, and so is their sum: float32 holds V exactly whatever the order 
     t = v * k_c;    w8' = clip(rint(V / t));    scale s_c t      k_c (C,) 8-bit integers, v a float32 number
 
 arithmetic of single elements in float32, each result rounded once: the same bits in numpy and in a graph. A path that
-stays apart is not merged: its weights are s_c V, and it has no steps. [architecture 3.2, 3.6]
+stays apart is not merged: its weights are s_c V, and it has no steps. One that is concatenated to its layer is apart,
+too (`quant.concat_path`): there float64 holds V exactly, and float32 what is left of it. [architecture 3.2, 3.6]
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from lpcompile.formats.arrays import F32, F64, I8, U8, Real
 LARGEST = 127
 MOST_RANK = 512
 MOST_SUM = ((1 << 24) - 1) // 255  # of magnitudes of a row of A, times the largest code of 8 bits
-_EXACT = 1 << 24
+_EXACT, _EXACT_IN_FLOAT64 = 1 << 24, 1 << 53
 _MOST_MULTIPLIER = 255
 _FINEST = 40
 _LEAST_REACH = 2.0**-10
@@ -42,6 +43,7 @@ class SidePath:
         steps: (C,) uint8 above 0, k_c.
         step_unit: v, a positive float32 number of shape ().
         apart: it runs beside the main path and is merged into nothing; steps are 1.
+        concat: it is apart, and what A gives are codes of 8 bits beside those of the layer's input.
 
     Raises:
         FormatError: shapes do not fit, or the unit is no power of two.
@@ -54,6 +56,7 @@ class SidePath:
     steps: U8
     step_unit: F32
     apart: bool = False
+    concat: bool = False
 
     def __post_init__(self) -> None:
         r = self.multipliers.size
@@ -87,6 +90,8 @@ class SidePath:
     def product(self) -> F32:
         """B A in units of the main path's scales, (C, K), exact."""
         left, right = self.factors()
+        if self.concat:
+            return (left.astype(np.float64) @ right.astype(np.float64)).astype(np.float32)
         return np.asarray(left @ right, np.float32)
 
     def row_steps(self) -> F32:
@@ -102,11 +107,12 @@ class SidePath:
             return False
         left, right = (np.abs(f.astype(np.float64)) for f in self.factors())
         most = largest + float((left @ right).max(initial=0))
-        return bool(self.unit <= 1) and most < _EXACT * float(self.unit)
+        limit = _EXACT_IN_FLOAT64 if self.concat else _EXACT
+        return bool(self.unit <= 1) and most < limit * float(self.unit)
 
     def digest(self) -> bytes:
         """SHA-256 over factors and scales."""
-        h = hashlib.sha256(f"{self.b.shape} {self.a.shape}\n".encode())
+        h = hashlib.sha256(f"{self.b.shape} {self.a.shape}{' concat' * self.concat}\n".encode())
         for array in self.arrays().values():
             h.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
         return h.digest()
@@ -128,11 +134,8 @@ def side_path(
     Raises:
         FormatError: a rank above MOST_RANK, numbers that are not finite.
     """
-    if b.shape[1] > MOST_RANK:
-        raise FormatError(f"a side path of rank {b.shape[1]}, of more than {MOST_RANK}")
-    if not (np.isfinite(b).all() and np.isfinite(a).all()):
-        raise FormatError("factors hold NaN or infinity")
-    left, right = _in_units(b, scale), np.asarray(a, np.float64)
+    checked(b, a)
+    left, right = in_units(b, scale), np.asarray(a, np.float64)
     of_left, of_right = np.abs(left).max(axis=0, initial=0), np.abs(right).max(axis=1, initial=0)
     sizes = of_left * of_right / LARGEST**2  # of one step of both factors
     alive = sizes > 2.0**-_FINEST
@@ -191,7 +194,19 @@ def _with_steps(path: SidePath, w8: I8) -> SidePath:
     return replace(path, steps=steps.astype(np.uint8), step_unit=np.asarray(unit, np.float32))
 
 
-def _in_units(b: Real, scale: F32) -> F64:
+def checked(b: Real, a: Real) -> None:
+    """Refuse factors that no path can hold.
+
+    Raises:
+        FormatError: a rank above MOST_RANK, numbers that are not finite.
+    """
+    if b.shape[1] > MOST_RANK:
+        raise FormatError(f"a side path of rank {b.shape[1]}, of more than {MOST_RANK}")
+    if not (np.isfinite(b).all() and np.isfinite(a).all()):
+        raise FormatError("factors hold NaN or infinity")
+
+
+def in_units(b: Real, scale: F32) -> F64:
     """B over the scales of its rows; what is rounding noise beside other rows is zero."""
     wide = np.asarray(b, np.float64)
     wide = np.where(np.abs(wide) < _NOISE * np.abs(wide).max(axis=0, initial=0), 0.0, wide)

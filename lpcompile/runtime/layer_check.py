@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def check_layers(
     shown = (
         {name for n, c in calls if c.family not in WEIGHTS for name in (*n.input, *n.output)} - given - {""}
     )
-    with _showing(model, shown - {o.name for o in model.graph.output}, samples):
+    with showing(model, shown - {o.name for o in model.graph.output}, samples):
         session = Session(model, threads=threads)
     tensors = session.run(feeds, sorted(shown) + [_SAMPLED + name for name in samples])
     del session  # its weights would stand beside those that numpy expands
@@ -115,7 +116,9 @@ def _weight_sample(call: Call, positions: int, rng: np.random.Generator) -> NDAr
 
 
 @contextmanager
-def _showing(model: ModelProto, names: set[str], samples: Mapping[str, NDArray[np.intp]]) -> Iterator[None]:
+def showing(
+    model: ModelProto, names: set[str], samples: Mapping[str, NDArray[np.intp]] = MappingProxyType({})
+) -> Iterator[None]:
     """Inner tensors as further outputs for a while, without a copy of the model; of weights only a sample."""
     graph = model.graph
     before = len(graph.output), len(graph.node), len(graph.initializer)

@@ -9,6 +9,7 @@ from onnx import NodeProto, helper
 from lpcompile.errors import ModelError
 from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.ir.decode import EIGHTHS, LOOKED_UP
+from lpcompile.ir.domain import PATHS
 from lpcompile.ir.float8 import BLOCKS as FLOAT8_BLOCKS
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.low_rank import SIDE_INPUTS
@@ -28,8 +29,9 @@ DYADIC_ELEMENTWISE = (
 _LAYER = re.compile(
     rf"(?P<family>{'|'.join(LAYERS)})_(?P<format>.+?)(?P<grouped>_g(?P<group>\d*))?(_(?P<scale_codes>s8|u8|b16))?"
     r"(?P<tables>_rows)?(?P<side>_side)?(_odd)?"
-    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(?P<path>_path)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
+    r"(?P<no_bias>_nobias)?(?P<float_out>_float)?(?P<path>_path|_concat)?(_a(?P<bits>\d+))?(_r(?P<rank>\d+)a(?P<axis>\d+))?(_d\d)?(_t\d)?"
 )
+_PATHS = {label: lowering for lowering, (label, _) in PATHS.items()}
 FLOAT8_WEIGHTS, FLOAT8_VALUES = "DualPrecisionWeights", "RoundFloat8"
 WIDE_WEIGHTS = "Float8Weights"
 _FLOAT8 = re.compile(
@@ -51,8 +53,8 @@ class Call:
         scale_codes: how channel scales are coded, "s8", "u8" or "b16"; empty: float32.
         row_tables: whether every output channel has a table of its own.
         side: whether factors of a side path are merged into the weights, or of dyadic layers run beside them.
-        has_bias: whether the last input is a bias; before those of a separate path.
-        path: whether the last inputs are a side path that runs beside the layer.
+        has_bias: whether the last input is a bias; before those of a path that stays apart.
+        path: lowering of such a path, whose numbers are the last inputs; empty without one.
         float_out: whether the accumulator is scaled to float32.
         code_max: largest code of the output.
         axis: of DequantizeWeights and DualPrecisionWeights, the axis of the channels; 0 elsewhere.
@@ -69,7 +71,7 @@ class Call:
     row_tables: bool = False
     side: bool = False
     has_bias: bool = False
-    path: bool = False
+    path: str = ""
     float_out: bool = False
     code_max: int = 255
     axis: int = 0
@@ -118,7 +120,7 @@ class Call:
             match["tables"] is not None,
             match["side"] is not None,
             family in ("QuantConv", "QuantGemm") and match["no_bias"] is None,
-            match["path"] is not None,
+            _PATHS[match["path"] or ""],
             match["float_out"] is not None or family in (*FLOAT_TO_FLOAT, "DequantizeWeights"),
             _code_max(match["bits"]),
             int(match["axis"] or 0),
@@ -135,6 +137,11 @@ class Call:
     def is_dyadic(self) -> bool:
         """Whether it computes in exact integers."""
         return self.family in DYADIC_LAYERS or self.family in DYADIC_ELEMENTWISE
+
+    @property
+    def path_inputs(self) -> int:
+        """How many inputs, the last ones, are numbers of a path that stays apart."""
+        return len(PATHS[self.path][1])
 
     @property
     def stored_inputs(self) -> int:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from lpcompile.ir import block_matmul
 from lpcompile.ir.conv_geometry import ConvGeometry
-from lpcompile.ir.separate_path import PATH_INPUTS
+from lpcompile.plan import CONCAT_IN, SEPARATE
+from lpcompile.quant.concat_path import ConcatNumbers, hidden_codes
 from lpcompile.quant.side_numbers import SideNumbers, side_floats
 from lpcompile.runtime.reference_block import block_outputs
 from lpcompile.runtime.reference_call import Call
@@ -154,13 +155,17 @@ def layer_outputs(
     else:
         x, x_scale, x_zero = inputs[0], np.float32(inputs[1]), int(inputs[2])
     acc, at, shape = accumulate(call, rows, x, x_zero, limit, rng)
-    path = inputs[-len(PATH_INPUTS) :] if call.path else []
+    path = inputs[-call.path_inputs :] if call.path else []
+    if call.path == CONCAT_IN:
+        a, b, m = path
+        hidden = hidden_codes(ConcatNumbers(a.T, b.T, m), x[at].astype(np.int64) - x_zero)
+        acc = acc + (hidden - x_zero) @ b.astype(np.float64)
     if call.has_bias:
         acc = acc + inputs[-1 - len(path)]
     unit = x_scale * rows.scale
     if call.float_out:
         y = np.multiply(acc.astype(np.float32), unit, dtype=np.float32)
-        if call.path:
+        if call.path == SEPARATE:
             a, b, m, scale, high = path
             centred = x[at].astype(np.int64) - x_zero
             y = y + side_floats(SideNumbers(a.T, b.T, m, scale, high), centred, x_scale)

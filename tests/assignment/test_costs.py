@@ -220,3 +220,19 @@ def test_products_in_float8_are_eight_by_eight_bits() -> None:
         "mac": layer.macs * 64,
         "scale": layer.output_elements * 32 * 32,
     }
+
+
+def test_what_paths_that_stay_apart_add() -> None:
+    """By hand, rank 3 at 28 x 28 places: separate ones are requantised twice and summed, concatenated ones once."""
+    layer, places, rank = conv("pw", 128, 256, 28, 1), 28 * 28, 3
+    alone = acev2_by_class(layer_operations(layer, held("int4")))
+    found = {}
+    for lowering in ("separate", "concat-in"):
+        plan = WeightPlan("int4", rank=rank, side_path="qera", side_lowering=lowering)
+        work = acev2_by_class(layer_operations(layer, LayerFormat(plan, 8, Kernel.INTEGER)))
+        found[lowering] = {name: work[name] - alone[name] for name in alone}
+    first, second = places * rank * 128 * 8 * 8, places * 256 * rank
+    assert found["concat-in"]["mac"] == first + second * 8 * 8
+    assert found["separate"]["mac"] == first + second * 8 * 16
+    assert found["concat-in"]["scale"] == places * rank * (8 * 32 + 32)
+    assert found["separate"]["scale"] == places * (rank + 256) * (16 * 32 + 32) + places * 256 * 32

@@ -145,7 +145,8 @@ def test_paths_and_biases_are_trained_for_a_machine_as_well(tmp_path: Path) -> N
     assert found.report["verification"]["bit_exact_sim"]
 
 
-def test_merged_paths_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="no lowering 'merged' of side paths") as told:
-        made(SERIES, tmp_path, passes=PIPELINE.replace("rank=3", "rank=3,lowering=merged"))
+@pytest.mark.parametrize("lowering", ["merged", "concat-in"])
+def test_other_forms_of_paths_are_refused(tmp_path: Path, lowering: str) -> None:
+    with pytest.raises(TargetError, match=f"no lowering '{lowering}' of side paths") as told:
+        made(SERIES, tmp_path, passes=PIPELINE.replace("rank=3", f"rank=3,lowering={lowering}"))
     assert told.value.hint == "it has: separate"

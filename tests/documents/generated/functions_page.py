@@ -9,6 +9,7 @@ from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
 from lpcompile.formats.base import resolve
 from lpcompile.ir import block_matmul, domain, dyadic, dyadic_elementwise, float8, unpacking
 from lpcompile.ir.decode import Storage
+from lpcompile.plan import CONCAT_IN
 from tests.documents.generated.markdown import NOTE, code, joined
 
 OPSET = 17
@@ -32,6 +33,9 @@ LAYERS: dict[str, Callable[[], FunctionProto]] = {
     ),
     "a low-rank side path beside the codes, merged when the model is loaded": lambda: domain.quant_conv(
         _SIDE, OPSET, bias=True
+    ),
+    "a side path whose hidden numbers stand beside the inputs (`lowering=concat-in`)": lambda: (
+        domain.quant_matmul(_W4, OPSET, float_out=True, path=CONCAT_IN)
     ),
     "the range of the input is measured at run time": lambda: domain.dynamic_quant_matmul(_INT8, OPSET),
     "4-bit weights that stay packed in memory": lambda: block_matmul.block_quant_matmul(
@@ -68,7 +72,9 @@ _GRAMMAR = """
 | `_g` | integer group scales beside the codes |
 | `_s8`, `_u8`, `_b16` | channel scales stored as small floats, as linear steps, as bfloat16; nothing: float32 |
 | `_rows` | one table of levels a row |
-| `_side` | factors of a low-rank side path |
+| `_side` | factors of a low-rank side path, merged into the weights |
+| `_path` | a side path of lowering `separate`: its outputs are added to the floats |
+| `_concat` | one of lowering `concat-in`: its hidden numbers stand beside the inputs |
 | `_odd` | a byte may hold codes of two rows or groups |
 | `_nobias`, `_float` | without a bias; the sums leave as float32 |
 | `_a4` | the output is held to 0..15 |
