@@ -6,7 +6,7 @@ import pytest
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.formats.base import resolve
 from lpcompile.quant.fit import fit
-from lpcompile.quant.kernel_rounding import MOST_MOVES, round_kernels, tap_correlation
+from lpcompile.quant.kernel_rounding import MOST_MOVES, _neighbours, round_kernels, tap_correlation
 from lpcompile.quant.qtensor import QuantizedTensor
 
 TAPS = 9
@@ -84,3 +84,15 @@ def test_correlation_of_taps() -> None:
     assert tap_correlation((1, 1), 0.9) == 0
     assert tap_correlation((2,), 0.5) == pytest.approx(0.5)
     assert tap_correlation((3,), 0.5) == pytest.approx((0.5 + 0.5 + 0.25) / 3)
+
+
+def test_neighbours_in_each_row_of_a_table() -> None:
+    rows = np.array([[0, 3, 3, -2], [5, 1, 7, 1], [2, 2, 2, 2]], np.float32)
+    up, down = _neighbours(rows.reshape(-1), 2)
+    for r, row in enumerate(rows):
+        for code, level in enumerate(row):
+            above, below = row[row > level], row[row < level]
+            at = 4 * r + code
+            assert up[at] // 4 == down[at] // 4 == r
+            assert row[up[at] % 4] == (above.min() if above.size else level)
+            assert row[down[at] % 4] == (below.max() if below.size else level)
