@@ -111,6 +111,7 @@ def test_the_emitted_model_computes_what_the_plan_says() -> None:
     assert found.sqnr_db() > rounded().sqnr_db()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("sweeps", "fits"), [(0, 1), (1, 2)])
 def test_codes_that_are_the_same_are_not_chosen_twice(
     sweeps: int, fits: int, monkeypatch: pytest.MonkeyPatch
