@@ -60,6 +60,8 @@ def search(
     Raises:
         BudgetError: the widest assignment misses a bound too; names the nearest point.
     """
+    if "metric-drop" in bounds and yardstick.metric is None:
+        raise _not_measurable("metric-drop")
     if prepared.context.checkpoint is not None:
         prepared.context.warnings.append(
             "no checkpoints are kept: each width that is tried is retrained from the start"

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import find, settings
 from hypothesis import strategies as st
 
-settings.register_profile("lpcompile", derandomize=True, deadline=None)
+settings.register_profile("lpcompile", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("thorough", settings.get_profile("lpcompile"), max_examples=300)  # .ci/run has it
 settings.load_profile("lpcompile")
 
 
@@ -16,7 +17,7 @@ def pytest_collection_finish() -> None:
     find(st.none(), lambda _: True)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(700, 10, 100)
+    gc.set_threshold(10_000, 20, 50)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -52,9 +52,9 @@ def shipped_data(name: str, part: str = "calib") -> Path:
 
 
 @functools.cache
-def compiled_network(name: str, recipe: str) -> lpcompile.Artefacts:
+def compiled_network(name: str, recipe: str, **options: Any) -> lpcompile.Artefacts:
     """A shipped network compiled with its samples; made once for all tests, so do not change it."""
-    return lpcompile.compile(shipped(name), calibration=shipped_data(name), recipe=recipe)
+    return lpcompile.compile(shipped(name), calibration=shipped_data(name), recipe=recipe, **options)
 
 
 def compiled_toy(

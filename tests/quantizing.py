@@ -133,6 +133,14 @@ def learned(found: Quantized, text: str, **context: object) -> tuple[LpGraph, Pa
     return graph, pass_class(name).configured(options).run(graph, ctx), ctx
 
 
+def noise(found: Quantized, graph: LpGraph) -> float:
+    """Of what the compiled model gives on the deciding samples, against the float model in the runtime."""
+    emitted = Quantized(found.original, graph, found.context, {}).emitted()
+    calls = found.context.calibration.deciding  # type: ignore[union-attr]
+    pairs = [[run_model(m, c)["y"].astype(np.float64) for m in (found.original, emitted)] for c in calls]
+    return float(sum(np.square(a - b).sum() for a, b in pairs))
+
+
 def _run(graph: LpGraph, ctx: PassContext, text: str) -> dict[str, PassReport]:
     passes = tuple(pass_class(name).configured(options) for name, options in split_pipeline(text))
     pipeline = Pipeline(passes, given=frozenset(graph.facts))

@@ -40,6 +40,18 @@ def parse_model(
     return model
 
 
+def graph_of(text: str) -> LpGraph:
+    """A graph with shapes from the syntax of onnx.parser, by `parse_model`."""
+    graph = LpGraph.from_proto(parse_model(text))
+    graph.infer_shapes()
+    return graph
+
+
+def constants_of(model: ModelProto) -> dict[str, Array]:
+    """Initialisers of a model by name."""
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
 def seeded_weight(info: ValueInfoProto, seed: int) -> Array:
     """The weight that `parse_model` gives to a declared tensor."""
     rng = np.random.default_rng([seed, zlib.crc32(info.name.encode())])

@@ -1,6 +1,7 @@
 """Generated networks for `cim`: whatever the graph, numpy's integers are those of ONNX Runtime, bit for bit."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,9 +60,21 @@ def network(steps: list[str], olds: list[int], ends: bool) -> str:
     return f"net (float[N,4,6,6] x) => (float[{shape}] y) <{', '.join(used)}> {{ {body} }}"
 
 
-@settings(max_examples=12)
+@settings(max_examples=4)
 @given(st.data())
 def test_numpy_and_onnxruntime_agree(data: st.DataObject) -> None:
+    agree(data)
+
+
+@pytest.mark.thorough
+@settings(max_examples=40)
+@given(st.data())
+def test_they_agree_on_many(data: st.DataObject) -> None:
+    agree(data)
+
+
+def agree(data: st.DataObject) -> None:
+    """Compile a drawn network, and compare."""
     steps = data.draw(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=7))
     olds = data.draw(st.lists(st.integers(0, 7), min_size=len(steps), max_size=len(steps)))
     model = parse_model(network(steps, olds, data.draw(st.booleans())))

@@ -218,7 +218,7 @@ def test_defaults_of_the_rival_are_taken() -> None:
     for name, (same, _) in REFUSED.items():
         with pytest.raises(CalibrationError):  # nothing before it is at fault
             lpcompile.quantize_static(
-                shipped(NAME), "none", [], activation_type="QUInt8", extra_options={name: same}
+                toy("residual_add"), "none", [], activation_type="QUInt8", extra_options={name: same}
             )
 
 
@@ -235,7 +235,7 @@ def test_defaults_of_the_rival_are_taken() -> None:
 )
 def test_what_is_done_otherwise_is_said(given: dict[str, Any], said: str) -> None:
     with pytest.warns(UserWarning, match=said) as caught, pytest.raises(CalibrationError):
-        lpcompile.quantize_static(shipped(NAME), "none", [], **{"activation_type": "QUInt8", **given})
+        lpcompile.quantize_static(toy("residual_add"), "none", [], **{"activation_type": "QUInt8", **given})
     assert {w.filename for w in caught} == {__file__}
 
 

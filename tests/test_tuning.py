@@ -12,7 +12,10 @@ from lpcompile.errors import CalibrationError, PassOptionError
 from tests.cli.cli_runner import error_lines
 from tests.cli.cli_runner import lpcompile as command
 from tests.networks import shipped, shipped_data
+from tests.quantizing import RESIDUAL
+from tests.support import parse_model, random_feeds
 
+SMALL = parse_model(RESIDUAL)
 OPTIONS = {"epochs": 2, "batch": 16, "learning_rate": 0.003}
 
 
@@ -35,6 +38,13 @@ def once(data: Path) -> lpcompile.Artefacts:
     return lpcompile.tune(shipped("digits_resnet"), data, tuning=OPTIONS, effort=0)
 
 
+@pytest.fixture(scope="module")
+def small() -> lpcompile.Artefacts:
+    """A small network of random weights, likewise."""
+    calls = [random_feeds(SMALL, seed=i) for i in range(40)]
+    return lpcompile.tune(SMALL, calls, tuning=OPTIONS | {"batch": 8, "learning_rate": 0.02}, effort=0)
+
+
 def metrics(artefacts: lpcompile.Artefacts) -> dict[str, float]:
     found: dict[str, float] = next(
         p["metrics"] for p in artefacts.report["passes"] if p["name"] == "tune-weights"
@@ -42,7 +52,9 @@ def metrics(artefacts: lpcompile.Artefacts) -> dict[str, float]:
     return found
 
 
-def test_the_loss_falls_and_the_report_says_so(once: lpcompile.Artefacts) -> None:
+@pytest.mark.parametrize("network", ["small", pytest.param("once", marks=pytest.mark.thorough)])
+def test_the_loss_falls_and_the_report_says_so(network: str, request: pytest.FixtureRequest) -> None:
+    once: lpcompile.Artefacts = request.getfixturevalue(network)
     found = metrics(once)
     assert found["loss_held_after"] < found["loss_held_before"]
     assert found["loss_train_after"] < found["loss_train_before"]
@@ -70,11 +82,11 @@ def test_twice_the_same_and_the_same_from_its_decisions(
 
 
 def test_decisions_without_samples_say_that_the_codes_are_others(
-    once: lpcompile.Artefacts, tmp_path: Path
+    small: lpcompile.Artefacts, tmp_path: Path
 ) -> None:
     decisions = tmp_path / "decisions.toml"
-    decisions.write_text(once.decisions, "utf-8")
-    found = lpcompile.compile(shipped("digits_resnet"), decisions=decisions)
+    decisions.write_text(small.decisions, "utf-8")
+    found = lpcompile.compile(SMALL, decisions=decisions)
     assert any("its codes are not those of the decisions" in w for w in found.report["warnings"])
     assert any("weights are not retrained" in w for w in found.report["warnings"])
 

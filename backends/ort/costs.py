@@ -1,5 +1,6 @@
 """Recorded times of ONNX Runtime's kernels: a table that decisions read, never the clock of this run."""
 
+import functools
 import math
 import tomllib
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class RecordedCosts:
     quantize: dict[str, float]
 
     @classmethod
+    @functools.cache
     def load(cls, table: str) -> "RecordedCosts":
         """Read a shipped table.
 
@@ -36,7 +38,12 @@ class RecordedCosts:
         file = resources.files("lpcompile.backends.ort") / f"costs_{table}.toml"
         if not file.is_file():
             raise TargetError(f"no cost table is called '{table}'", hint="the shipped one is 'default'")
-        data = tomllib.loads(file.read_text())
+        return cls.parse(file.read_text())
+
+    @classmethod
+    def parse(cls, text: str) -> "RecordedCosts":
+        """The table in a text that `measure` wrote."""
+        data = tomllib.loads(text)
         kernels, elementwise = (
             {f"{kind}.{k}": v for kind, ks in data[part].items() for k, v in ks.items()}
             for part in ("kernels", "elementwise")

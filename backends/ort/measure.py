@@ -187,6 +187,18 @@ def _edge(elements: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def _pool(channels: int, size: int) -> onnx.ModelProto:
+    """A MaxPool on integers that come from floats: the kernel that `RecordedCosts.pool_ns` prices."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x0", "s", "z"], ["q"]),
+        helper.make_node("MaxPool", ["q"], ["x1"], kernel_shape=[3, 3], strides=[2, 2]),
+    ]
+    inits = [_array("s", np.array(0.05, np.float32)), _array("z", np.array(0, np.uint8))]
+    model = _model(nodes, inits, 1, TensorProto.FLOAT, [1, channels, size, size])
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
+    return model
+
+
 def _kernel_ns(model: onnx.ModelProto, layers: int, ops: Collection[str] = KERNEL_OPS) -> float:
     """Nanoseconds of one layer: kernel times of a run, median over runs, divided by the number of layers.
 
@@ -211,6 +223,10 @@ def _kernel_ns(model: onnx.ModelProto, layers: int, ops: Collection[str] = KERNE
             and event["name"].endswith("_kernel_time")
         ):
             by_node.setdefault(event["name"], []).append(event["dur"])
+    if not by_node:
+        raise RuntimeError(
+            f"ONNX Runtime {onnxruntime.__version__} ran none of {', '.join(ops)} for this chain"
+        )
     # whole microseconds: the mean of the middle half is finer than a median
     total = sum(statistics.fmean(sorted(v)[len(v) // 4 : -len(v) // 4]) for v in by_node.values())
     return max(200.0, 1e3 * total / layers)
@@ -222,14 +238,17 @@ def _fit(rows: Rows) -> dict[str, float]:
     a = np.array([[terms[k] / ns for k in keys] for terms, ns in rows])
     x = np.zeros(len(keys))
     for _ in range(2000):
+        before = x.copy()
         for j in range(len(keys)):
             rest = 1 - a @ x + a[:, j] * x[j]
             x[j] = max(0.0, float(a[:, j] @ rest / max(a[:, j] @ a[:, j], 1e-30)))
+        if np.array_equal(x, before):
+            break
     return dict(zip(keys, (float(f"{v:.4g}") for v in x), strict=True))
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """Coefficients by "<kind>.<kernel>", as `RecordedCosts` reads them; "edge" for QuantizeLinear."""
+    """Coefficients by "<kind>.<kernel>", as `RecordedCosts` reads them; "edge": QuantizeLinear, "pool": MaxPool."""
     found: dict[str, Rows] = {}
     shapes = [("dense", *s, 1) for s in DENSE]
     shapes += [("depthwise", c, c, n, k, 1, c) for c, n, k in DEPTHWISE]
@@ -266,6 +285,10 @@ def measure() -> dict[str, dict[str, float]]:
                 terms = {"fixed_ns": 1.0, "ns_per_element": float(c * size * size)}
                 found.setdefault(f"{op}.{kernel}", []).append((terms, max(200.0, whole - bare)))
     found["edge"] = [({"fixed_ns": 1.0, "ns_per_element": float(n)}, _kernel_ns(_edge(n), 1)) for n in EDGES]
+    found["pool"] = [
+        ({"pool_ns_per_element": float(c * size * size)}, _kernel_ns(_pool(c, size), 1, ("MaxPool",)))
+        for c, size in PLANES
+    ]
     fits = {key: _fit(rows) for key, rows in found.items()}
     for key, rows in found.items():
         shown = ", ".join(
@@ -277,14 +300,24 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def table(name: str, kernels: Mapping[str, Mapping[str, float]]) -> str:
-    """The measurements as TOML."""
-    lines = [f'name = "{name}"', f'onnxruntime = "{onnxruntime.__version__}"']
+    """The measurements as TOML, which `RecordedCosts.parse` reads."""
+    lines = [f"name = {json.dumps(name, ensure_ascii=False)}", f'onnxruntime = "{onnxruntime.__version__}"']
+    sections: dict[str, dict[str, float]] = {}
     for key, coefficients in kernels.items():
         part = "elementwise" if key.split(".")[0] in ELEMENTWISE else "kernels"
-        section = "quantize" if key == "edge" else f"{part}.{key}"
+        section = "quantize" if key in ("edge", "pool") else f"{part}.{key}"
+        sections.setdefault(section, {}).update(coefficients)
+    for section, coefficients in sections.items():
         lines += ["", f"[{section}]", *(f"{k} = {v}" for k, v in coefficients.items())]
     return "\n".join(lines) + "\n"
 
 
+def main(arguments: list[str]) -> None:
+    """Print the table of this machine, under the name that is the only argument, "here" by default."""
+    if len(arguments) > 1 or arguments[:1] in (["-h"], ["--help"]):
+        raise SystemExit("usage: python -m lpcompile.backends.ort.measure [NAME] > FILE")
+    print(table(arguments[0] if arguments else "here", measure()))
+
+
 if __name__ == "__main__":
-    print(table(sys.argv[1] if len(sys.argv) > 1 else "here", measure()))
+    main(sys.argv[1:])

@@ -17,7 +17,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
 from lpcompile.runtime.execution import observer
 from lpcompile.runtime.patched import PatchedModel
-from tests.support import Array, parse_model
+from tests.support import Array, graph_of, parse_model
 
 LINEAR = "linear (float[N,3] x) => (float[N,4] y) <float[3,4] w> { [fc] y = MatMul (x, w) }"
 TWO_LAYERS = """
@@ -28,12 +28,6 @@ X = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
 
 def observe(graph: LpGraph, tensors: Sequence[str]) -> object:
     return observer(graph, list(tensors), threads=1)
-
-
-def graph_of(text: str) -> LpGraph:
-    graph = LpGraph.from_proto(parse_model(text))
-    graph.infer_shapes()
-    return graph
 
 
 def study_of(text: str, **options: object) -> Study:

@@ -11,7 +11,7 @@ from lpcompile.analysis.weight_scores import LayerErrors, score_weight_errors
 from lpcompile.errors import CalibrationError, GradientError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.runtime.execution import observer
-from tests.support import Array, parse_model
+from tests.support import Array, graph_of
 
 CLASSIFIER = """
     classifier (float[N,3] x) => (float[N,4] y) <float[3,4] w> { [fc] t = MatMul (x, w)  y = Softmax (t) }"""
@@ -29,12 +29,6 @@ CONVOLUTIONS = """
 
 def observe(graph: LpGraph, tensors: object) -> object:
     return observer(graph, list(tensors), threads=1)  # type: ignore[call-overload]
-
-
-def graph_of(text: str) -> LpGraph:
-    graph = LpGraph.from_proto(parse_model(text))
-    graph.infer_shapes()
-    return graph
 
 
 def calls_of(shape: tuple[int, ...], count: int = 4, batch: int = 2) -> list[dict[str, Array]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
@@ -13,12 +13,11 @@ from lpcompile.materialise import materialise
 from lpcompile.plan import Kernel
 from lpcompile.runtime.checks import dead_initialisers
 from lpcompile.runtime.layer_check import check_layers
-from tests.support import parse_model, random_feeds, run_model
+from tests.support import constants_of, parse_model, random_feeds, run_model
 from tests.support_quant import (
     LAYERS,
     SIDE_STORINGS,
     STORINGS,
-    Array,
     Storing,
     compiled,
     layer_graph,
@@ -77,10 +76,6 @@ def two_convs(
         y = Conv <{CONV}> (r, w2, b2)"""
     graph = graph_of(nodes, output, WEIGHTS + constants)
     return plan_by_hand(graph, tensors, elementwise=elementwise, ties=ties, **options)
-
-
-def constants_of(model: ModelProto) -> dict[str, Array]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
 # what is written

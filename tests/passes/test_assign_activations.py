@@ -1,5 +1,6 @@
 """`assign-formats` decides widths of activations with the formats of layers: exactly, and tie groups stay whole."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,9 +44,15 @@ def ace_of(found: Quantized) -> float:
     return sum(r.ace for r in layer_records(found.graph, {}))
 
 
+@functools.cache
+def undecided() -> Quantized:
+    """Before any format is assigned; made once, so do not change it."""
+    return quantized(RESIDUAL, NO_COSTS)
+
+
 def groups_of(found: Quantized) -> list[TieGroup]:
     """The tie groups that could be narrow, before any became so."""
-    fresh = quantized(RESIDUAL, NO_COSTS)
+    fresh = undecided()
     assert found.graph.plan.activations.keys() == fresh.graph.plan.activations.keys()
     return narrowable_groups(fresh.graph, fresh.context.ranges)
 

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from packaging.version import Version
 
 import lpcompile
 from lpcompile.errors import PassOptionError
@@ -149,6 +150,9 @@ MOVED = """m (float[2,3,8,8] x) => (float[2,3,3,3] y) <float[5,3,3,3] w, float[5
 }"""
 
 
+@pytest.mark.skipif(
+    Version(ort.__version__) < Version("1.32"), reason="float8 codes go through the MaxPool there"
+)
 def test_clamps_behind_moves() -> None:
     found = quantized(MOVED, DPQ)
     assert found.graph.raise_opset(21) is None

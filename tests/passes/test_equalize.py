@@ -14,7 +14,7 @@ from lpcompile.pipeline import Pipeline
 from lpcompile.plan import ActivationOptions
 from lpcompile.registry import pass_class, split_pipeline
 from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, quantized
-from tests.support import assert_same_outputs, parse_model
+from tests.support import assert_same_outputs, graph_of, parse_model
 
 EQUAL = f"{GRAPH_PASSES},equalize"
 PLAN = f"{NO_COSTS},quantize-weights{{format=fixp4,rule=output-mse}},correct-bias"
@@ -73,12 +73,6 @@ SCALABLE = {
 }
 
 
-def parsed(text: str) -> LpGraph:
-    graph = LpGraph.from_proto(parse_model(text))
-    graph.infer_shapes()
-    return graph
-
-
 def free(groups: list[ScalingGroup]) -> int:
     return sum(g.size - 1 for g in groups)
 
@@ -88,7 +82,7 @@ def free(groups: list[ScalingGroup]) -> int:
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=5, deadline=None)
 def test_any_factors_leave_the_float_network(what: str, seed: int) -> None:
-    graph = parsed(SCALABLE[what])
+    graph = graph_of(SCALABLE[what])
     groups, _ = scaling_groups(graph)
     assert free(groups) >= 8 - 2 * (what == "padded")
     rng = np.random.default_rng(seed)
@@ -104,14 +98,14 @@ def test_any_factors_leave_the_float_network(what: str, seed: int) -> None:
 
 
 def test_only_values_of_attention_are_free() -> None:
-    (group,), _ = scaling_groups(parsed(SCALABLE["values of attention"]))
+    (group,), _ = scaling_groups(graph_of(SCALABLE["values of attention"]))
     written = next(p for p in group.parts if p.node.op == "MatMul" and len(p.index) == 24)
     assert not written.index[:16].any()
     assert len(np.unique(written.index[16:])) == 8 == group.size - 1
 
 
 def test_factors_of_a_scale_are_those_of_each_channel() -> None:
-    graph = parsed(SCALABLE["norm"])
+    graph = graph_of(SCALABLE["norm"])
     (group,), _ = scaling_groups(graph)
     before = {n: graph.value(n).values.astype(np.float64) for n in ("g", "h", "w1")}
     s = np.concatenate([[1.0], np.linspace(0.5, 2, 8)])
@@ -128,7 +122,7 @@ def test_factors_of_a_scale_are_those_of_each_channel() -> None:
 def test_shared_weights_are_not_scaled_for_others() -> None:
     text = """m (float[2,5,8] x) => (float[2,5,8] y, float[2,5,8] z) <float[8] g, float[8,8] w> {
         n = LayerNormalization <axis = -1> (x, g)  y = MatMul (n, w)  z = MatMul (x, w) }"""
-    graph = parsed(text)
+    graph = graph_of(text)
     groups, skipped = scaling_groups(graph)
     assert [g.size for g in groups] == [9]
     assert len(skipped) == 1
@@ -141,7 +135,7 @@ def test_what_a_body_reads_stays() -> None:
         n = LayerNormalization <axis = -1> (x, g)  y = MatMul (n, w)
         z = If (c) <then_branch = a () => (float[2,5,8] t) { t = Relu (n) },
                     else_branch = b () => (float[2,5,8] e) { e = Neg (n) }> }"""
-    groups, skipped = scaling_groups(parsed(text))
+    groups, skipped = scaling_groups(graph_of(text))
     assert groups == []
     assert list(skipped.values()) == ["its result is read from outside"]
 
@@ -225,7 +219,7 @@ def test_shapes_that_do_not_fit_say_why(reason: str) -> None:
 def test_what_may_not_be_scaled_says_why(reason: str) -> None:
     outputs = "float[2,8,8] y" + (", float[2,8,8] z" if "z =" in HELD[reason] else "")
     text = f"m (float[2,8,8] x, float[8] v) => ({outputs}) <float[8] g, float[8,8] w> {{ {HELD[reason]} }}"
-    groups, skipped = scaling_groups(parsed(text))
+    groups, skipped = scaling_groups(graph_of(text))
     assert groups == []
     assert reason in skipped.values()
 
@@ -313,7 +307,7 @@ def test_bounds_along_several_axes_hold_all() -> None:
     text = """m (float[2,4,3,3] x) => (float[2,7] y) <float[4,4,1,1] v, float[9,7] w, int64[2] to = {-1, 9}> {
         low = Constant <value = float {0.0}> ()  high = Constant <value = float {6.0}> ()
         n = Conv (x, v)  c = Clip (n, low, high)  f = Reshape (c, to)  z = MatMul (f, w)  y = Relu (z) }"""
-    groups, skipped = scaling_groups(parsed(text.replace("float[2,7] y", "float[8,7] y")))
+    groups, skipped = scaling_groups(graph_of(text.replace("float[2,7] y", "float[8,7] y")))
     assert groups == []
     assert "Clip bounds factors of several axes" in skipped.values()
 
@@ -340,7 +334,7 @@ def test_layers_that_give_nothing_stay() -> None:
 def test_constants_that_cannot_take_factors_in(bad: np.float32, reason: str) -> None:
     text = """m (float[2,5,8] x) => (float[2,5,8] y) <float[8] g, float[8,8] w> {
         n = LayerNormalization <axis = -1> (x, g)  y = MatMul (n, w) }"""
-    graph = parsed(text)
+    graph = graph_of(text)
     norm = graph.nodes("LayerNormalization")[0]
     norm.set_input(1, graph.constant("bad", np.full(8, bad)))
     (group,), _ = scaling_groups(graph)

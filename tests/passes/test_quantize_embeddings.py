@@ -24,7 +24,7 @@ from lpcompile.passes.quantize_embeddings import (
 )
 from lpcompile.report.text import summary
 from tests.cli.cli_runner import lpcompile as on_command_line
-from tests.support import parse_model, run_model
+from tests.support import constants_of, parse_model, run_model
 
 WIDTH, WORDS = 32, 64
 PASSES = (
@@ -60,10 +60,6 @@ def said(result: Any) -> dict[str, Any]:
     return found
 
 
-def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
 def rounded(table: np.ndarray) -> np.ndarray:
     """By hand: a scale a row, one float32 product a number."""
     scale = (np.abs(table).max(1, keepdims=True) / np.float32(127)).astype(np.float32)
@@ -89,19 +85,19 @@ def rows_of(
 @pytest.mark.parametrize("emit", ["functions", "standard", "qdq"])
 def test_rows_are_those_of_the_codes(emit: str) -> None:
     model = net()
-    table = constants(model)["table"]
+    table = constants_of(model)["table"]
     result = compiled(model, emit=emit)
     assert [c["what"] for c in said(result)["changes"]] == ["table in int8"]
     ids = calls(1)[0]["ids"]
     np.testing.assert_array_equal(rows_of(result.model, "e", {"ids": ids}), rounded(table)[ids])
-    stored = constants(result.model)
+    stored = constants_of(result.model)
     assert not any(a.dtype == np.float32 and a.size >= table.size for a in stored.values())
     assert [a.dtype for n, a in stored.items() if n.endswith("/codes")] == [np.int8]
 
 
 def test_the_report_and_its_sums() -> None:
     model = net()
-    table = constants(model)["table"]
+    table = constants_of(model)["table"]
     result = compiled(model)
     (record,) = result.report["tables"]
     assert (record["name"], record["shape"], record["format"]) == ("words", (WORDS, WIDTH), "int8")
@@ -126,7 +122,7 @@ def test_gathers_of_one_table_share_its_codes() -> None:
     )
     result = compiled(net(text))
     assert [c["node"] for c in said(result)["changes"]] == ["words", "more"]
-    assert sum(n.endswith("/codes") for n in constants(result.model)) == 1
+    assert sum(n.endswith("/codes") for n in constants_of(result.model)) == 1
 
 
 def test_rows_along_another_axis() -> None:
@@ -137,13 +133,13 @@ def test_rows_along_another_axis() -> None:
     model, samples = net(text), [{"ids": c["ids"][0, :4]} for c in calls()]
     result = compiled(model, calibration=samples)
     assert said(result)["changes"]
-    expected = rounded(constants(model)["table"].T).T[:, samples[0]["ids"]]
+    expected = rounded(constants_of(model)["table"].T).T[:, samples[0]["ids"]]
     np.testing.assert_array_equal(rows_of(result.model, "e", samples[0]), expected)
 
 
 def test_a_table_in_half_precision() -> None:
     model = net(NET.replace("float[", "float16["))
-    table = constants(model)["table"]
+    table = constants_of(model)["table"]
     assert table.dtype == np.float16
     result = compiled(model, passes=f"widen-float16,{PASSES}")
     (record,) = result.report["tables"]

@@ -20,7 +20,7 @@ from lpcompile.passes.quantize_recurrent import (
     SMALL,
 )
 from tests.cli.cli_runner import lpcompile as on_command_line
-from tests.support import parse_model, run_model
+from tests.support import constants_of, parse_model, run_model
 
 STEPS, INPUTS, HIDDEN = 7, 24, 32
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -52,10 +52,6 @@ def said(result: Any) -> dict[str, Any]:
     return found
 
 
-def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
 def rounded(weights: np.ndarray) -> np.ndarray:
     """By hand: a scale a row."""
     scale = np.abs(weights).max(2, keepdims=True) / np.float32(127)
@@ -83,12 +79,12 @@ def test_weights_are_those_of_the_codes(op: str, directions: int) -> None:
     model = parse_model(text_of(op, directions))
     result = compiled(model, passes=PASSES.replace("recurrent", "recurrent{kernel=weight-only}"))
     assert [c["what"] for c in said(result)["changes"]] == ["weight-only, int8 weights"]
-    found = constants(model)
+    found = constants_of(model)
     by_hand = with_constants(model, W=rounded(found["W"]), R=rounded(found["R"]))
     feeds = calls(1)[0]
     np.testing.assert_array_equal(run_model(result.model, feeds)["y"], run_model(by_hand, feeds)["y"])
     assert not any(
-        a.dtype == np.float32 and a.ndim == 3 and a.shape[-1] > 1 for a in constants(result.model).values()
+        a.dtype == np.float32 and a.ndim == 3 and a.shape[-1] > 1 for a in constants_of(result.model).values()
     )
 
 
@@ -100,10 +96,10 @@ def test_an_lstm_runs_on_integers(directions: int) -> None:
     assert (node.domain, node.op_type) == ("com.microsoft", "DynamicQuantizeLSTM")
     feeds = calls(1)[0]
     assert 30 < sqnr_db(run_model(model, feeds)["y"], run_model(result.model, feeds)["y"]) < 60
-    stored = constants(result.model)
+    stored = constants_of(result.model)
     codes = next(stored[n] for n in node.input if n.endswith("W/codes"))
     scales = next(stored[n] for n in node.input if n.endswith("W/scales"))
-    by_hand = rounded(constants(model)["W"])
+    by_hand = rounded(constants_of(model)["W"])
     np.testing.assert_array_equal((codes * scales[:, None, :]).transpose(0, 2, 1).astype(np.float32), by_hand)
 
 
@@ -150,12 +146,12 @@ def test_the_report() -> None:
 def outlier() -> onnx.ModelProto:
     """A hidden number that nobody reads hides the others of every row that reads the state."""
     model = parse_model(text_of())
-    weights = constants(model)["R"].copy()
+    weights = constants_of(model)["R"].copy()
     weights[0, :, 0] = 0
     weights[0, ::3, 0] = 3e4
-    inputs = constants(model)["W"].copy()
+    inputs = constants_of(model)["W"].copy()
     inputs[0, ::HIDDEN] = 0  # the number is tanh(0) times something: nothing
-    bias = constants(model)["B"].copy()
+    bias = constants_of(model)["B"].copy()
     bias[0, ::HIDDEN] = 0
     weights[0, ::HIDDEN] = 0
     return with_constants(model, R=weights, W=inputs, B=bias)
@@ -202,7 +198,7 @@ def test_layers_that_share_weights_share_codes() -> None:
     )
     result = compiled(parse_model(text))
     assert [c["node"] for c in said(result)["changes"]] == ["cell", "more"]
-    assert sum(n.endswith("/codes") for n in constants(result.model)) == 2
+    assert sum(n.endswith("/codes") for n in constants_of(result.model)) == 2
 
 
 def test_decisions_are_carried_out(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lpcompile.pipeline import ObserveGraph
 from lpcompile.records import PassReport
 from lpcompile.registry import all_passes
 from lpcompile.runtime.execution import observer
-from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, learned, quantized
+from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, learned, noise, quantized
 from tests.support import Array, parse_model, run_model
 
 # pre-activation: the norm after an Add is read by a Relu, and by the next Add
@@ -76,13 +76,6 @@ def moments(found: Quantized, graph: LpGraph, tensor: str) -> tuple[Array, Array
     y = np.concatenate([run(c)[tensor] for c in calls]).astype(np.float64)
     axes = (0, *range(2, y.ndim))
     return y.mean(axes), y.std(axes)
-
-
-def noise(found: Quantized, graph: LpGraph) -> float:
-    emitted = Quantized(found.original, graph, found.context, {}).emitted()
-    calls = found.context.calibration.deciding  # type: ignore[union-attr]
-    pairs = [[run_model(m, c)["y"].astype(np.float64) for m in (found.original, emitted)] for c in calls]
-    return float(sum(np.square(a - b).sum() for a, b in pairs))
 
 
 @pytest.mark.thorough

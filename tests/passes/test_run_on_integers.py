@@ -18,7 +18,7 @@ from lpcompile.runtime.reference import evaluate
 from tests.passes.dual_networks import MLP
 from tests.passes.test_dual_precision import DPQ, network
 from tests.quantizing import GRAPH_PASSES, quantized
-from tests.support import parse_model, random_feeds, run_model
+from tests.support import constants_of, parse_model, random_feeds, run_model
 
 FORMS = "run-on-integers{cost=none,least-db=0}"
 WIDE = DPQ.replace(",least-inputs=0", "")
@@ -26,10 +26,6 @@ DECODER = """m (float[1,64] x) => (float[1,96] y) <float[64,64] w, float[64] b, 
     h = Gemm (x, w, b)  r = Relu (h)  y = MatMul (r, v)
 }"""
 BLOCKS = "dual-precision{group-size=32,least-input-db=0,least-inputs=0}"
-
-
-def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
 def stored_integers(inputs: list[NDArray[Any]], rows: int, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -68,7 +64,7 @@ def test_runtime_multiplies_what_the_file_stores() -> None:
     """A Gemm into a MatMul, with sums in int64 from the initialisers."""
     found = quantized(MLP, f"{DPQ},{FORMS}")
     model, feeds = found.emitted(), random_feeds(parse_model(MLP), seed=5)
-    held, x = constants(model), feeds["x"]
+    held, x = constants_of(model), feeds["x"]
     gemm, matmul = (
         next(n for n in model.graph.node if n.op_type.startswith(f"Quant{op}")) for op in ("Gemm", "MatMul")
     )
@@ -127,13 +123,13 @@ def test_decoder_packs_where_asked_for() -> None:
     assert {layer.kernel for layer in found.layers.values()} == {Kernel.NBITS}
     assert all(isinstance(layer.tensor, CodeBlocks) for layer in found.layers.values())
     model, feeds = found.emitted(), random_feeds(found.original, seed=3)
-    held, nodes = constants(model), {n.name: n for n in model.graph.node}
+    held, nodes = constants_of(model), {n.name: n for n in model.graph.node}
     gemm, matmul = (nodes[n.name] for n in found.graph.layers())
     assert gemm.op_type == matmul.op_type == "BlockQuantMatMul_eighths"
     bias = found.layer("Gemm").bias_correction
     assert bias is not None
     hidden, slack = _block_product(feeds["x"], [held[i] for i in gemm.input[1:]])
-    original = constants(found.original)
+    original = constants_of(found.original)
     hidden = np.maximum(hidden + original["b"] + bias, 0)
     wanted, own = _block_product(hidden, [held[i] for i in matmul.input[1:]])
     through = slack @ np.abs(_block_weights([held[i] for i in matmul.input[1:]])).T

@@ -19,8 +19,8 @@ from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.records import PassReport
 from lpcompile.registry import pass_class, split_pipeline
 from tests.passes.test_tune_weights import CNN, MLP, NORM
-from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, learned, quantized, rounded, same_plan
-from tests.support import parse_model, run_model
+from tests.quantizing import GRAPH_PASSES, NO_COSTS, Quantized, learned, noise, quantized, rounded, same_plan
+from tests.support import parse_model
 
 SHORT = "epochs=6,learning-rate=0.02,batch=8,loss=mse"
 
@@ -29,14 +29,6 @@ def tuned(found: Quantized, options: str = SHORT, **context: object) -> tuple[Lp
     """A copy of the graph after tuning, and the report."""
     graph, report, _ = learned(found, f"tune-scales{{{options}}}", **context)
     return graph, report
-
-
-def noise(found: Quantized, graph: LpGraph) -> float:
-    """Of what the compiled model gives on the deciding samples, against the float model in the runtime."""
-    emitted = Quantized(found.original, graph, found.context, {}).emitted()
-    calls = found.context.calibration.deciding  # type: ignore[union-attr]
-    pairs = [[run_model(m, c)["y"].astype(np.float64) for m in (found.original, emitted)] for c in calls]
-    return float(sum(np.square(a - b).sum() for a, b in pairs))
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.ir.graph import LpGraph
 from lpcompile.reconstruction.block_samples import Batching, KeepShape, _fitting, keep_shapes
 from lpcompile.reconstruction.descent import kept
 from lpcompile.runtime.execution import observer
-from tests.support import parse_model
+from tests.support import graph_of
 
 APART = """m (float[N,4] x) => (float[N,4] y) <float[4,4] w, float[1,4] c> {
     a = MatMul (x, w)
@@ -21,12 +20,6 @@ TOUCHING = """m (float[N,4] x) => (float[N,4] y) <float[4,4] w> {
     s = Softmax <axis = 0> (a)
     y = Add (a, s)
 }"""
-
-
-def graph_of(text: str) -> LpGraph:
-    graph = LpGraph.from_proto(parse_model(text))
-    graph.infer_shapes()
-    return graph
 
 
 def calls(count: int = 6) -> list[Feeds]:

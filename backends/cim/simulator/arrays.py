@@ -292,10 +292,8 @@ def lossy_columns(stored: StoredGroup, converter: Converter) -> int:
     for rows, ones in zip(stored.blocks(), stored.ones, strict=True):
         size = rows.stop - rows.start
         if not converter.exact(size, int(ones.max())):
-            counts = np.unique_counts(ones)
+            values, counts = np.unique(ones, return_counts=True)
             found += sum(
-                int(n)
-                for most, n in zip(counts.values, counts.counts, strict=True)
-                if not converter.exact(size, int(most))
+                int(n) for most, n in zip(values, counts, strict=True) if not converter.exact(size, int(most))
             )
     return found
