@@ -180,7 +180,8 @@ def test_missing_labels_and_labels_that_are_no_classes_are_named() -> None:
 
 def test_a_gradient_that_is_not_finite_names_its_layer() -> None:
     graph = graph_of(
-        "bad (float[N,3] x) => (float[N,4] y) <float[3,4] w> { [fc] t = MatMul (x, w)  u = Sub (t, t)  y = Sqrt (u) }"
+        """bad (float[N,3] x) => (float[N,4] y) <float[3,4] w> {
+            [fc] t = MatMul (x, w)  u = Sub (t, t)  v = Exp (u)  y = Acos (v) }"""
     )
     samples = samples_of(graph, calls_of((3,)))
     with pytest.raises(GradientError, match="fc: its gradient is NaN or infinite"):
