@@ -9,9 +9,12 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 import lpcompile
 from lpcompile.backends.cim.container import from_bytes
+from lpcompile.errors import ModelError
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.layer_checks import check_layers
 from lpcompile.ir.movement import bounds
 from lpcompile.ir.shapes import drop_contradictions
+from lpcompile.quant.input_metric import InputMetric
 from tests.cli.cli_runner import lpcompile as command
 from tests.fuzz.verdict import Case, judged
 from tests.networks import toy, toy_calls
@@ -237,3 +240,21 @@ def test_a_function_in_our_own_domain_that_stays_is_named(tmp_path: Path) -> Non
     model.opset_import.append(onnx.helper.make_opsetid("lpcompile", 1))
     model.graph.node[1].CopyFrom(onnx.helper.make_node("f", ["a"], ["y"], domain="lpcompile"))
     assert verdict_of(model, tmp_path, "-t", "cim", "--recipe", "int8")[1] is None
+
+
+def test_moments_beyond_float32_stay_at_its_end() -> None:
+    largest = np.finfo(np.float32).max
+    moments = np.full((1, 3, 3), largest, np.float32)
+    metric = InputMetric.of(moments, np.zeros((1, 3)), centred=False, step=2e19)  # its noise goes beyond
+    assert np.array_equal(metric.matrix, moments)
+
+
+def test_groups_that_are_a_list() -> None:
+    model = parse_model(CONV.format(bias=4, more=", group: ints = [1, 2]"), check=False)
+    with pytest.raises(ModelError, match="'group' is no number"):
+        check_layers(LpGraph.from_proto(model))
+
+
+def test_an_input_that_no_memory_holds(tmp_path: Path) -> None:
+    text = "m (float[4611686018427387904,4] x) => (float[M,3] y) <float[4,3] w> { y = MatMul (x, w) }"
+    assert verdict_of(parse_model(text, check=False), tmp_path, "-t", "ort", "--recipe", "fp32")[1] is None

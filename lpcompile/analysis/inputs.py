@@ -169,12 +169,22 @@ def random_feeds(
     truth values true, text "a". Dimensions that are not fixed are 1 unless given.
 
     Raises:
-        InputError: a given shape is of no input, or contradicts it.
+        InputError: a given shape is of no input, or contradicts it; an input that no memory holds.
     """
     shapes = input_shapes or {}
     check_names(shapes, inputs)
     rng = np.random.default_rng(seed)
-    return {spec.name: _random(spec, concrete_shape(spec, shapes), rng) for spec in inputs}
+    found: Feeds = {}
+    for spec in inputs:
+        shape = concrete_shape(spec, shapes)
+        try:
+            found[spec.name] = _random(spec, shape, rng)
+        except (MemoryError, ValueError) as error:  # numpy refuses what no address reaches
+            raise InputError(
+                f"input '{spec.name}' of {' x '.join(map(str, shape))} elements does not fit the memory",
+                hint="the model asks for it; give a free axis a size with --input-shape",
+            ) from error
+    return found
 
 
 def _random(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

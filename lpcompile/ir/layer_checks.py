@@ -29,6 +29,8 @@ def _check_layer(node: Node) -> None:
     dims = weight.dims
     if node.op in _CONVOLUTIONS:
         kernel, group = node.attrs.get("kernel_shape"), node.attrs.get("group", 1)
+        if not isinstance(group, int):
+            raise ModelError("attribute 'group' is no number", where=node.name, hint=_HINT)
         if len(dims) < 3 or (kernel is not None and list(kernel) != list(dims[2:])):
             raise ModelError(
                 f"weight {weight.name!r} of {list(dims)} does not fit the kernel", where=node.name, hint=_HINT

@@ -61,7 +61,8 @@ class InputMetric:
             matrix -= mean[:, :, None] * mean[:, None, :]
         at = np.arange(matrix.shape[1])
         matrix[:, at, at] = np.maximum(matrix[:, at, at], 0) + step**2 / 12
-        return cls(matrix.astype(np.float32), mean, centred, damping, step)
+        largest = np.finfo(np.float32).max
+        return cls(np.clip(matrix, -largest, largest).astype(np.float32), mean, centred, damping, step)
 
     def beside(self, others: Sequence["InputMetric"]) -> "InputMetric":
         """The mean of this metric and others of the same shape, by which codes for all of them are chosen.
