@@ -9,12 +9,17 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 import lpcompile
 from lpcompile.backends.cim.container import from_bytes
-from lpcompile.errors import ModelError
+from lpcompile.emission import Gate, _refusal
+from lpcompile.errors import ModelError, PassError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.layer_checks import check_layers
 from lpcompile.ir.movement import bounds
 from lpcompile.ir.shapes import drop_contradictions
 from lpcompile.quant.input_metric import InputMetric
+from lpcompile.recipes import load_recipe
+from lpcompile.runtime.gate import Verdict
+from lpcompile.runtime.layer_check import check_layers as check_calls
+from lpcompile.runtime.sizes import Sizes
 from tests.cli.cli_runner import lpcompile as command
 from tests.fuzz.verdict import Case, judged
 from tests.networks import toy, toy_calls
@@ -201,20 +206,30 @@ def test_large_inputs_of_layers_in_fp8_overflow_in_silence(tmp_path: Path) -> No
     assert verdict_of(model, tmp_path, "-t", "ort", "--recipe", "dpq") == (0, None)
 
 
-def test_values_near_the_end_of_float32_are_the_models_own_fault(tmp_path: Path) -> None:
-    text = "m (float[N,8] x) => (float[N,6] y) <float[8,6] w> { t = MatMul (x, w) y = Identity (t) }"
-    model = with_constant(text, "w", np.full((8, 6), 3e37))
-    code, problem = verdict_of(model, tmp_path, "-t", "ort", "--recipe", "int8")
-    assert problem is None
-    assert code in (0, 3)
+@pytest.mark.parametrize(("largest", "kind"), [(2e38, ModelError), (2e3, PassError)])
+def test_values_near_the_end_of_float32_are_the_models_own_fault(
+    largest: float, kind: type[Exception]
+) -> None:
+    outputs = {"y": np.array([1, -largest, np.inf], np.float32)}
+    gate = Gate([{}], [outputs], Sizes(0, 0), None, load_recipe("int8"))
+    refused = _refusal(Verdict("output 'y' of the compiled model is not finite"), gate)
+    assert type(refused) is kind
+    assert "is not finite" in refused.message
+    assert ("near the end of float32" in refused.message) == (kind is ModelError)
 
 
-def test_ranges_of_what_is_not_finite_are_not_compared(tmp_path: Path) -> None:
-    text = """m (float[N,8] x) => (float[N,6] y) <float[8] s, float[8,6] w> {
-        t = Mul (x, s)  y = MatMul (t, w) }"""
-    model = with_constant(text, "s", [1, 1, np.nan, 1, 1, np.inf, 1, 1])
-    for recipe in ("pikelpn", "int8"):
-        assert verdict_of(model, tmp_path, "-t", "ort", "--recipe", recipe)[1] is None
+def test_ranges_of_what_is_not_finite_are_not_compared() -> None:
+    text = "m (float[N,8] x) => (float[N,6] y) <float[8,6] w> { y = MatMul (x, w) }"
+    dynamic = "quantize-activations{cost=none, matmul=dynamic}"
+    pipeline = f"canonicalize, fold-batchnorm, {dynamic}, quantize-weights{{format=int8}}"
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    made = lpcompile.compile(parse_model(text), passes=pipeline, calibration={"x": x})
+    assert "DynamicQuantMatMul" in str(made.model.graph.node)
+    (found,) = (c for c in check_calls(made.model, {"x": x}) if c.op.startswith("DynamicQuant"))
+    assert found.compared > 0
+    x[1, 2] = np.nan
+    (found,) = (c for c in check_calls(made.model, {"x": x}) if c.op.startswith("DynamicQuant"))
+    assert (found.compared, found.different) == (0, 0)
 
 
 def test_a_branch_without_a_condition_and_a_body_of_odd_attributes(tmp_path: Path) -> None:
@@ -235,11 +250,13 @@ def test_a_branch_without_a_condition_and_a_body_of_odd_attributes(tmp_path: Pat
 def test_a_function_in_our_own_domain_that_stays_is_named(tmp_path: Path) -> None:
     model = parse_model("m (float[2] x) => (float[2] y) { a = Exp (x)  y = Neg (a) }")
     body = onnx.helper.make_node("Relu", ["a"], ["b"])
-    imports = [onnx.helper.make_opsetid("", 17)]
-    model.functions.append(onnx.helper.make_function("lpcompile", "f", ["a", "more"], ["b"], [body], imports))
+    imports = [onnx.helper.make_opsetid("", 13)]  # the model has another
+    model.functions.append(onnx.helper.make_function("lpcompile", "f", ["a"], ["b"], [body], imports))
     model.opset_import.append(onnx.helper.make_opsetid("lpcompile", 1))
     model.graph.node[1].CopyFrom(onnx.helper.make_node("f", ["a"], ["y"], domain="lpcompile"))
-    assert verdict_of(model, tmp_path, "-t", "cim", "--recipe", "int8")[1] is None
+    assert verdict_of(model, tmp_path, "-t", "cim", "--recipe", "int8") == (3, None)
+    with pytest.raises(ModelError, match="'lpcompile::f' cannot be inlined"):
+        LpGraph.from_proto(model)
 
 
 def test_moments_beyond_float32_stay_at_its_end() -> None:

@@ -136,7 +136,7 @@ def _without_functions(graph: "LpGraph", proto: ModelProto) -> ModelProto:
             raise ModelError(
                 f"function '{DOMAIN}::{node.op_type}' cannot be inlined, and is none of the compiler's own",
                 where=node.name,
-                hint="give all its inputs, and its domain another name",
+                hint="write it for the version of the operators that the model has, or give its domain another name",
             )
     graph.functions = {(f.domain, f.name): f for f in inlined.functions}
     names = sorted({f.name for f in proto.functions} - {name for _, name in graph.functions})
