@@ -20,7 +20,7 @@ def layer_shape(node: Node) -> LayerShape:
     out = None if y is None else y.shape
     rank = None if x is None or x.shape is None else len(x.shape)
     group = node.attrs.get("group", 1)
-    if not isinstance(group, int):  # in a body of control flow, which no runtime has read
+    if not isinstance(group, int):  # of a node that no runtime has read yet
         raise ModelError(f"attribute 'group' of a {node.op} is no number", where=node.name, hint=EXPORT_AGAIN)
     if node.op in ("Conv", "ConvTranspose"):
         pixels = (out if node.op == "Conv" else None if x is None else x.shape) or ()
