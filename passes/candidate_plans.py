@@ -1,8 +1,10 @@
 """What the weights of a layer may become, as far as its kernel can hold that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 
 from lpcompile.assignment.candidates import candidates_of
+from lpcompile.assignment.costs import additive_bounds
 from lpcompile.assignment.layer_facts import LayerFacts
 from lpcompile.errors import PipelineError
 from lpcompile.formats.planned import format_of
@@ -10,6 +12,27 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.target import Target
+
+AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
+BETWEEN = ("int3", "int6")  # added to those where the budget is tight
+TIGHT_BITS = (
+    4.375  # a weight; with more, what these gain is within the noise of rounding and their fits take time
+)
+
+
+def candidate_formats(formats: str, budget: Mapping[str, float], layers: Sequence[LayerFacts]) -> list[str]:
+    """Names of the formats that layers may take.
+
+    Args:
+        formats: joined by +; AUTO_FORMATS are joined by BETWEEN where the budget is below TIGHT_BITS.
+        budget: bounds by name.
+        layers: all with weights.
+    """
+    names = formats.split("+")
+    bounds = additive_bounds(budget, layers)
+    most = min(bounds.get("bits", inf), 8 * bounds.get("bytes", inf))
+    tight = formats == AUTO_FORMATS and most < TIGHT_BITS * sum(layer.weights for layer in layers)
+    return [*names, *BETWEEN] if tight else names
 
 
 def candidate_plans(
