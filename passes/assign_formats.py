@@ -61,7 +61,7 @@ class AssignFormats(Pass):
     """One format a layer, under a budget; bounds of 0 do not bind.
 
     Attributes:
-        formats: candidates, joined by +; below 4.375 bits a weight int3 and int6 come to those of the default.
+        formats: candidates, joined by +; under a tight budget int3 and int6 come to those of the default.
         granularities: candidates, joined by +: tensor, channel, group and a size.
         method: exact: the knapsack; paper-greedy, ratio-greedy: rules that go from the first of two formats to
             the second.
@@ -148,9 +148,7 @@ class AssignFormats(Pass):
                 f"no layer matches '{pattern}'", hint="'lpcompile inspect MODEL' lists the layers"
             )
         self._keep_float(graph, overrides)
-        nodes = [
-            n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT
-        ]
+        nodes = [n for n in graph.layers() if not _stays_float(graph, n)]
         for node in graph.layers():
             if node not in nodes:
                 report.skip(node, graph.plan.layers.get(node.name, LayerPlan()).reason or "it stays float")
@@ -219,7 +217,9 @@ class AssignFormats(Pass):
 
     def _names(self, graph: LpGraph) -> list[str]:
         """Formats that layers may take."""
-        return candidate_formats(self.formats, self.budget, [layer_facts(n) for n in graph.layers()])
+        nodes = graph.layers()
+        floats = [i for i, n in enumerate(nodes) if _stays_float(graph, n)]
+        return candidate_formats(self.formats, self.budget, [layer_facts(n) for n in nodes], floats)
 
     def _key(self, names: Sequence[str]) -> str:
         """Of the scores: what they depend on."""
@@ -356,6 +356,10 @@ class AssignFormats(Pass):
             if name != "energy-pj":  # floats run on no machine
                 bounds[name] -= sum(costs_of([name], f, f.left_alone)[name] for f in fixed)
         return bounds
+
+
+def _stays_float(graph: LpGraph, node: Node) -> bool:
+    return graph.plan.layers.get(node.name, LayerPlan()).kernel is Kernel.FLOAT
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

@@ -1,11 +1,12 @@
 """What the weights of a layer may become, as far as its kernel can hold that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
-from lpcompile.assignment.candidates import candidates_of
+from lpcompile.assignment.candidates import SHORT_SCALES, candidates_of
 from lpcompile.assignment.costs import additive_bounds
-from lpcompile.assignment.layer_facts import LayerFacts
+from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat
+from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.errors import PipelineError
 from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
@@ -15,24 +16,31 @@ from lpcompile.target import Target
 
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
 BETWEEN = ("int3", "int6")  # added to those where the budget is tight
-TIGHT_BITS = (
-    4.375  # a weight; with more, what these gain is within the noise of rounding and their fits take time
-)
+TIGHT_BITS = 4.375  # a weight; with more, what they gain is within the noise of rounding
+MANY_WEIGHTS = 400_000  # the functions that read further widths take 11 kB, a twentieth of these
+FOUR_BITS = LayerFormat(WeightPlan("fixp4", "channel", scale_format=SHORT_SCALES), kernel=Kernel.WEIGHT_ONLY)
 
 
-def candidate_formats(formats: str, budget: Mapping[str, float], layers: Sequence[LayerFacts]) -> list[str]:
+def candidate_formats(
+    formats: str, budget: Mapping[str, float], layers: Sequence[LayerFacts], fixed: Collection[int] = ()
+) -> list[str]:
     """Names of the formats that layers may take.
 
     Args:
-        formats: joined by +; AUTO_FORMATS are joined by BETWEEN where the budget is below TIGHT_BITS.
+        formats: joined by +; AUTO_FORMATS are joined by BETWEEN where no format of 4 bits keeps the budget, and below
+            TIGHT_BITS in networks of MANY_WEIGHTS.
         budget: bounds by name.
         layers: all with weights.
+        fixed: positions of those whose weights stay as they are.
     """
     names = formats.split("+")
     bounds = additive_bounds(budget, layers)
     most = min(bounds.get("bits", inf), 8 * bounds.get("bytes", inf))
-    tight = formats == AUTO_FORMATS and most < TIGHT_BITS * sum(layer.weights for layer in layers)
-    return [*names, *BETWEEN] if tight else names
+    weights = sum(layer.weights for layer in layers)
+    held = (x.left_alone if i in fixed else FOUR_BITS for i, x in enumerate(layers))
+    least = sum(stored_bits(x, how) for x, how in zip(layers, held, strict=True))
+    tight = most < least * (1 - 1e-9) or (most < TIGHT_BITS * weights and weights >= MANY_WEIGHTS)
+    return [*names, *BETWEEN] if tight and formats == AUTO_FORMATS else names
 
 
 def candidate_plans(
