@@ -15,9 +15,9 @@ from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.target import Target
 
 AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
-BETWEEN = ("int3", "int6")  # added to those where the budget is tight
-TIGHT_BITS = 4.375  # a weight; with more, what they gain is within the noise of rounding
-MANY_WEIGHTS = 400_000  # the functions that read further widths take 11 kB, a twentieth of these
+MORE, LESS = "int6", "int3"  # that are added to those
+MANY_WEIGHTS = 400_000  # from which on: the functions that read one more width take 1 to 4 kB, 11 for two
+TIGHT_BITS = 4.375  # a weight, below which the narrow one is worth its fits
 FOUR_BITS = LayerFormat(WeightPlan("fixp4", "channel", scale_format=SHORT_SCALES), kernel=Kernel.WEIGHT_ONLY)
 
 
@@ -26,21 +26,26 @@ def candidate_formats(
 ) -> list[str]:
     """Names of the formats that layers may take.
 
+    To AUTO_FORMATS come, under a budget, MORE in networks of MANY_WEIGHTS and LESS below TIGHT_BITS there; both where
+    no format of 4 bits keeps the budget.
+
     Args:
-        formats: joined by +; AUTO_FORMATS are joined by BETWEEN where no format of 4 bits keeps the budget, and below
-            TIGHT_BITS in networks of MANY_WEIGHTS.
+        formats: joined by +.
         budget: bounds by name.
         layers: all with weights.
         fixed: positions of those whose weights stay as they are.
     """
     names = formats.split("+")
+    if formats != AUTO_FORMATS or not budget:
+        return names
     bounds = additive_bounds(budget, layers)
     most = min(bounds.get("bits", inf), 8 * bounds.get("bytes", inf))
     weights = sum(layer.weights for layer in layers)
     held = (x.left_alone if i in fixed else FOUR_BITS for i, x in enumerate(layers))
     least = sum(stored_bits(x, how) for x, how in zip(layers, held, strict=True))
-    tight = most < least * (1 - 1e-9) or (most < TIGHT_BITS * weights and weights >= MANY_WEIGHTS)
-    return [*names, *BETWEEN] if tight and formats == AUTO_FORMATS else names
+    needed, many = most < least * (1 - 1e-9), weights >= MANY_WEIGHTS
+    narrow = needed or (many and most < TIGHT_BITS * weights)
+    return [*names, *([MORE] if needed or many else []), *([LESS] if narrow else [])]
 
 
 def candidate_plans(

@@ -1,4 +1,4 @@
-"""Formats of 3 and 6 bits are candidates where the budget is tight, and take as many bits in the file."""
+"""Formats of 3 and 6 bits are candidates of large networks and tight budgets, and take as many bits in the file."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from lpcompile.assignment.layer_facts import LayerFacts, layer_facts
 from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
-from lpcompile.passes.candidate_plans import AUTO_FORMATS, BETWEEN, candidate_formats
+from lpcompile.passes.candidate_plans import AUTO_FORMATS, LESS, MORE, candidate_formats
 from lpcompile.runtime.reference import evaluate
 from tests.passes.test_assign_formats import CNN
 from tests.quantizing import NO_COSTS, quantized
@@ -26,27 +26,33 @@ def layers(channels: int) -> list[LayerFacts]:
 
 
 @pytest.mark.parametrize(
-    ("channels", "bits", "tight"),
-    [(16, 4.06, True), (16, 4.08, False), (212, 4.37, True), (212, 4.38, False)],
+    ("channels", "bits", "more"),
+    [
+        (16, 4.08, []),
+        (16, 4.06, [MORE, LESS]),
+        (212, 4.38, [MORE]),
+        (212, 4.37, [MORE, LESS]),
+        (212, 4.001, [MORE, LESS]),
+        (210, 4.37, []),  # 396 900 weights
+    ],
 )
-def test_where_the_budget_is_tight_two_more_formats_are_tried(
-    channels: int, bits: float, tight: bool
+def test_further_widths_where_they_pay_for_their_functions(
+    channels: int, bits: float, more: list[str]
 ) -> None:
     facts = layers(channels)
-    wanted = [*AUTO_FORMATS.split("+"), *(BETWEEN if tight else ())]
     for budget in ({"avg-bits": bits}, {"bytes": bits * facts[0].weights / 8}):
-        assert candidate_formats(AUTO_FORMATS, budget, facts) == wanted
+        assert candidate_formats(AUTO_FORMATS, budget, facts) == [*AUTO_FORMATS.split("+"), *more]
 
 
 def test_floats_that_stay_take_their_share() -> None:
     facts = 2 * layers(16)
     assert candidate_formats(AUTO_FORMATS, {"avg-bits": 10}, facts) == AUTO_FORMATS.split("+")
-    assert candidate_formats(AUTO_FORMATS, {"avg-bits": 18}, facts, [1])[-2:] == list(BETWEEN)
+    assert candidate_formats(AUTO_FORMATS, {"avg-bits": 18}, facts, [1])[-2:] == [MORE, LESS]
 
 
 def test_formats_that_were_asked_for_are_all_there_are() -> None:
     assert candidate_formats("fixp4+int8", TIGHT, layers(16)) == ["fixp4", "int8"]
-    assert candidate_formats(AUTO_FORMATS, {}, layers(16)) == AUTO_FORMATS.split("+")
+    assert candidate_formats(AUTO_FORMATS, {}, layers(212)) == AUTO_FORMATS.split("+")
 
 
 def test_a_budget_below_four_bits_is_kept() -> None:
