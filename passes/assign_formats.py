@@ -61,7 +61,7 @@ class AssignFormats(Pass):
     """One format a layer, under a budget; bounds of 0 do not bind.
 
     Attributes:
-        formats: candidates, joined by +; int6 and int3 come to those of the default in large networks and under tight budgets.
+        formats: candidates, joined by +; large networks and tight budgets add int6 and int3 to the default.
         granularities: candidates, joined by +: tensor, channel, group and a size.
         method: exact: the knapsack; paper-greedy, ratio-greedy: rules that go from the first of two formats to
             the second.
