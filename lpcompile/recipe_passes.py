@@ -224,7 +224,7 @@ def _with_assignment(
     named = [(name, given) for name, given in named if name != BY_KIND]  # the budget decides
     at = [name for name, _ in named].index(ROUND)
     fmt = planned_name(options.weight_format or named[at][1].get("format", WIDE))
-    if format_of(fmt).bits > 4 and not options.layer_formats:
+    if format_of(fmt).bits >= 8 and not options.layer_formats:
         return named
     formats = fmt if fmt == WIDE else f"{fmt}+{WIDE}"
     return [*named[:at], (ASSIGN, {"formats": formats, **own}), *named[at:]]
