@@ -33,7 +33,12 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.candidate_plans import AUTO_FORMATS, candidate_formats, candidate_plans
+from lpcompile.passes.candidate_plans import (
+    AUTO_FORMATS,
+    candidate_formats,
+    candidate_plans,
+    formats_of_any_width,
+)
 from lpcompile.passes.chosen_formats import FormatChoice
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import plans_of_finalists
@@ -200,6 +205,11 @@ class AssignFormats(Pass):
         bits = chosen.assignment.costs.get("bits", 0.0)
         report.metrics["avg_bits"] = average_bits(bits, facts, [layer.name for layer in scored.layers])
         return report
+
+    def for_any_width(self, graph: LpGraph) -> "AssignFormats":
+        """The same with all formats that tight budgets add in this network, for trying one width after another."""
+        names = formats_of_any_width(self.formats, [layer_facts(n) for n in graph.layers()])
+        return replace(self, formats="+".join(names))
 
     def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
         """Average widths and the least predicted losses within them, once candidates are scored.

@@ -43,9 +43,24 @@ def candidate_formats(
     weights = sum(layer.weights for layer in layers)
     held = (x.left_alone if i in fixed else FOUR_BITS for i, x in enumerate(layers))
     least = sum(stored_bits(x, how) for x, how in zip(layers, held, strict=True))
-    needed, many = most < least * (1 - 1e-9), weights >= MANY_WEIGHTS
+    needed, many = most < least * (1 - 1e-9), _many(layers)
     narrow = needed or (many and most < TIGHT_BITS * weights)
     return [*names, *([MORE] if needed or many else []), *([LESS] if narrow else [])]
+
+
+def formats_of_any_width(formats: str, layers: Sequence[LayerFacts]) -> list[str]:
+    """The same for trying one budget after another: all that any of them adds in networks of MANY_WEIGHTS.
+
+    Args:
+        formats: joined by +.
+        layers: all with weights.
+    """
+    names = formats.split("+")
+    return [*names, MORE, LESS] if formats == AUTO_FORMATS and _many(layers) else names
+
+
+def _many(layers: Sequence[LayerFacts]) -> bool:
+    return sum(layer.weights for layer in layers) >= MANY_WEIGHTS
 
 
 def candidate_plans(
