@@ -141,8 +141,7 @@ class Storage:
 def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
     """The int8 image of the stored weights in the shape that the operator wants.
 
-    A byte of two codes is looked up at once: one Gather of pairs loads 4 times faster than taking nibbles apart.
-    Codes of other widths are taken out of their words first.
+    Two or four codes are looked up at once: one Gather of pairs loads 4 times faster than taking nibbles apart.
     """
     if not storage.packed:
         return "codes"  # the image itself is stored, as the operator wants it
@@ -151,7 +150,7 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
         w8 = unpacked(b, EIGHTH_WEIGHTS, "codes", "group_scales", steps, grouped=True)
         return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
     kind = "Group" if storage.group_size else "Row" if storage.row_tables else ""
-    odd = "Odd" if storage.straddling else "" if storage.pairs else str(storage.format.bits)
+    odd = ("" if storage.pairs else str(storage.format.bits)) + ("Odd" if storage.straddling else "")
     inputs = [*storage.integer_inputs, *storage.level_inputs]
     w8 = unpacked(b, f"{kind}Weights{odd}", *inputs, grouped=bool(storage.group_size))
     return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed and not storage.side else w8

@@ -11,7 +11,7 @@ Weights     codes of one table
 RepairedWeights, MergedWeights     with a low-rank side path (low_rank.py)
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
 GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
-Weights<N>, GroupWeights<N>         codes of N bits, not 4, out of words of whole codes
+Weights<N>, GroupWeights<N>(Odd)    codes of N bits, not 4, out of words of whole codes
 ==========  ===========================================================================================
 """
 
@@ -28,6 +28,7 @@ from lpcompile.ir.low_rank import merged_weights_body, repaired_weights_body
 
 INT8, INT32, FLOAT = TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT
 LEVELS = 16  # that four bits tell apart
+TOGETHER = {2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 2}  # codes that are looked up at once
 
 
 def add_function(graph: LpGraph, function: FunctionProto) -> None:
@@ -84,29 +85,38 @@ def nibbles(b: FunctionBuilder, packed: str) -> str:
     return b.op("Reshape", b.op("Concat", *halves, axis=1), whole(b, -1))
 
 
-def taken_apart(b: FunctionBuilder, packed: str, bits: int) -> str:
-    """Codes of `bits` bits, int32, flat, with those that fill the last word."""
+def taken_apart(b: FunctionBuilder, packed: str, bits: int, together: int = 1) -> str:
+    """Codes of `bits` bits, int32, flat, with those that fill the last word; `together` of them as one number."""
     if bits == 8:
         return b.op("Cast", packed, to=INT32)
     if bits == 4:
         return nibbles(b, packed)
-    size, held = word_bytes(bits), codes_of_word(bits)
+    size, held, width = word_bytes(bits), codes_of_word(bits) // together, bits * together
     kind = np.int32 if 8 * size < 32 else np.int64
     x = b.op("Cast", packed, to=INT32 if kind is np.int32 else TensorProto.INT64)
-    places = b.constant(2 ** (8 * np.arange(size, dtype=kind)).reshape(size, 1))
-    words = b.op("MatMul", b.op("Reshape", x, whole(b, -1, size)), places)  # ReduceSum is inexact above 2^53
-    shifted = b.op("Div", words, b.constant(2 ** (bits * np.arange(held, dtype=kind)).reshape(1, held)))
-    codes = b.op("Mod", shifted, b.constant(np.array(2**bits, kind)))
-    return b.op("Reshape", b.op("Cast", codes, to=INT32), whole(b, -1))
+    if held > 1:
+        places = b.constant(2 ** (8 * np.arange(size, dtype=kind)).reshape(size, 1))
+        words = b.op(
+            "MatMul", b.op("Reshape", x, whole(b, -1, size)), places
+        )  # ReduceSum is inexact above 2^53
+        shifted = b.op("Div", words, b.constant(2 ** (width * np.arange(held, dtype=kind)).reshape(1, held)))
+        x = b.op("Mod", shifted, b.constant(np.array(2**width, kind)))
+    return b.op("Reshape", x if kind is np.int32 else b.op("Cast", x, to=INT32), whole(b, -1))
 
 
-def _pairs(b: FunctionBuilder, levels: str) -> str:
-    """Of (R, 16) int8 levels, (R * 256, 2): row 256 * r + byte holds the levels of the byte's two codes."""
-    low = b.op("Reshape", levels, whole(b, -1, 1, 16, 1))
-    high = b.op("Reshape", levels, whole(b, -1, 16, 1, 1))
-    low = b.op("Expand", low, whole(b, 1, 16, 1, 1))
-    high = b.op("Expand", high, whole(b, 1, 1, 16, 1))
-    return b.op("Reshape", b.op("Concat", low, high, axis=3), whole(b, -1, 2))
+def _pairs(b: FunctionBuilder, levels: str, count: int = LEVELS, width: int = 1) -> str:
+    """Of (R, count * width) int8 levels, (R * count^2, 2 * width): those of two codes a row."""
+    low = b.op("Reshape", levels, whole(b, -1, 1, count, width))
+    high = b.op("Reshape", levels, whole(b, -1, count, 1, width))
+    low = b.op("Expand", low, whole(b, 1, count, 1, 1))
+    high = b.op("Expand", high, whole(b, 1, 1, count, 1))
+    return b.op("Reshape", b.op("Concat", low, high, axis=3), whole(b, -1, 2 * width))
+
+
+def _tuples(b: FunctionBuilder, levels: str, bits: int) -> str:
+    """Of (R, 2^bits) int8 levels, (R * 2^(bits * t), t): levels of the t = TOGETHER[bits] codes of a number."""
+    pairs = _pairs(b, levels, 2**bits)
+    return pairs if TOGETHER[bits] == 2 else _pairs(b, pairs, 4**bits, 2)
 
 
 def _group_levels(b: FunctionBuilder) -> str:
@@ -146,7 +156,7 @@ def _looked_up(b: FunctionBuilder, tables: str, rows: str, opset: int) -> Functi
 
 
 def _group_weights_odd(opset: int, bits: int = 4) -> FunctionProto:
-    name = "GroupWeightsOdd" if bits == 4 else f"GroupWeights{bits}"
+    name = "GroupWeightsOdd" if bits == 4 else f"GroupWeights{bits}Odd"
     b = _start(name, "multipliers", "levels", "y = T[multiplier of the group][code]")
     codes, flat = _code_rows(b, bits), nibbles(b, "multipliers")
     first = b.op("Gather", b.attribute("weight_shape"), whole(b, 0))
@@ -165,21 +175,33 @@ def _row_weights_odd(opset: int) -> FunctionProto:
 
 def _dense_weights(opset: int, bits: int) -> FunctionProto:
     b = _start(f"Weights{bits}", "levels", "y = levels[code]")
-    used = _used_codes(b, bits)
-    b.op("Reshape", b.op("Gather", "levels", used), b.attribute("weight_shape"), out="y")
+    found = b.op("Gather", _tuples(b, "levels", bits), taken_apart(b, "codes", bits, TOGETHER[bits]))
+    shape = b.attribute("weight_shape")
+    used = b.op("Slice", b.op("Reshape", found, whole(b, -1)), whole(b, 0), b.op("ReduceProd", shape))
+    b.op("Reshape", used, shape, out="y")
     return b.build(opset)
 
 
-def _used_codes(b: FunctionBuilder, bits: int) -> str:
-    """Codes without those that fill the last word, flat."""
-    count = b.op("ReduceProd", b.attribute("weight_shape"))
-    return b.op("Slice", taken_apart(b, "codes", bits), whole(b, 0), count)
+def _dense_group_weights(opset: int, bits: int) -> FunctionProto:
+    b = _start(f"GroupWeights{bits}", "multipliers", "levels", "y = T[multiplier of the group][code]")
+    together = TOGETHER[bits]
+    size = b.op("Div", b.attribute("group_size"), whole(b, together))
+    codes = _code_rows(b, bits, together)
+    rows = spread(b, codes, nibbles(b, "multipliers"), size)
+    index = b.op("Add", codes, b.op("Mul", rows, number(b, 2 ** (bits * together))))
+    first = b.op("Slice", _group_levels(b), whole(b, 0), whole(b, 2**bits), whole(b, 1))
+    found = b.op("Gather", _tuples(b, first, bits), index)
+    b.op("Reshape", found, b.attribute("weight_shape"), out="y")
+    return b.build(opset)
 
 
-def _code_rows(b: FunctionBuilder, bits: int = 4) -> str:
-    """Codes as (C_out, K)."""
+def _code_rows(b: FunctionBuilder, bits: int = 4, together: int = 1) -> str:
+    """Codes as (C_out, K / together), without those that fill the last word."""
     shape = b.attribute("weight_shape")
-    used = _used_codes(b, bits)
+    count = b.op("ReduceProd", shape)
+    if together > 1:
+        count = b.op("Div", count, whole(b, together))
+    used = b.op("Slice", taken_apart(b, "codes", bits, together), whole(b, 0), count)
     first = b.op("Gather", shape, whole(b, 0))
     return b.op("Reshape", used, b.op("Concat", first, whole(b, -1), axis=0))
 
@@ -229,7 +251,8 @@ BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "RepairedWeights": repaired_weights_body,
     "MergedWeights": merged_weights_body,
     **{f"Weights{n}": partial(_dense_weights, bits=n) for n in (2, 3, 5, 6, 7)},
-    **{f"GroupWeights{n}": partial(_group_weights_odd, bits=n) for n in (2, 3)},
+    **{f"GroupWeights{n}": partial(_dense_group_weights, bits=n) for n in (2, 3)},
+    **{f"GroupWeights{n}Odd": partial(_group_weights_odd, bits=n) for n in (2, 3)},
 }
 
 

@@ -10,6 +10,7 @@ from lpcompile.formats.base import NumberFormat, resolve
 from lpcompile.formats.packing import pack
 from lpcompile.ir.decode import Storage
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.unpacking import TOGETHER
 from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
 from lpcompile.plan import LayerPlan
@@ -95,7 +96,7 @@ def store_weights(
             scale_codes=scale_codes,
             row_tables=bool(plan.weight.codebooks),
             transposed=transposed,
-            straddling=fmt.bits == 4 and _straddling(plan, q.codes.shape[1], multipliers),
+            straddling=_straddling(plan, fmt, q.codes.shape[1], multipliers),
             side=side is not None,
         )
         attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
@@ -164,11 +165,14 @@ def _shared(graph: LpGraph, name: str, array: NDArray[Any]) -> Value:
     return graph.constant(name, array)
 
 
-def _straddling(plan: LayerPlan, inputs: int, multipliers: NDArray[np.uint8] | None) -> bool:
-    """Whether a byte can hold codes that need different tables, or half a byte of multipliers is left over."""
+def _straddling(
+    plan: LayerPlan, fmt: NumberFormat, inputs: int, multipliers: NDArray[np.uint8] | None
+) -> bool:
+    """Whether codes looked up at once can need different tables, or half a byte of multipliers is left over."""
+    together = TOGETHER.get(fmt.bits, 1)
     if multipliers is not None:
-        return inputs % 2 == 1 or _group_size(plan) % 2 == 1 or multipliers.size % 2 == 1
-    return bool(plan.weight.codebooks) and inputs % 2 == 1
+        return any(n % together for n in (inputs, _group_size(plan))) or multipliers.size % 2 == 1
+    return bool(plan.weight.codebooks) and inputs % together > 0
 
 
 def split_scales(
