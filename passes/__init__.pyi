@@ -44,6 +44,14 @@ def fold_batchnorm(
 ) -> ModelProto:
     """Batch norms and per-channel Mul and Add folded into the layer beside them."""
 
+def merge_branches(
+    model: str | PathLike[str] | bytes | ModelProto,
+    *,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> ModelProto:
+    """Convolutions, norms and means of one tensor that are summed become one convolution."""
+
 def split_prelu(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
