@@ -122,7 +122,7 @@ class Branch:
         return self.taps.weights(self.channels, self.inputs) if self.layer else 0
 
     def add_to(self, weight: F64, bias: F64, taps: Taps) -> None:
-        """Add its weight to (channels, inputs / group, *kernel), which stands at `taps`, and its bias to (channels,)."""
+        """Add its weight to (channels, inputs / group, *kernel), which stands at `taps`, and its bias."""
         own = self.taps
         at = tuple(
             slice((f - low) // step, (f - low) // step + (k - 1) * (d // step) + 1, max(1, d // step))
