@@ -47,6 +47,7 @@ def fold_batchnorm(
 def merge_branches(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
+    most_loss_db: float = 0.0,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:
@@ -248,6 +249,7 @@ def quantize_weights(
     rounding: str = "nearest",
     sweeps: int = 2,
     rho: float = -1.0,
+    peak_db: float = 0.0,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:

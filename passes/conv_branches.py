@@ -5,8 +5,10 @@ Taps are told by where they read, so that kernels of any size, padding and dilat
 [ding2019; ding2021, sec. 3.3]
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +93,16 @@ class Taps:
         last = [f + (k - 1) * d for f, k, d in zip(self.first, self.kernel, self.dilations, strict=True)]
         return [-f for f in self.first] + [b + e for b, e in zip(self.beyond, last, strict=True)]
 
+    def attributes(self) -> dict[str, Any]:
+        """Of the Conv that reads so."""
+        return {
+            "group": self.group,
+            "kernel_shape": list(self.kernel),
+            "pads": self.pads(),
+            "dilations": list(self.dilations),
+            "strides": list(self.strides),
+        }
+
     def outputs(self, sizes: Axes) -> Axes:
         """Sizes of the result for those of the input."""
         return tuple((n - 1 + b) // s + 1 for n, b, s in zip(sizes, self.beyond, self.strides, strict=True))
@@ -146,6 +158,16 @@ class Branch:
             column = g * columns % wide
             part = slice(g * rows, (g + 1) * rows)
             weight[(part, slice(column, column + columns), *at)] += kernel[part]
+
+
+def summed(branches: Sequence[Branch], taps: Taps) -> tuple[F64, F64]:
+    """Weight (channels, inputs / group, *kernel) and bias (channels,) of the Conv at `taps` that does their work."""
+    first = branches[0]
+    weight = np.zeros((first.channels, first.inputs // taps.group, *taps.kernel))
+    bias = np.zeros(first.channels)
+    for branch in branches:
+        branch.add_to(weight, bias, taps)
+    return weight, bias
 
 
 def of_conv(conv: Node) -> Branch | str:

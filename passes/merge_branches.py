@@ -11,16 +11,19 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpcompile import option_checks
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
+from lpcompile.passes.channel_affine import F64
 from lpcompile.passes.constant_inputs import dim_of, input_at
-from lpcompile.passes.conv_branches import ON_THE_WAY, SHARED, Branch, Taps, of_conv, of_others
+from lpcompile.passes.conv_branches import ON_THE_WAY, SHARED, Branch, Taps, of_conv, of_others, summed
 from lpcompile.passes.fold_batchnorm import FoldBatchnorm
 from lpcompile.passes.node_replacement import remove_dead
 from lpcompile.passes.sum_trees import SumTree, sum_trees
 from lpcompile.pipeline import Pass, PassContext
+from lpcompile.quant.peaks import peak_energy
 from lpcompile.records import PassReport
 
 STRIDES = "its strides are others than those of {}"
@@ -29,12 +32,18 @@ SIZES = "its padding does not fit that of {}"
 GROWS = "together with {} it would have more weights"
 KEPT = "it is kept float"
 NORM_BEFORE = "it reads a norm of what the other branches read"
+COARSE = "with it the weights of {} would be rounded more coarsely"
 NOT_FINITE = "the weights together with {} are not finite"
 
 
 @dataclass(frozen=True, slots=True)
 class MergeBranches(Pass):
-    """Sums of convolutions of one tensor as one convolution."""
+    """Sums of convolutions of one tensor as one convolution.
+
+    Attributes:
+        most-loss-db: what a norm, a mean or the tensor itself may add to the rounding error of the weights, by the
+            largest of those that share a scale; 0: anything.
+    """
 
     name: ClassVar[str] = "merge-branches"
     summary: ClassVar[str] = (
@@ -42,15 +51,21 @@ class MergeBranches(Pass):
     )
     invalidates: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
 
+    most_loss_db: float = 0.0  # anything
+
+    def __post_init__(self) -> None:
+        option_checks.at_least("most-loss-db", self.most_loss_db, 0.0)
+
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Merge what can be merged exactly, and fold the norms that then follow a convolution."""
         report = PassReport(self.name)
         if Fact.SHAPES not in graph.facts:
             graph.infer_shapes()
+        limit = _Limit(self.most_loss_db, ctx.weights.granularity if ctx.weights else "channel")
         while True:
             sweep = PassReport(self.name)
             for tree in sum_trees(graph):
-                _merge(graph, ctx, tree, sweep)
+                _merge(graph, ctx, tree, limit, sweep)
             report.changes += sweep.changes
             if not sweep.changes:
                 report.skips = sweep.skips
@@ -59,7 +74,7 @@ class MergeBranches(Pass):
             report.changes += FoldBatchnorm().run(graph, ctx).changes
 
 
-def _merge(graph: LpGraph, ctx: PassContext, tree: SumTree, report: PassReport) -> None:
+def _merge(graph: LpGraph, ctx: PassContext, tree: SumTree, limit: "_Limit", report: PassReport) -> None:
     """Merge branches of one tensor, the first that has some."""
     convs = {i: n for i, v in enumerate(tree.terms) if (n := v.producer) and n.op == "Conv" and not n.domain}
     for source in dict.fromkeys(n.inputs[0] for n in convs.values()):
@@ -72,7 +87,7 @@ def _merge(graph: LpGraph, ctx: PassContext, tree: SumTree, report: PassReport) 
                     report.skip(convs[i], NORM_BEFORE)
             continue
         for main in sorted((i for i in found if found[i].layer), key=lambda i: -found[i].elements):
-            merged, reasons = _merge_into(graph, tree, found, main, source)
+            merged, reasons = _merge_into(graph, tree, found, main, source, limit)
             if merged:
                 report.change(found[main].layer or "", merged)
                 return
@@ -128,17 +143,24 @@ def _reads_norm(source: Value, others: list[Value | None]) -> bool:
 
 
 def _merge_into(
-    graph: LpGraph, tree: SumTree, found: dict[int, Branch], main: int, source: Value
+    graph: LpGraph, tree: SumTree, found: dict[int, Branch], main: int, source: Value, limit: "_Limit"
 ) -> tuple[str, dict[int, str]]:
     """Let the Conv of one branch do the work of all that fit it: what was done, or why nothing was."""
     first = found[main]
     layer = first.layer
     assert layer is not None
     taps, members, reasons = first.taps, [main], dict[int, str]()
-    for i in sorted(found, key=lambda i: (-found[i].elements, i)):
+    for i in sorted(found, key=lambda i: (found[i].layer is None, -found[i].elements, i)):
         if i == main:
             continue
-        joined = _joined(graph, taps, [found[m] for m in members], found[i], source)
+        branches = [found[m] for m in members]
+        joined = _joined(graph, taps, branches, found[i], source)
+        if (
+            isinstance(joined, Taps)
+            and found[i].layer is None
+            and limit.exceeded(branches, taps, found[i], joined)
+        ):
+            joined = COARSE
         if isinstance(joined, str):
             reasons[i] = joined.format(layer.name)
         else:
@@ -146,30 +168,46 @@ def _merge_into(
             members.append(i)
     if len(members) == 1:
         return "", reasons
-    shape = (first.channels, first.inputs // taps.group, *taps.kernel)
-    weight, bias = np.zeros(shape), np.zeros(first.channels)
+    kind = layer.inputs[1]
+    dtype = np.dtype(np.float32) if kind is None or kind.dtype is None else kind.dtype
     with np.errstate(over="ignore", invalid="ignore"):
-        for m in members:
-            found[m].add_to(weight, bias, taps)
-        kind = layer.inputs[1]
-        dtype = weight.dtype if kind is None or kind.dtype is None else kind.dtype
-        w, b = weight.astype(dtype), bias.astype(dtype)
+        w, b = (part.astype(dtype) for part in summed([found[m] for m in members], taps))
     if not (np.isfinite(w).all() and np.isfinite(b).all()):
         return "", {**reasons, main: NOT_FINITE.format(_told(tree.terms[members[1]], source).name)}
     names = ", ".join(_told(tree.terms[m], source).name for m in members[1:])
     graph.set_weights(layer, w, b if b.any() or input_at(layer, 2) is not None else None)
     layer.attrs.pop("auto_pad", None)
-    given = {
-        "group": taps.group,
-        "kernel_shape": list(taps.kernel),
-        "pads": taps.pads(),
-        "dilations": list(taps.dilations),
-        "strides": list(taps.strides),
-    }
-    for key, value in given.items():
+    for key, value in taps.attributes().items():
         layer.set_attr(key, value)
     tree.without(graph, {*members[1:]})
     return f"it does the work of {names} too", reasons
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """What a branch without weights of its own may add to the rounding error of the weights.
+
+    Attributes:
+        most_db: 0: anything.
+        granularity: what will share a scale.
+    """
+
+    most_db: float
+    granularity: str
+
+    def exceeded(self, members: list[Branch], taps: Taps, more: Branch, joined: Taps) -> bool:
+        """Whether `more` adds too much to these branches."""
+        if self.most_db <= 0:
+            return False
+        before, after = (
+            self._energy(summed(*args)[0]) for args in ((members, taps), ([*members, more], joined))
+        )
+        return after > before * 10 ** (self.most_db / 10)
+
+    def _energy(self, weight: F64) -> float:
+        grouped = self.granularity.startswith("group")
+        rows = weight.reshape(1 if self.granularity == "tensor" else len(weight), -1)
+        return peak_energy(rows, int(self.granularity.removeprefix("group")) if grouped else 0)
 
 
 def _joined(graph: LpGraph, taps: Taps, members: list[Branch], other: Branch, source: Value) -> Taps | str:
