@@ -29,7 +29,7 @@ from lpcompile.records import PassReport
 STRIDES = "its strides are others than those of {}"
 CHANNELS = "its channels are not as many as those of {}"
 SIZES = "its padding does not fit that of {}"
-GROWS = "together with {} it would have more weights"
+GROWS = "together with {} there would be more weights"
 KEPT = "it is kept float"
 NORM_BEFORE = "it reads a norm of what the other branches read"
 COARSE = "with it the weights of {} would be rounded more coarsely"

@@ -1,6 +1,7 @@
 """`merge-branches`: the same outputs from one convolution, in ONNX Runtime and in float64, in every form."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.merge_branches import MergeBranches
 from lpcompile.pipeline import PassContext
 from tests.passes.rewriting import rewrite
-from tests.support import parse_model, random_feeds
+from tests.support import Array, parse_model, random_feeds
 
 RTOL = 1e-5
 EXACT = 1e-12  # of sums in float64; epsilons are float32 in the file
@@ -51,6 +52,11 @@ def model(body: str, constants: str = CONSTANTS, *, x: str = "1,4,6,6", y: str =
     return f"m (float[{x}] x) => (float[{y}] y) <{constants}> {{ {body} }}"
 
 
+def in_float64(model: ModelProto, feeds: dict[str, Array]) -> Array:
+    outputs: Any = ReferenceEvaluator(model).run(None, feeds)
+    return np.asarray(outputs[0])
+
+
 def assert_exact(text: str) -> LpGraph:
     """Weights and sums in float64, by an evaluator that is not ONNX Runtime; the graph."""
     before = parse_model(text.replace("float[", "double["))
@@ -59,8 +65,7 @@ def assert_exact(text: str) -> LpGraph:
     graph = LpGraph.from_proto(twin)
     assert MergeBranches().run(graph, PassContext()).changes
     feeds = random_feeds(before)
-    both = (ReferenceEvaluator(m).run(None, feeds) for m in (before, graph.to_proto()))
-    wanted, found = (np.asarray(outputs[0]) for outputs in both)
+    wanted, found = (in_float64(m, feeds) for m in (before, graph.to_proto()))
     assert wanted.dtype == np.float64
     np.testing.assert_allclose(found, wanted, rtol=EXACT, atol=EXACT * np.abs(wanted).max())
     return graph

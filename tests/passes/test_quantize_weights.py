@@ -348,4 +348,7 @@ def test_without_samples_rows_with_one_large_weight_are_rounded_as_others() -> N
     passes = f"merge-branches,{NO_COSTS},quantize-weights{{peak-db=18}}"
     made = quantized(PEAKED, passes, calls=0)
     assert all(p.tensor is not None for p in made.layers.values())
-    assert {p.weight.rounding for p in made.layers.values()} == {"nearest"}
+    assert {n: p.weight.rounding for n, p in made.layers.items()} == {
+        "merged": "kernel-sums",
+        "plain": "nearest",
+    }
