@@ -22,6 +22,7 @@ from lpcompile.passes.layer_constants import output_channels, weight_obstacle
 Axes = tuple[int, ...]  # one number a spatial axis
 
 AUTO_PAD = "its padding depends on the size of its input"
+MALFORMED = "its attributes do not fit its kernel"
 SHARED = "its result is used elsewhere too"
 NO_CONSTANT_MEAN = "a mean at the border is of fewer elements"
 SHIFTED = "the padding of a mean is not shifted"
@@ -53,6 +54,9 @@ class Taps:
     def of(cls, node: Node, kernel: Axes, group: int) -> "Taps | str":
         """Of a Conv or an AveragePool, or why that cannot be said."""
         rank, ones = len(kernel), (1,) * len(kernel)
+        wanted = {"pads": 2 * rank, "dilations": rank, "strides": rank}
+        if not rank or any(len(node.attrs.get(name) or [0] * n) != n for name, n in wanted.items()):
+            return MALFORMED
         mode = node.attrs.get("auto_pad", "NOTSET")
         if mode not in ("NOTSET", "VALID"):
             return AUTO_PAD
@@ -160,6 +164,7 @@ class Branch:
             weight[(part, slice(column, column + columns), *at)] += kernel[part]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the caller looks for what is not finite
 def summed(branches: Sequence[Branch], taps: Taps) -> tuple[F64, F64]:
     """Weight (channels, inputs / group, *kernel) and bias (channels,) of the Conv at `taps` that does their work."""
     first = branches[0]
@@ -176,8 +181,10 @@ def of_conv(conv: Node) -> Branch | str:
         return obstacle
     weight = conv.inputs[1]
     assert weight is not None
-    channels, columns, *kernel = weight.dims
     group = int(conv.attrs.get("group", 1))
+    if len(weight.dims) < 3 or group < 1 or weight.dims[0] % group:
+        return MALFORMED
+    channels, columns, *kernel = weight.dims
     taps = Taps.of(conv, tuple(kernel), group)
     if isinstance(taps, str):
         return taps
@@ -185,6 +192,7 @@ def of_conv(conv: Node) -> Branch | str:
     return Branch(conv, taps, output_channels(conv), columns * group, nothing, nothing)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def of_others(graph: LpGraph, term: Value, source: Value, channels: int, rank: int) -> Branch | str | None:
     """Norms and means on the way from `source`, of so many channels and spatial axes, to `term`.
 
@@ -227,9 +235,10 @@ def _scaled(graph: LpGraph, node: Node, source: Value, inner: Branch) -> Branch 
 
 def _mean(pool: Node, inner: Branch) -> Branch | str:
     """The mean of windows of a branch."""
-    taps = Taps.of(pool, tuple(pool.attrs["kernel_shape"]), inner.taps.group)
-    if isinstance(taps, str):
-        return taps
+    kernel = tuple(pool.attrs.get("kernel_shape", ()))
+    taps = Taps.of(pool, kernel, inner.taps.group)
+    if isinstance(taps, str) or len(kernel) != len(inner.taps.kernel):
+        return taps if isinstance(taps, str) else MALFORMED
     padded = any(taps.pads())
     if pool.attrs.get("ceil_mode", 0) or (padded and not pool.attrs.get("count_include_pad", 0)):
         return NO_CONSTANT_MEAN

@@ -120,7 +120,7 @@ def _branches(
             branch = SHARED
         _put(branch, i, found, refused)
     for i, term in enumerate(tree.terms):
-        if i not in convs and form is not None:
+        if form is not None and (i not in convs or convs[i].inputs[0] != source):
             other = of_others(graph, term, source, *form)
             if other is not None:
                 _put(other, i, found, refused)
@@ -170,7 +170,7 @@ def _merge_into(
         return "", reasons
     kind = layer.inputs[1]
     dtype = np.dtype(np.float32) if kind is None or kind.dtype is None else kind.dtype
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore"):
         w, b = (part.astype(dtype) for part in summed([found[m] for m in members], taps))
     if not (np.isfinite(w).all() and np.isfinite(b).all()):
         return "", {**reasons, main: NOT_FINITE.format(_told(tree.terms[members[1]], source).name)}

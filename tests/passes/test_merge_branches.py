@@ -222,6 +222,12 @@ def test_operands_of_another_tensor_stay() -> None:
     assert not report.skips
 
 
+def test_what_a_convolution_gives_beside_a_convolution_of_it() -> None:
+    body = "t = Conv (x, v) a = Conv <pads = [1, 1, 1, 1]> (t, w) y = Add (t, a)"
+    graph, _ = rewrite(MergeBranches(), model(body), rtol=RTOL)
+    assert graph.ops() == ["Conv", "Conv"]
+
+
 def test_a_residual_sum_around_them_stays() -> None:
     body = f"""{SQUARE} r = Relu (a) c = Conv <pads = [1, 1, 1, 1]> (r, w2) d = Conv (r, v) s = Add (c, d)
         y = Add (x, s)"""

@@ -109,6 +109,17 @@ def test_rows_that_would_be_rounded_more_coarsely(granularity: str) -> None:
     assert MergeBranches(most_loss_db=40.0).run(graph, context).changes
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"group": 3}, {"group": 0}, {"pads": [1, 1]}, {"strides": [1]}, {"dilations": [1]}]
+)
+def test_attributes_that_no_kernel_has(wrong: dict[str, object]) -> None:
+    graph = LpGraph.from_proto(parse_model(model(f"[point] {POINT} {SQUARE} y = Add (a, p)")))
+    for key, value in wrong.items():
+        graph.node("point").set_attr(key, value)
+    report = MergeBranches().run(graph, PassContext())
+    assert [s.reason for s in report.skips] == [branches.MALFORMED]
+
+
 REFUSED = {
     branches.AUTO_PAD: """a = Conv <strides = [2, 2], auto_pad = "SAME_UPPER"> (x, w)
         p = Conv <strides = [2, 2]> (x, v) y = Add (a, p)""",
