@@ -18,7 +18,8 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.passes.channel_affine import F64
 from lpcompile.passes.constant_inputs import dim_of, input_at
-from lpcompile.passes.conv_branches import ON_THE_WAY, SHARED, Branch, Taps, of_conv, of_others, summed
+from lpcompile.passes.conv_branches import ON_THE_WAY, SHARED, Branch, of_conv, of_others, summed
+from lpcompile.passes.conv_taps import Taps
 from lpcompile.passes.fold_batchnorm import FoldBatchnorm
 from lpcompile.passes.node_replacement import remove_dead
 from lpcompile.passes.sum_trees import SumTree, sum_trees

@@ -5,6 +5,7 @@ import pytest
 
 from lpcompile.ir.graph import LpGraph
 from lpcompile.passes import conv_branches as branches
+from lpcompile.passes import conv_taps
 from lpcompile.passes.merge_branches import (
     CHANNELS,
     COARSE,
@@ -117,11 +118,11 @@ def test_attributes_that_no_kernel_has(wrong: dict[str, object]) -> None:
     for key, value in wrong.items():
         graph.node("point").set_attr(key, value)
     report = MergeBranches().run(graph, PassContext())
-    assert [s.reason for s in report.skips] == [branches.MALFORMED]
+    assert [s.reason for s in report.skips] == [conv_taps.MALFORMED]
 
 
 REFUSED = {
-    branches.AUTO_PAD: """a = Conv <strides = [2, 2], auto_pad = "SAME_UPPER"> (x, w)
+    conv_taps.AUTO_PAD: """a = Conv <strides = [2, 2], auto_pad = "SAME_UPPER"> (x, w)
         p = Conv <strides = [2, 2]> (x, v) y = Add (a, p)""",
     branches.NO_CONSTANT_MEAN: f"""{SQUARE} m = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)
         y = Add (a, m)""",
@@ -135,7 +136,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_branches_that_are_no_constant_convolutions(reason: str) -> None:
-    y = "1,4,3,3" if reason == branches.AUTO_PAD else "1,4,6,6"
+    y = "1,4,3,3" if reason == conv_taps.AUTO_PAD else "1,4,6,6"
     assert reason in reasons(model(REFUSED[reason], f"{CONSTANTS}, float[1,4,6,6] full", y=y))
 
 
