@@ -110,6 +110,13 @@ def test_rows_that_would_be_rounded_more_coarsely(granularity: str) -> None:
     assert MergeBranches(most_loss_db=40.0).run(graph, context).changes
 
 
+def test_convolutions_merge_whatever_that_does_to_rows() -> None:
+    graph = LpGraph.from_proto(parse_model(model(f"{SQUARE} {POINT} s = Add (a, p) y = Add (s, x)")))
+    report = MergeBranches(most_loss_db=0.01).run(graph, PassContext())
+    assert graph.ops() == ["Conv", "Add"]
+    assert [(s.node, s.reason) for s in report.skips] == [("x", COARSE.format("Conv_0"))]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"group": 3}, {"group": 0}, {"pads": [1, 1]}, {"strides": [1]}, {"dilations": [1]}]
 )
