@@ -45,7 +45,7 @@ from lpcompile.runtime.patched import PatchedModel
 from lpcompile.target import Options
 
 METRIC_DROP = "metric drop"
-FLOAT_PASSES = "widen-float16,fold-constants,canonicalize,fold-batchnorm"
+FLOAT_PASSES = "widen-float16,fold-constants,canonicalize,fold-batchnorm,merge-branches"
 GRADIENTS = 256  # for each layer: more draws where there are few samples
 ACTIVATION_FORMATS = ("uint8", "uint4")
 

@@ -20,8 +20,8 @@ def one_of(option: str, value: str, known: Iterable[str]) -> None:
         raise ValueError(f"option '{option}' is one of {', '.join(filter(None, known))}, not '{value}'")
 
 
-def at_least(option: str, value: int, least: int = 1) -> None:
-    """Refuse an integer below `least` with a ValueError."""
+def at_least(option: str, value: float, least: float = 1) -> None:
+    """Refuse a number below `least` with a ValueError."""
     if value < least:
         raise ValueError(f"option '{option}' is at least {least}, not {value}")
 

@@ -17,6 +17,7 @@ PASSES = {
     "canonicalize": "lpcompile.passes.canonicalize:Canonicalize",
     "fold-constants": "lpcompile.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "lpcompile.passes.fold_batchnorm:FoldBatchnorm",
+    "merge-branches": "lpcompile.passes.merge_branches:MergeBranches",
     "split-prelu": "lpcompile.passes.split_prelu:SplitPrelu",
     "rotate": "lpcompile.passes.rotate:Rotate",
     "equalize": "lpcompile.passes.equalize:Equalize",

@@ -44,6 +44,15 @@ def fold_batchnorm(
 ) -> ModelProto:
     """Batch norms and per-channel Mul and Add folded into the layer beside them."""
 
+def merge_branches(
+    model: str | PathLike[str] | bytes | ModelProto,
+    *,
+    most_loss_db: float = 0.0,
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> ModelProto:
+    """Convolutions, norms and means of one tensor that are summed become one convolution."""
+
 def split_prelu(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
@@ -240,6 +249,7 @@ def quantize_weights(
     rounding: str = "nearest",
     sweeps: int = 2,
     rho: float = -1.0,
+    peak_db: float = 0.0,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> PlannedModel:

@@ -6,7 +6,7 @@ quantised first and the codes chosen with the quantised scales. [architecture 3.
 
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lpcompile import option_checks
@@ -30,10 +30,13 @@ from lpcompile.plan import (
 )
 from lpcompile.quant.fit import LIMITED_RULES, RULES
 from lpcompile.quant.input_metric import ROUNDS
+from lpcompile.quant.peaks import peak_db
+from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
 GRANULARITIES = ("tensor", "channel", "group")
 SCALE_FORMATS = ("float32", "ufloat8_e4m4")
+PEAKED = "gptq"  # how rows with few large weights are rounded
 THREADS = 2
 SHARED_BITS = 8  # of all copies of a weight together; more are one copy
 
@@ -52,6 +55,8 @@ class QuantizeWeights(Pass):
         rounding: how codes are chosen: nearest, kernel-sums, gptq, adaround.
         sweeps: of codes and scales in turn after GPTQ.
         rho: correlation of neighbouring inputs for kernel-sums; below 0: measured for each layer.
+        peak-db: layers with rows of a few far larger weights are rounded by gptq whatever `rounding` says: those whose
+            largest weights have squares so far above the mean square; 0: none.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -68,6 +73,7 @@ class QuantizeWeights(Pass):
     rounding: str = "nearest"
     sweeps: int = ROUNDS  # of codes and scales in turn after GPTQ
     rho: float = -1.0  # below 0: measured for each layer
+    peak_db: float = 0.0  # none
 
     def __post_init__(self) -> None:
         option_checks.one_of("rule", self.rule, (*RULES, *LIMITED_RULES))
@@ -194,8 +200,14 @@ class QuantizeWeights(Pass):
         return layer
 
     def _decided(self, graph: LpGraph, node: Node) -> WeightPlan:
-        weight = graph.plan.layers[node.name].weight
-        return weight if weight.format != "float32" else self.planned_weights()
+        planned = graph.plan.layers[node.name].weight
+        if planned.format != "float32":
+            return planned
+        usual, weight = self.planned_weights(), node.inputs[1]
+        if self.peak_db <= 0 or usual.rounding in METRIC_ROUNDINGS or weight is None:
+            return usual
+        peaked = peak_db(to_rows(node.op, weight.values)) > self.peak_db
+        return replace(usual, rounding=PEAKED) if peaked else usual
 
     def planned_weights(self) -> WeightPlan:
         """How layers that bring no decision of their own are stored."""

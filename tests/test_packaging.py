@@ -18,7 +18,7 @@ from lpcompile.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-WHEEL_BYTES = 1_300_000  # docs/decisions/0005
+WHEEL_BYTES = 1_350_000  # docs/decisions/0005
 INSTALLED_BYTES = 250_000_000
 PREFIXES = {"lpcompile": "lpcompile", "passes": "lpcompile.passes", "backends": "lpcompile.backends"}
 

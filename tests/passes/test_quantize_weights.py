@@ -319,3 +319,36 @@ def test_shared_codes_are_chosen_by_the_inputs_of_all() -> None:
         for by in (first.beside([second]), first)
     ]
     assert noise[0] < 0.9 * noise[1]
+
+
+PEAKED = """m (float[1,32,8,8] x) => (float[1,8,8,8] y) <float[32,32,3,3] w, float[8,32,3,3] v> {
+    q = AveragePool <kernel_shape = [3, 3], strides = [1, 1], pads = [1, 1, 1, 1]> (x)
+    [merged] a = Conv <pads = [1, 1, 1, 1]> (q, w)  k = Mul (q, c)  s = Add (a, k)  r = Relu (s)
+    [plain] y = Conv <pads = [1, 1, 1, 1]> (r, v)
+}""".replace("float[8,32,3,3] v", "float[8,32,3,3] v, float c = {20.0}")
+
+
+def test_rows_with_one_large_weight_are_rounded_by_their_inputs() -> None:
+    """As the sum of a convolution and twenty times its input."""
+    found = {}
+    for peak_db in (0, 18):
+        passes = (
+            f"merge-branches,{NO_COSTS},quantize-weights{{rounding=kernel-sums,peak-db={peak_db},sweeps=0}}"
+        )
+        made = quantized(PEAKED, passes, calls=20)
+        roundings = {n: p.weight.rounding for n, p in made.layers.items()}
+        assert roundings == {"merged": "gptq" if peak_db else "kernel-sums", "plain": "kernel-sums"}
+        local = made.layers["merged"].local_sqnr_db
+        assert local is not None
+        found[peak_db] = local
+    assert found[18] > found[0] + 3
+
+
+def test_without_samples_rows_with_one_large_weight_are_rounded_as_others() -> None:
+    passes = f"merge-branches,{NO_COSTS},quantize-weights{{peak-db=18}}"
+    made = quantized(PEAKED, passes, calls=0)
+    assert all(p.tensor is not None for p in made.layers.values())
+    assert {n: p.weight.rounding for n, p in made.layers.items()} == {
+        "merged": "kernel-sums",
+        "plain": "nearest",
+    }
