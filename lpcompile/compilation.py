@@ -20,6 +20,7 @@ from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError, LpcompileError, ModelError, PassError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
+from lpcompile.ir.other_weights import other_weights
 from lpcompile.ir.settled_inputs import values_text
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
@@ -140,6 +141,8 @@ class Compilation:
                 graph, context, watch.after, first=len(head)
             )
         self.warnings += graph.notes
+        if (others := other_weights(graph)) is not None:
+            self.warnings.append(others)
         emission: Emission | None = None
         if found is not None:
             prepared = replace(prepared, graph=found.graph)

@@ -5,7 +5,10 @@ import pytest
 from onnx import ModelProto
 
 import lpcompile
+from lpcompile.analysis.inputs import random_feeds
+from lpcompile.errors import InputError
 from lpcompile.runtime.compare import compare
+from lpcompile.runtime.session import Session
 from tests.networks import Calls
 from tests.support import parse_model, run_model
 
@@ -41,3 +44,45 @@ def test_an_output_of_one_number() -> None:
         size = ReduceSumSquare <keepdims = 0> (y) }""")
     made = compiled(model, normal_calls(4, 8), "npp")
     assert not any("gradient" in w for w in made.report["warnings"])
+
+
+def test_weights_that_no_layer_reads_are_named() -> None:
+    model = parse_model(
+        "m (float[32,N] x) => (float[10,N] y) <float[64,32] a, float[10,64] b> { t = MatMul (a, x)  y = MatMul (b, t) }"
+    )
+    made = compiled(model, normal_calls(32, 4), "int8")
+    (said,) = made.report["warnings"]
+    assert (
+        said == "10,752 bytes of weights stay as they are, since no layer reads them: 2 MatMul (on the left)"
+    )
+
+
+def test_layers_that_read_most_weights_leave_nothing_to_say() -> None:
+    model = parse_model(
+        "m (float[N,32] x) => (float[N,32] y) <float[32,32] a, float[1,32] b> { t = MatMul (x, a)  y = Mul (t, b) }"
+    )
+    assert compiled(model, normal_calls(4, 32), "int8").report["warnings"] == []
+
+
+def test_weights_stored_in_bfloat16_are_weights_of_layers() -> None:
+    model = parse_model(
+        "m (float[N,32] x) => (float[N,10] y) <bfloat16[32,10] w> { f = Cast <to = 1> (w)  y = MatMul (x, f) }",
+        check=False,
+    )
+    made = compiled(model, normal_calls(4, 32), "int8")
+    assert [r["weight_format"] for r in made.report["layers"]] == ["int8"]
+
+
+def test_an_input_without_a_shape_takes_its_samples_as_they_are() -> None:
+    model = parse_model("m (float[N,32] x) => (float[N,10] y) <float[32,10] w> { y = MatMul (x, w) }")
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    compiled(model, normal_calls(4, 32), "int8")
+    assert Session(model).inputs[0].shape is None
+    with pytest.raises(InputError, match="declares no shape"):
+        random_feeds(Session(model).inputs, 0, {})
+    assert random_feeds(Session(model).inputs, 0, {"x": (2, 32)})["x"].shape == (2, 32)
+
+
+def test_an_input_of_one_number_is_told_from_one_without_a_shape() -> None:
+    model = parse_model("m (float[N,32] x, float s) => (float[N,32] y) { y = Mul (x, s) }")
+    assert [i.shape for i in Session(model).inputs] == [("N", 32), ()]

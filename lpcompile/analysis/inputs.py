@@ -131,9 +131,14 @@ def concrete_shape(spec: InputSpec, given: Mapping[str, Sequence[int]]) -> tuple
     """The shape to feed: the one given, or the declared one with 1 for what is not fixed.
 
     Raises:
-        InputError: the shape given contradicts the declared one.
+        InputError: the shape given contradicts the declared one, or there is neither.
     """
-    declared = spec.shape if spec.shape is not None else tuple(given.get(spec.name, (1,)))
+    if spec.shape is None and spec.name not in given:
+        raise InputError(
+            f"input '{spec.name}' declares no shape",
+            hint=f"give it one, as --input-shape {spec.name}=1x3x224x224",
+        )
+    declared = spec.shape if spec.shape is not None else tuple(given[spec.name])
     wanted = given.get(spec.name, [d if isinstance(d, int) else 1 for d in declared])
     fits = len(wanted) == len(declared) and all(
         not isinstance(d, int) or d == w for d, w in zip(declared, wanted, strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import ModelProto
 
@@ -133,7 +134,10 @@ class Session:
             self.raw = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class
             raise _load_error(error, where) from error
-        self.inputs = [_input_spec(i.name, i.type, i.shape, where) for i in self.raw.get_inputs()]
+        given = self.raw.get_inputs()
+        unranked = _without_shape(model) if any(not i.shape for i in given) else frozenset[str]()
+        shapes = [None if i.name in unranked else i.shape for i in given]
+        self.inputs = [_input_spec(i.name, i.type, s, where) for i, s in zip(given, shapes, strict=True)]
         self.outputs = [o.name for o in self.raw.get_outputs()]
 
     def _source(self, model: ModelProto | bytes | str | os.PathLike[str]) -> tuple[bytes | str, str | None]:
@@ -197,6 +201,16 @@ def _stays_as_it_is(graph: LpGraph, name: str) -> bool:
     )
 
 
+def _without_shape(model: ModelProto | bytes | str | os.PathLike[str]) -> frozenset[str]:
+    """Inputs that declare no shape at all; the runtime shows them as scalars."""
+    if isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
+    elif not isinstance(model, ModelProto):
+        model = onnx.load_model(os.fspath(model), load_external_data=False)
+    types = {i.name: i.type for i in model.graph.input}
+    return frozenset(n for n, t in types.items() if not t.tensor_type.HasField("shape"))
+
+
 def _input_spec(name: str, kind: str, shape: Any, where: str | None) -> InputSpec:
     element = kind.removeprefix("tensor(").removesuffix(")")
     if element not in _DTYPES:
@@ -205,7 +219,7 @@ def _input_spec(name: str, kind: str, shape: Any, where: str | None) -> InputSpe
             where=where,
             hint="inputs must be tensors: replace sequences and optionals by tensors",
         )
-    dims = tuple(d if isinstance(d, (int, str)) else None for d in shape)
+    dims = None if shape is None else tuple(d if isinstance(d, (int, str)) else None for d in shape)
     return InputSpec(name, np.dtype(_DTYPES[element]), dims)
 
 
@@ -262,5 +276,5 @@ def _run_error(error: Exception, inputs: Sequence[InputSpec]) -> InputError:
         )
     return ModelError(
         f"ONNX Runtime fails while running the model: {message_of(error)}",
-        hint="see whether the float model runs on the same feeds with 'lpcompile run'",
+        hint="see whether the float model runs on the same feeds; not every model takes random ones",
     )
