@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lpcompile import registry
-from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options
+from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_outputs
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
@@ -122,6 +122,7 @@ class Preparation:
             reference = self._reference(graph)
             admit(graph)  # after the runtime, which knows better what it cannot run
         check_axes(target, reference.inputs, self.options.input_shapes)
+        check_outputs(target, graph, reference.output_kinds)
         calibration = self.samples(target, graph, data, passes, reference.inputs)
         generated = calibration is not None and calibration.generated
         calls, expected = self.judging(reference, calibration)

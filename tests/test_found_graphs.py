@@ -6,7 +6,7 @@ from onnx import ModelProto
 
 import lpcompile
 from lpcompile.analysis.inputs import random_feeds
-from lpcompile.errors import InputError
+from lpcompile.errors import InputError, TargetError
 from lpcompile.runtime.compare import compare
 from lpcompile.runtime.session import Session
 from tests.networks import Calls
@@ -86,3 +86,21 @@ def test_an_input_without_a_shape_takes_its_samples_as_they_are() -> None:
 def test_an_input_of_one_number_is_told_from_one_without_a_shape() -> None:
     model = parse_model("m (float[N,32] x, float s) => (float[N,32] y) { y = Mul (x, s) }")
     assert [i.shape for i in Session(model).inputs] == [("N", 32), ()]
+
+
+@pytest.mark.parametrize(
+    ("output", "body", "message"),
+    [
+        ("float[8,6] w", "", "output 'w' is a constant"),
+        ("seq(float[N,3]) parts", "parts = SplitToSequence <axis = 1> (y, half)", "is a seq"),
+    ],
+    ids=["constant", "sequence"],
+)
+def test_outputs_that_no_program_gives_are_refused_on_a_machine(output: str, body: str, message: str) -> None:
+    model = parse_model(
+        f"m (float[N,8] x) => (float[N,6] y, {output}) <float[8,6] w, int64 half = {{3}}>"
+        f"{{ y = MatMul (x, w)  {body} }}"
+    )
+    with pytest.raises(TargetError, match=message):
+        lpcompile.compile(model, target="cim", calibration=normal_calls(4, 8), recipe="int8")
+    assert lpcompile.compile(model, calibration=normal_calls(4, 8), recipe="int8").report["layers"]

@@ -70,6 +70,7 @@ class Session:
     Attributes:
         inputs: what the model takes.
         outputs: names of what it gives.
+        output_kinds: what each is, as tensor(float) or seq(tensor(float)).
         patchable: those copies by name; see `runtime.patched` for when the runtime minds what is written.
         replaced: names of the weights that have other values.
         serialised_bytes: size of the model as it was handed over; None for a file.
@@ -138,6 +139,7 @@ class Session:
         unranked = _without_shape(model) if any(not i.shape for i in given) else frozenset[str]()
         shapes = [None if i.name in unranked else i.shape for i in given]
         self.inputs = [_input_spec(i.name, i.type, s, where) for i, s in zip(given, shapes, strict=True)]
+        self.output_kinds = {o.name: str(o.type) for o in self.raw.get_outputs()}
         self.outputs = [o.name for o in self.raw.get_outputs()]
 
     def _source(self, model: ModelProto | bytes | str | os.PathLike[str]) -> tuple[bytes | str, str | None]:
