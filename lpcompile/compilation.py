@@ -15,6 +15,7 @@ from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
 )
 from lpcompile.assignment.budget import Budget, keeps
+from lpcompile.counted import counted
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
@@ -156,11 +157,13 @@ class Compilation:
                 "numbers to floats at every call, slower than the other forms"
             )
         if packed and self.options.emit == "qdq":
-            self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
+            self.warnings.append(
+                f"{counted(len(packed), 'layer', 'is', 'are')} floats in this form: MatMulNBits is not portable"
+            )
         cells = [n for n, cell in graph.plan.recurrent.items() if cell.kernel is Kernel.DYNAMIC]
         if cells and self.options.emit in PORTABLE_FORMS:
             self.warnings.append(
-                f"{len(cells)} LSTM layers are floats in this form: their operator is not portable"
+                f"{counted(len(cells), 'LSTM layer', 'is', 'are')} floats in this form, which has no operator for them"
             )
         if emission is None:
             check_rounded(graph.plan, "put quantize-weights behind the last pass that plans activations")

@@ -247,7 +247,7 @@ def test_so_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_numbers_are_an_error_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = LayerCheck("Conv_0", "DyadicConv_int8", 16, 1, 1.0)
     monkeypatch.setattr(gate, "check_layers", lambda *_, **__: [wrong])
-    with pytest.raises(PassError, match="1 layers differ from the numpy reference: Conv_0"):
+    with pytest.raises(PassError, match="1 layer differs from the numpy reference: Conv_0"):
         reference_graph(output=tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.report import svg
 from lpcompile.report.table import table
 
@@ -46,7 +47,7 @@ def _headline(document: Mapping[str, Any]) -> str:
     activations = document["activation_format"]
     both = "" if activations is None else f", activations {activations}"
     return (
-        f"{document['samples']} samples, weights {document['format']} per {document['granularity']}{both}, "
+        f"{counted(document['samples'], 'sample')}, weights {document['format']} per {document['granularity']}{both}, "
         f"one at a time{said}{measured}"
     )
 
