@@ -299,6 +299,10 @@ class Preparation:
         """The user's, else generated ones where a target cannot do without, else none."""
         if data is not None:
             found = load_samples(data, inputs, labels_of(tuple(passes)))
+            if same := found.constant_inputs:
+                self.warnings.append(
+                    f"input '{same[0]}' is the same in every sample: ranges and codes fit that one alone"
+                )
             return mirrored(found, inputs) if self.options.mirror_samples else found
         if self.options.mirror_samples:
             raise CalibrationError(
