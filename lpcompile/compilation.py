@@ -92,7 +92,9 @@ class Compilation:
             self.warnings.clear()
             self.temporaries.clear()
             result = self._run(source, data, strict=True)
-            result.report["warnings"].append(f"compiled again without folds that enlarge: {error.message}")
+            result.report["warnings"].append(
+                f"compiled again without folds and copies that enlarge: {error.message}"
+            )
             return result
 
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:

@@ -252,7 +252,7 @@ class Preparation:
         graph = io.load(prepared.source)
         settle_inputs(graph, self.values_of(prepared.decisions))
         self.convert(graph, decides=True)
-        Pipeline(tuple(p for p in prepared.passes if p.exact)).run(graph, prepared.context)
+        Pipeline(tuple(p for p in prepared.passes if p.exact or p.rewrites)).run(graph, prepared.context)
         return graph
 
     def values_of(self, decisions: Decisions | None) -> Mapping[str, float]:

@@ -104,3 +104,17 @@ def test_outputs_that_no_program_gives_are_refused_on_a_machine(output: str, bod
     with pytest.raises(TargetError, match=message):
         lpcompile.compile(model, target="cim", calibration=normal_calls(4, 8), recipe="int8")
     assert lpcompile.compile(model, calibration=normal_calls(4, 8), recipe="int8").report["layers"]
+
+
+@pytest.mark.parametrize("recipe", ["int8", "w4a8"])
+def test_a_float16_network_whose_head_is_its_embedding_takes_no_more_bytes(recipe: str) -> None:
+    weights = "float16[200,16] e, float16[16,32] a, float16[32,16] b"
+    model = parse_model(f"""m (int64[N,S] t) => (float16[M,200] y) <{weights}, int64[2] s = {{-1, 16}}> {{
+        h = Gather (e, t)  [one] u = MatMul (h, a)  r = Relu (u)  [two] d = MatMul (r, b)  z = Add (h, d)
+        f = Reshape (z, s)  [head] y = Gemm <transB = 1> (f, e) }}""")
+    rng = np.random.default_rng(0)
+    calls = [{"t": rng.integers(0, 200, (2, 7))} for _ in range(8)]
+    made = compiled(model, calls, recipe)
+    sizes = made.report["verification"]["constant_bytes"]
+    assert sizes["compiled"] < sizes["float"]
+    assert {r["weight_format"] for r in made.report["layers"]} <= {"int8", "fixp4"}
