@@ -341,7 +341,8 @@ class Preparation:
         for name in (*self.options.keep_float, *self.options.host):
             if name not in names:
                 raise InputError(
-                    f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000])
+                    f"there is no node '{name}'",
+                    hint=registry.near_match(name, sorted(names), registry.NODES),
                 )
 
     def _check_decisions_model(self, decisions: Decisions | None, sha256: str) -> None:

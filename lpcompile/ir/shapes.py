@@ -148,7 +148,11 @@ def _check_shapes(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -
         if len(known) != len(shape) or any(
             isinstance(d, int) and d != s for d, s in zip(known, shape, strict=True)
         ):
-            raise InputError(f"input {name!r} has shape {list(known)}, which {list(shape)} does not fit")
+            have, new = ("x".join(str(d or "?") for d in dims) or "scalar" for dims in (known, shape))
+            raise InputError(
+                f"input '{name}' is {have}, which {new} does not fit",
+                hint="--input-shape replaces symbolic dimensions; fixed ones must stay",
+            )
 
 
 def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> None:
