@@ -96,7 +96,7 @@ def judge(
             progress("comparing with the float model", i, len(calls))
             found = session.run(feeds)
             verdict.outputs = verdict.outputs or found
-            verdict.comparison.update(wanted, found)
+            verdict.comparison.update(wanted, found, feeds)
             if broken := _not_finite(wanted, found):
                 verdict.failure = f"output '{broken}' of the compiled model is not finite"
                 return verdict
