@@ -6,7 +6,7 @@ from onnx import ModelProto
 
 import lpcompile
 from lpcompile.analysis.inputs import random_feeds
-from lpcompile.errors import InputError, TargetError
+from lpcompile.errors import InputError, TargetError, UnsupportedOpError
 from lpcompile.runtime.compare import compare
 from lpcompile.runtime.session import Session
 from tests.networks import Calls
@@ -118,3 +118,13 @@ def test_a_float16_network_whose_head_is_its_embedding_takes_no_more_bytes(recip
     sizes = made.report["verification"]["constant_bytes"]
     assert sizes["compiled"] < sizes["float"]
     assert {r["weight_format"] for r in made.report["layers"]} <= {"int8", "fixp4"}
+
+
+@pytest.mark.parametrize("kind", ["double", "bfloat16"])
+def test_an_operator_without_a_kernel_for_its_types_says_so(kind: str) -> None:
+    model = parse_model(
+        f"m ({kind}[N,3,8,8] x) => ({kind}[N,4,6,6] y) <{kind}[4,3,3,3] w> {{ y = Conv (x, w) }}", opset=22
+    )
+    with pytest.raises(UnsupportedOpError) as found:
+        lpcompile.compile(model, recipe="int8")
+    assert found.value.hint == "the runtime has it for other element types: export the model in float32"

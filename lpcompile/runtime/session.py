@@ -259,11 +259,10 @@ def _check_sizes(model: LpGraph | ModelProto | bytes | str | os.PathLike[str]) -
 def _load_error(error: Exception, where: str | None) -> ModelError:
     text, kind = message_of(error), type(error).__name__
     if kind == "NotImplemented" or "No Op registered" in text or "is not a registered function/op" in text:
-        return UnsupportedOpError(
-            f"ONNX Runtime cannot run an operator: {text}",
-            where=where,
-            hint="export with standard operators that ONNX Runtime has on the CPU",
-        )
+        hint = "export with standard operators that ONNX Runtime has on the CPU"
+        if "find an implementation" in text:  # the operator is known, for other element types
+            hint = "the runtime has it for other element types: export the model in float32"
+        return UnsupportedOpError(f"ONNX Runtime cannot run an operator: {text}", where=where, hint=hint)
     hint = "check it with onnx.checker.check_model"
     if kind == "NoSuchFile":
         hint = "check the path of the model"
