@@ -21,6 +21,7 @@ from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError, LpcompileError, ModelError, PassError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
+from lpcompile.ir.integer_operators import quantised_before
 from lpcompile.ir.other_weights import other_weights
 from lpcompile.ir.settled_inputs import values_text
 from lpcompile.ledger import AS_SEARCHED, Ledger
@@ -46,6 +47,7 @@ from lpcompile.target import FLOAT8_FORM, PORTABLE_FORMS, Options, Products, Tar
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
 
+NOTHING = "nothing is quantised: no Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN has constant weights"
 GENERATED_CALLS = 2
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
@@ -188,6 +190,9 @@ class Compilation:
             products = self._build(target, emission, prepared.calls)
         self.warnings += products.warnings
         report = self._report(_Facts(prepared, emission, reports, products, cost_before))
+        stored = report["layers"] or report["tables"] or quantised_before(graph)
+        if not stored and others is None and any(not p.exact for p in prepared.passes):
+            report["warnings"].append(NOTHING)
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
         report["effort"] = effort_document((*head, *tail), self.options)

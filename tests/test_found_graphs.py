@@ -128,3 +128,10 @@ def test_an_operator_without_a_kernel_for_its_types_says_so(kind: str) -> None:
     with pytest.raises(UnsupportedOpError) as found:
         lpcompile.compile(model, recipe="int8")
     assert found.value.hint == "the runtime has it for other element types: export the model in float32"
+
+
+@pytest.mark.parametrize(("recipe", "told"), [("int8", True), ("auto", True), ("fp32", False)])
+def test_a_model_without_a_layer_is_told_from_a_quantised_one(recipe: str, told: bool) -> None:
+    model = parse_model("m (float[N,8] x) => (float[N,8] y) { a = Relu (x)  y = Softmax (a) }")
+    made = lpcompile.compile(model, calibration=normal_calls(4, 8), recipe=recipe)
+    assert any(w.startswith("nothing is quantised") for w in made.report["warnings"]) == told
