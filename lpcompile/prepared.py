@@ -19,6 +19,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.integer_operators import quantised_before
+from lpcompile.ir.random_operators import random_operators
 from lpcompile.ir.settled_inputs import branch_advice, settle_inputs, values_of
 from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
 from lpcompile.planned_model import ONE_BY_ONE, PlannedModel, complete_graph, context_of
@@ -116,6 +117,8 @@ class Preparation:
             self.warnings.append(
                 f"the model was quantised before ({before}), which stays as it is; give the float model it was made of"
             )
+        if drawn := random_operators(graph):
+            self.warnings.append(drawn)
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)
         with located(source):

@@ -7,6 +7,8 @@ from onnx import ModelProto
 import lpcompile
 from lpcompile.analysis.inputs import random_feeds
 from lpcompile.errors import InputError, TargetError, UnsupportedOpError
+from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.random_operators import random_operators
 from lpcompile.runtime.compare import compare
 from lpcompile.runtime.session import Session
 from tests.networks import Calls
@@ -135,3 +137,27 @@ def test_a_model_without_a_layer_is_told_from_a_quantised_one(recipe: str, told:
     model = parse_model("m (float[N,8] x) => (float[N,8] y) { a = Relu (x)  y = Softmax (a) }")
     made = lpcompile.compile(model, calibration=normal_calls(4, 8), recipe=recipe)
     assert any(w.startswith("nothing is quantised") for w in made.report["warnings"]) == told
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("n = RandomNormalLike (t)  y = Add (t, n)", "1 RandomNormalLike"),
+        ("y = Dropout (t, rate, on)", "1 Dropout in training mode"),
+        ("y = Dropout (t, rate, off)", ""),
+        ("y = Dropout (t)", ""),
+    ],
+)
+def test_operators_that_draw_are_named(body: str, named: str) -> None:
+    model = parse_model(
+        f"m (float[N,8] x) => (float[N,6] y) <float[8,6] w, float rate = {{0.5}}, bool on = {{1}}, bool off = {{0}}>"
+        f"{{ t = MatMul (x, w)  {body} }}"
+    )
+    found = random_operators(LpGraph.from_proto(model))
+    assert (found or "") == (
+        f"the model draws random numbers ({named}): SQNR and agreement hold their noise as well"
+        if named
+        else ""
+    )
+    warnings = lpcompile.compile(model, calibration=normal_calls(4, 8), recipe="int8").report["warnings"]
+    assert (found in warnings) == bool(named)
