@@ -1,5 +1,7 @@
 """Graphs that users have and that broke a compilation once: scalars among the outputs, newer spellings."""
 
+import warnings
+
 import numpy as np
 import pytest
 from onnx import ModelProto
@@ -161,3 +163,14 @@ def test_operators_that_draw_are_named(body: str, named: str) -> None:
     )
     warnings = lpcompile.compile(model, calibration=normal_calls(4, 8), recipe="int8").report["warnings"]
     assert (found in warnings) == bool(named)
+
+
+def test_masks_and_empty_tensors_among_the_outputs_of_a_network_that_learns_its_codes() -> None:
+    model = parse_model("""m (float[N,8] x) => (float[N,6] y, bool[N,16] mask, float[N,0] nothing)
+        <float[8,16] a, float[16,6] b, int64[1] none = {0}, int64[1] last = {1}> {
+        [one] t = MatMul (x, a)  u = Relu (t)  v, mask = Dropout (u)  [two] y = MatMul (v, b)
+        nothing = Slice (y, none, none, last) }""")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = lpcompile.compile(model, calibration=normal_calls(4, 8), recipe="w4a8", effort=2)
+    assert {r["weight_format"] for r in made.report["layers"]} == {"fixp4"}
