@@ -130,8 +130,8 @@ def _attention(graph: LpGraph, node: Node) -> str:
     heads = graph.add_node(
         "MultiHeadAttention", inputs, name=node.name, attrs=attrs, domain=DOMAIN, before=node
     )
-    result = output_at(node)
-    graph.set_type(output_at(heads), result.dtype, result.shape)
+    shape = output_at(node).shape or (None if x.shape is None else (*x.shape[:-1], sizes[2]))
+    graph.set_type(output_at(heads), output_at(node).dtype or x.dtype, shape)
     graph.replace(node, [heads])
     return ""
 

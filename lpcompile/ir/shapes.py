@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from lpcompile.errors import InputError
-from lpcompile.ir import export, pool_shapes, value_info
+from lpcompile.ir import export, pool_shapes, same_shapes, value_info
 from lpcompile.ir.slice_inputs import check_slices
 from lpcompile.ir.store import Shape, is_constant
 
@@ -115,6 +115,7 @@ def _differ(declared: object, found: object) -> bool:
 
 
 def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
+    same_shapes.stand_in(light.graph)
     found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     infos = (*found.input, *found.value_info, *found.output)
     return {info.name: info for info in infos if info.type.WhichOneof("value")}
