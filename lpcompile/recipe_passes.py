@@ -13,6 +13,7 @@ from lpcompile.formats.group import has_group_table
 from lpcompile.formats.planned import format_of, planned_name
 from lpcompile.ir.facts import Fact
 from lpcompile.passes.assign_formats import AssignFormats
+from lpcompile.passes.candidate_plans import MORE
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.plan import MERGED
@@ -226,10 +227,10 @@ def _with_assignment(
     named = [(name, given) for name, given in named if name != BY_KIND]  # the budget decides
     at = [name for name, _ in named].index(ROUND)
     fmt = planned_name(options.weight_format or named[at][1].get("format", WIDE))
-    if format_of(fmt).bits > 4 and not options.layer_formats:
+    if format_of(fmt).bits >= 8 and not options.layer_formats:
         return named
-    formats = fmt if fmt == WIDE else f"{fmt}+{WIDE}"
-    return [*named[:at], (ASSIGN, {"formats": formats, **own}), *named[at:]]
+    chosen = [fmt, *([MORE] if own else []), WIDE]  # who asks for a format gets it, and int8 where it pays
+    return [*named[:at], (ASSIGN, {"formats": "+".join(dict.fromkeys(chosen)), **own}), *named[at:]]
 
 
 def _for_narrow_activations(

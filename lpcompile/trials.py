@@ -56,6 +56,10 @@ class Trials:
     yardstick: Yardstick
     made: list[Trial] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        graph = self.prepared.graph
+        self.tail = tuple(p.for_any_width(graph) if isinstance(p, AssignFormats) else p for p in self.tail)
+
     @property
     def assignment(self) -> AssignFormats:
         """The pass that is given budgets."""

@@ -33,7 +33,12 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.passes.candidate_plans import candidate_plans
+from lpcompile.passes.candidate_plans import (
+    AUTO_FORMATS,
+    candidate_formats,
+    candidate_plans,
+    formats_of_any_width,
+)
 from lpcompile.passes.chosen_formats import FormatChoice
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import plans_of_finalists
@@ -52,7 +57,6 @@ ACTIVATIONS = ("auto", WIDE, f"{WIDE}+{NARROW}")
 ROUNDING = 1e-9  # of sums of costs
 METHODS = ("exact", *GREEDY)
 SENSITIVITIES = ("fisher", *RULES)
-AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
 AUTO_GRANULARITIES = "channel+group8+group16+group32+group64+group128"
 REFERENCE = ("fixp4", "channel")  # whose predicted loss is a layer's `sensitivity`
 
@@ -62,7 +66,7 @@ class AssignFormats(Pass):
     """One format a layer, under a budget; bounds of 0 do not bind.
 
     Attributes:
-        formats: candidates, joined by +.
+        formats: candidates, joined by +; large networks and tight budgets add int6 and int3 to the default.
         granularities: candidates, joined by +: tensor, channel, group and a size.
         method: exact: the knapsack; paper-greedy, ratio-greedy: rules that go from the first of two formats to
             the second.
@@ -149,9 +153,7 @@ class AssignFormats(Pass):
                 f"no layer matches '{pattern}'", hint="'lpcompile inspect MODEL' lists the layers"
             )
         self._keep_float(graph, overrides)
-        nodes = [
-            n for n in graph.layers() if graph.plan.layers.get(n.name, LayerPlan()).kernel is not Kernel.FLOAT
-        ]
+        nodes = [n for n in graph.layers() if not _stays_float(graph, n)]
         for node in graph.layers():
             if node not in nodes:
                 report.skip(node, graph.plan.layers.get(node.name, LayerPlan()).reason or "it stays float")
@@ -161,16 +163,17 @@ class AssignFormats(Pass):
         pricing = Pricing(
             self._costs(), graph, facts, Setting(ctx.target, ctx.machine, ctx.emit, ctx.resident)
         )
-        key = self._key
+        names = self._names(graph)
+        key = self._key(names)
         if key not in ctx.scored:
-            ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides)
+            ctx.scored[key] = self._scored(graph, ctx, nodes, facts, overrides, names)
         scored: Scored = ctx.scored[key]
         scored = replace(scored, layers=[pricing.priced(layer) for layer in scored.layers])
         ctx.scored[key] = scored
         bounds = self._bounds(graph, facts, {n.name for n in nodes})
         groups = self._groups(graph, ctx, pricing, scored.layers)
 
-        choose = FormatChoice(graph, ctx, key, self.method, self.formats.split("+"), self.loss, self.joint)
+        choose = FormatChoice(graph, ctx, key, self.method, names, self.loss, self.joint)
 
         def decided(left: Mapping[str, float]) -> tuple[Widths, Joint]:
             return formats_and_widths(
@@ -198,10 +201,15 @@ class AssignFormats(Pass):
         before = graph.plan
         write_assignment(graph, widths, chosen, report, in_db=in_db)
         ctx.finalists |= plans_of_finalists(graph, before, widths, chosen, in_db=in_db)
-        ctx.learned_tables = learned_tables(graph, nodes, self.formats.split("+"), overrides)
+        ctx.learned_tables = learned_tables(graph, nodes, names, overrides)
         bits = chosen.assignment.costs.get("bits", 0.0)
         report.metrics["avg_bits"] = average_bits(bits, facts, [layer.name for layer in scored.layers])
         return report
+
+    def for_any_width(self, graph: LpGraph) -> "AssignFormats":
+        """The same with all formats that tight budgets add in this network, for trying one width after another."""
+        names = formats_of_any_width(self.formats, [layer_facts(n) for n in graph.layers()])
+        return replace(self, formats="+".join(names))
 
     def trade_off(self, graph: LpGraph, ctx: PassContext) -> tuple[list[float], list[float]]:
         """Average widths and the least predicted losses within them, once candidates are scored.
@@ -209,7 +217,7 @@ class AssignFormats(Pass):
         Returns:
             Bits a weight over all layers, ascending, and losses, falling; both empty where nothing is assigned.
         """
-        scored: Scored | None = ctx.scored.get(self._key)
+        scored: Scored | None = ctx.scored.get(self._key(self._names(graph)))
         if scored is None:
             return [], []
         facts = {n.name: layer_facts(n) for n in graph.layers()}
@@ -217,10 +225,15 @@ class AssignFormats(Pass):
         points = curve([layer.item for layer in scored.layers], "bits")
         return [average_bits(p.cost, facts, names) for p in points], [p.loss for p in points]
 
-    @property
-    def _key(self) -> str:
+    def _names(self, graph: LpGraph) -> list[str]:
+        """Formats that layers may take."""
+        nodes = graph.layers()
+        floats = [i for i, n in enumerate(nodes) if _stays_float(graph, n)]
+        return candidate_formats(self.formats, self.budget, [layer_facts(n) for n in nodes], floats)
+
+    def _key(self, names: Sequence[str]) -> str:
         """Of the scores: what they depend on."""
-        scores = (self.formats, self.granularities, self.loss, self._sensitivity, self.samples)
+        scores = ("+".join(names), self.granularities, self.loss, self._sensitivity, self.samples)
         return " ".join(map(str, (*scores, self.rounding, self.ranks)))
 
     def _keep_float(self, graph: LpGraph, overrides: Sequence[Override]) -> None:
@@ -237,11 +250,12 @@ class AssignFormats(Pass):
         nodes: Sequence[Node],
         facts: Mapping[str, LayerFacts],
         overrides: Sequence[Override],
+        names: Sequence[str],
     ) -> Scored:
         scorer = self._scorer(graph, ctx)
         floors = {n.name: low for n in nodes if (low := least_scale(graph, n, _kernel(graph, n))) is not None}
         rules = {n.name: override_of(n.name, overrides) for n in nodes}
-        plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name]) for n in nodes}
+        plans = {n.name: self._plans(graph, ctx, n, facts[n.name], rules[n.name], names) for n in nodes}
         fitted = scorer.fitted(plans, floors)
         for node in nodes if self.ranks else []:
             if rules[node.name] is None:
@@ -320,10 +334,16 @@ class AssignFormats(Pass):
         return lambda rows, tensor: keep_kernel_sums(node, rows, tensor, ctx.statistics)
 
     def _plans(
-        self, graph: LpGraph, ctx: PassContext, node: Node, facts: LayerFacts, rule: Override | None
+        self,
+        graph: LpGraph,
+        ctx: PassContext,
+        node: Node,
+        facts: LayerFacts,
+        rule: Override | None,
+        names: Sequence[str],
     ) -> list[WeightPlan]:
         """What a layer may take."""
-        formats = self.formats.split("+") if rule is None else [rule.format]
+        formats = names if rule is None else [rule.format]
         assert ctx.target is not None, "plan passes run with a target"
         granularities = None if self.granularities == AUTO_GRANULARITIES else self.granularities.split("+")
         if rule is not None and rule.granularity:
@@ -346,6 +366,10 @@ class AssignFormats(Pass):
             if name != "energy-pj":  # floats run on no machine
                 bounds[name] -= sum(costs_of([name], f, f.left_alone)[name] for f in fixed)
         return bounds
+
+
+def _stays_float(graph: LpGraph, node: Node) -> bool:
+    return graph.plan.layers.get(node.name, LayerPlan()).kernel is Kernel.FLOAT
 
 
 def _kernel(graph: LpGraph, node: Node) -> Kernel:

@@ -1,15 +1,66 @@
 """What the weights of a layer may become, as far as its kernel can hold that."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import inf
 
-from lpcompile.assignment.candidates import candidates_of
-from lpcompile.assignment.layer_facts import LayerFacts
+from lpcompile.assignment.candidates import SHORT_SCALES, candidates_of
+from lpcompile.assignment.costs import additive_bounds
+from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat
+from lpcompile.assignment.stored_size import stored_bits
 from lpcompile.errors import PipelineError
 from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.target import Target
+
+AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
+MORE, LESS = "int6", "int3"  # that are added to those
+MANY_WEIGHTS = 400_000  # from which on: the functions that read one more width take 1 to 4 kB, 11 for two
+TIGHT_BITS = 4.375  # a weight, below which the narrow one is worth its fits
+FOUR_BITS = LayerFormat(WeightPlan("fixp4", "channel", scale_format=SHORT_SCALES), kernel=Kernel.WEIGHT_ONLY)
+
+
+def candidate_formats(
+    formats: str, budget: Mapping[str, float], layers: Sequence[LayerFacts], fixed: Collection[int] = ()
+) -> list[str]:
+    """Names of the formats that layers may take.
+
+    To AUTO_FORMATS come, under a budget, MORE in networks of MANY_WEIGHTS and LESS below TIGHT_BITS there; both where
+    no format of 4 bits keeps the budget.
+
+    Args:
+        formats: joined by +.
+        budget: bounds by name.
+        layers: all with weights.
+        fixed: positions of those whose weights stay as they are.
+    """
+    names = formats.split("+")
+    if formats != AUTO_FORMATS or not budget:
+        return names
+    bounds = additive_bounds(budget, layers)
+    most = min(bounds.get("bits", inf), 8 * bounds.get("bytes", inf))
+    weights = sum(layer.weights for layer in layers)
+    held = (x.left_alone if i in fixed else FOUR_BITS for i, x in enumerate(layers))
+    least = sum(stored_bits(x, how) for x, how in zip(layers, held, strict=True))
+    needed, many = most < least * (1 - 1e-9), _many(layers)
+    narrow = needed or (many and most < TIGHT_BITS * weights)
+    return [*names, *([MORE] if needed or many else []), *([LESS] if narrow else [])]
+
+
+def formats_of_any_width(formats: str, layers: Sequence[LayerFacts]) -> list[str]:
+    """The same for trying one budget after another: all that any of them adds in networks of MANY_WEIGHTS.
+
+    Args:
+        formats: joined by +.
+        layers: all with weights.
+    """
+    names = formats.split("+")
+    return [*names, MORE, LESS] if formats == AUTO_FORMATS and _many(layers) else names
+
+
+def _many(layers: Sequence[LayerFacts]) -> bool:
+    return sum(layer.weights for layer in layers) >= MANY_WEIGHTS
 
 
 def candidate_plans(

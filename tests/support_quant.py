@@ -28,7 +28,8 @@ from tests.support import parse_model, random_feeds, run_model
 Array = NDArray[Any]
 LUT4 = "lut4:80a0b8ccdce8f400081018222e405a7f"
 IMAGE_FORMATS = ("int8", "int4", "fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn", LUT4, "int2", "int3")
-FLOAT_FORMATS = ("posit4es1", "float8_e4m3fn", "float8_e5m2")
+WIDE_FORMATS = ("int5", "fixp6", "int7")  # more than 4 bits: no groups
+FLOAT_FORMATS = ("posit4es1", "posit6", "float8_e4m3fn", "float8_e5m2")
 
 # One layer each. Odd numbers of weights, K no multiple of 32; the even ones let a byte be looked up at once.
 LAYERS: Mapping[str, str] = {
@@ -73,7 +74,8 @@ class Storing:
 GROUP = "group32"
 STORINGS = (
     *(Storing(f) for f in IMAGE_FORMATS),
-    *(Storing(f, scale_format="ufloat8_e4m4") for f in ("int8", "int4", "nf4")),
+    *(Storing(f) for f in WIDE_FORMATS),
+    *(Storing(f, scale_format="ufloat8_e4m4") for f in ("int8", "int6", "int4", "nf4")),
     *(Storing(f, GROUP, "ufloat8_e4m4") for f in IMAGE_FORMATS[1:]),
     Storing("posit4", GROUP),
     Storing(LUT4, row_tables=True),

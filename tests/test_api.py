@@ -12,7 +12,7 @@ import pytest
 import lpcompile
 from lpcompile.assignment.budget import DEFAULT_AVG_BITS
 from lpcompile.errors import InputError, LpcompileError, OutputError
-from lpcompile.passes.assign_formats import AUTO_FORMATS
+from lpcompile.passes.candidate_plans import AUTO_FORMATS
 from lpcompile.recipes import load_recipe, recipe_names
 from lpcompile.runtime.compare import compare
 from tests.networks import (

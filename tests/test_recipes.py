@@ -84,6 +84,11 @@ def test_kinds_of_layers_take_a_weight_format_or_leave_the_choice_to_a_budget() 
     assert bounded["assign-formats"].startswith("assign-formats{formats=fixp4+int8")
 
 
+def test_a_recipe_with_a_budget_of_its_own_chooses_among_more_widths() -> None:
+    assert assignment("npp").formats == "fixp4+int6+int8"
+    assert assignment("npp", budget={"avg-bits": 6.0}).formats == "fixp4+int8"
+
+
 def test_the_tuned_recipe_is_the_mixed_one_and_retraining() -> None:
     mixed, tuned = (split_pipeline(load_recipe(n).pipeline) for n in ("mixed-posit", TUNED_RECIPE))
     assert tuned[:-1] == mixed

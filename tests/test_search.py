@@ -16,6 +16,7 @@ from lpcompile import trials
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.emission import TooLargeError
 from lpcompile.errors import BudgetError, MetricError
+from lpcompile.passes import candidate_plans
 from lpcompile.prepared import Preparation
 from lpcompile.report.text import summary
 from tests.support import Array, parse_model, run_model
@@ -359,3 +360,17 @@ def test_what_was_refused_is_not_asked_again() -> None:
 def test_bounds_that_mean_nothing_are_refused(recipe: str, budget: dict[str, float], message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         compiled(recipe, budget=budget)
+
+
+@pytest.mark.parametrize("many", [1, 10**6])
+def test_in_large_networks_it_goes_below_four_bits(
+    many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidate_plans, "MANY_WEIGHTS", many)
+    path = tmp_path / "all.toml"
+    assign = "assign-formats{granularities=channel,joint=0,samples=4},"
+    path.write_text(RECIPE.format(name="all", assign=assign), "utf-8")
+    found = compiled(str(path), budget={"sqnr-db": 12.0}).report
+    taken = {layer["weight_format"].partition(":")[0] for layer in found["layers"]}
+    assert found["quality"]["sqnr_db_output"] > 12
+    assert (found["totals"]["bits_per_weight"] < 4) == ("int3" in taken) == (many == 1)

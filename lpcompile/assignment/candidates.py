@@ -139,8 +139,8 @@ def candidates_of(
             size = group_size(granularity)
             if size and not (has_group_table(fmt) and 1 < size < inputs):
                 continue
-            scales = [scale_format] if fmt.bits <= 4 else dict.fromkeys(("float32", scale_format))
-            chosen = EIGHT_BIT_ROUNDING if fmt.bits > 4 and rounding in METRIC_ROUNDINGS else rounding
+            scales = [scale_format] if fmt.bits < 8 else dict.fromkeys(("float32", scale_format))
+            chosen = EIGHT_BIT_ROUNDING if fmt.bits >= 8 and rounding in METRIC_ROUNDINGS else rounding
             plans += [WeightPlan(name, granularity, rule, s, chosen) for s in scales]
     return plans
 

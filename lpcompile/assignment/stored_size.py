@@ -1,6 +1,6 @@
 """Bits that a layer's weights will take in the file, exactly, before any code is chosen.
 
-    codes        4 bits each where the format has at most 4, else 8; an odd one fills its byte
+    codes        as many bits as the format has; the last word of whole codes is filled
     multipliers  4 bits a group, where a row has several groups
     tables       16 bytes a row with a learned codebook each
     side path    8 bits a number of its factors, a multiplier a rank and a step a row; two float32
@@ -39,7 +39,7 @@ def stored_bits(
         return count * FLOAT_BITS.get(held.weight.format, 32)
     if emit == "qdq" and held.kernel in _INTEGER:
         return 8 * (count + (4 + 1) * outputs)
-    size = packed_size(count, 4 if fmt.bits <= 4 else 8)
+    size = packed_size(count, fmt.bits)
     size += packed_size(outputs * held.groups_of(inputs), 4)
     if held.weight.codebooks:
         size += _TABLE_BYTES * outputs

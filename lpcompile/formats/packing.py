@@ -1,4 +1,10 @@
-"""Codes to bytes and back: little-endian within a byte, as ONNX keeps INT4 and INT2 in `raw_data`."""
+"""Codes to bytes and back, dense: little-endian, as ONNX keeps INT4 and INT2 in `raw_data`.
+
+A word is the least whole number of bytes that whole codes fill: 3 bytes hold eight codes of 3 bits or four of 6,
+5 bytes eight of 5 bits, 7 bytes eight of 7. The last word is filled with zeros.
+"""
+
+from math import lcm
 
 import numpy as np
 
@@ -6,23 +12,27 @@ from lpcompile.errors import FormatError
 from lpcompile.formats.arrays import U8
 
 
-def storage_bits(bits: int) -> int:
-    """Bits that a code of `bits` bits takes where stored: 2, 4 or 8."""
-    return 2 if bits <= 2 else 4 if bits <= 4 else 8
+def word_bytes(bits: int) -> int:
+    """Bytes of a word of codes of `bits` bits, 1 to 8."""
+    return lcm(bits, 8) // 8
+
+
+def codes_of_word(bits: int) -> int:
+    """Codes that a word holds."""
+    return lcm(bits, 8) // bits
 
 
 def packed_size(count: int, bits: int) -> int:
     """Bytes that `count` codes take."""
-    per_byte = 8 // storage_bits(bits)
-    return -(-count // per_byte)
+    return -(-count // codes_of_word(bits)) * word_bytes(bits)
 
 
 def pack(codes: U8, bits: int) -> bytes:
-    """Codes in C order, the first in the lowest bits of its byte; the last byte is filled with zeros.
+    """Codes in C order, the first in the lowest bits of its word.
 
     Args:
         codes: any shape, each below 2**bits.
-        bits: of a code, 1 to 8; 3 takes 4 bits, 5 to 7 take 8.
+        bits: of a code, 1 to 8.
 
     Raises:
         FormatError: a code does not fit.
@@ -30,16 +40,16 @@ def pack(codes: U8, bits: int) -> bytes:
     flat = np.ascontiguousarray(codes, np.uint8).reshape(-1)
     if flat.size and int(flat.max()) >> bits:
         raise FormatError(f"code {int(flat.max())} does not fit {bits} bits")
-    width = storage_bits(bits)
-    if width == 8:
+    if bits == 8:
         return flat.tobytes()
-    per_byte = 8 // width
-    if flat.size % per_byte:
-        flat = np.concatenate([flat, np.zeros(-flat.size % per_byte, np.uint8)])
-    packed = flat[0::per_byte].copy()
-    for place in range(1, per_byte):
-        packed |= flat[place::per_byte] << np.uint8(place * width)
-    return packed.tobytes()
+    held, size = codes_of_word(bits), word_bytes(bits)
+    if flat.size % held:
+        flat = np.concatenate([flat, np.zeros(-flat.size % held, np.uint8)])
+    number = np.uint8 if size == 1 else np.dtype("<u8")
+    words = np.zeros(flat.size // held, number)
+    for place in range(held):
+        words |= flat[place::held].astype(number) << words.dtype.type(place * bits)
+    return np.ascontiguousarray(words.view(np.uint8).reshape(-1, words.itemsize)[:, :size]).tobytes()
 
 
 def unpack(data: bytes, bits: int, count: int) -> U8:
@@ -54,11 +64,15 @@ def unpack(data: bytes, bits: int, count: int) -> U8:
             hint="the file is damaged or its shape is wrong",
         )
     raw = np.frombuffer(data, np.uint8)
-    width = storage_bits(bits)
-    if width == 8:
+    if bits == 8:
         return raw.copy()
-    per_byte = 8 // width
-    codes = np.empty((raw.size, per_byte), np.uint8)
-    for place in range(per_byte):
-        codes[:, place] = (raw >> np.uint8(place * width)) & np.uint8((1 << width) - 1)
+    held, size = codes_of_word(bits), word_bytes(bits)
+    words = raw
+    if size > 1:
+        wide = np.zeros((raw.size // size, 8), np.uint8)
+        wide[:, :size] = raw.reshape(-1, size)
+        words = wide.view("<u8").reshape(-1)
+    codes = np.empty((words.size, held), np.uint8)
+    for place in range(held):
+        codes[:, place] = (words >> words.dtype.type(place * bits)) & words.dtype.type((1 << bits) - 1)
     return codes.reshape(-1)[:count]

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import FunctionProto
+from onnx import FunctionProto, TensorProto
 
 from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import is_exact
 from lpcompile.formats.planned import short_name
 from lpcompile.ir.decode import Storage, channel_scale
 from lpcompile.ir.function import FunctionBuilder, integer
-from lpcompile.ir.unpacking import nibbles, whole
+from lpcompile.ir.unpacking import nibbles, taken_apart, whole
 
 BLOCK = 32  # inputs that share a scale, of weights and of activations
 ACCURACY_LEVEL = 4  # activations rounded to int8; 0 would leave them float, at a quarter of the speed
@@ -81,8 +81,7 @@ def block_quant_matmul(storage: Storage, opset: int) -> FunctionProto:
 
 def blocks_product(b: FunctionBuilder, fmt: NumberFormat, scales: str) -> None:
     """The output `y` of a body: inputs `x` times `codes` in a format, under the scales (N, K / 32) of their blocks."""
-    nibbles = b.op("Gather", b.constant(_offset_pairs(fmt)), b.op("Cast", "codes", to=6))
-    blocks = b.op("Reshape", nibbles, b.attribute("block_shape"))  # (N, K / 32, 16)
+    blocks = b.op("Reshape", _offset_nibbles(b, fmt), b.attribute("block_shape"))  # (N, K / 32, 16)
     b.op(
         OP,
         "x",
@@ -96,15 +95,20 @@ def blocks_product(b: FunctionBuilder, fmt: NumberFormat, scales: str) -> None:
     )
 
 
-def _offset_pairs(fmt: NumberFormat) -> np.ndarray:
-    """(256,) uint8: a byte of two codes -> the byte of their two values, each plus 8, low half first."""
-    image = np.zeros(16, np.int16)
+def _offset_nibbles(b: FunctionBuilder, fmt: NumberFormat) -> str:
+    """Bytes of two values, each plus 8, low half first; by pairs of codes where a byte holds two."""
     levels = fmt.image()
     assert levels is not None
-    image[: len(levels)] = levels
-    value = (image - _LEAST).astype(np.uint8)
-    byte = np.arange(256)
-    return np.asarray(value[byte & 15] | value[byte >> 4] << 4, np.uint8)
+    value = levels.astype(np.int32) - _LEAST
+    if fmt.bits == 4:
+        byte = np.arange(256)
+        pairs = (value[byte & 15] | value[byte >> 4] << 4).astype(np.uint8)
+        return b.op("Gather", b.constant(pairs), b.op("Cast", "codes", to=TensorProto.INT32))
+    values = b.op("Gather", b.constant(value), taken_apart(b, "codes", fmt.bits))
+    halves = b.op("Reshape", values, whole(b, -1, 2))
+    return b.op(
+        "Cast", b.op("MatMul", halves, b.constant(np.array([[1], [16]], np.int32))), to=TensorProto.UINT8
+    )
 
 
 def _block_scales(b: FunctionBuilder, storage: Storage) -> str:

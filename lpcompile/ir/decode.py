@@ -13,11 +13,13 @@ from lpcompile.formats.base import NumberFormat
 from lpcompile.formats.group import group_levels, group_unit
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.low_rank import SIDE_INPUTS, merged
-from lpcompile.ir.unpacking import LEVELS, SCALE_BODIES, nibbles, unpacked
+from lpcompile.ir.unpacking import SCALE_BODIES, taken_apart, unpacked
 
 ROW_TABLES = "tables"
 EIGHTHS, EIGHTH_WEIGHTS = "Eighths", "EighthWeights"  # bodies of `ir.eighth_image`
-LOOKED_UP = "w4"  # what names of functions say of codes whose levels the call brings
+LOOKED_UP = {
+    bits: f"w{bits}" for bits in range(2, 8)
+}  # what names of functions say where the call brings the levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,13 @@ class Storage:
 
     @property
     def packed(self) -> bool:
+        """Whether codes are taken out of bytes or words that hold several of them."""
+        return self.format.bits < 8
+
+    @property
+    def pairs(self) -> bool:
         """Two codes a byte."""
-        return self.format.bits <= 4
+        return self.format.bits == 4
 
     @property
     def looked_up(self) -> bool:
@@ -67,7 +74,7 @@ class Storage:
         """Part of the function's name: layout, and the format where the body holds its values."""
         if self.eighths:
             return EIGHTHS.lower()
-        return self._label(LOOKED_UP if self.looked_up else self.format.name, "g")
+        return self._label(LOOKED_UP[self.format.bits] if self.looked_up else self.format.name, "g")
 
     @property
     def own_label(self) -> str:
@@ -116,7 +123,7 @@ class Storage:
     def _image(self) -> NDArray[np.generic]:
         image = self.format.image()
         assert image is not None
-        return np.pad(image, (0, LEVELS - len(image)))  # formats of 2 and 3 bits use the first ones
+        return np.asarray(image)
 
     @property
     def integer_inputs(self) -> list[str]:
@@ -135,6 +142,7 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
     """The int8 image of the stored weights in the shape that the operator wants.
 
     A byte of two codes is looked up at once: one Gather of pairs loads 4 times faster than taking nibbles apart.
+    Codes of other widths are taken out of their words first.
     """
     if not storage.packed:
         return "codes"  # the image itself is stored, as the operator wants it
@@ -143,7 +151,7 @@ def weights_int8(b: FunctionBuilder, storage: Storage) -> str:
         w8 = unpacked(b, EIGHTH_WEIGHTS, "codes", "group_scales", steps, grouped=True)
         return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed else w8
     kind = "Group" if storage.group_size else "Row" if storage.row_tables else ""
-    odd = "Odd" if storage.straddling else ""
+    odd = "Odd" if storage.straddling else "" if storage.pairs else str(storage.format.bits)
     inputs = [*storage.integer_inputs, *storage.level_inputs]
     w8 = unpacked(b, f"{kind}Weights{odd}", *inputs, grouped=bool(storage.group_size))
     return b.op("Transpose", w8, perm=[1, 0]) if storage.transposed and not storage.side else w8
@@ -160,7 +168,7 @@ def weights_and_scale(b: FunctionBuilder, storage: Storage) -> tuple[str, str]:
 
 def weights_float(b: FunctionBuilder, storage: Storage) -> str:
     """Values of a format without an int8 image (float8, posit with es >= 1) as float32, still to be scaled."""
-    codes = nibbles(b, "codes") if storage.packed else b.op("Cast", "codes", to=6)
+    codes = taken_apart(b, "codes", storage.format.bits)
     if storage.packed:
         codes = b.op("Slice", codes, b.constant(np.array([0], np.int64)), b.attribute("code_count"))
     table = b.constant(np.nan_to_num(storage.format.table()).astype(np.float32))

@@ -11,14 +11,17 @@ Weights     codes of one table
 RepairedWeights, MergedWeights     with a low-rank side path (low_rank.py)
 GroupWeights, RowWeights            a table for each multiplier, or for each row; no byte has codes of two tables
 GroupWeightsOdd, RowWeightsOdd      the same code by code, where a byte may, or multipliers leave half a byte over
+Weights<N>, GroupWeights<N>         codes of N bits, not 4, out of words of whole codes
 ==========  ===========================================================================================
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from onnx import FunctionProto, TensorProto
 
+from lpcompile.formats.packing import codes_of_word, word_bytes
 from lpcompile.ir.function import DOMAIN, DOMAIN_VERSION, FunctionBuilder, ints
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.low_rank import merged_weights_body, repaired_weights_body
@@ -81,6 +84,22 @@ def nibbles(b: FunctionBuilder, packed: str) -> str:
     return b.op("Reshape", b.op("Concat", *halves, axis=1), whole(b, -1))
 
 
+def taken_apart(b: FunctionBuilder, packed: str, bits: int) -> str:
+    """Codes of `bits` bits, int32, flat, with those that fill the last word."""
+    if bits == 8:
+        return b.op("Cast", packed, to=INT32)
+    if bits == 4:
+        return nibbles(b, packed)
+    size, held = word_bytes(bits), codes_of_word(bits)
+    kind = np.int32 if 8 * size < 32 else np.int64
+    x = b.op("Cast", packed, to=INT32 if kind is np.int32 else TensorProto.INT64)
+    places = b.constant(2 ** (8 * np.arange(size, dtype=kind)).reshape(size, 1))
+    words = b.op("MatMul", b.op("Reshape", x, whole(b, -1, size)), places)  # ReduceSum is inexact above 2^53
+    shifted = b.op("Div", words, b.constant(2 ** (bits * np.arange(held, dtype=kind)).reshape(1, held)))
+    codes = b.op("Mod", shifted, b.constant(np.array(2**bits, kind)))
+    return b.op("Reshape", b.op("Cast", codes, to=INT32), whole(b, -1))
+
+
 def _pairs(b: FunctionBuilder, levels: str) -> str:
     """Of (R, 16) int8 levels, (R * 256, 2): row 256 * r + byte holds the levels of the byte's two codes."""
     low = b.op("Reshape", levels, whole(b, -1, 1, 16, 1))
@@ -126,9 +145,10 @@ def _looked_up(b: FunctionBuilder, tables: str, rows: str, opset: int) -> Functi
     return b.build(opset)
 
 
-def _group_weights_odd(opset: int) -> FunctionProto:
-    b = _start("GroupWeightsOdd", "multipliers", "levels", "y = T[multiplier of the group][code]")
-    codes, flat = _code_rows(b), nibbles(b, "multipliers")
+def _group_weights_odd(opset: int, bits: int = 4) -> FunctionProto:
+    name = "GroupWeightsOdd" if bits == 4 else f"GroupWeights{bits}"
+    b = _start(name, "multipliers", "levels", "y = T[multiplier of the group][code]")
+    codes, flat = _code_rows(b, bits), nibbles(b, "multipliers")
     first = b.op("Gather", b.attribute("weight_shape"), whole(b, 0))
     count = b.op(
         "Mul", b.op("Div", b.op("Shape", flat), first), first
@@ -143,10 +163,23 @@ def _row_weights_odd(opset: int) -> FunctionProto:
     return _looked_up_singly(b, "tables", codes, _rows(b, codes), opset)
 
 
-def _code_rows(b: FunctionBuilder) -> str:
+def _dense_weights(opset: int, bits: int) -> FunctionProto:
+    b = _start(f"Weights{bits}", "levels", "y = levels[code]")
+    used = _used_codes(b, bits)
+    b.op("Reshape", b.op("Gather", "levels", used), b.attribute("weight_shape"), out="y")
+    return b.build(opset)
+
+
+def _used_codes(b: FunctionBuilder, bits: int) -> str:
+    """Codes without those that fill the last word, flat."""
+    count = b.op("ReduceProd", b.attribute("weight_shape"))
+    return b.op("Slice", taken_apart(b, "codes", bits), whole(b, 0), count)
+
+
+def _code_rows(b: FunctionBuilder, bits: int = 4) -> str:
     """Codes as (C_out, K)."""
     shape = b.attribute("weight_shape")
-    used = b.op("Slice", nibbles(b, "codes"), whole(b, 0), b.op("ReduceProd", shape))
+    used = _used_codes(b, bits)
     first = b.op("Gather", shape, whole(b, 0))
     return b.op("Reshape", used, b.op("Concat", first, whole(b, -1), axis=0))
 
@@ -195,6 +228,8 @@ BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "RowWeightsOdd": _row_weights_odd,
     "RepairedWeights": repaired_weights_body,
     "MergedWeights": merged_weights_body,
+    **{f"Weights{n}": partial(_dense_weights, bits=n) for n in (2, 3, 5, 6, 7)},
+    **{f"GroupWeights{n}": partial(_group_weights_odd, bits=n) for n in (2, 3)},
 }
 
 

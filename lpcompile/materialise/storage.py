@@ -82,7 +82,7 @@ def store_weights(
     scale_codes, scale_roles = _stored_scales(channel, scale, halves=multiplier is None and _halves(q))
     attributes: dict[str, Any] = {"weight_shape": list(shape)}
     roles: list[tuple[str, NDArray[Any]]]
-    if fmt.bits > 4 and fmt.image() is not None:
+    if fmt.bits == 8 and fmt.image() is not None:
         w8, _ = q.int8_image()
         storage = Storage(resolve(INT8), scale_codes=scale_codes)
         roles = [("weight_quantized", from_rows(op, w8, shape))]
@@ -95,12 +95,12 @@ def store_weights(
             scale_codes=scale_codes,
             row_tables=bool(plan.weight.codebooks),
             transposed=transposed,
-            straddling=_straddling(plan, q.codes.shape[1], multipliers),
+            straddling=fmt.bits == 4 and _straddling(plan, q.codes.shape[1], multipliers),
             side=side is not None,
         )
         attributes |= {"weight_shape": rows_shape, "code_count": [q.codes.size]}
-        packed = np.frombuffer(pack(q.codes, 4), np.uint8) if fmt.bits <= 4 else q.codes
-        if fmt.bits <= 4 and q.codes.shape[1] % 2 == 0:
+        packed = np.frombuffer(pack(q.codes, fmt.bits), np.uint8) if storage.packed else q.codes
+        if storage.pairs and q.codes.shape[1] % 2 == 0:
             packed = packed.reshape(q.codes.shape[0], -1)
         roles = [("weight_codes", packed)]
         if multipliers is not None:
@@ -150,7 +150,7 @@ def _halves(q: QuantizedTensor) -> bool:
 
 def _image_unit(q: QuantizedTensor, fmt: NumberFormat) -> float:
     """What the body multiplies stored scales by."""
-    if fmt.bits > 4 and fmt.image() is not None:
+    if fmt.bits == 8 and fmt.image() is not None:
         return 1.0
     groups = split_scales(q)[0] is not None
     return Storage(fmt, group_size=int(groups)).image_unit

@@ -107,7 +107,7 @@ class Call:
                     hint="the file was written by another version, or edited",
                 )
             return cls(match["family"], attributes, code_max=_code_max(match["bits"]))
-        looked_up = match["format"] == LOOKED_UP
+        looked_up = match["format"] in LOOKED_UP.values()
         family = "QuantConv" if match["family"] == NORM else match["family"]
         return cls(
             family,
@@ -161,7 +161,7 @@ class Call:
 
 def _stored_format(name: str, attributes: dict[str, Any]) -> NumberFormat:
     """The format that the name or, where levels are looked up, the attribute `format` says."""
-    if name not in (LOOKED_UP, EIGHTHS.lower()):
+    if name not in (*LOOKED_UP.values(), EIGHTHS.lower()):
         return resolve(name)
     return resolve(bytes(attributes.get("format", b"")).decode())
 

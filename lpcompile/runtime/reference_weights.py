@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lpcompile.formats.base import resolve
 from lpcompile.formats.group import group_table, group_unit
+from lpcompile.formats.packing import unpack
 from lpcompile.ir.low_rank import SIDE_INPUTS
 from lpcompile.quant.side_path import SidePath, merged_image
 from lpcompile.runtime.reference_call import Call
@@ -58,7 +59,7 @@ def _values(
     if codes.dtype == np.int8:  # stored as the operator wants them
         return codes.T if transposed else codes.reshape(shape[0], -1)
     count = int(np.prod(shape))
-    flat = nibbles(codes, count) if fmt.bits <= 4 else codes.reshape(-1)
+    flat = unpack(codes.tobytes(), fmt.bits, count)
     rows = flat.reshape(shape[0], -1)
     if multipliers is not None:
         groups = -(-rows.shape[1] // call.group_size)

@@ -134,15 +134,18 @@ def test_a_codebook_a_row_takes_sixteen_bytes_a_row(layer: str, scale_format: st
 
 
 def test_hand_counted_sizes() -> None:
-    """5 rows of 7: 35 codes are 18 bytes of nibbles; groups of 3 are 3 a row, 15 in 8 bytes."""
+    """5 rows of 7: 35 codes are 18 bytes of nibbles; groups of 3 are 3 a row, 15 in 8 bytes.
+
+    Words of whole codes: 9 of a byte (2 bits), 5 of 3 bytes (3 bits), 5 of 5 (5 bits), 9 of 3 (6 bits), 5 of 7.
+    """
 
     def size(fmt: str, granularity: str, scales: str = "float32") -> int:
         held = LayerFormat(WeightPlan(fmt, granularity, scale_format=scales), 8, Kernel.INTEGER)
         return stored_bits((5, 7), held) // 8
 
     assert size("int4", "channel") == 18 + 5 * 4
-    assert size("int2", "channel") == size("int3", "channel") == size("int4", "channel")
-    assert size("int5", "channel") == size("int6", "channel") == size("int8", "channel") == 35 + 5 * 4
+    codes = {"int2": 9, "int3": 15, "int5": 25, "int6": 27, "int7": 35, "int8": 35}
+    assert {fmt: size(fmt, "channel") - 5 * 4 for fmt in codes} == codes
     assert size("int4", "group3", "ufloat8_e4m4") == 18 + 8 + 5 + 4
     assert size("int4", "group7") == size("int4", "channel")
     assert size("int4", "tensor", "ufloat8_e4m4") == 18 + 5 * 4

@@ -7,12 +7,12 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from lpcompile.formats.base import resolve
-from lpcompile.formats.packing import pack
+from lpcompile.formats.packing import pack, packed_size
 from lpcompile.ir.decode import Storage
 from lpcompile.ir.domain import dequantize_weights
 from lpcompile.ir.function import DOMAIN, FunctionBuilder
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.unpacking import add_function, nibbles
+from lpcompile.ir.unpacking import add_function, taken_apart
 from lpcompile.materialise.storage import image_rows, store_weights
 from lpcompile.plan import Kernel, LayerPlan
 from lpcompile.quant.rows import from_rows
@@ -97,21 +97,23 @@ def test_bodies_are_written_for_the_opset_of_the_model(opset: int, storing: Stor
     np.testing.assert_array_equal(run_model(model)["w_back"], from_rows(op, plan.tensor.dequantize(), shape))
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 33])
-def test_unpack_gives_as_many_codes_as_there_are(count: int) -> None:
-    codes = np.random.default_rng(count).integers(0, 16, count).astype(np.uint8)
+def test_unpack_gives_as_many_codes_as_there_are(count: int, bits: int) -> None:
+    codes = np.random.default_rng(count).integers(0, 2**bits, count).astype(np.uint8)
+    codes[-1] = 2**bits - 1  # the highest bits of a word: 56 of them where codes have 7
     body = FunctionBuilder("Unpack", ["packed"], ["y"], "")
     first = body.constant(np.array([0], np.int64))
-    body.op("Slice", nibbles(body, "packed"), first, body.attribute("count"), out="y")
+    body.op("Slice", taken_apart(body, "packed", bits), first, body.attribute("count"), out="y")
     model = parse_model(
-        f"g (uint8[{-(-count // 2)}] packed) => (int32[{count}] y) {{ y = Cast <to=6> (packed) }}",
+        f"g (uint8[{packed_size(count, bits)}] packed) => (int32[{count}] y) {{ y = Cast <to=6> (packed) }}",
         check=False,
     )
     graph = LpGraph.from_proto(model)
     graph.remove(graph.nodes()[0])
     add_function(graph, body.build(17))
     graph.add_node("Unpack", [graph.value("packed")], ["y"], domain=DOMAIN, attrs={"count": [count]})
-    packed = np.frombuffer(pack(codes, 4), np.uint8)
+    packed = np.frombuffer(pack(codes, bits), np.uint8)
     np.testing.assert_array_equal(run_model(graph.to_proto(), {"packed": packed})["y"], codes)
 
 
@@ -121,6 +123,8 @@ def test_unpack_gives_as_many_codes_as_there_are(count: int) -> None:
         (Storage(resolve("int8")), "int8", ["codes", "w_scale"]),
         (Storage(resolve("nf4"), scale_codes="s8"), "w4_s8", ["codes", "scale_codes", "scale_unit"]),
         (Storage(resolve("int4"), group_size=32), "w4_g", ["codes", "multipliers", "w_scale"]),
+        (Storage(resolve("int3"), group_size=32), "w3_g", ["codes", "multipliers", "w_scale"]),
+        (Storage(resolve("int6"), scale_codes="s8"), "w6_s8", ["codes", "scale_codes", "scale_unit"]),
         (Storage(resolve("int4"), row_tables=True), "w4_rows", ["codes", "tables", "w_scale"]),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from lpcompile.ir import domain
 from lpcompile.ir.decode import Storage
 from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference_call import Call
-from tests.support_quant import IMAGE_FORMATS, Storing, quantized_layer
+from tests.support_quant import IMAGE_FORMATS, WIDE_FORMATS, Storing, quantized_layer
 
 STORAGES = [
     Storage(resolve("int8")),
@@ -95,11 +95,17 @@ def test_every_function_says_what_it_computes_and_can_be_read_back() -> None:
             assert ("bias" in function.input) == call.has_bias
 
 
-@pytest.mark.parametrize("fmt", IMAGE_FORMATS)
+WEIGHTS = {4: "Weights", 8: "Weights", **{bits: f"Weights{bits}" for bits in (2, 3, 5, 6, 7)}}
+
+
+@pytest.mark.parametrize("fmt", [*IMAGE_FORMATS, *WIDE_FORMATS])
 def test_a_format_changes_the_levels_of_a_call_and_no_body(fmt: str) -> None:
-    model, other = (quantized_layer("conv", Storing(f)) for f in (fmt, "nf4" if "int8" not in fmt else fmt))
+    bits = resolve(fmt).bits
+    alike = (
+        "nf4" if bits == 4 else f"{'int' if fmt.startswith('fixp') else 'fixp'}{bits}" if bits < 8 else fmt
+    )
+    model, other = (quantized_layer("conv", Storing(f)) for f in (fmt, alike))
     function = model.functions[-1]
     assert [n.op_type for n in function.node][-1] == "QLinearConv"
-    assert {n.op_type for n in function.node} <= {"Cast", "Constant", "QLinearConv", "Weights"}
-    if resolve(fmt).bits <= 4:
-        assert list(model.functions) == list(other.functions)
+    assert {n.op_type for n in function.node} <= {"Cast", "Constant", "QLinearConv", WEIGHTS[bits]}
+    assert list(model.functions) == list(other.functions)

@@ -92,11 +92,12 @@ def test_in_turn_the_loss_never_rises(seed: int, columns: int, fit: tuple[str, s
     h = gram_of(inputs(columns, samples=samples, seed=seed))
     tensor = nearest_codes(w, fitted(w, *fit))
     known = losses(w, tensor, h)
+    resolved = 1e-8 * known.sum()  # eight bits and one sample: what is left is how float32 rounds w^
     for _ in range(3):
         tensor = refined(w, tensor, h, rounds=1, sweeps=1)
         found = losses(w, tensor, h)
-        assert found.sum() <= known.sum() * (1 + 1e-5)
-        assert fit[1] == "tensor" or (found <= known * (1 + 1e-5) + 1e-12).all()
+        assert found.sum() <= known.sum() * (1 + 1e-5) + resolved
+        assert fit[1] == "tensor" or (found <= known * (1 + 1e-5) + resolved).all()
         known = found
 
 

@@ -141,7 +141,8 @@ class Network(EntryFigures):
 
     def key(self, options: Mapping[str, Any] | None = None) -> str:
         """Under which the context holds the scores of `assigned` with these options."""
-        return self._configured(options)._key
+        own = self._configured(options)
+        return own._key(own._names(self.graph))
 
     def _configured(self, options: Mapping[str, Any] | None) -> AssignFormats:
         assert isinstance(self.assign, AssignFormats)
@@ -155,11 +156,11 @@ class Network(EntryFigures):
         assert isinstance(self.assign, AssignFormats)
         if sum(facts.weights for facts in map(layer_facts, self.graph.layers())) > MOST_THOROUGH:
             return
-        scored: Scored = self.context.scored[self.assign._key]
+        scored: Scored = self.context.scored[self.key()]
         kept = {layer.name: layer.indices(frozenset({fmt, "int8"})) for layer in scored.layers}
         layers = [replace(x, candidates=[x.candidates[i] for i in kept[x.name]]) for x in scored.layers]
         projections = {n: p[:, :, kept[n]] for n, p in scored.projections.items()}
-        key = replace(self.assign, formats=f"{fmt}+int8")._key
+        key = replace(self.assign, formats=f"{fmt}+int8")._key([fmt, "int8"])
         self.context.scored[key] = Scored(layers, projections)
 
     def _made(self, first: Pass) -> Assigned:
