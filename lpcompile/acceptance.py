@@ -121,6 +121,33 @@ def check_axes(target: Target, inputs: Sequence[InputSpec], given: Mapping[str, 
                 )
 
 
+def check_outputs(target: Target, graph: LpGraph, kinds: Mapping[str, str]) -> None:
+    """Whether a program can give every output: a tensor that is computed.
+
+    Args:
+        target: one without floats to fall back to, or none is checked.
+        graph: the model.
+        kinds: of its outputs, as the runtime spells them: tensor(float), seq(tensor(float)).
+
+    Raises:
+        TargetError: one is a constant, a sequence, a map or an optional.
+    """
+    for value in graph.outputs if target.rules.batch_only else ():
+        kind = kinds.get(value.name, "tensor")
+        if not kind.startswith("tensor"):
+            raise TargetError(
+                f"output '{value.name}' is a {kind}, and a program gives tensors",
+                where=value.name,
+                hint="export the model with tensors as outputs",
+            )
+        if value.is_constant:
+            raise TargetError(
+                f"output '{value.name}' is a constant, and a program gives what it computes",
+                where=value.name,
+                hint="take it out of the outputs: it is the same in every call",
+            )
+
+
 def check_rounded(plan: QuantPlan, hint: str) -> None:
     """Refuse to emit layers that are planned on codes and have none.
 

@@ -15,11 +15,14 @@ from lpcompile.analysis.generated_inputs import (
     GENERATED_ASSUMPTION,
 )
 from lpcompile.assignment.budget import Budget, keeps
+from lpcompile.counted import counted
 from lpcompile.decisions import Decisions, write_decisions
 from lpcompile.emission import Emission, Gate, TooLargeError, emit
 from lpcompile.energy_search import ENERGY, keep_energy
 from lpcompile.errors import BudgetError, LpcompileError, ModelError, PassError
 from lpcompile.graph_costs import float_costs, planned_costs, shapes_of
+from lpcompile.ir.integer_operators import quantised_before
+from lpcompile.ir.other_weights import other_weights
 from lpcompile.ir.settled_inputs import values_text
 from lpcompile.ledger import AS_SEARCHED, Ledger
 from lpcompile.memory import keep_large_blocks_apart
@@ -44,6 +47,7 @@ from lpcompile.target import FLOAT8_FORM, PORTABLE_FORMS, Options, Products, Tar
 from lpcompile.watch import Watch
 from lpcompile.yardstick import Yardstick
 
+NOTHING = "nothing is quantised: no Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN has constant weights"
 GENERATED_CALLS = 2
 REFERENCE_LEVEL = "none"  # fused weights would be copies of them all, for a handful of runs
 
@@ -90,7 +94,9 @@ class Compilation:
             self.warnings.clear()
             self.temporaries.clear()
             result = self._run(source, data, strict=True)
-            result.report["warnings"].append(f"compiled again without folds that enlarge: {error.message}")
+            result.report["warnings"].append(
+                f"compiled again without folds and copies that enlarge: {error.message}"
+            )
             return result
 
     def _run(self, source: Any, data: Any, *, strict: bool = False) -> Result:
@@ -140,6 +146,8 @@ class Compilation:
                 graph, context, watch.after, first=len(head)
             )
         self.warnings += graph.notes
+        if (others := other_weights(graph)) is not None:
+            self.warnings.append(others)
         emission: Emission | None = None
         if found is not None:
             prepared = replace(prepared, graph=found.graph)
@@ -153,11 +161,13 @@ class Compilation:
                 "numbers to floats at every call, slower than the other forms"
             )
         if packed and self.options.emit == "qdq":
-            self.warnings.append(f"{len(packed)} layers are floats in this form: MatMulNBits is not portable")
+            self.warnings.append(
+                f"{counted(len(packed), 'layer', 'is', 'are')} floats in this form: MatMulNBits is not portable"
+            )
         cells = [n for n, cell in graph.plan.recurrent.items() if cell.kernel is Kernel.DYNAMIC]
         if cells and self.options.emit in PORTABLE_FORMS:
             self.warnings.append(
-                f"{len(cells)} LSTM layers are floats in this form: their operator is not portable"
+                f"{counted(len(cells), 'LSTM layer', 'is', 'are')} floats in this form, which has no operator for them"
             )
         if emission is None:
             check_rounded(graph.plan, "put quantize-weights behind the last pass that plans activations")
@@ -180,6 +190,9 @@ class Compilation:
             products = self._build(target, emission, prepared.calls)
         self.warnings += products.warnings
         report = self._report(_Facts(prepared, emission, reports, products, cost_before))
+        stored = report["layers"] or report["tables"] or quantised_before(graph)
+        if not stored and others is None and any(not p.exact for p in prepared.passes):
+            report["warnings"].append(NOTHING)
         if yardstick.metric is not None:
             report["metric"] = yardstick.document(emission.emitted.model)
         report["effort"] = effort_document((*head, *tail), self.options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds
+from lpcompile.counted import counted
 from lpcompile.errors import LpcompileError, ModelError, PassError
 from lpcompile.ir.compact import compact
 from lpcompile.ir.graph import LpGraph
@@ -123,7 +124,7 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
                 raise _refusal(verdict, gate)
             warnings.append(f"nothing is left to fall back: {reason}")
             return Emission(emitted, sizes, verdict, reports, warnings)
-        warnings.append(f"{len(changed)} layers fell back: {reason}")
+        warnings.append(f"{counted(len(changed), 'layer')} fell back: {reason}")
         for name in changed:
             now = graph.plan.layers.get(name)
             falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)

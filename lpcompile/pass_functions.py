@@ -205,7 +205,8 @@ def _start(done: Pass, model: Any, call: Mapping[str, Any]) -> PlannedModel:
     for name in preparation.options.keep_float:
         if name not in {n.name for n in graph.nodes()}:
             raise InputError(
-                f"there is no node '{name}'", hint=registry.near_match(name, [n.name for n in graph.nodes()])
+                f"there is no node '{name}'",
+                hint=registry.near_match(name, [n.name for n in graph.nodes()], registry.NODES),
             )
     decisions = None if call["decisions"] is None else read_decisions(Path(call["decisions"]))
     with located(model):

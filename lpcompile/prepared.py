@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lpcompile import registry
-from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options
+from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_outputs
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
 from lpcompile.analysis.inputs import InputSpec, random_feeds
@@ -19,6 +19,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.finite import check_finite
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.integer_operators import quantised_before
+from lpcompile.ir.random_operators import random_operators
 from lpcompile.ir.settled_inputs import branch_advice, settle_inputs, values_of
 from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
 from lpcompile.planned_model import ONE_BY_ONE, PlannedModel, complete_graph, context_of
@@ -116,12 +117,15 @@ class Preparation:
             self.warnings.append(
                 f"the model was quantised before ({before}), which stays as it is; give the float model it was made of"
             )
+        if drawn := random_operators(graph):
+            self.warnings.append(drawn)
         self._check_decisions_model(decisions, sha256)
         decides = any(not p.exact for p in passes)
         with located(source):
             reference = self._reference(graph)
             admit(graph)  # after the runtime, which knows better what it cannot run
         check_axes(target, reference.inputs, self.options.input_shapes)
+        check_outputs(target, graph, reference.output_kinds)
         calibration = self.samples(target, graph, data, passes, reference.inputs)
         generated = calibration is not None and calibration.generated
         calls, expected = self.judging(reference, calibration)
@@ -251,7 +255,7 @@ class Preparation:
         graph = io.load(prepared.source)
         settle_inputs(graph, self.values_of(prepared.decisions))
         self.convert(graph, decides=True)
-        Pipeline(tuple(p for p in prepared.passes if p.exact)).run(graph, prepared.context)
+        Pipeline(tuple(p for p in prepared.passes if p.exact or p.rewrites)).run(graph, prepared.context)
         return graph
 
     def values_of(self, decisions: Decisions | None) -> Mapping[str, float]:
@@ -298,6 +302,10 @@ class Preparation:
         """The user's, else generated ones where a target cannot do without, else none."""
         if data is not None:
             found = load_samples(data, inputs, labels_of(tuple(passes)))
+            if same := found.constant_inputs:
+                self.warnings.append(
+                    f"input '{same[0]}' is the same in every sample: ranges and codes fit that one alone"
+                )
             return mirrored(found, inputs) if self.options.mirror_samples else found
         if self.options.mirror_samples:
             raise CalibrationError(
@@ -336,7 +344,8 @@ class Preparation:
         for name in (*self.options.keep_float, *self.options.host):
             if name not in names:
                 raise InputError(
-                    f"there is no node '{name}'", hint=registry.near_match(name, sorted(names)[:2000])
+                    f"there is no node '{name}'",
+                    hint=registry.near_match(name, sorted(names), registry.NODES),
                 )
 
     def _check_decisions_model(self, decisions: Decisions | None, sha256: str) -> None:

@@ -55,7 +55,7 @@ def recipe_passes(
         options: the user's.
         recipe: named or given.
         decisions: to be replayed; they name their own pipeline.
-        strict: without folds that enlarge the model.
+        strict: without folds and copies that enlarge the model.
 
     Raises:
         PipelineError: an impossible order, an unknown pass or option.
@@ -101,6 +101,8 @@ def recipe_passes(
             extra = {"finalists": MOST_FINALISTS}
         if name == "fold-constants" and strict:
             extra = {"growth-bytes": 0}
+        if name == "widen-float16" and strict:
+            extra = {"copies": False}
         found.append(registry.pass_class(name).configured({**given, **extra}))
     return tuple(found) if options.passes or decisions is not None else _with_learning(found, options)
 

@@ -56,15 +56,16 @@ def _load(path: str) -> Any:
 
 
 SHOWN = 40  # names of a hint
+NODES = 6  # of a network, whose names are long
 
 
-def near_match(word: str, words: list[str]) -> str:
-    """A hint that names the nearest of `words`, or all of them."""
+def near_match(word: str, words: list[str], most: int = SHOWN) -> str:
+    """A hint that names the nearest of `words`, or `most` of them."""
     near = difflib.get_close_matches(word, words, n=1)
     if near:
         return f"did you mean '{near[0]}'?"
-    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
-    return f"there are: {', '.join(words[:SHOWN])}{more}"
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return f"there are: {', '.join(words[:most])}{more}"
 
 
 def pass_class(name: str) -> "type[Pass]":

@@ -13,6 +13,7 @@ from lpcompile.records import PassReport
 def widen_float16(
     model: str | PathLike[str] | bytes | ModelProto,
     *,
+    copies: bool = True,
     report: Callable[[PassReport], object] | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> ModelProto:

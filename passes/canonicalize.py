@@ -19,12 +19,14 @@ from lpcompile.passes.node_replacement import remove_dead
 from lpcompile.passes.normalise_gemm import matmul_add_to_gemm, normalise_gemm
 from lpcompile.passes.plain_pools import explicit_ceil, plain_dilations
 from lpcompile.passes.scalar_range import scalar_range
+from lpcompile.passes.split_fused import split_fused
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.records import PassReport
 
 Rule = Callable[[LpGraph, PassReport], None]
 
 RULES: tuple[Rule, ...] = (
+    split_fused,
     drop_noops,
     merge_data_movement,
     explicit_kernel_shape,

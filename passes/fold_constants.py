@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.random_operators import RANDOM
 from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import elements, input_at, output_at
 from lpcompile.passes.inline_if import inline_if
@@ -27,7 +28,7 @@ from lpcompile.passes.shape_arithmetic import SHAPE_OPS, ShapeArithmetic, reshap
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.records import PassReport
 
-_RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial", "RandomNormalLike", "RandomUniformLike"})
+_RANDOM = RANDOM | {"Dropout"}
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # Their result may be far larger than their inputs, by the values of these.
 _GROWING = frozenset(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +51,8 @@ def _identity(node: Node, limit: int) -> Array:
 
 def _cast(node: Node, limit: int) -> Array | None:
     data, to = _data(node), output_at(node).dtype
+    if data.dtype == ml_dtypes.bfloat16 and to == np.float32:
+        return data.astype(to)  # exact: weights that are stored in half their bytes
     if to is None or data.dtype.kind not in "biuf" or to.kind not in "biuf":
         return None
     if data.dtype.kind == "f" and to.kind in "iu":

@@ -18,16 +18,25 @@ from lpcompile.records import PassReport
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RECURRENT = ("GRU", "LSTM", "RNN")  # their weights, and those that read what came before
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 
 
 @dataclass(frozen=True, slots=True)
 class WidenFloat16(Pass):
-    """All of a float16 graph, or nothing of it."""
+    """All of a float16 graph, or nothing of it.
+
+    Attributes:
+        copies: whether a table whose rows are looked up is stored once more, in float32, where layers read it as well;
+            else these read it through a Cast.
+    """
 
     name: ClassVar[str] = "widen-float16"
     summary: ClassVar[str] = "spells float16 graphs in float32, so that their layers can run on integers"
     exact: ClassVar[bool] = False
+    rewrites: ClassVar[bool] = True
+
+    copies: bool = True
 
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Widen constants, inputs and what lies between, then narrow the outputs."""
@@ -39,17 +48,17 @@ class WidenFloat16(Pass):
                 return report
         if not nodes:
             return report
-        if (reason := _cost(graph)) != "":
+        if (reason := _cost(graph, copies=self.copies)) != "":
             report.skip(nodes[0], reason)
             return report
         outputs = [v for v in graph.outputs if v.dtype == HALF]
         for value in [v for v in graph.inputs if v.dtype == HALF]:
             _read_through_cast(graph, value)
         narrowed = [_narrow(graph, value) for value in outputs]
-        widened: dict[str, Value] = {}
+        widened: dict[tuple[str, bool], Value] = {}
         for node in graph.nodes():
             if node not in narrowed:
-                _widen(graph, node, widened)
+                _widen(graph, node, widened, copies=self.copies)
         for node in nodes:
             report.change(node, "computes in float32")
         return report
@@ -60,19 +69,33 @@ def _is_half(node: Node) -> bool:
 
 
 def _only_converts(node: Node) -> bool:
-    """The Cast of a graph input or output, or of a table's rows: what this pass leaves."""
+    """The Cast of a graph input or output, of a table, or of its rows: what this pass leaves."""
     source, result = node.inputs[0], node.outputs[0]
     if node.op == "Gather":
         return _is_table(node) and result is not None and all(c.op == "Cast" for c in result.consumers)
     if node.op != "Cast" or source is None or result is None:
         return False
     rows = source.producer is not None and source.producer.op == "Gather" and _is_table(source.producer)
-    return (source.is_input or rows) if source.dtype == HALF else result.is_output and source.dtype == SINGLE
+    table = source.is_constant and _is_looked_up(source)
+    return (
+        (source.is_input or table or rows)
+        if source.dtype == HALF
+        else result.is_output and source.dtype == SINGLE
+    )
 
 
 def _is_table(node: Node) -> bool:
     table = node.inputs[0]
     return node.op == "Gather" and table is not None and table.is_constant and table.dtype == HALF
+
+
+def _is_cast(value: Value, reader: Node, *, copies: bool) -> bool:
+    """Whether a node reads a constant through a Cast: a table that stays as it is, for its rows are looked up."""
+    return _is_looked_up(value) and not (copies and reader.op in LAYERS)
+
+
+def _is_looked_up(value: Value) -> bool:
+    return any(_is_table(n) and n.inputs[0] == value for n in value.consumers)
 
 
 def _obstacle(node: Node) -> str:
@@ -86,17 +109,20 @@ def _obstacle(node: Node) -> str:
     return ""
 
 
-def _cost(graph: LpGraph) -> str:
+def _cost(graph: LpGraph, *, copies: bool) -> str:
     """What other nodes than layers hold doubles; it may be no more than what the layers hold."""
     layers = {
-        n.inputs[1].name: n.inputs[1] for n in graph.nodes(*LAYERS) if len(n.inputs) > 1 and n.inputs[1]
+        value.name
+        for node in graph.nodes(*LAYERS, *RECURRENT)
+        for value in node.inputs[1 : 3 if node.op in RECURRENT else 2]
+        if value is not None
     }
     held = {
         v.name: v
         for n in graph.nodes()
         if not _is_table(n)
         for v in n.inputs
-        if v is not None and v.is_constant and v.dtype == HALF
+        if v is not None and v.is_constant and v.dtype == HALF and not _is_cast(v, n, copies=copies)
     }
     gain = sum(v.nbytes for name, v in held.items() if name in layers)
     loss = sum(v.nbytes for name, v in held.items() if name not in layers)
@@ -137,7 +163,7 @@ def _narrow(graph: LpGraph, value: Value) -> Node:
     return cast
 
 
-def _widen(graph: LpGraph, node: Node, widened: dict[str, Value]) -> None:
+def _widen(graph: LpGraph, node: Node, widened: dict[tuple[str, bool], Value], *, copies: bool) -> None:
     """Widen a node's attributes, constants (each once) and outputs."""
     if _is_table(node):
         rows = node.outputs[0]
@@ -155,10 +181,15 @@ def _widen(graph: LpGraph, node: Node, widened: dict[str, Value]) -> None:
         node.set_attr("value", fill.astype(SINGLE))
     for i, value in enumerate(node.inputs):
         if value is not None and value.is_constant and value.dtype == HALF:
-            name = value.name
-            if name not in widened:
-                widened[name] = graph.constant(name, value.values.astype(SINGLE))
-            node.set_input(i, widened[name])
+            cast = _is_cast(value, node, copies=copies)
+            key = value.name, cast
+            if key not in widened:
+                widened[key] = (
+                    _cast(graph, value, TensorProto.FLOAT)
+                    if cast
+                    else graph.constant(value.name, value.values.astype(SINGLE))
+                )
+            node.set_input(i, widened[key])
     for value in node.outputs:
         if value is not None and value.dtype == HALF:
             graph.set_type(value, SINGLE, value.shape)

@@ -223,7 +223,7 @@ def test_a_layer_that_fails_its_reference_stays_float(monkeypatch: pytest.Monkey
     made = compiled()
     rows = {r["name"]: r for r in made.report["layers"]}
     assert rows["Conv_0"]["weight_format"] == "float32"
-    assert "differ from the numpy reference: Conv_0" in rows["Conv_0"]["reason"]
+    assert "1 layer differs from the numpy reference: Conv_0" in rows["Conv_0"]["reason"]
     assert rows["Conv_2"]["weight_format"] == "int8"
     assert "Conv_0" in judged[0]
     assert "Conv_0" not in judged[-1]

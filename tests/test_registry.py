@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lpcompile.errors import PipelineError, TargetError
 from lpcompile.pipeline import Pass
-from lpcompile.registry import PASSES, TARGETS, all_passes, pass_class, split_pipeline, target
+from lpcompile.registry import PASSES, TARGETS, all_passes, near_match, pass_class, split_pipeline, target
 from lpcompile.target import Target
 
 NAMES = st.builds(add, st.sampled_from(ascii_lowercase), st.text(f"{ascii_lowercase}{digits}-", max_size=8))
@@ -79,3 +79,9 @@ def test_text_in_another_form_is_refused_with_a_hint(text: str, message: str) ->
     assert message in caught.value.message
     assert caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_a_hint_may_name_a_few_of_many() -> None:
+    words = [f"/layer{i}/Conv" for i in range(30)]
+    assert near_match("nothing", words, 2) == "there are: /layer0/Conv, /layer1/Conv and 28 more"
+    assert near_match("/layer7/Con", words, 2) == "did you mean '/layer7/Conv'?"

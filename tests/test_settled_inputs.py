@@ -126,6 +126,7 @@ def test_axes_without_a_size_have_one_element(model: onnx.ModelProto) -> None:
         ({"rat": 1}, "the model has no input 'rat'"),
         ({"rate": 0.5}, "input 'rate' is int64, which cannot hold 0.5"),
         ({"rate": 1e30}, "which cannot hold 1e+30"),
+        ({"rate": 8000, "half": 0.5, "x": 3}, "no input is left: every output would be a constant"),
     ],
 )
 def test_what_cannot_be_settled(model: onnx.ModelProto, values: dict[str, float], message: str) -> None:

@@ -19,6 +19,7 @@ from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.simulator import Simulator
 from lpcompile.backends.cim.timeline import timeline
 from lpcompile.backends.cim.trial import batch_of, codes_agree, try_sample
+from lpcompile.counted import counted
 from lpcompile.errors import PassError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.progress import Progress, no_progress
@@ -175,5 +176,5 @@ def _warnings(lowered: Lowered, proofs: Proofs, on_host: Mapping[str, str]) -> l
             "the program then differs from model.onnx"
         )
     if on_host:
-        found.append(f"{len(on_host)} nodes run on the host, listed under 'host'")
+        found.append(f"{counted(len(on_host), 'node', 'runs', 'run')} on the host, listed under 'host'")
     return found

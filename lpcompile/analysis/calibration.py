@@ -16,6 +16,11 @@ HELD_BACK_MOST = 16
 THREADS = 2
 
 
+def _one_value(array: np.ndarray, like: np.ndarray) -> bool:
+    """Whether every row along the first axis is the first row of another."""
+    return array.shape[1:] == like.shape[1:] and bool((array == like[:1]).all())
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Calls of the model, in order.
@@ -46,6 +51,16 @@ class Calibration:
     def samples(self) -> int:
         """How many there are, where first axes count them; a call without axes is one."""
         return sum(max((len(v) for v in call.values() if v.ndim), default=1) for call in self.calls)
+
+    @property
+    def constant_inputs(self) -> list[str]:
+        """Inputs of floats that hold the same in every sample, where there are several: ranges fit nothing else."""
+        first = self.calls[0] if self.samples > 1 else {}
+        return [
+            n
+            for n, a in first.items()
+            if a.dtype.kind == "f" and a.ndim and all(_one_value(c[n], a) for c in self.calls)
+        ]
 
     @property
     def deciding(self) -> list[Feeds]:

@@ -265,7 +265,7 @@ class Sweep:
             fed = self._fed(i, call, rounds * count)
             for start in range(0, rounds * count, count):
                 own = {
-                    x.name: draw[k].astype(self._types[x.name], copy=False)
+                    x.name: np.asarray(draw[k], self._types[x.name])
                     for loss, draw in zip(self._losses, fed[start : start + count], strict=True)
                     for k, x in enumerate(loss.inputs)
                 }
@@ -301,8 +301,8 @@ class Sweep:
 
 def _drawn(x: LossInput, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     if x.fed is Fed.SIGNS:
-        return (rng.integers(0, 2, shape) * 2 - 1).astype(np.float32)
-    return rng.gumbel(size=shape).astype(np.float32)
+        return np.asarray(rng.integers(0, 2, shape) * 2 - 1, np.float32)
+    return np.asarray(rng.gumbel(size=shape), np.float32)
 
 
 def balanced_signs(logits: NDArray[Any], draws: int, rng: np.random.Generator) -> list[NDArray[np.float32]]:

@@ -45,8 +45,11 @@ def select(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: str) -
     """
     for spec in inputs:
         if spec.name not in arrays:
-            near = difflib.get_close_matches(spec.name, [str(a) for a in arrays], n=1)
-            given = f"is '{near[0]}' meant for it? " if near else ""
+            names = [str(a) for a in arrays]
+            near = difflib.get_close_matches(spec.name.lower(), [n.lower() for n in names], n=1)
+            given = f"is '{next(n for n in names if n.lower() == near[0])}' meant for it? " if near else ""
+            if "arr_0" in names:  # what numpy calls arrays that were given none
+                given = f"give arrays their names: numpy.savez(FILE, {spec.name}=array). "
             raise CalibrationError(
                 f"no array for input '{spec.name}', only for: {', '.join(map(str, arrays)) or 'nothing'}",
                 where=where,
@@ -65,10 +68,18 @@ def fit(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
         CalibrationError: another kind of values, values out of range, NaN or infinity.
     """
     kind, wanted = _kind(array.dtype), _kind(spec.dtype)
+    if (
+        kind == "text"
+        and array.dtype.kind == "O"
+        and not all(isinstance(a, (str, bytes)) for a in array.flat)
+    ):
+        kind = "Python objects"
     if kind != wanted:
         hint = f"convert it with array.astype('{spec.dtype}')"
         if (kind, wanted) == ("integers", "floats"):
             hint += " after normalising as the model was trained"
+        elif kind == "Python objects":
+            hint = "arrays of different lengths: give one mapping of inputs to arrays for each call"
         raise CalibrationError(
             f"array '{spec.name}' holds {kind} ({array.dtype}), the model takes {spec.dtype}",
             where=where,
@@ -109,8 +120,19 @@ def check_shape(array: np.ndarray, spec: InputSpec, where: str, hint: str = "") 
         raise CalibrationError(
             f"array '{spec.name}' is {shape_text(array.shape)}, the model takes {shape_text(spec.shape)}",
             where=where,
-            hint=hint or "give each array the shape of its input",
+            hint=_shape_hint(array.shape, spec.shape) or hint or "give each array the shape of its input",
         )
+
+
+def _shape_hint(have: Sequence[int], want: Sequence[int | str | None]) -> str:
+    """What may have gone wrong where an axis is missing, or the axes stand in another order."""
+    fixed = [(i, d) for i, d in enumerate(want) if isinstance(d, int)]
+    if len(have) == len(want) - 1 and all(have[i - 1] == d for i, d in fixed if i):
+        return "the first axis is missing: array[None] is one sample"
+    order = (0, len(want) - 1, *range(1, len(want) - 1))  # channels last
+    if len(have) == len(want) > 2 and fixed and all(have[order[i]] == d for i, d in fixed if i):
+        return f"channels come last in it, and second in the model: array.transpose{order}"
+    return ""
 
 
 def first_index(mask: np.ndarray) -> str:
@@ -131,9 +153,14 @@ def concrete_shape(spec: InputSpec, given: Mapping[str, Sequence[int]]) -> tuple
     """The shape to feed: the one given, or the declared one with 1 for what is not fixed.
 
     Raises:
-        InputError: the shape given contradicts the declared one.
+        InputError: the shape given contradicts the declared one, or there is neither.
     """
-    declared = spec.shape if spec.shape is not None else tuple(given.get(spec.name, (1,)))
+    if spec.shape is None and spec.name not in given:
+        raise InputError(
+            f"input '{spec.name}' declares no shape",
+            hint=f"give it one, as --input-shape {spec.name}=1x3x224x224",
+        )
+    declared = spec.shape if spec.shape is not None else tuple(given[spec.name])
     wanted = given.get(spec.name, [d if isinstance(d, int) else 1 for d in declared])
     fits = len(wanted) == len(declared) and all(
         not isinstance(d, int) or d == w for d, w in zip(declared, wanted, strict=True)

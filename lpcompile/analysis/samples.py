@@ -142,7 +142,9 @@ def _bounded(
         here = f"{where}, call {len(calls)}"
         if not isinstance(item, Mapping):
             raise CalibrationError(
-                f"a {type(item).__name__}, not a mapping of input names to arrays", where=here, hint=_FORMS
+                f"a {type(item).__name__}, not a mapping of input names to arrays",
+                where=here,
+                hint=f"give {{{inputs[0].name!r}: array, ...}} for each call" if inputs else _FORMS,
             )
         wanted = [*inputs, *label_spec(item, labels, here)]
         chosen = select(item, wanted, here)

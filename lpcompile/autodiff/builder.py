@@ -93,6 +93,12 @@ class GradientBuilder:
             return a
         return self._typed(self.op("ReduceSum", a, self.constant(list(axes)), keepdims=int(keepdims)), a)
 
+    def mean(self, a: Value, axes: Sequence[int]) -> Value:
+        """Mean over axes, which stay as ones. Axes became an input in opset 18."""
+        if self.graph.opset < 18:
+            return self.op("ReduceMean", a, axes=list(axes), keepdims=1)
+        return self.op("ReduceMean", a, self.constant(list(axes)), keepdims=1)
+
     def cast(self, a: Value, dtype: np.dtype[Any]) -> Value:
         """The values in another element type."""
         import onnx

@@ -242,7 +242,7 @@ class _Heads:
             return b.scale(self.input(Fed.SIGNS, t), scale), None
         if kind == "contrast":
             v = b.with_shape(b.scale(self.input(Fed.SIGNS, t), scale), t)
-            return b.sub(v, b.op("ReduceMean", v, axes=[-1], keepdims=1)), None
+            return b.sub(v, b.mean(v, [-1])), None
         gap = b.sub(t, self.input(Fed.REFERENCE, t))
         return b.scale(gap, 2 * scale), b.scale(self._total(b.mul(gap, gap)), scale)
 

@@ -142,7 +142,7 @@ def analyze(
         _refuse_existing(file, force=force)
 
     from lpcompile.layer_analysis import Question, analyze_model
-    from lpcompile.report import sensitivity
+    from lpcompile.report import sensitivity, sensitivity_page
 
     wanted = [*methods.split(","), *(["measured"] if measure else [])]
     asked = activation_format or ("uint8" if activations else "")
@@ -158,7 +158,7 @@ def analyze(
     for file, render in (
         (csv_file, sensitivity.csv_of),
         (svg_file, sensitivity.bar_chart),
-        (html_file, sensitivity.page),
+        (html_file, sensitivity_page.page),
     ):
         if file is not None:
             write_file(file, render(document).encode(errors="backslashreplace"))

@@ -22,6 +22,7 @@ from lpcompile.cli._options import (
     threads_option,
 )
 from lpcompile.cli._output import Output
+from lpcompile.counted import counted
 from lpcompile.errors import DecisionsError, PipelineError
 from lpcompile.registry import PASSES, TARGETS, WITH_MACHINES, near_match
 
@@ -181,7 +182,7 @@ def _observer(output: Output, print_after: Sequence[str]) -> "Observer":
 
     def observe(index: int, done: "Pass", graph: "LpGraph", report: "PassReport") -> None:
         if output.verbose:
-            counts = f"{len(report.changes)} changes, {len(report.skips)} skips"
+            counts = f"{counted(len(report.changes), 'change')}, {counted(len(report.skips), 'skip')}"
             output.note(f"{done.text}: {counts}, {1000 * report.seconds:.1f} ms")
         if output.verbose > 1:
             for change in report.changes:

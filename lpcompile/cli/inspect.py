@@ -9,6 +9,7 @@ import click
 
 from lpcompile.cli._options import Shapes, common_options, input_shape_option, model_file
 from lpcompile.cli._output import Output
+from lpcompile.counted import counted
 
 if TYPE_CHECKING:
     from lpcompile.ir.graph import LpGraph
@@ -75,7 +76,7 @@ def text_of(document: dict[str, Any]) -> str:
         *(f"output  {_tensor_text(t)}" for t in document["outputs"]),
         f"nodes   {totals['nodes']}: " + ", ".join(f"{n} {op}" for op, n in ops[:OPS_SHOWN])
         + (f", {sum(n for _, n in ops[OPS_SHOWN:])} others" if len(ops) > OPS_SHOWN else ""),
-        f"weights {bytes_text(totals['weight_bytes'])} in {len(document['layers'])} layers, "
+        f"weights {bytes_text(totals['weight_bytes'])} in {counted(len(document['layers']), 'layer')}, "
         f"{totals['macs']:,} MACs; all constants {bytes_text(totals['constant_bytes'])}",
     ]  # fmt: skip
     if document["layers"]:

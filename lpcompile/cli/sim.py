@@ -17,6 +17,7 @@ from lpcompile.cli._options import (
 )
 from lpcompile.cli._output import Output
 from lpcompile.cli._programs import program_file, refuse_existing_file, write_file
+from lpcompile.counted import counted
 
 if TYPE_CHECKING:
     from lpcompile.backends.cim.densities import DensityTable
@@ -132,9 +133,10 @@ def sim(
     )
     shown = figures(found)
     text += (
-        f"\n{shown['samples']} samples, {shown['cycles_per_sample']} cycles a sample, boot {shown['boot_cycles']}; "
-        f"{shown['macs']} MACs in {shown['mvms']} MVMs, {shown['explicit_mvms']} of them plane by plane, "
-        f"{shown['hp_macs']} on the hp unit"
+        f"\n{counted(shown['samples'], 'sample')}, {shown['cycles_per_sample']} cycles a sample, "
+        f"boot {shown['boot_cycles']}; "
+        f"{shown['macs']:,} MACs in {shown['mvms']:,} MVMs, {shown['explicit_mvms']:,} of them plane by plane, "
+        f"{shown['hp_macs']:,} on the hp unit"
     )
     if shown["changed_conversions"]:
         text += f"\n{shown['changed_conversions']} conversions read something else than the count"

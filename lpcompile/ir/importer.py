@@ -10,6 +10,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import Tensor, Variable
 
+from lpcompile.counted import counted
 from lpcompile.errors import ModelError, PassError
 from lpcompile.ir import value_info
 from lpcompile.ir.attributes import Attributes
@@ -142,7 +143,7 @@ def _without_functions(graph: "LpGraph", proto: ModelProto) -> ModelProto:
     names = sorted({f.name for f in proto.functions} - {name for _, name in graph.functions})
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        graph.notes.append(f"{len(names)} model-local functions were inlined ({shown})")
+        graph.notes.append(f"{counted(len(names), 'model-local function', 'was', 'were')} inlined ({shown})")
     return inlined
 
 
@@ -168,9 +169,9 @@ def _add_tensors(
         dtype, shape = value_info.read(info)
         store.inputs.append(store.add_variable(info.name, dtype, shape, info))
     if shadowed and graph.ir_version >= _IR_WITH_FREE_INITIALISERS:
-        graph.notes.append(f"{shadowed} graph inputs with default values became constants")
+        graph.notes.append(f"{counted(shadowed, 'graph input')} with default values became constants")
     elif shadowed:
-        graph.notes.append(f"{shadowed} weights that were listed as graph inputs are constants now")
+        graph.notes.append(f"{counted(shadowed, 'initialiser')} listed as graph inputs became constants")
 
 
 def _add_constant(store: Store, name: str, weights: Weights) -> None:

@@ -14,7 +14,8 @@ def settle_inputs(graph: LpGraph, values: Mapping[str, float]) -> None:
     """Make constants of inputs, every element of which has the value; axes without a fixed size have one element.
 
     Raises:
-        InputError: there is no such input, it is an output too, or its element type cannot hold the value.
+        InputError: there is no such input, it is an output too, its element type cannot hold the value, or it was the
+            last one.
     """
     inputs = {v.name: v for v in graph.inputs}
     for name, number in values.items():
@@ -33,6 +34,11 @@ def settle_inputs(graph: LpGraph, values: Mapping[str, float]) -> None:
             raise InputError(f"input '{name}' is {found.dtype}, which cannot hold {number:g}")
         shape = [d if isinstance(d, int) else 1 for d in found.shape or ()]
         graph.settle_input(found, np.full(shape, held))
+    if inputs and not graph.inputs:
+        raise InputError(
+            "no input is left: every output would be a constant",
+            hint="settle what chooses between branches, as a sample rate; leave the data out",
+        )
 
 
 def branch_advice(graph: LpGraph, feeds: Mapping[str, np.ndarray]) -> str:

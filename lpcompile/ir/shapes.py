@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from lpcompile.errors import InputError
-from lpcompile.ir import export, pool_shapes, value_info
+from lpcompile.ir import export, pool_shapes, same_shapes, value_info
 from lpcompile.ir.slice_inputs import check_slices
 from lpcompile.ir.store import Shape, is_constant
 
@@ -115,6 +115,7 @@ def _differ(declared: object, found: object) -> bool:
 
 
 def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
+    same_shapes.stand_in(light.graph)
     found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     infos = (*found.input, *found.value_info, *found.output)
     return {info.name: info for info in infos if info.type.WhichOneof("value")}
@@ -148,7 +149,11 @@ def _check_shapes(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -
         if len(known) != len(shape) or any(
             isinstance(d, int) and d != s for d, s in zip(known, shape, strict=True)
         ):
-            raise InputError(f"input {name!r} has shape {list(known)}, which {list(shape)} does not fit")
+            have, new = ("x".join(str(d or "?") for d in dims) or "scalar" for dims in (known, shape))
+            raise InputError(
+                f"input '{name}' is {have}, which {new} does not fit",
+                hint="--input-shape replaces symbolic dimensions; fixed ones must stay",
+            )
 
 
 def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> None:

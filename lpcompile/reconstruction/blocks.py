@@ -223,18 +223,21 @@ def _bounded(flow: _Flow, nodes: list[Node]) -> Block:
             else:
                 inside |= {n.name: n for n in taken}
     order = [n for n in flow.graph.nodes() if n.name in inside]
-    outputs = [
-        o.name
+    found = [
+        o
         for n in nodes
         for o in n.outputs
         if o is not None and o.name in flow.tensors and flow.read_after(o, set(inside))
     ]
+    floats = [
+        o for o in found if o.dtype is None or is_float(o.dtype)
+    ]  # masks and indices cannot be compared
     return Block(
         tuple(n.name for n in order),
         tuple(n.name for n in order if n.name in flow.layers),
         tuple(inputs),
         tuple(side),
-        tuple(outputs),
+        tuple(o.name for o in floats or found),
     )
 
 

@@ -107,7 +107,9 @@ class OutputFisher:
 def _normalised(found: list[dict[str, F32]], tensors: Sequence[str]) -> list[dict[str, F32]]:
     """Square roots, with a mean square of 1 over all calls, floor included."""
     means: Mapping[str, float] = {
-        t: float(np.mean([row[t].mean(dtype=np.float64) for row in found])) for t in tensors if t in found[0]
+        t: float(np.mean([row[t].mean(dtype=np.float64) if row[t].size else 0.0 for row in found]))
+        for t in tensors
+        if t in found[0]
     }
     for row in found:
         for t, mean in means.items():

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.formats.planned import format_of, short_name
 
 Report = Mapping[str, Any]
@@ -17,6 +18,7 @@ NARROW = "uint4"
 MOST = 3
 WORST = 5
 BODY = "inside a control-flow body"
+DIFFERS = "from the numpy reference"
 MANY = 0.3  # share of layers that stayed float
 
 
@@ -84,9 +86,10 @@ def _for_floats(report: Report) -> str:
         return "export the model with its If, Loop and Scan unrolled: layers in their bodies are left as they are"
     if report.get("quality", {}).get("source") == GENERATED:
         return "--calibration-data DATA: without samples few layers can run on integers"
-    return (
-        f"'lpcompile passes quantize-activations' has what decides it: {count} layers stayed float: {reason}"
-    )
+    stayed = f"{counted(count, 'layer')} stayed float: {reason}"
+    if DIFFERS in reason:
+        return f"{stayed}; report it with the model"
+    return f"'lpcompile passes quantize-activations' has what decides it: {stayed}"
 
 
 def _for_more_quality(report: Report) -> Iterator[str]:
@@ -112,6 +115,9 @@ def _for_more_quality(report: Report) -> Iterator[str]:
 
 def _for_fewer_bits(report: Report) -> Iterator[str]:
     db = (report.get("quality") or {}).get("sqnr_db_output")
+    options = (report.get("created_with") or {}).get("options") or {}
+    if options.get("decisions") or options.get("budget"):  # asked for as it is
+        return
     layers = [r for r in report["layers"] if not is_float(r)]
     wide = [r for r in layers if _bits(r) >= 8]
     if db is None or db < HIGH_DB or not wide:

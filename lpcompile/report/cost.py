@@ -6,6 +6,7 @@ from typing import Any
 from lpcompile.accounts.entries import Account
 from lpcompile.analysis.arithmetic import COEFFICIENTS, Coefficients
 from lpcompile.analysis.cost_classes import CLASSES, COMPARE, PRODUCTS
+from lpcompile.counted import counted
 from lpcompile.report.sensitivity import shortened
 from lpcompile.report.table import bytes_text, table
 
@@ -117,7 +118,7 @@ def _most_expensive(nodes: list[dict[str, Any]], total: float) -> list[str]:
 def _missing(missing: list[dict[str, Any]]) -> list[str]:
     rows = [(shortened(m["node"]), m["op"], m["reason"]) for m in missing[:NODES_SHOWN]]
     more = len(missing) - len(rows)
-    lines = [f"not counted: {len(missing)} nodes", table(("node", "op", "why"), rows)]
+    lines = [f"not counted: {counted(len(missing), 'node')}", table(("node", "op", "why"), rows)]
     if more > 0:
         lines.append(f"and {more} more")
     if any("fixed size" in m["reason"] or "shape" in m["reason"] for m in missing):
@@ -137,4 +138,4 @@ def cost_line(report: Mapping[str, Any]) -> str:
         f"{energy['before'] / 1e6:.3g} -> {energy['after'] / 1e6:.3g} uJ at 45 nm"
     )
     missing = len(cost["uncounted"]["after"])
-    return f"{text}; {missing} nodes not counted" if missing else text
+    return f"{text}; {counted(missing, 'node')} not counted" if missing else text

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.formats.planned import short_name
 from lpcompile.report.table import db_text, table
 
@@ -36,7 +37,10 @@ def reports_text(document: Mapping[str, Any]) -> str:
     whole = [(SHOWN.get(w["name"], w["name"]), w["a"], w["b"], _change(w)) for w in document["whole"]]
     lines += ["", table(("of the whole", "A", "B", "B against A"), whole)]
     layers = document["layers"]
-    lines += ["", f"{len(layers)} layers are decided differently, {document['same']} alike"]
+    lines += [
+        "",
+        f"{counted(len(layers), 'layer', 'is', 'are')} decided differently, {document['same']} alike",
+    ]
     if layers:
         lines.append(
             table(("layer", "A", "B", "bytes A", "bytes B"), [_layer(r) for r in layers[:LAYERS_SHOWN]])
@@ -67,7 +71,7 @@ def reports_csv(document: Mapping[str, Any]) -> str:
 def models_text(document: Mapping[str, Any]) -> str:
     """Tensors of two models in graph order, and where the error enters."""
     tensors, entries = document["tensors"], document.get("entries")
-    lines = [f"{document['samples']} samples of {document['feeds']}"]
+    lines = [f"{counted(document['samples'], 'sample')} of {document['feeds']}"]
     shown, left = tensors, 0
     if len(tensors) > TENSORS_SHOWN:  # the ends, what lets error in, and the worst
         marked = {t["name"] for t in tensors if t.get("enters") or t.get("output")}
@@ -142,6 +146,8 @@ def _change(row: Mapping[str, Any]) -> str:
 
 def _brief(value: object) -> str:
     text = "-" if value is None else str(value)
+    if isinstance(value, Mapping):  # as it was typed
+        text = ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in value.items())
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

@@ -5,7 +5,7 @@ programs. [architecture 2; style-and-layout (f)]
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import PurePath
@@ -35,15 +35,19 @@ def page(report: Report) -> str:
     found = [text for section in SECTIONS if (text := section(shown))]
     model = PurePath(str(shown["model"].get("path") or "model")).name
     title = f"{model} for {shown['target']}"
-    links = "".join(f'<a href="#{name}">{escape(head)}</a>' for name, head in map(_heading, found))
+    return shell(title, found, f'<script type="application/json" id="report">{_embedded(shown)}</script>\n')
+
+
+def shell(title: str, sections: Sequence[str], more: str = "") -> str:
+    """A whole page: style, a heading with links to the sections, these, `more`, and the script that sorts tables."""
+    links = "".join(f'<a href="#{name}">{escape(head)}</a>' for name, head in map(_heading, sections))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}: lpcompile</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1>\n<nav>{links}</nav></header>\n<main>\n{''.join(found)}</main>\n"
-        f'<script type="application/json" id="report">{_embedded(shown)}</script>\n'
-        f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
+        f"<header><h1>{escape(title)}</h1>\n<nav>{links}</nav></header>\n<main>\n{''.join(sections)}</main>\n"
+        f"{more}<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
     )
 
 

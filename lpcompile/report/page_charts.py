@@ -8,7 +8,8 @@ from html import escape
 from lpcompile.report.page_tables import number
 
 WIDTH, LABEL, ROW, FOOT = 720, 220, 18, 26
-LABEL_LETTERS = 34
+RIGHT = 32  # half of the longest label of a tick
+LABEL_LETTERS = 31
 PARTS = 8  # colours
 
 
@@ -55,7 +56,7 @@ def bars(caption: str, unit: str, rows: Sequence[Row]) -> str:
     low, high = min([0.0, *(a for a, _ in ends)]), max([0.0, *(b for _, b in ends)])
     if not rows or high <= low:
         return ""
-    scale = (WIDTH - LABEL - 12) / (high - low)
+    scale = (WIDTH - LABEL - RIGHT) / (high - low)
 
     def x(value: float) -> float:
         return LABEL + (value - low) * scale
@@ -89,7 +90,7 @@ def stretches(caption: str, unit: str, rows: Sequence[tuple[str, Sequence[Stretc
     high = max((s.end for _, row in rows for s in row), default=0.0)
     if high <= 0:
         return ""
-    scale = (WIDTH - LABEL - 12) / high
+    scale = (WIDTH - LABEL - RIGHT) / high
     height = ROW * len(rows) + FOOT
     unit, factor = _in_thousands(unit, high)
     shapes = [_tick(LABEL + at * scale, height, at / factor) for at in ticks(0.0, high)]
@@ -117,7 +118,7 @@ def points(caption: str, across: str, up: str, found: Sequence[tuple[float, floa
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
-            left + (x - xs[0]) / (xs[1] - xs[0]) * (WIDTH - left - 12),
+            left + (x - xs[0]) / (xs[1] - xs[0]) * (WIDTH - left - RIGHT),
             height - foot - (y - ys[0]) / (ys[1] - ys[0]) * (height - foot - top),
         )
 
@@ -128,7 +129,7 @@ def points(caption: str, across: str, up: str, found: Sequence[tuple[float, floa
         shapes.append(f'<text x="{x:.1f}" y="{height - foot + 14}" text-anchor="middle">{number(at)}</text>')
     for at in ticks(*ys):
         _, y = place(xs[0], at)
-        shapes.append(f'<line class="axis" x1="{left}" x2="{WIDTH - 12}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        shapes.append(f'<line class="axis" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{number(at)}</text>')
     for px, py, what, css in found:
         x, y = place(px, py)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.formats.planned import short_name
 from lpcompile.report.page_charts import Bar, bars, keys, points
 from lpcompile.report.page_tables import Column, html_table, is_number, section
@@ -53,7 +54,7 @@ def layers(report: Mapping[str, Any]) -> str:
             "Accuracy against bits, layer by layer", "bits a weight", "output of the layer alone, dB", spots
         ),
         _assignments(report),
-        html_table(f"{len(found)} layers with weights", COLUMNS, [_row(layer) for layer in found]),
+        html_table(f"{counted(len(found), 'layer')} with weights", COLUMNS, [_row(layer) for layer in found]),
         html_table("Tables whose rows are looked up", TABLES, map(_table_row, report.get("tables") or [])),
     )
 

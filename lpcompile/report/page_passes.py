@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.report.page_charts import Bar, bars
 from lpcompile.report.page_tables import Column, folded, html_table, is_number, note, number, section
 
@@ -61,7 +62,8 @@ def passes(report: Mapping[str, Any]) -> str:
 
 def _pass(found: Mapping[str, Any]) -> str:
     changes, skips = found["changes"], found["skips"]
-    title = f"{found['name']}: {len(changes)} changes, {len(skips)} skips, {found['seconds']:.3g} s"
+    counts = f"{counted(len(changes), 'change')}, {counted(len(skips), 'skip')}"
+    title = f"{found['name']}: {counts}, {found['seconds']:.3g} s"
     reasons = Counter(s["reason"] for s in skips)
     figures = [(k, v) for k, v in found["metrics"].items() if v is not None]
     body = (

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import PurePath
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.formats.planned import short_name
 from lpcompile.report.page_tables import (
     Column,
@@ -30,7 +31,7 @@ def summary(report: Report) -> str:
     layers = report["layers"]
     formats = Counter(short_name(layer["weight_format"]) for layer in layers)
     lead = f"{report['recipe']} recipe; " + (
-        ", ".join(f"{n} layers {name}" for name, n in formats.most_common())
+        ", ".join(f"{counted(n, 'layer')} {name}" for name, n in formats.most_common())
         if layers
         else "no layers with weights"
     )

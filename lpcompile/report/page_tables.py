@@ -32,8 +32,11 @@ class Column:
 
 
 def html_table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table that can be sorted by every column; empty where there are no rows."""
-    body = [_row(columns, row) for row in rows]
+    """A table that can be sorted by every column, without columns that hold nothing; empty where there are no rows."""
+    found = list(rows)
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in found)]
+    columns = [columns[i] for i in kept]
+    body = [_row(columns, [row[i] for i in kept]) for row in found]
     if not body:
         return ""
     head = "".join(
@@ -57,8 +60,13 @@ def _row(columns: Sequence[Column], row: Sequence[Cell]) -> str:
         else:
             text = MISSING if value is None else str(value)
             css = "word" if len(text) <= WORD_LETTERS else "text"
-            cells.append(f'<td class="{css}">{escape(text)}</td>')
+            cells.append(f'<td class="{css}">{_breakable(text)}</td>')
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _breakable(text: str) -> str:
+    """Escaped; a long name breaks behind a slash before it breaks anywhere."""
+    return escape(text).replace("/", "/<wbr>") if len(text) > WORD_LETTERS else escape(text)
 
 
 def _class(column: Column) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpcompile.counted import counted
 from lpcompile.report import svg
 from lpcompile.report.table import table
 
@@ -22,7 +23,7 @@ UNITS = {
 
 def text_of(document: Mapping[str, Any]) -> str:
     """Tables of layers and activations with bars, rank correlations and times."""
-    lines = [_headline(document), ""]
+    lines = [headline(document), ""]
     lines += _section(document["layers"], "layer", ("op", "macs"))
     if document["activations"]:
         lines += ["", *_section(document["activations"], "activation", ())]
@@ -38,7 +39,8 @@ def text_of(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _headline(document: Mapping[str, Any]) -> str:
+def headline(document: Mapping[str, Any]) -> str:
+    """What was measured, on what, in which unit."""
     loss = document["loss"]
     said = "" if loss is None else f"; loss {loss} ({UNITS[loss]})"
     metric = document.get("metric")
@@ -46,7 +48,7 @@ def _headline(document: Mapping[str, Any]) -> str:
     activations = document["activation_format"]
     both = "" if activations is None else f", activations {activations}"
     return (
-        f"{document['samples']} samples, weights {document['format']} per {document['granularity']}{both}, "
+        f"{counted(document['samples'], 'sample')}, weights {document['format']} per {document['granularity']}{both}, "
         f"one at a time{said}{measured}"
     )
 
@@ -110,30 +112,6 @@ def bar_chart(document: Mapping[str, Any]) -> str:
     unit = f"{column}; {UNITS[loss]}" if loss is not None and not column.startswith("measured") else column
     items = [(r["name"], r["scores"][column], r["standard_errors"][column]) for r in rows]
     return svg.bars(f"Sensitivity of weights, {document['format']} one layer at a time", unit, items)
-
-
-def scatter_chart(document: Mapping[str, Any]) -> str | None:
-    """The first score against the second as SVG; None where there is one only."""
-    rows = document["layers"]
-    columns = list(rows[0]["scores"])
-    if len(columns) < 2:
-        return None
-    across, up = columns[0], columns[1]
-    rho = document["correlation"]["spearman"][0][1]
-    points = [(r["name"], r["scores"][across], r["scores"][up]) for r in rows]
-    return svg.scatter(f"Spearman {rho:.3f}", across, up, points)
-
-
-def page(document: Mapping[str, Any]) -> str:
-    """A self-contained HTML page of charts and the table as text."""
-    from html import escape
-
-    charts = [bar_chart(document), scatter_chart(document) or ""]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Sensitivity</title></head>\n'
-        f'<body style="font-family:sans-serif">\n{"".join(charts)}<pre>{escape(text_of(document))}</pre>\n'
-        "</body></html>\n"
-    )
 
 
 def _rounded(value: float) -> float | None:

@@ -1,13 +1,11 @@
-"""Charts as SVG text: bars and scatters on logarithmic axes. No fonts, scripts or libraries beside the text."""
+"""A chart as SVG text: bars on a logarithmic axis. No fonts, scripts or libraries beside the text."""
 
 import math
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 BAR, LEFT, WIDTH, TOP, FOOT = 18, 320, 900, 34, 44
-SIDE, MARGIN = 420, 56
 INK, FAINT, FILL = "#222222", "#cccccc", "#3b6ea5"
-Points = Sequence[tuple[str, float, float]]
 
 
 def bars(title: str, unit: str, items: Sequence[tuple[str, float, float]]) -> str:
@@ -40,49 +38,6 @@ def bars(title: str, unit: str, items: Sequence[tuple[str, float, float]]) -> st
         if value > 0 and error > 0:
             lines.append(_line(x(value - error), y + BAR / 2, x(value + error), y + BAR / 2, INK))
     lines.append(_text(LEFT, height - 8, unit, "start"))
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def scatter(title: str, across: str, up: str, points: Points) -> str:
-    """One figure against another, both on logarithmic axes; points that are not positive are left out.
-
-    Args:
-        title: above all.
-        across: what the horizontal axis is.
-        up: what the vertical axis is.
-        points: (name, across, up).
-    """
-    shown = [p for p in points if p[1] > 0 and p[2] > 0]
-    ends = [_decades([a for _, a, _ in shown]), _decades([b for _, _, b in shown])]
-    room = SIDE - 2 * MARGIN
-
-    def place(value: float, axis: int) -> float:
-        low, high = ends[axis]
-        at = (math.log10(value) - low) / (high - low) * room
-        return MARGIN + at if axis == 0 else SIDE - MARGIN - at
-
-    lines = [*_head(SIDE, SIDE, title)]
-    for decade in range(math.ceil(ends[0][0]), math.floor(ends[0][1]) + 1):
-        at = place(10.0**decade, 0)
-        lines += [
-            _line(at, MARGIN, at, SIDE - MARGIN, FAINT),
-            _text(at, SIDE - MARGIN + 16, f"1e{decade}", "middle"),
-        ]
-    for decade in range(math.ceil(ends[1][0]), math.floor(ends[1][1]) + 1):
-        at = place(10.0**decade, 1)
-        lines += [
-            _line(MARGIN, at, SIDE - MARGIN, at, FAINT),
-            _text(MARGIN - 6, at + 4, f"1e{decade}", "end"),
-        ]
-    for name, a, b in shown:
-        spot = (
-            f'<circle cx="{place(a, 0):.1f}" cy="{place(b, 1):.1f}" r="3.5" fill="{FILL}" fill-opacity="0.8">'
-        )
-        lines.append(f"{spot}<title>{escape(name)}</title></circle>")
-    lines.append(_text(SIDE / 2, SIDE - 8, across, "middle"))
-    lines.append(
-        f'<text x="14" y="{SIDE / 2}" text-anchor="middle" transform="rotate(-90 14 {SIDE / 2})">{escape(up)}</text>'
-    )
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 

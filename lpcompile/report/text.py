@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lpcompile.assignment.mac_energy import PAPER_OVERHEAD
+from lpcompile.counted import counted
 from lpcompile.formats.planned import short_name
 from lpcompile.report.advice import GENERATED, advice, float_reasons, layer_lines
 from lpcompile.report.cost import cost_line
@@ -158,7 +159,7 @@ def _ledger(report: Mapping[str, Any]) -> list[str]:
     which = "" if basis["held_back"] else " that also decided"
     further = ("of logits",) if logits else ()
     shown = table(("step", "SQNR dB", "gain dB", *further, "seconds", ""), rows).splitlines()
-    first = f"gains     of each step, simulated in floats on {basis['samples']} samples{which}"
+    first = f"gains     of each step, simulated in floats on {counted(basis['samples'], 'sample')}{which}"
     return [first, *(f"          {line}" for line in shown)]
 
 
@@ -189,9 +190,10 @@ def _figure(value: float | None) -> str:
 
 def _samples(quality: Mapping[str, Any]) -> str:
     if quality.get("source") == GENERATED:
-        return f"{quality['samples']} generated inputs"
-    kind = "held-back samples" if quality.get("held_back", True) else "samples that also decided"
-    return f"{quality['samples']} {kind}"
+        return counted(quality["samples"], "generated input")
+    if quality.get("held_back", True):
+        return counted(quality["samples"], "held-back sample")
+    return f"{counted(quality['samples'], 'sample')} that also decided"
 
 
 def _checked(report: Mapping[str, Any]) -> str:
@@ -200,7 +202,9 @@ def _checked(report: Mapping[str, Any]) -> str:
         return ""
     parts = [name for name in ("loads", "runs") if verification.get(name)]
     if verification.get("integer_layers_checked"):
-        parts.append(f"{verification['integer_layers_checked']} layers equal the numpy reference")
+        parts.append(
+            f"{counted(verification['integer_layers_checked'], 'layer', 'equals', 'equal')} the numpy reference"
+        )
     times = verification.get("latency_ms") or {}
     if times.get("float") and times.get("compiled"):
         quartiles = verification.get("latency_ratio")  # of pairs of runs, steadier than the ratio of medians

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto
 from onnx.defs import onnx_opset_version
 
 from lpcompile.analysis.inputs import Feeds
+from lpcompile.counted import counted
 from lpcompile.errors import ModelError
 from lpcompile.ir.io import load
 from lpcompile.runtime.session import Session
@@ -75,7 +76,7 @@ def check_outputs(session: Session, calls: Sequence[Feeds]) -> list[Check]:
         not bad,
         f"NaN or infinity in {', '.join(bad)}" if bad else "every value of every output",
     )
-    return [loads, Check("runs", True, f"{len(calls)} calls"), finite]
+    return [loads, Check("runs", True, counted(len(calls), "call")), finite]
 
 
 def dead_initialisers(proto: ModelProto) -> Check:
@@ -95,7 +96,7 @@ def function_bodies(proto: ModelProto) -> Check:
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
     calls = {(n.domain, n.op_type) for n in nodes if n.domain not in STANDARD_DOMAINS}
     missing = sorted(f"{domain}::{name}" for domain, name in calls - bodies)
-    detail = f"no body for {', '.join(missing)}" if missing else f"{len(bodies)} functions"
+    detail = f"no body for {', '.join(missing)}" if missing else counted(len(bodies), "function")
     return Check("functions", not missing, detail)
 
 

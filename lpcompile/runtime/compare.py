@@ -89,13 +89,22 @@ class TensorComparison:
         return self.divergence / self.rows if self.rows else None
 
 
+def _samples(outputs: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]] | None) -> int:
+    rows = next((len(a) for a in outputs.values() if a.ndim >= 2), 1)
+    given = {len(a) for a in (feeds or {}).values() if a.ndim}
+    if feeds is None or rows in given:
+        return rows
+    each = given.pop() if len(given) == 1 else 0  # rows of all samples in one axis, as of tokens
+    return each if each and rows % each == 0 else 1
+
+
 @dataclass
 class Comparison:
     """Every output of two models on the same calls.
 
     Attributes:
         tensors: by output name, in the order of the reference.
-        samples: rows of the first output that has rows, else one a call.
+        samples: rows of the first output that has rows, where the inputs have them too; else one a call.
         free: by output name, axes whose length is found in the data, as of what NonZero gives.
         unequal: by output name, calls that were left out because such an axis has another length.
     """
@@ -105,13 +114,18 @@ class Comparison:
     free: Mapping[str, frozenset[int]] = field(default_factory=dict)
     unequal: dict[str, int] = field(default_factory=dict)
 
-    def update(self, reference: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> None:
-        """Take in the outputs of one call.
+    def update(
+        self,
+        reference: Mapping[str, NDArray[Any]],
+        other: Mapping[str, NDArray[Any]],
+        feeds: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Take in the outputs of one call; the feeds tell whether rows are samples, or boxes of one.
 
         Raises:
             ModelError: an output is missing from the other, or has another shape on an axis that is not free.
         """
-        self.samples += next((len(a) for a in reference.values() if a.ndim >= 2), 1)
+        self.samples += _samples(reference, feeds)
         for name, a in reference.items():
             b = other.get(name)
             if b is not None and b.shape != a.shape and self._may_differ(name, a, b):

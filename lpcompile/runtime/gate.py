@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from lpcompile.analysis.calibration import Feeds
+from lpcompile.counted import counted
 from lpcompile.errors import LpcompileError
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
@@ -95,7 +96,7 @@ def judge(
             progress("comparing with the float model", i, len(calls))
             found = session.run(feeds)
             verdict.outputs = verdict.outputs or found
-            verdict.comparison.update(wanted, found)
+            verdict.comparison.update(wanted, found, feeds)
             if broken := _not_finite(wanted, found):
                 verdict.failure = f"output '{broken}' of the compiled model is not finite"
                 return verdict
@@ -115,7 +116,8 @@ def judge(
     verdict.layers = [c.name for c in verdict.checks if _wrong(c)]
     if verdict.layers:
         verdict.failure = (
-            f"{len(verdict.layers)} layers differ from the numpy reference: {', '.join(verdict.layers[:3])}"
+            f"{counted(len(verdict.layers), 'layer', 'differs', 'differ')} from the numpy reference: "
+            f"{', '.join(verdict.layers[:3])}"
         )
     if original is not None and calls and not verdict.failure:
         verdict.timing = timed(

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import ModelProto
 
@@ -69,6 +70,7 @@ class Session:
     Attributes:
         inputs: what the model takes.
         outputs: names of what it gives.
+        output_kinds: what each is, as tensor(float) or seq(tensor(float)).
         patchable: those copies by name; see `runtime.patched` for when the runtime minds what is written.
         replaced: names of the weights that have other values.
         serialised_bytes: size of the model as it was handed over; None for a file.
@@ -133,7 +135,11 @@ class Session:
             self.raw = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class
             raise _load_error(error, where) from error
-        self.inputs = [_input_spec(i.name, i.type, i.shape, where) for i in self.raw.get_inputs()]
+        given = self.raw.get_inputs()
+        unranked = _without_shape(model) if any(not i.shape for i in given) else frozenset[str]()
+        shapes = [None if i.name in unranked else i.shape for i in given]
+        self.inputs = [_input_spec(i.name, i.type, s, where) for i, s in zip(given, shapes, strict=True)]
+        self.output_kinds = {o.name: str(o.type) for o in self.raw.get_outputs()}
         self.outputs = [o.name for o in self.raw.get_outputs()]
 
     def _source(self, model: ModelProto | bytes | str | os.PathLike[str]) -> tuple[bytes | str, str | None]:
@@ -197,6 +203,16 @@ def _stays_as_it_is(graph: LpGraph, name: str) -> bool:
     )
 
 
+def _without_shape(model: ModelProto | bytes | str | os.PathLike[str]) -> frozenset[str]:
+    """Inputs that declare no shape at all; the runtime shows them as scalars."""
+    if isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
+    elif not isinstance(model, ModelProto):
+        model = onnx.load_model(os.fspath(model), load_external_data=False)
+    types = {i.name: i.type for i in model.graph.input}
+    return frozenset(n for n, t in types.items() if not t.tensor_type.HasField("shape"))
+
+
 def _input_spec(name: str, kind: str, shape: Any, where: str | None) -> InputSpec:
     element = kind.removeprefix("tensor(").removesuffix(")")
     if element not in _DTYPES:
@@ -205,7 +221,7 @@ def _input_spec(name: str, kind: str, shape: Any, where: str | None) -> InputSpe
             where=where,
             hint="inputs must be tensors: replace sequences and optionals by tensors",
         )
-    dims = tuple(d if isinstance(d, (int, str)) else None for d in shape)
+    dims = None if shape is None else tuple(d if isinstance(d, (int, str)) else None for d in shape)
     return InputSpec(name, np.dtype(_DTYPES[element]), dims)
 
 
@@ -243,11 +259,10 @@ def _check_sizes(model: LpGraph | ModelProto | bytes | str | os.PathLike[str]) -
 def _load_error(error: Exception, where: str | None) -> ModelError:
     text, kind = message_of(error), type(error).__name__
     if kind == "NotImplemented" or "No Op registered" in text or "is not a registered function/op" in text:
-        return UnsupportedOpError(
-            f"ONNX Runtime cannot run an operator: {text}",
-            where=where,
-            hint="export with standard operators that ONNX Runtime has on the CPU",
-        )
+        hint = "export with standard operators that ONNX Runtime has on the CPU"
+        if "find an implementation" in text:  # the operator is known, for other element types
+            hint = "the runtime has it for other element types: export the model in float32"
+        return UnsupportedOpError(f"ONNX Runtime cannot run an operator: {text}", where=where, hint=hint)
     hint = "check it with onnx.checker.check_model"
     if kind == "NoSuchFile":
         hint = "check the path of the model"
@@ -262,5 +277,5 @@ def _run_error(error: Exception, inputs: Sequence[InputSpec]) -> InputError:
         )
     return ModelError(
         f"ONNX Runtime fails while running the model: {message_of(error)}",
-        hint="see whether the float model runs on the same feeds with 'lpcompile run'",
+        hint="see whether the float model runs on the same feeds; not every model takes random ones",
     )

@@ -130,14 +130,9 @@ def _with_batch_statistics(graph: LpGraph, node: Node) -> tuple[str, str]:
     b, rank = GradientBuilder(graph, f"{node.name}/batch"), len(x.shape)
     axes = [0, *range(2, rank)]
     channel = [1, -1, *[1] * (rank - 2)]
-    mean = b.op("ReduceMean", x, axes=axes) if graph.opset < 18 else b.op("ReduceMean", x, b.constant(axes))
+    mean = b.mean(x, axes)
     middle = b.sub(x, mean)
-    square = b.mul(middle, middle)
-    variance = (
-        b.op("ReduceMean", square, axes=axes)
-        if graph.opset < 18
-        else b.op("ReduceMean", square, b.constant(axes))
-    )
+    variance = b.mean(b.mul(middle, middle), axes)
     epsilon = b.constant(np.float32(node.attrs.get("epsilon", 1e-5)))
     spread = b.op("Sqrt", b.add(variance, epsilon))
     scaled = b.mul(b.div(middle, spread), b.reshape(scale, channel))

@@ -348,7 +348,7 @@ def test_random_feeds_fit_and_repeat() -> None:
         InputSpec("names", np.dtype(object), (2,)),
         InputSpec("any", F32, None),
     ]
-    a, b, c = (random_feeds(inputs, seed, {"ids": (2, 7)}) for seed in (1, 1, 2))
+    a, b, c = (random_feeds(inputs, seed, {"ids": (2, 7), "any": (3,)}) for seed in (1, 1, 2))
     assert a["image"].shape == (1, 3, 4)
     assert a["ids"].shape == (2, 7)
     assert (a["ids"] == 0).all()

@@ -73,6 +73,17 @@ def test_signs_through_the_softmax_head_have_the_fisher_matrix_exactly_over_all_
         np.testing.assert_allclose(second, np.diag(q) - np.outer(q, q), atol=1e-6)
 
 
+@pytest.mark.parametrize("opset", [17, 18, 23])  # 18: axes of a mean became an input
+def test_contrasts_are_signs_without_their_mean(opset: int) -> None:
+    graph = LpGraph.from_proto(parse_model(MODEL, opset=opset))
+    graph.infer_shapes()
+    loss = add_loss(graph, "contrast", ["t"])
+    seed = loss.seeds["t"].name
+    signs = np.array([[1, 1, 1, -1], [1, -1, -1, -1]], np.float32)
+    found = observer(graph, [seed], threads=1)({"x": X, loss.inputs[0].name: signs})[seed]
+    np.testing.assert_array_equal(found, np.array([[0.5, 0.5, 0.5, -1.5], [1.5, -0.5, -0.5, -0.5]]))
+
+
 @pytest.mark.thorough
 def test_labels_drawn_in_the_graph_follow_the_models_softmax() -> None:
     rng, p = np.random.default_rng(0), probabilities(graph_of())

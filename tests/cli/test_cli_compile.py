@@ -223,7 +223,7 @@ def test_print_after_prints_the_graph_on_stderr(tmp_path: Path, calls: list[dict
 
 
 def test_verbose_tells_of_passes(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
-    first, second = "canonicalize: 1 changes, 1 skips, 2.5 ms", "fold-constants: 0 changes, 0 skips, 0.0 ms"
+    first, second = "canonicalize: 1 change, 1 skip, 2.5 ms", "fold-constants: 0 changes, 0 skips, 0.0 ms"
     assert observed(tmp_path, calls, "-v").splitlines() == [first, second]
 
 

@@ -75,7 +75,7 @@ def test_weights_that_are_inputs_as_well() -> None:
     assert [v.name for v in graph.inputs] == ["x"]
     assert graph.ir_version == 4
     assert graph.notes == [
-        "6 weights that were listed as graph inputs are constants now",
+        "6 initialisers listed as graph inputs became constants",
         "IR version raised from 3 to 4",
     ]
     after = graph.to_proto()
@@ -87,7 +87,7 @@ def test_an_input_with_a_default_becomes_a_constant() -> None:
     model = parse_model("g (float[2] x, float[2] d) => (float[2] y) { y = Add (x, d) }")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "d"))
     graph = LpGraph.from_proto(model)
-    assert graph.notes == ["1 graph inputs with default values became constants"]
+    assert graph.notes == ["1 graph input with default values became constants"]
     assert_same_outputs(model, graph.to_proto())
 
 
@@ -181,7 +181,7 @@ def test_functions_of_the_model_are_inlined() -> None:
     graph = LpGraph.from_proto(model)
     assert graph.ops() == ["Add", "Add"]
     assert not graph.functions
-    assert graph.notes == ["1 model-local functions were inlined (twice)"]
+    assert graph.notes == ["1 model-local function was inlined (twice)"]
     np.testing.assert_array_equal(
         run_model(graph.to_proto(), {"x": np.array([1, 2], np.float32)})["y"], np.array([3, 6])
     )

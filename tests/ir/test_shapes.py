@@ -45,7 +45,7 @@ def test_concrete_input_shapes_replace_symbols_everywhere() -> None:
     ("shapes", "message"),
     [
         ({"z": (1,)}, "no input 'z'"),
-        ({"x": (1, 3, 4)}, "does not fit"),
+        ({"x": (1, 3, 4)}, "input 'x' is Nx3xHxW, which 1x3x4 does not fit"),
         ({"x": (1, 4, 8, 8)}, "does not fit"),
     ],
 )

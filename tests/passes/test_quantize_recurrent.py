@@ -124,7 +124,7 @@ def test_every_input_and_output_stays(tmp_path: Path) -> None:
 def test_portable_forms_compute_in_floats() -> None:
     result = compiled(parse_model(text_of()), emit="qdq")
     assert {n.domain for n in result.model.graph.node} == {""}
-    assert any("LSTM layers are floats in this form" in w for w in result.report["warnings"])
+    assert any("LSTM layer is floats in this form" in w for w in result.report["warnings"])
 
 
 def test_the_report() -> None:

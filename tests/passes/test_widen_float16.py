@@ -74,3 +74,37 @@ def test_what_stays_float16_says_why(model: str, reason: str) -> None:
 
 def test_a_float32_graph_is_left_alone() -> None:
     assert left_alone(WidenFloat16(), "m (float[2] x) => (float[2] y) { y = Relu (x) }") == []
+
+
+TIED = f"""
+m (int64[3] x) => (float16[3, 4] y)
+<float16[4, 2] t = {bits(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)}>
+{{ r = Gather (t, x)\n y = Gemm <transB = 1> (r, t) }}"""
+TRANSPOSED = TIED.replace("y = Gemm <transB = 1> (r, t)", "s = Transpose (t)\n y = MatMul (r, s)")
+
+
+@pytest.mark.parametrize(
+    ("model", "copies", "ops", "floats"),
+    [
+        (TIED, True, ["Gather", "Cast", "Gemm", "Cast"], 1),
+        (TIED, False, ["Gather", "Cast", "Cast", "Gemm", "Cast"], 0),
+        (TRANSPOSED, True, ["Gather", "Cast", "Cast", "Transpose", "MatMul", "Cast"], 0),
+    ],
+    ids=["copied", "cast", "transposed"],
+)
+def test_a_table_that_others_read_is_copied_for_layers_only(
+    model: str, copies: bool, ops: list[str], floats: int
+) -> None:
+    graph, _ = rewrite(WidenFloat16(copies=copies), model, rtol=HALF, feeds={"x": np.array([2, 0, 3])})
+    assert sorted(n.op for n in graph.nodes()) == sorted(ops)
+    assert [v.dtype for v in graph.constants() if v.name == "t"] == [np.float16]
+    assert sum(v.dtype == np.float32 for v in graph.constants()) == floats
+
+
+def test_weights_of_recurrent_layers_may_become_wide() -> None:
+    w, r = (bits(*np.linspace(-1, 1, n)) for n in (8, 16))
+    model = f"""m (float16[3, 1, 1] x) => (float16[3, 1, 1, 2] y)
+    <float16[1, 8, 1] w = {w}, float16[1, 8, 2] r = {r}> {{ y = LSTM <hidden_size = 2> (x, w, r) }}"""
+    graph, report = rewrite(WidenFloat16(), model, rtol=HALF)
+    assert report.skips == []
+    assert {v.dtype for v in graph.constants()} == {np.dtype(np.float32)}

@@ -140,6 +140,17 @@ def test_a_graph_without_cut_is_one_block() -> None:
     assert produced(text) == [((), ("x",), ("y", "z"))]
 
 
+def test_masks_and_indices_are_no_outputs_of_a_block() -> None:
+    text = """m (float[N,4,8,8] x) => (float[N,4,2,2] y, bool[N,4,8,8] mask, int64[N,4,4,4] at)
+    <float[4,4,3,3] w0, float[4,4,3,3] w1> {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w0)
+        b, mask = Dropout (a)
+        p, at = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (b)
+        y = Conv (p, w1)
+    }"""
+    assert produced(text) == [((), ("x",), ("y",))]
+
+
 def test_a_graph_without_layers_has_no_blocks() -> None:
     assert blocks("m (float[N,4] x) => (float[N,4] y) { y = Relu (x) }") == []
 

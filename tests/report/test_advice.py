@@ -75,12 +75,25 @@ def test_room_for_fewer_bits() -> None:
     )
 
 
+@pytest.mark.parametrize("asked", [{"budget": {"sqnr-db": 40.0}}, {"decisions": "mine.toml"}])
+def test_who_asked_for_these_bits_is_not_told_of_fewer(asked: dict[str, Any]) -> None:
+    given = report(layer("a", "int8"), FEW[0], db=41.0, recipe="auto", created_with={"options": asked})
+    assert advice(given) == []
+
+
 def test_float_layers_say_why() -> None:
     floats = [layer(f"f{i}", "float32", reason="faster as floats") for i in range(4)]
     given = report(*floats, FEW[0])
     assert float_reasons(given) == [("faster as floats", 4)]
     assert "4 layers stayed float: faster as floats" in advice(given)[0]
     assert advice(report(*floats, recipe="fp32")) == []
+
+
+def test_a_layer_that_differs_from_its_reference_is_to_be_reported() -> None:
+    odd = layer("a", "float32", reason="1 layer differs from the numpy reference: a")
+    assert advice(report(odd)) == [
+        "1 layer stayed float: 1 layer differs from the numpy reference: a; report it with the model"
+    ]
 
 
 def test_the_worst_layers_are_those_of_the_outputs_where_that_is_known() -> None:

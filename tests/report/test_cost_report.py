@@ -69,7 +69,7 @@ def test_the_text_shows_classes_shares_and_the_dearest_nodes() -> None:
     at = next(i for i, line in enumerate(single) if line.startswith("node"))
     assert [line.split()[0] for line in single[at + 1 : at + 3]] == ["a", "b"]
     assert single[at + 2].split() == ["b", "Conv", "57,600", "47.24%", "25,600", "1,000"]
-    assert "not counted: 1 nodes" in single
+    assert "not counted: 1 node" in single
     assert "--input-shape settles symbolic axes" not in single
 
 
@@ -87,7 +87,7 @@ def test_the_line_of_the_summary() -> None:
     cost = cost_document({"before": ACCOUNT, "after": Account((entry("a", 1000, 25),), ACCOUNT.uncounted)})
     assert cost_line({"cost": cost}) == (
         "cost      elementwise work 21.1% -> 28.6% of acev2/int-linear, 1.22e+05 -> 8.96e+04; "
-        "0.000544 -> 0.000393 uJ at 45 nm; 1 nodes not counted"
+        "0.000544 -> 0.000393 uJ at 45 nm; 1 node not counted"
     )
     assert cost_line({}) == ""
     assert cost_line({"cost": cost_document({"before": ACCOUNT, "after": Account()})}) == ""

@@ -87,6 +87,15 @@ def test_text_fits_and_csv_has_all() -> None:
     assert (rows[7]["layer"], rows[7]["weight_format_a"], rows[7]["weight_bytes_b"]) == ("l7", "int8", "5")
 
 
+def test_settings_are_shown_as_they_were_typed() -> None:
+    budget = {"budget": {"sqnr-db": 30.0, "avg-bits": 4.5}}
+    other = report(
+        layer("c", "int8", 100), created_with={"seed": 0, "options": budget, "versions": {"numpy": "2"}}
+    )
+    text = reports_text({"a": "x", "b": "y", **difference(report(layer("c", "int8", 100)), other)})
+    assert "sqnr-db=30,avg-bits=4.5" in text
+
+
 def test_changes_are_said_in_their_own_way() -> None:
     text = reports_text({"a": "x", "b": "y", **difference(A, B)})
     assert "-5.5" in text  # decibels are subtracted

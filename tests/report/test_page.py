@@ -24,7 +24,7 @@ from lpcompile.report.rendering import rendered
 from tests.quantizing import RESIDUAL
 from tests.support import parse_model, random_feeds
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
@@ -111,7 +111,8 @@ def test_what_it_shows_is_in_the_report(report: dict[str, Any]) -> None:
         assert layer["name"] in shown
         assert layer["reason"] in shown
     for step in report["passes"]:
-        assert f"{step['name']}: {len(step['changes'])} changes, {len(step['skips'])} skips" in shown
+        changes, skips = len(step["changes"]), len(step["skips"])
+        assert re.search(rf"{step['name']}: {changes} changes?, {skips} skips?, ", shown)
     assert report["created_with"]["command"] in shown
     assert f"{report['quality']['sqnr_db_output']:.1f} dB" in shown
     for component in (report.get("energy") or {}).get("components", ()):
@@ -209,6 +210,32 @@ def test_points_of_one_value_have_room() -> None:
 
 def test_a_table_without_rows_is_none() -> None:
     assert html_table("c", (Column("a"),), []) == ""
+
+
+def test_columns_without_a_value_are_left_out() -> None:
+    table = html_table(
+        "c", (Column("a"), Column("b", 3), Column("c", 3)), [("x", None, 0), ("y", None, None)]
+    )
+    assert re.findall(r"<button[^>]*>(.)</button>", table) == ["a", "c"]
+    assert table.count("<td") == 4
+
+
+def test_long_names_break_behind_a_slash() -> None:
+    name = "/features/features.1/second/conv/Conv"
+    table = html_table("c", (Column("a"),), [(name,), ("/a/b",), ("<" * 40,)])
+    assert name.replace("/", "/<wbr>") in table
+    assert ">/a/b</td>" in table
+    assert "&lt;" * 40 in table
+
+
+def test_the_last_label_of_an_axis_lies_within_the_chart() -> None:
+    label = 9 * 8  # letters, wider than they are
+    for chart in (
+        bars("c", "u", [("a", [Bar(800_000.0, "all")])]),
+        points("c", "x", "y", [(100_000.0, 1.0, "a", "part-0"), (800_000.0, 2.0, "b", "part-0")]),
+    ):
+        ends = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">\d', chart)]
+        assert max(ends) + label / 2 < 720 + 8
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from lpcompile.report import svg
-from lpcompile.report.sensitivity import bar_lengths, csv_of, scatter_chart, shortened, text_of
+from lpcompile.report.sensitivity import bar_lengths, csv_of, shortened, text_of
+from lpcompile.report.sensitivity_page import page
 
 
 def document() -> dict[str, Any]:
@@ -52,9 +53,32 @@ def test_csv_holds_scores_and_standard_errors() -> None:
     )
 
 
-def test_charts_are_well_formed_and_leave_out_what_has_no_logarithm() -> None:
+def test_the_chart_is_well_formed_and_leaves_out_what_has_no_logarithm() -> None:
     bars = ET.fromstring(svg.bars("t", "u", [("a<b", 1.0, 0.1), ("c", 0.0, 0.0)]))
     assert len(bars.findall("{*}rect")) == 2  # the background and one bar
-    chart = scatter_chart(document())
-    assert chart is not None
-    assert len(ET.fromstring(chart).findall("{*}circle")) == 1
+
+
+def test_the_page_shows_every_score_and_nothing_foreign_unescaped() -> None:
+    text = page(document())
+    assert "a&lt;b" in text
+    assert "a<b" not in text
+    for shown in (
+        "<h2>Layers</h2>",
+        "<h2>Agreement of methods</h2>",
+        "4x2x3x3",
+        ">0.1000<",
+        'name="viewport"',
+    ):
+        assert shown in text
+    assert "<h2>Activations</h2>" not in text
+    assert "nan" not in text.partition("<script>")[0]
+    assert text.count('<rect x="220.0"') == 2  # a bar for each layer
+    assert "<circle" not in text  # one of two layers has no logarithm
+
+
+def test_activations_have_a_section_of_their_own() -> None:
+    text = page(
+        {**document(), "activations": [{"name": "x", "scores": {"fisher": 2.0}, "standard_errors": {}}]}
+    )
+    assert "<h2>Activations</h2>" in text
+    assert "1 activations" not in text

@@ -125,3 +125,20 @@ def test_lengths_that_depend_on_the_data_may_differ() -> None:
     assert found.sqnr_db == EXACT_DB
     with pytest.raises(ModelError, match="instead of"):
         found.update({"y": np.ones((3, 2))}, {"y": np.ones((3, 1))})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "samples"),
+    [
+        ((4, 10), (4, 3, 8, 8), 4),
+        ((256, 4), (1, 3, 8, 8), 1),  # boxes of one image
+        ((18, 100), (2, 9), 2),  # tokens of two texts
+        ((10, 6), (32, 6), 1),  # the batch is not the first axis
+    ],
+)
+def test_samples_are_what_the_inputs_hold(
+    outputs: tuple[int, ...], inputs: tuple[int, ...], samples: int
+) -> None:
+    found, y = Comparison(), np.ones(outputs, np.float32)
+    found.update({"y": y}, {"y": y}, {"x": np.zeros(inputs, np.float32)})
+    assert found.samples == samples

@@ -1,0 +1,32 @@
+"""Shapes behind operators that ONNX's inference does not know."""
+
+import numpy as np
+import pytest
+
+from lpcompile.ir.graph import LpGraph
+from tests.support import parse_model, run_model
+
+
+@pytest.mark.parametrize(
+    ("opset", "body"),
+    [
+        (21, "t = GroupNormalization <num_groups = 2> (x, g, g)"),
+        (17, "t = com.microsoft.FastGelu (x)"),
+        (17, "t, mean, spread, total = com.microsoft.SkipLayerNormalization (x, x, l, l)"),
+        (17, "t = com.microsoft.QuickGelu <alpha = 1.5> (x)"),
+    ],
+)
+def test_what_lies_behind_has_its_shape(opset: int, body: str) -> None:
+    model = parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
+        f"m (float[2,4,6] x) => (float[] y) <float[4] g, float[6] l, float[6,5] w> {{ {body}  y = MatMul (t, w) }}",
+        check=False,
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    graph = LpGraph.from_proto(model)
+    graph.infer_shapes()
+    assert graph.value("t").shape == (2, 4, 6)
+    assert graph.value("y").shape == (2, 4, 5)
+    assert graph.value("y").dtype == np.float32
+    assert next(n.op for n in graph.nodes()) in body  # the graph itself is as it was
+    assert run_model(model, {"x": np.ones((2, 4, 6), np.float32)})["y"].shape == (2, 4, 5)
