@@ -128,6 +128,7 @@ class _Loop:
             resolution=RESOLUTION,
             most_evaluations=max(2, MOST_EVALUATIONS - len(self.known)),
             name="avg-bits",
+            by_chance=("metric-drop", "agreement"),
         )
 
     def at(self, budget: float) -> Trial:

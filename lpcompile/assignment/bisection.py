@@ -7,13 +7,14 @@ line leads there.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 DIGITS = 4  # of budgets that are tried
 STALLED = 2  # steps in which the bracket should have halved
+NEARLY = 2.0  # excess of the largest budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class Evaluation:
         return all(x <= 1.0 for x in self.excess.values())
 
     @property
+    def misses(self) -> set[str]:
+        """Bounds that are not kept."""
+        return {name for name, x in self.excess.items() if not x <= 1.0}
+
+    @property
     def worst(self) -> float:
         """The largest excess."""
         return max((math.inf if math.isnan(x) else x for x in self.excess.values()), default=0.0)
@@ -91,6 +97,7 @@ def fewest(
     resolution: float,
     most_evaluations: int,
     name: str = "budget",
+    by_chance: Collection[str] = (),
 ) -> Bisection:
     """The least budget that keeps all bounds, to a resolution.
 
@@ -105,6 +112,7 @@ def fewest(
         resolution: budgets closer than this are not told apart.
         most_evaluations: at least 2; those known do not count.
         name: of the budget, for notes.
+        by_chance: bounds that few samples may miss by chance: where `high` nearly keeps them, `first` is tried, too.
 
     Raises:
         ValueError: the range, the resolution or the number of evaluations makes no sense.
@@ -114,11 +122,17 @@ def fewest(
     held = {e.budget: e for e in known}
     seen = [] if high in held else [evaluate(high)]
     held |= {e.budget: e for e in seen}
-    if not held[high].ok:
+    top = held[high]
+    if not top.ok and top.misses <= set(by_chance) and top.worst <= NEARLY and low <= first < high:
+        if first not in held:
+            seen.append(evaluate(first))
+            held[first] = seen[-1]
+        top = held[first]
+    if not top.ok:
         return Bisection(None, tuple(seen), (high, high))
     predicted = prediction()
-    search = _Search(max(low, predicted.budgets[0]), predicted, first, slopes or {}, resolution, held[high])
-    search.start(list(held.values()))
+    search = _Search(max(low, predicted.budgets[0]), predicted, first, slopes or {}, resolution, top)
+    search.start([e for e in held.values() if e.budget <= top.budget])
     while search.width > resolution and len(seen) < most_evaluations:
         seen.append(evaluate(search.guess()))
         search.take(seen[-1])

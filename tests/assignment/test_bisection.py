@@ -15,7 +15,12 @@ CURVE = Prediction(WIDTHS.tolist(), (1e-1 * 4.0 ** -(WIDTHS - 4)).tolist())
 
 
 def found(
-    measure: Callable[[float], float], *, high: float = 33.0, slope: float | None = None, most: int = 12
+    measure: Callable[[float], float],
+    *,
+    high: float = 33.0,
+    slope: float | None = None,
+    most: int = 12,
+    by_chance: Sequence[str] = (),
 ) -> Bisection:
     """A search of one bound over CURVE."""
 
@@ -34,6 +39,7 @@ def found(
         slopes=slopes,
         resolution=RESOLUTION,
         most_evaluations=most,
+        by_chance=by_chance,
     )
 
 
@@ -98,6 +104,21 @@ def test_the_largest_is_tried_first_and_its_failure_ends_the_search() -> None:
     result = found(linear(6.0, 0.0), high=5.0)
     assert result.result is None
     assert [e.budget for e in result.evaluations] == [5.0]
+
+
+def test_where_the_largest_misses_by_chance_the_usual_one_may_keep_the_bound() -> None:
+    """A score of few samples is not monotone in the bits."""
+
+    def steps(second: float, widest: float = 1.6) -> Callable[[float], float]:
+        return lambda width: widest if width > 6 else second if width > 4.3 else 3.0
+
+    result = found(steps(0.5), by_chance=("it",))
+    assert result.result is not None
+    assert 4.3 < result.result.used <= 4.3 + RESOLUTION + 1e-3
+    missed = found(steps(1.2), by_chance=("it",))
+    assert (missed.result, [e.budget for e in missed.evaluations]) == (None, [33.0, 4.5])
+    for other in (found(steps(0.5)), found(steps(0.5, widest=2.1), by_chance=("it",))):
+        assert (other.result, [e.budget for e in other.evaluations]) == (None, [33.0])
 
 
 def test_what_is_no_number_keeps_no_bound() -> None:
