@@ -1,6 +1,8 @@
 """Layers in a few segments, so that each segment can be decided with all earlier ones as they will be.
 
-Every segment costs a run up to it, some half of the network on average; so there are as many as can be paid for.
+Runs start behind what is settled (`settled_runs`), so that a segment costs little more than loading
+a part of the graph.
+Few segments may be worse than none: layers of one make good for errors that their neighbours mend, too.
 """
 
 from collections.abc import Sequence
@@ -14,10 +16,8 @@ from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.topology import digraph
 
-MOST_MACS = (
-    1e11  # of all runs of one graph; some ten seconds on one core with the float and the rounded graph
-)
-LEAST_SEGMENTS, MOST_SEGMENTS = 4, 12
+MOST_MACS = 2e12  # of all runs of one graph, if each segment ran half of it
+LEAST_SEGMENTS, MOST_SEGMENTS = 4, 64
 
 
 def segments(graph: LpGraph, layers: Sequence[str], most: int) -> list[list[str]]:
