@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
-from lpcompile.assignment.candidates import SHORT_SCALES, candidates_of
+from lpcompile.assignment.candidates import FORMATS, SHORT_SCALES, candidates_of
 from lpcompile.assignment.costs import additive_bounds
 from lpcompile.assignment.layer_facts import LayerFacts, LayerFormat
 from lpcompile.assignment.stored_size import stored_bits
@@ -14,7 +14,7 @@ from lpcompile.ir.node import Node
 from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.target import Target
 
-AUTO_FORMATS = "fixp4+posit4+nf4+float4_e2m1fn+pot4+lut4+int8"
+AUTO_FORMATS = "+".join(FORMATS)
 MORE, LESS = "int6", "int3"  # that are added to those
 MANY_WEIGHTS = 400_000  # from which on: the functions that read one more width take 1 to 4 kB, 11 for two
 TIGHT_BITS = 4.375  # a weight, below which the narrow one is worth its fits
@@ -40,10 +40,10 @@ def candidate_formats(
         return names
     bounds = additive_bounds(budget, layers)
     most = min(bounds.get("bits", inf), 8 * bounds.get("bytes", inf))
-    weights = sum(layer.weights for layer in layers)
+    weights = _weights(layers)
     held = (x.left_alone if i in fixed else FOUR_BITS for i, x in enumerate(layers))
     least = sum(stored_bits(x, how) for x, how in zip(layers, held, strict=True))
-    needed, many = most < least * (1 - 1e-9), _many(layers)
+    needed, many = most < least * (1 - 1e-9), weights >= MANY_WEIGHTS
     narrow = needed or (many and most < TIGHT_BITS * weights)
     return [*names, *([MORE] if needed or many else []), *([LESS] if narrow else [])]
 
@@ -56,11 +56,11 @@ def formats_of_any_width(formats: str, layers: Sequence[LayerFacts]) -> list[str
         layers: all with weights.
     """
     names = formats.split("+")
-    return [*names, MORE, LESS] if formats == AUTO_FORMATS and _many(layers) else names
+    return [*names, MORE, LESS] if formats == AUTO_FORMATS and _weights(layers) >= MANY_WEIGHTS else names
 
 
-def _many(layers: Sequence[LayerFacts]) -> bool:
-    return sum(layer.weights for layer in layers) >= MANY_WEIGHTS
+def _weights(layers: Sequence[LayerFacts]) -> int:
+    return sum(layer.weights for layer in layers)
 
 
 def candidate_plans(

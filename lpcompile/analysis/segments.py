@@ -1,8 +1,7 @@
 """Layers in a few segments, so that each segment can be decided with all earlier ones as they will be.
 
-Runs start behind what is settled (`settled_runs`), so that a segment costs little more than loading
-a part of the graph.
-Few segments may be worse than none: layers of one make good for errors that their neighbours mend, too.
+Runs start behind what is settled (`settled_runs`), so that a segment costs little more than loading a part of the
+graph. Few segments may be worse than none: layers of one make good for errors that their neighbours mend, too.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.topology import digraph
 
-MOST_MACS = 2e12  # of all runs of one graph, if each segment ran half of it
+MOST_MACS = 2e12  # of all runs of one graph, were half of it run for each segment; bounds what is loaded, too
 LEAST_SEGMENTS, MOST_SEGMENTS = 4, 64
 
 

@@ -17,9 +17,7 @@ from lpcompile.ir.unpacking import SCALE_BODIES, taken_apart, unpacked
 
 ROW_TABLES = "tables"
 EIGHTHS, EIGHTH_WEIGHTS = "Eighths", "EighthWeights"  # bodies of `ir.eighth_image`
-LOOKED_UP = {
-    bits: f"w{bits}" for bits in range(2, 8)
-}  # what names of functions say where the call brings the levels
+LOOKED_UP = {bits: f"w{bits}" for bits in range(2, 8)}  # in names of functions whose call brings the levels
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,22 +86,23 @@ def nibbles(b: FunctionBuilder, packed: str) -> str:
 
 
 def taken_apart(b: FunctionBuilder, packed: str, bits: int, together: int = 1) -> str:
-    """Codes of `bits` bits, int32, flat, with those that fill the last word; `together` of them as one number."""
-    if bits == 8:
+    """Codes of `bits` bits, int32, with those that fill the last word; `together` of them as one number.
+
+    Flat, or of the shape that bytes have which hold one number each.
+    """
+    size, held, width = word_bytes(bits), codes_of_word(bits) // together, bits * together
+    if held == 1:
         return b.op("Cast", packed, to=INT32)
     if bits == 4:
         return nibbles(b, packed)
-    size, held, width = word_bytes(bits), codes_of_word(bits) // together, bits * together
     kind = np.int32 if 8 * size < 32 else np.int64
     x = b.op("Cast", packed, to=INT32 if kind is np.int32 else TensorProto.INT64)
-    if held > 1:
-        places = b.constant(2 ** (8 * np.arange(size, dtype=kind)).reshape(size, 1))
-        words = b.op(
-            "MatMul", b.op("Reshape", x, whole(b, -1, size)), places
-        )  # ReduceSum is inexact above 2^53
-        shifted = b.op("Div", words, b.constant(2 ** (width * np.arange(held, dtype=kind)).reshape(1, held)))
-        x = b.op("Mod", shifted, b.constant(np.array(2**width, kind)))
-    return b.op("Reshape", x if kind is np.int32 else b.op("Cast", x, to=INT32), whole(b, -1))
+    places = b.constant(2 ** (8 * np.arange(size, dtype=kind)).reshape(size, 1))
+    # ReduceSum would be inexact above 2^53
+    words = b.op("MatMul", b.op("Reshape", x, whole(b, -1, size)), places)
+    shifted = b.op("Div", words, b.constant(2 ** (width * np.arange(held, dtype=kind)).reshape(1, held)))
+    numbers = b.op("Mod", shifted, b.constant(np.array(2**width, kind)))
+    return b.op("Reshape", numbers if kind is np.int32 else b.op("Cast", numbers, to=INT32), whole(b, -1))
 
 
 def _pairs(b: FunctionBuilder, levels: str, count: int = LEVELS, width: int = 1) -> str:
@@ -126,12 +127,12 @@ def _group_levels(b: FunctionBuilder) -> str:
     return b.op("Cast", b.op("Round", b.op("Div", b.op("Mul", m, n), d)), to=INT8)
 
 
-def _weights(opset: int) -> FunctionProto:
-    b = _start("Weights", "levels", "y = levels[code]")
-    pairs = b.op("Gather", _pairs(b, "levels"), b.op("Cast", "codes", to=INT32))
+def _weights(opset: int, bits: int = 4) -> FunctionProto:
+    b = _start("Weights" if bits == 4 else f"Weights{bits}", "levels", "y = levels[code]")
+    found = b.op("Gather", _tuples(b, "levels", bits), taken_apart(b, "codes", bits, TOGETHER[bits]))
     shape = b.attribute("weight_shape")
-    flat = b.op("Reshape", pairs, whole(b, -1))
-    used = b.op("Slice", flat, whole(b, 0), b.op("ReduceProd", shape))  # there may be one code too many
+    flat = b.op("Reshape", found, whole(b, -1))
+    used = b.op("Slice", flat, whole(b, 0), b.op("ReduceProd", shape))  # the last word may hold more
     b.op("Reshape", used, shape, out="y")
     return b.build(opset)
 
@@ -171,15 +172,6 @@ def _row_weights_odd(opset: int) -> FunctionProto:
     b = _start("RowWeightsOdd", "tables", "y = tables[row][code]")
     codes = _code_rows(b)
     return _looked_up_singly(b, "tables", codes, _rows(b, codes), opset)
-
-
-def _dense_weights(opset: int, bits: int) -> FunctionProto:
-    b = _start(f"Weights{bits}", "levels", "y = levels[code]")
-    found = b.op("Gather", _tuples(b, "levels", bits), taken_apart(b, "codes", bits, TOGETHER[bits]))
-    shape = b.attribute("weight_shape")
-    used = b.op("Slice", b.op("Reshape", found, whole(b, -1)), whole(b, 0), b.op("ReduceProd", shape))
-    b.op("Reshape", used, shape, out="y")
-    return b.build(opset)
 
 
 def _dense_group_weights(opset: int, bits: int) -> FunctionProto:
@@ -250,7 +242,7 @@ BODIES: dict[str, Callable[[int], FunctionProto]] = {
     "RowWeightsOdd": _row_weights_odd,
     "RepairedWeights": repaired_weights_body,
     "MergedWeights": merged_weights_body,
-    **{f"Weights{n}": partial(_dense_weights, bits=n) for n in (2, 3, 5, 6, 7)},
+    **{f"Weights{n}": partial(_weights, bits=n) for n in (2, 3, 5, 6, 7)},
     **{f"GroupWeights{n}": partial(_dense_group_weights, bits=n) for n in (2, 3)},
     **{f"GroupWeights{n}Odd": partial(_group_weights_odd, bits=n) for n in (2, 3)},
 }

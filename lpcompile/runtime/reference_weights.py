@@ -96,8 +96,7 @@ def _scale_values(coded: str, codes: NDArray[Any]) -> NDArray[np.float32]:
 
 def nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """The first `count` 4-bit numbers of bytes, low half first."""
-    pairs = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
-    return pairs.reshape(-1)[:count]
+    return unpack(packed.tobytes(), 4, count)
 
 
 def expanded(call: Call, rows: Rows) -> NDArray[np.float32]:
