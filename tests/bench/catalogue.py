@@ -66,4 +66,5 @@ EXPERIMENTS = (
     "side_path_ranks",
     "trained_factors",
     "norm_modes",
+    "narrow_budgets",
 )
