@@ -209,13 +209,12 @@ class _Requantizing:
                         target, tensor, plan.weight, metric, floor, self.ctx.path_inputs.get(name)
                     )
                 )
-            best = min([tensor, *tried], key=lambda t: output_distance(rows, t.dequantize(), *whole))
+            best = min([tensor, *tried], key=lambda t: output_distance(t.dequantize(), *whole))
             if best is not tensor:
                 tensor, aimed = best, "as it is" if ridge is None else f"ridge {ridge:g}"
         shift = None
         if biased:
-            wide = (np.repeat(m, len(rows) // len(m), axis=0) for m in (mean, rounded_mean))
-            shift = _shift(rows, tensor.dequantize(), *wide)
+            shift = _shift(tensor.dequantize(), mean, _by_row(rounded_mean, len(rows)))
         changed = int((tensor.codes != plan.tensor.codes).sum())
         if tensor is plan.tensor and _equal(shift, plan.bias_correction):
             return plan, "", ""
@@ -233,7 +232,7 @@ class _Requantizing:
         return plan, f"rounded again ({aimed})", f"{changed} of {rows.size} codes changed"
 
     def _together(self, halves: Sequence[Mismatch], centred: bool) -> tuple[tuple[F32, F32], F64, F64]:
-        """H and C, E[x] and E[x^] of all samples."""
+        """H and D, E[W x] and E[x^] of all samples."""
         shares = list(zip(self.shares, halves, strict=True))
         matrix, cross = (
             np.sum([np.float32(s) * getattr(h, part) for s, h in shares], axis=0)
@@ -264,14 +263,24 @@ def _moments(found: Mismatch, centred: bool) -> tuple[F32, F32]:
     matrix = found.matrix - found.rounded_mean[:, :, None] * rounded
     at = np.arange(matrix.shape[1])
     matrix[:, at, at] = np.maximum(matrix[:, at, at], 0)  # inputs that never change
-    cross = found.cross - found.mean[:, :, None] * rounded
+    cross = found.cross - found.mean[:, None] * _by_row(found.rounded_mean, len(found.mean))
     return matrix.astype(np.float32), cross.astype(np.float32)
 
 
-def _shift(rows: F32, rounded: F32, mean: F64, rounded_mean: F64) -> F32:
-    """What makes the mean outputs those of the float layer, (C_out,)."""
-    wanted = np.einsum("ok,ok->o", rows, mean) - np.einsum("ok,ok->o", rounded, rounded_mean)
-    return np.asarray(wanted, np.float32)
+def _by_row(means: F64, rows: int) -> F64:
+    """Means of inputs (G, K) for each row of a layer's weights, (C_out, K)."""
+    return np.repeat(means, rows // len(means), axis=0)
+
+
+def _shift(rounded: F32, mean: F64, rounded_mean: F64) -> F32:
+    """What makes the mean outputs of rounded weights those of the float layer, (C_out,).
+
+    Args:
+        rounded: W^, (C_out, K).
+        mean: E[W x], (C_out,).
+        rounded_mean: E[x^] of each row, (C_out, K).
+    """
+    return np.asarray(mean - np.einsum("ok,ok->o", rounded, rounded_mean), np.float32)
 
 
 def sharing_layers(graph: LpGraph, names: Sequence[str]) -> frozenset[str]:

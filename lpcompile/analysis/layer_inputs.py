@@ -40,11 +40,15 @@ class InputReading:
     auto_pad: str = "NOTSET"
     transposed: bool = False
 
+    def spans(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The dimensions that the columns of a tensor of this shape run over: images and places, or all but one."""
+        if self.kernel:
+            return (shape[0], *self._geometry(shape).out)
+        return shape[1:] if self.transposed else shape[:-1]
+
     def positions(self, shape: tuple[int, ...]) -> int:
         """How many columns a tensor of this shape has."""
-        if self.kernel:
-            return shape[0] * prod(self._geometry(shape).out)
-        return prod(shape) // self.inputs
+        return prod(self.spans(shape))
 
     def columns(self, x: NDArray[np.generic], at: Positions) -> F32:
         """The columns at flat positions (images first), (G, K, len(at))."""

@@ -2,7 +2,7 @@
 
 What a layer with weights W^ then gives is off by W x - W^ x^, of mean square
 
-    E |W x - W^ x^|^2 = tr(W^ H W^^T) - 2 tr(W C W^^T) + const,    H = E[x^ x^^T],  C = E[x x^^T]
+    E |W x - W^ x^|^2 = tr(W^ H W^^T) - 2 tr(D W^^T) + const,    H = E[x^ x^^T],  D = E[(W x) x^^T]
 
 so that W^ can make good for what came before it. [li2025]
 
@@ -12,8 +12,9 @@ a session whose weights are not exchanged is up to twice as fast as one where th
 layers will change, they also start behind what is settled (`settled_runs`).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.float_products import FloatProducts, float_products
 from lpcompile.analysis.grams import SWEEP_BYTES, Progress, memory_parts, readings_of
 from lpcompile.analysis.layer_inputs import InputReading
 from lpcompile.analysis.product_sums import ProductSum, as_float32, summing_bytes
@@ -38,12 +40,12 @@ EachPart = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]  # as 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Second moments of the inputs of a layer in two graphs.
+    """Second moments of a layer in two graphs.
 
     Attributes:
         matrix: H = E[x^ x^^T], (G, K, K) float32; G = groups of a convolution, else 1.
-        cross: C = E[x x^^T], (G, K, K) float32; its rows are inputs of the float graph.
-        mean: E[x], (G, K).
+        cross: D = E[(W x) x^^T], (C_out, K) float32; W x is what the layer's products give in the float graph.
+        mean: E[W x], (C_out,).
         rounded_mean: E[x^], (G, K).
         rows: how many positions were counted.
     """
@@ -56,7 +58,7 @@ class Mismatch:
 
 
 class Mismatches(dict[str, Mismatch]):
-    """Moments by name of layer; layers that read alike share them.
+    """Moments by name of layer; layers that read alike share H.
 
     Attributes:
         left_out: name of layer -> why it has none.
@@ -142,46 +144,55 @@ class MismatchSweeps:
             CalibrationError: an activation is not finite.
         """
         found = [Mismatches() for _ in self._parts]
-        readings, left_out = readings_of(self._graph, layers)
-        others, _ = readings_of(self._rounded, list(readings))
-        pairs = {name: (reading, others[name]) for name, reading in readings.items()}
-        different = list(dict.fromkeys(pairs.values()))
-        sizes = [2 * summing_bytes(r.groups, r.inputs) for r, _ in different]
-        sweeps = memory_parts(different, sizes, self._memory)
-        for of_part in found:
-            of_part.left_out |= left_out
+        alike, left_out = self._alike(layers)
+        sweeps = memory_parts(alike, [a.bytes() for a in alike], self._memory)
+        of_layers: list[dict[str, Mismatch | str]] = [{} for _ in self._parts]
         for done, sweep in enumerate(sweeps):
-            for of_part, sums in zip(
-                found, self._sweep(sweep, each, (done, len(sweeps)), progress), strict=True
-            ):
-                for name in (n for n, p in pairs.items() if p in sums):
-                    result = sums[pairs[name]]
-                    if isinstance(result, str):
-                        of_part.left_out[name] = result
-                    else:
-                        of_part[name] = result
+            swept = self._sweep(sweep, each, (done, len(sweeps)), progress)
+            for known, more in zip(of_layers, swept, strict=True):
+                known |= more
+        for of_part, known in zip(found, of_layers, strict=True):
+            of_part.left_out |= left_out
+            for name in (n for n in layers if n in known):
+                result = known[name]
+                if isinstance(result, str):
+                    of_part.left_out[name] = result
+                else:
+                    of_part[name] = result
         return found
 
+    def _alike(self, layers: Sequence[str]) -> tuple[list["_Alike"], dict[str, str]]:
+        """Layers by how they read, and why others have no moments."""
+        readings, left_out = readings_of(self._graph, layers)
+        others, _ = readings_of(self._rounded, list(readings))
+        names: dict[Readings, list[str]] = {}
+        for name, reading in readings.items():
+            names.setdefault((reading, others[name]), []).append(name)
+        found = [
+            _Alike(tuple(of_pair), float_products(self._graph, pair[0], of_pair), pair[1])
+            for pair, of_pair in names.items()
+        ]
+        return found, left_out
+
     def _sweep(
-        self,
-        pairs: Sequence[Readings],
-        each: EachPart,
-        place: tuple[int, int],
-        progress: Progress | None,
-    ) -> list[Mapping[Readings, Mismatch | str]]:
-        tensors, others = ([*dict.fromkeys(r.tensor for r in side)] for side in zip(*pairs, strict=True))
-        runs = self._runs.run(self._graph, tensors, self._changing)
+        self, alike: Sequence["_Alike"], each: EachPart, place: tuple[int, int], progress: Progress | None
+    ) -> list[dict[str, Mismatch | str]]:
+        tensors = list(dict.fromkeys(t for a in alike for t in a.products.tensors))
+        others = list(dict.fromkeys(a.rounded.tensor for a in alike))
+        # The float graph never changes, and no one asks for these layers of it again.
+        later = None if self._changing is None else self._changing - {n for a in alike for n in a.layers}
+        runs = self._runs.run(self._graph, tensors, later)
         rounded_runs = self._rounded_runs.run(self._rounded, others, self._changing)
 
-        def of_part(part: int) -> Mapping[Readings, Mismatch | str]:
+        def of_part(part: int) -> dict[str, Mismatch | str]:
             calls = len(self._parts[part])
-            sums = {pair: _MismatchSum(pair, calls, self._most_rows) for pair in pairs}
+            sums = [_MismatchSum(a, calls, self._most_rows) for a in alike]
             for i, (values, rounded) in enumerate(zip(runs[part], rounded_runs[part], strict=True)):
-                for (a, b), s in sums.items():
-                    s.add(values[a.tensor], rounded[b.tensor], np.random.default_rng([self._seed, i]))
+                for s in sums:
+                    s.add(values, rounded, np.random.default_rng([self._seed, i]))
                 if progress is not None:
                     progress(place[0] * calls + i + 1, place[1] * calls)
-            return {pair: s.result() for pair, s in sums.items()}
+            return {name: found for s in sums for name, found in s.result().items()}
 
         return list(each(of_part, range(len(self._parts))))
 
@@ -191,42 +202,55 @@ def in_parts(calls: Sequence[Feeds], parts: int) -> list[Sequence[Feeds]]:
     return [calls[i::parts] for i in range(parts)]
 
 
-class _MismatchSum:
-    """Moments of one pair of readings while calls come in; the positions are those that `gather_grams` counts."""
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Layers that read one tensor alike: their products in the float graph, their input in the rounded one."""
 
-    def __init__(self, readings: Readings, calls: int, most_rows: int | None) -> None:
-        self._readings = readings
-        a, b = readings
-        shape = (a.groups, a.inputs)
-        self._draw = RowDraw(calls, a.inputs, most_rows)
-        self._own, self._cross = ProductSum(*shape, b.tensor), ProductSum(*shape, a.tensor)
-        self._mean, self._rounded_mean = np.zeros(shape), np.zeros(shape)
+    layers: tuple[str, ...]
+    products: FloatProducts
+    rounded: InputReading
+
+    def bytes(self) -> int:
+        """Memory of their sums."""
+        groups, inputs = self.rounded.groups, self.rounded.inputs
+        return summing_bytes(groups, inputs) + summing_bytes(groups, inputs, self.products.rows)
+
+
+class _MismatchSum:
+    """Moments of layers that read alike while calls come in; the positions are those that `gather_grams` counts."""
+
+    def __init__(self, alike: _Alike, calls: int, most_rows: int | None) -> None:
+        self._alike, reading = alike, alike.rounded
+        groups, inputs, rows = reading.groups, reading.inputs, alike.products.rows
+        self._draw = RowDraw(calls, inputs, most_rows)
+        self._own = ProductSum(groups, inputs, reading.tensor)
+        self._cross = ProductSum(groups, inputs, ", ".join(alike.products.tensors), rows)
+        self._mean, self._rounded_mean = np.zeros((groups, rows)), np.zeros((groups, inputs))
         self._reason = ""
 
-    def add(self, x: NDArray[np.generic], rounded: NDArray[np.generic], rng: np.random.Generator) -> None:
+    def add(self, values: Feeds, rounded: Feeds, rng: np.random.Generator) -> None:
         """Count one call."""
-        if x.shape != rounded.shape:
+        products, reading = self._alike.products, self._alike.rounded
+        x = rounded[reading.tensor]
+        spans = reading.spans(x.shape)
+        if products.spans(values) != spans:
             self._reason = "its input has another shape once earlier layers are rounded"
-        a, b = self._readings
-        at, weight = self._draw.next(a.positions(x.shape), rng)
+        at, weight = self._draw.next(prod(spans), rng)
         if not len(at) or self._reason:
             return
         with np.errstate(over="ignore", invalid="ignore"):  # the products will tell
-            columns, others = a.columns(x, at), b.columns(rounded, at)
+            columns, others = products.columns(values, at), reading.columns(x, at)
             self._mean += weight * columns.sum(-1, dtype=np.float64)
             self._rounded_mean += weight * others.sum(-1, dtype=np.float64)
         self._own.add(others, others, weight)
         self._cross.add(columns, others, weight)
 
-    def result(self) -> Mismatch | str:
-        """The moments, or why there are none."""
+    def result(self) -> dict[str, Mismatch | str]:
+        """The moments of each layer, or why there are none."""
         count = self._draw.positions
         if self._reason or not count:
-            return self._reason or "its input is empty in all samples"
-        return Mismatch(
-            as_float32(self._own.total() / count),
-            as_float32(self._cross.total() / count),
-            self._mean / count,
-            self._rounded_mean / count,
-            self._draw.counted,
-        )
+            return dict.fromkeys(self._alike.layers, self._reason or "its input is empty in all samples")
+        matrix, means = as_float32(self._own.total() / count), self._rounded_mean / count
+        found = self._alike.products.of_layers(self._cross.total() / count, self._mean / count, means)
+        counted = self._draw.counted
+        return {n: Mismatch(matrix, as_float32(d), mean, means, counted) for n, (d, mean) in found.items()}

@@ -13,19 +13,20 @@ class ProductSum:
 
     Args:
         groups: G.
-        inputs: K.
+        inputs: K, of b.
         tensor: whose columns they are, for errors.
+        rows: of a; None: K.
     """
 
-    def __init__(self, groups: int, inputs: int, tensor: str) -> None:
-        self._total = np.zeros((groups, inputs, inputs))
+    def __init__(self, groups: int, inputs: int, tensor: str, rows: int | None = None) -> None:
+        self._total = np.zeros((groups, inputs if rows is None else rows, inputs))
         self._waiting: list[tuple[F32, F32]] = []
         self._columns, self._weight = 0, 1.0
         self._enough = _enough(inputs)
         self._tensor = tensor
 
     def add(self, a: F32, b: F32, weight: float = 1.0) -> None:
-        """Add columns, (G, K, P) each; `a` and `b` may be one array, which is half the work.
+        """Add columns, (G, rows, P) and (G, K, P); `a` and `b` may be one array, which is half the work.
 
         Args:
             a: left ones.
@@ -44,7 +45,7 @@ class ProductSum:
             self._multiply()
 
     def total(self) -> F64:
-        """The sum so far, (G, K, K).
+        """The sum so far, (G, rows, K).
 
         Raises:
             CalibrationError: a column is not finite.
@@ -75,9 +76,9 @@ class ProductSum:
             )
 
 
-def summing_bytes(groups: int, inputs: int) -> int:
+def summing_bytes(groups: int, inputs: int, rows: int | None = None) -> int:
     """Memory of a sum: itself, one product, two times columns that wait and are joined."""
-    return groups * inputs * (12 * inputs + 16 * _enough(inputs))
+    return groups * (inputs if rows is None else rows) * (12 * inputs + 16 * _enough(inputs))
 
 
 def as_float32(moments: F64) -> F32:

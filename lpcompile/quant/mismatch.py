@@ -3,10 +3,10 @@
 The quantised network gives x^ where the float one gives x. Codes then should make W^ x^ come near to W x:
 
     E|W x - W^ x^|^2 = tr((W' - W^) H (W' - W^)^T) + what no W^ changes
-    H = E[x^ x^^T],  C = E[x x^^T],  W' = W C H^-1
+    H = E[x^ x^^T],  D = E[(W x) x^^T],  W' = D H^-1
 
 So the layer is rounded from W' instead of W, with H as its Gram matrix. A ridge keeps W' near W where H is small or
-known from few samples: W' = W (C + l I)(H + l I)^-1 = W + W (C - H)(H + l I)^-1. This is the exact form of the
+known from few samples: W' = (D + l W)(H + l I)^-1 = W + (D - W H)(H + l I)^-1. This is the exact form of the
 asymmetric term of [li2025].
 """
 
@@ -26,25 +26,25 @@ def retargeted(rows: F32, gram: Real, cross: Real, groups: Index | None = None, 
     Args:
         rows: the real weights, (R, K) float32.
         gram: (G, K, K) E[x^ x^^T], of the inputs in the quantised network.
-        cross: (G, K, K) E[x x^^T], x the same inputs in the float network.
+        cross: (R, K) E[(W x) x^^T], x the same inputs in the float network.
         groups: (R,) the matrix of each row; None for equal runs of rows.
         ridge: l, relative to the mean of the diagonal of `gram`; raised by itself for a matrix that stays singular. The
             larger, the nearer to the weights as they are.
 
     Raises:
-        CalibrationError: matrices that are not finite or not (G, K, K), or of different shapes.
+        CalibrationError: matrices that are not finite or not of these shapes.
         FormatError: groups that do not fit.
     """
     h, dead = regular(gram)
-    if cross.shape != h.shape or not np.isfinite(cross).all():
+    if cross.shape != rows.shape or not np.isfinite(cross).all():
         raise CalibrationError(
-            f"cross moments must be finite and of shape {h.shape}, not {cross.shape}",
+            f"cross moments must be finite and of shape {rows.shape}, not {cross.shape}",
             hint="gather them on the same samples as the Gram matrices",
         )
     used, slots = row_slots(len(rows), len(h), groups)
-    difference = np.where(dead[:, None, :], 0.0, cross - h)[used]  # an input that is zero now tells nothing
     lower = damped_cholesky(h[used], ridge)
-    aim = rows.astype(np.float64)[slots] @ difference  # (G, P, K)
+    aim = cross[slots] - rows.astype(np.float64)[slots] @ h[used]  # (G, P, K)
+    aim[np.broadcast_to(dead[used, None, :], aim.shape)] = 0.0  # an input that is zero now tells nothing
     shift = solved(lower, aim.transpose(0, 2, 1)).transpose(0, 2, 1)
     found = np.empty_like(rows)
     found[slots] = rows[slots] + shift

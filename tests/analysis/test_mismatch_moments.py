@@ -1,4 +1,4 @@
-"""Moments of float and rounded inputs against what ONNX Runtime gives: E[y y^^T] = W C W^T, E[y^ y^^T] = W H W^T."""
+"""Moments of float and rounded graphs against what ONNX Runtime gives: E[y y^^T] = D W^T, E[y^ y^^T] = W H W^T."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ import pytest
 
 from lpcompile.analysis.calibration import RunFeeds
 from lpcompile.analysis.grams import gather_grams
-from lpcompile.analysis.mismatch_moments import MismatchSweeps
+from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps
 from lpcompile.analysis.rounded_activations import with_rounded_activations
 from lpcompile.errors import CalibrationError, PassError
-from lpcompile.formats.arrays import F32
+from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
 from lpcompile.quant.rows import to_rows
@@ -26,10 +26,23 @@ NETWORKS = {
         a = Conv <pads = [1, 1, 1, 1]> (x, v, b)
         r = Relu (a)
         y = Conv <group = 4, dilations = [1, 2], pads = [1, 1, 1, 1]> (r, w) }""",
+    "few outputs": """m (float[2,3,6,7] x) => (float[N,C,H,W] y) <float[4,3,3,3] v, float[4] b, float[6,2,3,3] w> {
+        a = Conv <pads = [1, 1, 1, 1]> (x, v, b)
+        r = Relu (a)
+        y = Conv <group = 2, strides = [2, 1], pads = [1, 0, 0, 1]> (r, w) }""",
     "Gemm": """m (float[40,5] x) => (float[N,C] y) <float[5,6] v, float[6] b, float[6,9] w> {
         a = Gemm (x, v, b)
         r = Relu (a)
         y = Gemm (r, w) }""",
+    "narrow Gemm": """m (float[40,5] x) => (float[N,C] y) <float[5,6] v, float[6] b, float[6,4] w> {
+        a = Gemm (x, v, b)
+        r = Relu (a)
+        y = Gemm (r, w) }""",
+    "Gemm of columns": """m (float[5,40] x) => (float[N,C] y) <float[5,6] v, float[6] b, float[6,4] w> {
+        a = Gemm <transA = 1> (x, v, b)
+        r = Relu (a)
+        t = Transpose (r)
+        y = Gemm <transA = 1> (t, w) }""",
     "MatMul": """m (float[3,7,5] x) => (float[N,T,C] y) <float[5,6] v, float[6,9] w> {
         a = MatMul (x, v)
         r = Relu (a)
@@ -70,9 +83,23 @@ def output_columns(graph: LpGraph, calls: Sequence[dict[str, Array]], groups: in
     return columns.reshape(groups, -1, columns.shape[-1])
 
 
-def times(rows: F32, groups: int, matrix: F32) -> Array:
-    w = rows.astype(np.float64).reshape(groups, -1, rows.shape[-1])
-    return w @ matrix @ w.swapaxes(-1, -2)
+def times(rows: F32, found: Mismatch) -> tuple[Array, Array]:
+    """W H W^T and D W^T, (G, R, R)."""
+    w, d = (a.astype(np.float64).reshape(len(found.matrix), -1, rows.shape[-1]) for a in (rows, found.cross))
+    return w @ found.matrix @ w.swapaxes(-1, -2), d @ w.swapaxes(-1, -2)
+
+
+def by_float_inputs(graph: LpGraph, name: str, found: Mismatch) -> Array:
+    """W H, which D is where nothing is rounded, (C_out, K)."""
+    rows = rows_of(graph, name).astype(np.float64)
+    return (rows.reshape(len(found.matrix), -1, rows.shape[-1]) @ found.matrix).reshape(rows.shape)
+
+
+def mean_products(graph: LpGraph, name: str, means: F64) -> Array:
+    rows = rows_of(graph, name).astype(np.float64)
+    return np.asarray(np.einsum("gok,gk->go", rows.reshape(len(means), -1, rows.shape[-1]), means)).reshape(
+        -1
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -94,20 +121,13 @@ def test_moments_tell_those_of_float_and_rounded_outputs(name: str) -> None:
     y, rounded_y = output_columns(graph, calls, groups), output_columns(oracle, calls, groups)
     count = y.shape[-1]
     assert found.rows == count
-    np.testing.assert_allclose(
-        times(w, groups, found.matrix), rounded_y @ rounded_y.swapaxes(-1, -2) / count, rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        times(w, groups, found.cross), y @ rounded_y.swapaxes(-1, -2) / count, rtol=1e-4, atol=1e-5
-    )
-    assert np.abs(found.cross - found.matrix).max() > 0.01
-    by_group = w.reshape(groups, -1, w.shape[-1])
-    means = (
-        np.einsum("gok,gk->go", by_group, found.mean),
-        np.einsum("gok,gk->go", by_group, found.rounded_mean),
-    )
-    np.testing.assert_allclose(means[0], y.mean(-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(means[1], rounded_y.mean(-1), rtol=1e-4, atol=1e-5)
+    own, cross = times(w, found)
+    np.testing.assert_allclose(own, rounded_y @ rounded_y.swapaxes(-1, -2) / count, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cross, y @ rounded_y.swapaxes(-1, -2) / count, rtol=1e-4, atol=1e-5)
+    assert np.abs(found.cross - by_float_inputs(graph, second, found)).max() > 0.01
+    np.testing.assert_allclose(found.mean, y.mean(-1).reshape(-1), rtol=1e-4, atol=1e-5)
+    means = mean_products(graph, second, found.rounded_mean)
+    np.testing.assert_allclose(means, rounded_y.mean(-1).reshape(-1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -119,8 +139,9 @@ def test_without_rounding_both_moments_are_the_gram_matrix(name: str) -> None:
     for n in names:
         assert found[n].rows == expected[n].rows
         np.testing.assert_allclose(found[n].matrix, expected[n].matrix, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(found[n].cross, found[n].matrix, rtol=1e-6, atol=1e-6)
-        np.testing.assert_array_equal(found[n].mean, found[n].rounded_mean)
+        np.testing.assert_allclose(found[n].cross, by_float_inputs(graph, n, found[n]), rtol=1e-5, atol=1e-5)
+        means = mean_products(graph, n, found[n].rounded_mean)
+        np.testing.assert_allclose(found[n].mean, means, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_that_follow_the_cross_moments_make_good_for_earlier_rounding() -> None:
@@ -130,9 +151,8 @@ def test_weights_that_follow_the_cross_moments_make_good_for_earlier_rounding() 
     sweeps = MismatchSweeps(graph, with_rounded_activations(graph, PLANS), observe, calls)
     sweeps.patch(first, coarse(rows_of(graph, first)))
     found = sweeps.moments([second])[second]
-    w = rows_of(graph, second).astype(np.float64)
-    h, c = found.matrix[0].astype(np.float64), found.cross[0].astype(np.float64)
-    better = np.linalg.solve(h, (w @ c).T).T.astype(np.float32)
+    h, d = found.matrix[0].astype(np.float64), found.cross.astype(np.float64)
+    better = np.linalg.solve(h, d.T).T.astype(np.float32)
     y = output_columns(graph, calls, 1)
 
     def error(rows: F32) -> float:
@@ -178,8 +198,11 @@ def test_a_layer_that_shares_its_weight_is_patched_alone() -> None:
     sweeps.patch(first, 2 * rows_of(graph, first))
     found = sweeps.moments([first, second, third])
     for n, factor in ((first, 1), (second, 2), (third, 2)):
-        np.testing.assert_allclose(found[n].cross * factor, found[n].matrix, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found[n].mean * factor, found[n].rounded_mean, rtol=1e-5)
+        np.testing.assert_allclose(
+            found[n].cross * factor, by_float_inputs(graph, n, found[n]), rtol=1e-5, atol=1e-5
+        )
+        means = mean_products(graph, n, found[n].rounded_mean)
+        np.testing.assert_allclose(found[n].mean * factor, means, rtol=1e-5, atol=1e-6)
 
 
 def test_a_matmul_takes_no_bias() -> None:
@@ -202,7 +225,7 @@ def test_layers_that_read_alike_share_and_sweeps_keep_to_the_memory() -> None:
     found = small.moments(names, lambda *s: steps.append(s))
     whole = MismatchSweeps(graph, graph, observe, calls).moments(names)
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert whole[names[0]] is whole[names[1]]
+    assert whole[names[0]].matrix is whole[names[1]].matrix
     assert list(found) == list(whole) == names
     for n in names:
         np.testing.assert_array_equal(found[n].cross, whole[n].cross)

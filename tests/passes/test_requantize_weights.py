@@ -159,8 +159,8 @@ def test_where_the_network_loses_all_stays(monkeypatch: pytest.MonkeyPatch) -> N
     found = rounded()
     before = found.graph.copy()
 
-    def wrong(rows: F32, rounded: F32, mean: F64, rounded_mean: F64) -> F32:
-        return np.full(len(rows), 5.0, np.float32)
+    def wrong(rounded: F32, mean: F64, rounded_mean: F64) -> F32:
+        return np.full(len(rounded), 5.0, np.float32)
 
     monkeypatch.setattr(requantize_weights, "_shift", wrong)
     report = found.rerun(NAME)[NAME]
