@@ -20,6 +20,7 @@ from lpcompile.analysis.calibration import Calibration
 from lpcompile.assignment.requantisation import targets_own
 from lpcompile.ir import io
 from lpcompile.ir.admission import admit
+from lpcompile.ir.definitions import RUNTIME
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.settled_inputs import settle_inputs
 from lpcompile.pipeline import PassContext, Pipeline
@@ -29,7 +30,7 @@ from lpcompile.runtime.execution import run_once
 from lpcompile.target import Target
 
 FOLDS = ("fold-constants", {"growth-bytes": "0"})
-
+SPELLS = ("canonicalize", dict[str, str]())  # where operators of the runtime hide what is counted
 
 Shapes = Mapping[str, Sequence[int]]
 NONE: Shapes = MappingProxyType({})
@@ -49,7 +50,10 @@ def float_costs(graph: LpGraph, sample: Shapes = NONE) -> Account:
         graph: with shapes; it is not changed.
         sample: shapes of inputs in a call, which settle other symbolic axes.
     """
-    return float_account(_folded(settled(graph.copy(), sample)))
+    hidden = any(n.domain == RUNTIME for n in graph.nodes())
+    return float_account(
+        _folded(settled(_changed(graph.copy(), *SPELLS) if hidden else graph.copy(), sample))
+    )
 
 
 def planned_costs(graph: LpGraph, target: Target, sample: Shapes = NONE, *, dyadic: bool) -> Account:
@@ -68,7 +72,10 @@ def planned_costs(graph: LpGraph, target: Target, sample: Shapes = NONE, *, dyad
 
 def _folded(graph: LpGraph) -> LpGraph:
     """The graph, changed: what is computed from constants or from sizes, now that these are known, is a constant."""
-    name, options = FOLDS
+    return _changed(graph, *FOLDS)
+
+
+def _changed(graph: LpGraph, name: str, options: Mapping[str, str]) -> LpGraph:
     Pipeline((registry.pass_class(name).configured(options),)).run(graph, PassContext(run=run_once))
     return graph
 

@@ -16,7 +16,7 @@ from lpcompile import registry
 from lpcompile.analysis.batches import ObserveGraph, batch_inputs
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.gradients import LOSSES, Samples
-from lpcompile.analysis.inputs import InputSpec
+from lpcompile.analysis.inputs import InputSpec, with_shapes
 from lpcompile.analysis.layer_kernels import MATRICES
 from lpcompile.analysis.macs import macs
 from lpcompile.analysis.rounded_weights import WeightRounding
@@ -233,7 +233,8 @@ def _calibration(graph: LpGraph, data: Any, asked: Question) -> Calibration:
                 f"input '{v.name}' is not a tensor", hint="replace sequences and optionals by tensors"
             )
         specs.append(InputSpec(v.name, v.dtype, v.shape))
-    found = data if isinstance(data, Calibration) else load_samples(data, specs, asked.labels)
+    inputs = with_shapes(specs, asked.input_shapes or {})
+    found = data if isinstance(data, Calibration) else load_samples(data, inputs, asked.labels)
     return found if asked.samples is None else _first(graph, found, asked.samples)
 
 

@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from lpcompile import registry
 from lpcompile.acceptance import check_axes, check_opset, check_options
-from lpcompile.analysis.inputs import InputSpec
+from lpcompile.analysis.inputs import InputSpec, with_shapes
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import read_decisions
 from lpcompile.errors import InputError, PassOptionError, PipelineError
@@ -211,7 +211,8 @@ def _start(done: Pass, model: Any, call: Mapping[str, Any]) -> PlannedModel:
     decisions = None if call["decisions"] is None else read_decisions(Path(call["decisions"]))
     with located(model):
         check_axes(target, _inputs(graph), preparation.options.input_shapes)
-    calibration = preparation.samples(target, graph, call["calibration"], (done,), _inputs(graph))
+    inputs = with_shapes(_inputs(graph), preparation.options.input_shapes)
+    calibration = preparation.samples(target, graph, call["calibration"], (done,), inputs)
     preparation.convert(graph, decides=True)
     check_opset(target, graph)
     if call["input_values"] and graph.nodes("If"):
@@ -232,7 +233,9 @@ def _carry_on(done: Pass, planned: Any, call: Mapping[str, Any]) -> PlannedModel
     changed: dict[str, Any] = {"progress": steps, "entering": steps.entering}
     if call.get("calibration") is not None:
         changed["calibration"] = load_samples(
-            call["calibration"], _inputs(LpGraph.from_proto(planned.source)), done.wanted_labels
+            call["calibration"],
+            with_shapes(_inputs(LpGraph.from_proto(planned.source)), planned.options.input_shapes),
+            done.wanted_labels,
         )
     if "checkpoint" in call:
         changed |= {"checkpoint": _path(call["checkpoint"]), "resume": call["resume"]}

@@ -8,7 +8,7 @@ from lpcompile import registry
 from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_outputs
 from lpcompile.analysis.calibration import Calibration, Feeds
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
-from lpcompile.analysis.inputs import InputSpec, random_feeds
+from lpcompile.analysis.inputs import InputSpec, random_feeds, with_shapes
 from lpcompile.analysis.mirrored_samples import mirrored
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
@@ -126,7 +126,8 @@ class Preparation:
             admit(graph)  # after the runtime, which knows better what it cannot run
         check_axes(target, reference.inputs, self.options.input_shapes)
         check_outputs(target, graph, reference.output_kinds)
-        calibration = self.samples(target, graph, data, passes, reference.inputs)
+        inputs = with_shapes(reference.inputs, self.options.input_shapes)
+        calibration = self.samples(target, graph, data, passes, inputs)
         generated = calibration is not None and calibration.generated
         calls, expected = self.judging(reference, calibration)
         on_deciding = [reference.run(c) for c in calibration.deciding] if measures and calibration else []

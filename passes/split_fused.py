@@ -1,7 +1,8 @@
 """Rule of `canonicalize`: what ONNX Runtime's optimiser fused is spelled in parts, of which the product is a layer.
 
 Models that were saved after optimisation hold FusedConv, FusedGemm, FusedMatMul and Attention of `com.microsoft`, with
-weights inside. The runtime fuses the parts again where that is faster.
+weights inside, and embeddings, norms and activations (`split_fused_embedding`, ...) that passes know by their parts.
+The runtime fuses the parts again where that is faster.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,9 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import input_at, output_at, rank_of
 from lpcompile.passes.node_replacement import put_instead
+from lpcompile.passes.split_fused_embedding import EMBEDDINGS, split_embedding
+from lpcompile.passes.split_fused_gelus import GELUS, split_gelu
+from lpcompile.passes.split_fused_norms import NORMS, split_norm
 from lpcompile.records import PassReport
 
 DOMAIN = "com.microsoft"
@@ -31,6 +35,9 @@ def split_fused(graph: LpGraph, report: PassReport) -> None:
         "FusedGemm": _gemm,
         "FusedMatMul": lambda g, n: _matmul(g, n, turned),
         "Attention": _attention,
+        **dict.fromkeys(NORMS, split_norm),
+        **dict.fromkeys(GELUS, split_gelu),
+        **dict.fromkeys(EMBEDDINGS, split_embedding),
     }
     changed = False
     for node in graph.nodes():
@@ -113,16 +120,16 @@ def _attention(graph: LpGraph, node: Node) -> str:
         return "it rotates, or keeps what came before"
     if weight is None or not weight.is_constant or len(weight.dims) != 2 or x is None:
         return "its weights are no constant matrix"
-    if mask is not None and rank_of(mask) != 2:
+    if mask is not None and rank_of(mask) != 2 and not _of_lengths(mask, x):
         return "its mask is not one of keys"
     sizes = [int(n) for n in node.attrs.get("qkv_hidden_sizes", [])] or [weight.dims[1] // 3] * 3
     value = _part(graph, node, "MatMul", [x, weight], {})
     if bias is not None:
         value = _part(graph, node, "Add", [value, bias], {})
-    split = graph.constant(f"{node.name}/sizes", np.array(sizes, np.int64))
-    parts = graph.add_node(
-        "Split", [value, split], 3, name=f"{node.name}/Split", attrs={"axis": -1}, before=node
-    )
+    read, options = [value], {"axis": -1, "split": sizes}
+    if graph.opset >= 13:  # sizes became an input
+        read, options = [value, graph.constant(f"{node.name}/sizes", np.array(sizes, np.int64))], {"axis": -1}
+    parts = graph.add_node("Split", read, 3, name=f"{node.name}/Split", attrs=options, before=node)
     attrs = {k: node.attrs[k] for k in _OF_HEADS if k in node.attrs}
     inputs = [*parts.outputs, None, mask, scores]
     while inputs[-1] is None:
@@ -134,6 +141,11 @@ def _attention(graph: LpGraph, node: Node) -> str:
     graph.set_type(output_at(heads), output_at(node).dtype or x.dtype, shape)
     graph.replace(node, [heads])
     return ""
+
+
+def _of_lengths(mask: Value, x: Value) -> bool:
+    """Whether a mask says how many keys each sample has: there are other forms of one axis, which are longer."""
+    return mask.shape is not None and x.shape is not None and mask.shape == x.shape[:1] != (None,)
 
 
 def _part(

@@ -13,6 +13,7 @@ from lpcompile.accounts.sizes import UnknownSizeError, dims_of, elements
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.cost_classes import NORM, OTHER, POOL, SOFTMAX
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_norms import RMS_NORMS
 
 
 def _pool(each: Recipe, joined: Recipe, last: Recipe) -> Rule:
@@ -155,7 +156,7 @@ RULES: Mapping[str, Rule] = {
     "LpPool": _pool(f.MULTIPLY, f.ADD, f.ROOT),
     "MaxPool": _pool(f.NOTHING, f.COMPARE, f.NOTHING),
     "MeanVarianceNormalization": _mean_variance,
-    "RMSNormalization": _rms_norm,
+    **dict.fromkeys(RMS_NORMS, _rms_norm),
     "ReduceL1": _reduction(f.FREE, f.ADD, f.NOTHING),
     "ReduceL2": _reduction(f.MULTIPLY, f.ADD, f.ROOT),
     "ReduceLogSum": _reduction(f.NOTHING, f.ADD, f.LOG),

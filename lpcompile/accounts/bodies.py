@@ -37,8 +37,8 @@ def inner_account(graph: LpGraph, node: Node, count: Count) -> Account:
     if node.op == "If":
         dearer = max(found, key=lambda a: (a.acev2(), a.bytes))
         unknown = tuple(u for a in found for u in a.uncounted)  # of either: it might be the dearer one
-        return _renamed(Account(dearer.entries, unknown), node, 1)
-    return _renamed(found[0], node, _repetitions(node))
+        return renamed(Account(dearer.entries, unknown), node, 1)
+    return renamed(found[0], node, _repetitions(node))
 
 
 def _repetitions(node: Node) -> int:
@@ -71,7 +71,9 @@ def _goes_on(body: Body) -> bool:
     return held or name == proto.input[1].name
 
 
-def _renamed(account: Account, node: Node, times: int) -> Account:
+def renamed(account: Account, node: Node, times: int) -> Account:
+    """What is inside a node, so many times, under its name."""
+
     def entry(e: Entry) -> Entry:
         work = type(e.work)({key: n * times for key, n in e.work.items()})
         return Entry(f"{node.name}/{e.node}", e.op, work, e.ace * times, e.bytes * times)

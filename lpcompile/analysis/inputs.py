@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,11 @@ class InputSpec:
         if self.shape is None:
             return f"{self.name} ({self.dtype})"
         return f"{self.name} ({self.dtype}, {shape_text(self.shape)})"
+
+
+def with_shapes(inputs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) -> list[InputSpec]:
+    """Inputs with the shapes that the user fixed, so that samples are cut as the model will take them."""
+    return [replace(spec, shape=tuple(given[spec.name])) if spec.name in given else spec for spec in inputs]
 
 
 def shape_text(shape: Sequence[int | str | None]) -> str:

@@ -17,6 +17,7 @@ FAMILIES = (
     "arithmetic",
     "casting",
     "convolution",
+    "defined",
     "einsum",
     "fake_quantise",
     "gathering",

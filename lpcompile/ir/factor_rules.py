@@ -11,6 +11,7 @@ import numpy as np
 from lpcompile.ir.factor_flow import FactorFlow, Index, Rule, Side
 from lpcompile.ir.movement import bounds
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_norms import RMS_NORMS
 from lpcompile.ir.value import Value
 
 MATRICES = ("Gemm", "MatMul")
@@ -19,7 +20,7 @@ NORMS = (
     "BatchNormalization",
     "InstanceNormalization",
     "LayerNormalization",
-    "RMSNormalization",
+    *RMS_NORMS,
 )
 PLANES = ("BatchNormalization", "InstanceNormalization")  # norms with channels on axis 1
 

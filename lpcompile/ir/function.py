@@ -64,6 +64,10 @@ class FunctionBuilder:
         self.nodes.append(node)
         return out
 
+    def split(self, value: str, sizes: str, out: Sequence[str]) -> None:
+        """Append a Split along the first axis, into named parts."""
+        self.nodes.append(helper.make_node("Split", [value, sizes], list(out), axis=0))
+
     def declare(self, *names: str) -> None:
         """Declare attributes that the body may not use, for the reader's sake (`format`, `granularity`)."""
         self.attributes += [n for n in names if n not in self.attributes]

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import DATA_INPUTS
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_norms import RMS_NORMS
 from lpcompile.ir.value import Value
 
 CENTRING = ("LayerNormalization",)
-NORMS = (*CENTRING, "RMSNormalization")
+NORMS = (*CENTRING, *RMS_NORMS)
 MATRICES = ("Gemm", "MatMul")
 SIZES_ONLY = ("Shape", "Size")  # read no numbers
 

@@ -115,7 +115,8 @@ def _differ(declared: object, found: object) -> bool:
 
 
 def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
-    same_shapes.stand_in(light.graph)
+    opset = next((o.version for o in light.opset_import if o.domain in ("", "ai.onnx")), 1)
+    same_shapes.stand_in(light.graph, opset)
     found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     infos = (*found.input, *found.value_info, *found.output)
     return {info.name: info for info in infos if info.type.WhichOneof("value")}

@@ -14,6 +14,8 @@ from tests.support import parse_model, run_model
         (17, "t = com.microsoft.FastGelu (x)"),
         (17, "t, mean, spread, total = com.microsoft.SkipLayerNormalization (x, x, l, l)"),
         (17, "t = com.microsoft.QuickGelu <alpha = 1.5> (x)"),
+        (17, "t = com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, x)"),
+        (13, "t = SimplifiedLayerNormalization (x, l)"),
     ],
 )
 def test_what_lies_behind_has_its_shape(opset: int, body: str) -> None:

@@ -18,6 +18,7 @@ from lpcompile.autodiff.rules.arithmetic import operands
 from lpcompile.autodiff.rules.windows import typed
 from lpcompile.errors import GradientError
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_norms import RMS_NORMS
 from lpcompile.ir.value import Value
 
 
@@ -66,7 +67,7 @@ def layer_normalization(
     return _trailing(b, node, grads, wanted, centred=True)
 
 
-@rule("RMSNormalization", "SimplifiedLayerNormalization")
+@rule(*RMS_NORMS)
 def rms_normalization(
     b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequence[bool]
 ) -> list[Gradient]:

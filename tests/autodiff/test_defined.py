@@ -1,0 +1,164 @@
+"""Operators that are differentiated through their definition, and the definitions against ONNX Runtime."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from lpcompile.autodiff.reverse import add_gradients
+from lpcompile.errors import GradientError
+from lpcompile.ir.definitions import definition
+from lpcompile.ir.graph import LpGraph
+from tests.autodiff.agreement import assert_gradients
+from tests.autodiff.gradients import reverse_mode
+from tests.support import assert_close, parse_model, random_feeds, run_model
+
+ATTENTION = {
+    "plain": "(double[2,5,8] q, double[2,5,8] k, double[2,5,8] v) => (double[2,5,8] y) "
+    "{ y = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v) }",
+    "of any length": "(double[N,T,8] q, double[N,T,8] k, double[N,T,8] v) => (double[N,T,8] y) "
+    "{ y = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v) }",
+    "causal": "(double[2,5,8] q, double[2,5,8] k, double[2,5,8] v) => (double[2,5,8] y) "
+    "{ y = Attention <q_num_heads = 2, kv_num_heads = 2, is_causal = 1> (q, k, v) }",
+    "grouped": "(double[2,5,8] q, double[2,6,4] k, double[2,6,4] v) => (double[2,5,8] y) "
+    "{ y = Attention <q_num_heads = 4, kv_num_heads = 2, scale = 0.7> (q, k, v) }",
+    "four axes, a mask": "(double[2,2,5,4] q, double[2,2,6,4] k, double[2,2,6,3] v) => (double[2,2,5,3] y) "
+    "<double[5,6] m> { y = Attention (q, k, v, m) }",
+    "capped": "(double[2,2,5,4] q, double[2,2,6,4] k, double[2,2,6,3] v) => (double[2,2,5,3] y) "
+    "{ y = Attention <softcap = 2.0> (q, k, v) }",
+}  # fmt: skip
+
+
+def feeds_of(text: str, opset: int) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(3)
+    graph = LpGraph.from_proto(parse_model(text, opset=opset, ir_version=10, check=False))
+    lengths = {"N": 2, "T": 3}
+    return {
+        i.name: rng.normal(0, 0.7, [d if isinstance(d, int) else lengths[str(d)] for d in i.shape or ()])
+        for i in graph.inputs
+    }
+
+
+@pytest.mark.parametrize("form", ATTENTION)
+def test_attention(form: str) -> None:
+    text = f"net {ATTENTION[form]}"
+    assert_gradients(text, ["q", "k", "v"], feeds_of(text, 23), opset=23)
+
+
+def test_attention_with_one_input_for_all_and_a_learned_mask() -> None:
+    text = (
+        "net (double[2,5,8] x) => (double[2,5,8] y) <double[5,5] m> "
+        "{ y = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x, m) }"
+    )
+    assert_gradients(text, ["x", "m"], opset=23)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(double[2,3,4,8] x) => (double[2,3,4,8] y) <double[2,4,4] c, double[2,4,4] s> "
+        "{ y = RotaryEmbedding (x, c, s) }",
+        "(double[2,3,4,8] x) => (double[2,3,4,8] y) <double[9,4] c, double[9,4] s, int64[2,4] p = {1,2,3,4,8,7,6,5}> "
+        "{ y = RotaryEmbedding <interleaved = 1> (x, c, s, p) }",
+        "(double[2,4,24] x) => (double[2,4,24] y) <double[2,4,2] c, double[2,4,2] s> "
+        "{ y = RotaryEmbedding <num_heads = 3, rotary_embedding_dim = 4> (x, c, s) }",
+    ],
+)
+def test_rotary_embedding(text: str) -> None:
+    assert_gradients(f"net {text}", ["x", "c", "s"], opset=23)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_mean_variance_normalization(opset: int) -> None:
+    """Its function is one of float32: against its formula in float64."""
+    model = parse_model(
+        "net (float[3,4,5,2] x) => (float[3,4,5,2] y) { y = MeanVarianceNormalization (x) }",
+        opset=opset,
+        check=False,
+    )
+    formula = parse_model(
+        "net (double[3,4,5,2] x) => (double[3,4,5,2] y) <double e = {1e-9}> { "
+        "m = ReduceMean <axes = [0, 2, 3]> (x) d = Sub (x, m) q = Mul (d, d) v = ReduceMean <axes = [0, 2, 3]> (q) "
+        "s = Sqrt (v) t = Add (s, e) y = Div (d, t) }"
+    )
+    feeds = random_feeds(model)
+    oracle = reverse_mode(formula, {"x": feeds["x"].astype(np.float64)}, ["x"])["x"]
+    ours = np.asarray(reverse_mode(model, feeds, ["x"], run_model)["x"], np.float64)
+    assert_close(ours, np.asarray(oracle), 1e-4, "x")
+
+
+@pytest.mark.parametrize("shape", ["3, 4, 3", "3, 7, 8"])
+def test_center_crop_pad(shape: str) -> None:
+    text = f"net (double[3,5,6] x) => (double[A,B,C] y) <int64[3] n = {{{shape}}}> {{ y = CenterCropPad (x, n) }}"
+    assert_gradients(text, ["x"], opset=18)
+
+
+HEADS = {
+    "plain": "(float[2,5,8] q, float[2,5,8] k, float[2,5,8] v) => (float[] y) "
+    "{ y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v) }",
+    "causal, a bias": "(float[2,5,8] q, float[2,5,8] k, float[2,5,8] v) => (float[] y) <float[24] b> "
+    "{ y = com.microsoft.MultiHeadAttention <num_heads = 2, unidirectional = 1> (q, k, v, b) }",
+    "keys masked": "(float[2,5,8] q, float[2,6,8] k, float[2,6,4] v) => (float[] y) "
+    "<int32[2,6] m = {1,1,1,1,0,0,1,1,1,1,1,1}> "
+    "{ y = com.microsoft.MultiHeadAttention <num_heads = 2, scale = 0.9> (q, k, v, , m) }",
+    "keys of each length": "(float[2,5,8] q, float[2,6,8] k, float[2,6,8] v) => (float[] y) <int32[2] m = {4, 6}> "
+    "{ y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, , m) }",
+    "scores added": "(float[2,5,8] q, float[2,6,8] k, float[2,6,8] v) => (float[] y) <float[2,2,5,6] a> "
+    "{ y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, , , a) }",
+}
+
+
+@pytest.mark.parametrize("form", HEADS)
+def test_heads_of_the_runtime_are_their_definition(form: str) -> None:
+    """It has kernels for float32 only: its definition, which is differentiated, is compared with it."""
+    model = heads(HEADS[form])
+    parts, whole = defined(model)
+    assert_close(run_model(parts, whole)["y"], run_model(model, random_feeds(model))["y"], 1e-6)
+
+
+@pytest.mark.parametrize("form", HEADS)
+def test_multi_head_attention(form: str) -> None:
+    """The gradients of the operator in float32 are those of its definition in float64."""
+    model, wanted = heads(HEADS[form]), ["q", "k", "v"]
+    parts, whole = defined(model)
+    ours = reverse_mode(model, random_feeds(model), wanted, run_model)
+    oracle = reverse_mode(parts, whole, wanted, run_model)
+    for name in wanted:
+        assert_close(ours[name], oracle[name], 1e-5, name)
+        assert np.abs(np.asarray(ours[name])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[2,5,1,3,8] q) => (float[] y) { y = com.microsoft.MultiHeadAttention <num_heads = 1> (q) }",
+        "(float[2,5,8] q, float[2,5,8] k, float[2,5,8] v, int32[8] m) => (float[] y) "
+        "{ y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, , m) }",
+        "(float[2,5,8] q, float[2,5,8] k, float[2,5,8] v, float[2,2,3,4] p) => (float[] y) "
+        "{ y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, , , , p, p) }",
+    ],
+)
+def test_other_forms_have_no_gradient(text: str) -> None:
+    graph = LpGraph.from_proto(heads(text))
+    seed = graph.constant("seed", np.ones((2, 5, 8), np.float32))
+    with pytest.raises(GradientError, match=r"this form of operator com\.microsoft::MultiHeadAttention"):
+        add_gradients(graph, {"y": seed}, ["q"])
+
+
+def heads(text: str, opset: int = 13) -> ModelProto:
+    return parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]> net {text}', check=False
+    )
+
+
+def defined(model: ModelProto) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
+    """The definition of a model's only node, and what it is fed: inputs and weights."""
+    graph = LpGraph.from_proto(model)
+    (node,) = graph.nodes()
+    parts = definition(node, graph.opset)
+    assert parts is not None
+    feeds = random_feeds(model)
+    whole = {i.name: feeds[i.name] if i.name in feeds else graph.value(i.name).values for i in parts.inputs}
+    return parts.to_proto(), whole
