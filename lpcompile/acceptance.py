@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lpcompile.analysis.inputs import InputSpec
-from lpcompile.errors import PipelineError, TargetError
+from lpcompile.errors import InputError, PipelineError, TargetError
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import Kernel, QuantPlan
@@ -16,9 +16,13 @@ def check_options(target: Target, options: Options) -> None:
     """Whether a target takes the options that were given.
 
     Raises:
-        PipelineError: it does not know one of them; the command line has refused it before.
+        InputError: a number out of range; the command line has refused it before.
+        PipelineError: it does not know one of them; so has it this.
         TargetError: a bound on energy, of which it knows nothing.
     """
+    for name in ("seed", "threads"):
+        if getattr(options, name) < 0:
+            raise InputError(f"'{name}' is at least 0, not {getattr(options, name)}", hint="0 is the default")
     given = [name for name in MACHINE_OPTIONS if getattr(options, name)]
     if given and not target.rules.has_machines:
         raise PipelineError(

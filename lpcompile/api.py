@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from lpcompile.analysis.arithmetic import Coefficients
+from lpcompile.argument_types import check_fields, checked
 from lpcompile.compilation import Compilation
 from lpcompile.errors import CalibrationError, InputError
 from lpcompile.graph_costs import model_costs
@@ -106,6 +107,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+@checked
 def compile(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto | PlannedModel,
     *,
@@ -140,6 +142,9 @@ def compile(
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
     """
+    if isinstance(tuning := overrides.get("tuning"), Mapping):
+        overrides["tuning"] = {str(k).replace("_", "-"): str(v) for k, v in tuning.items()}
+    check_fields(Options, overrides, "compile")
     paths = {k: Path(v) for k in PATHS if (v := overrides.get(k)) is not None}
     chosen = replace(options or Options(), **{**overrides, **paths})
     if recipe is not None:
@@ -153,6 +158,7 @@ def compile(
     return artefacts
 
 
+@checked
 def tune(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     calibration: Any,
@@ -178,10 +184,10 @@ def tune(
     """
     if calibration is None:
         raise CalibrationError("there are no samples to retrain on", hint="give calibration data")
-    options = {k.replace("_", "-"): str(v) for k, v in (tuning or {}).items()}
-    return compile(model, calibration=calibration, recipe=recipe or TUNED_RECIPE, tuning=options, **rest)
+    return compile(model, calibration=calibration, recipe=recipe or TUNED_RECIPE, tuning=tuning or {}, **rest)
 
 
+@checked
 def analyze(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     calibration: Any,
@@ -204,9 +210,11 @@ def analyze(
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
     """
+    check_fields(Question, question, "analyze")
     return analyze_model(model, calibration, Question(**question), progress)
 
 
+@checked
 def cost(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
@@ -230,10 +238,12 @@ def cost(
     Raises:
         LpcompileError: see `lpcompile.errors` for the tree.
     """
+    check_fields(Coefficients, coefficients, "cost")
     by = Coefficients(**coefficients)
     return model_costs(model, input_shapes=input_shapes, input_values=input_values, coefficients=by)
 
 
+@checked
 def load(path: str | os.PathLike[str]) -> Artefacts:
     """Read back a compiled folder, or any `.onnx` file.
 

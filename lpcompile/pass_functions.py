@@ -22,6 +22,7 @@ from lpcompile import registry
 from lpcompile.acceptance import check_axes, check_opset, check_options
 from lpcompile.analysis.inputs import InputSpec, with_shapes
 from lpcompile.analysis.samples import load_samples
+from lpcompile.argument_types import check_fields
 from lpcompile.decisions import read_decisions
 from lpcompile.errors import InputError, PassOptionError, PipelineError
 from lpcompile.ir import io
@@ -35,6 +36,9 @@ from lpcompile.progress import Steps
 from lpcompile.provenance import located
 from lpcompile.target import Options
 
+_OF_OPTIONS = frozenset(
+    f.name for f in fields(Options)
+)  # arguments that are options of a compilation as well
 MODEL = "str | PathLike[str] | bytes | ModelProto"
 
 
@@ -246,17 +250,17 @@ def _carry_on(done: Pass, planned: Any, call: Mapping[str, Any]) -> PlannedModel
 
 def _opened(model: Any, call: Mapping[str, Any]) -> tuple[LpGraph, Preparation]:
     """The float graph, and what loads and checks."""
+    check_fields(Options, {n: v for n, v in call.items() if n in _OF_OPTIONS and v is not None}, "a pass")
     with located(model):
         graph = io.load(model)
         check_finite(graph)
         settle_inputs(graph, call.get("input_values") or {})
-    options = Options(
-        seed=call.get("seed", 0),
-        threads=call.get("threads", 0),
-        keep_float=tuple(call.get("keep_float", ())),
-        input_shapes=dict(call.get("input_shapes") or {}),
-        machine=call.get("machine"),
-    )
+    given = {
+        n: call[n]
+        for n in ("seed", "threads", "keep_float", "input_shapes", "machine")
+        if call.get(n) is not None
+    }
+    options = Options(**given)
     return graph, Preparation(call.get("target", "ort"), options, Steps(call["progress"]))
 
 

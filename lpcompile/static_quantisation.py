@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from lpcompile.api import Artefacts
 from lpcompile.api import compile as compile_model
+from lpcompile.argument_types import checked
 from lpcompile.errors import CalibrationError, InputError, PassOptionError
 from lpcompile.ir import io
 from lpcompile.provenance import located
@@ -73,6 +74,7 @@ WITHOUT_EFFECT = {
 HONOURED = ("CalibPercentile", "SmoothQuant")
 
 
+@checked
 def quantize_static(
     model_input: str | os.PathLike[str] | ModelProto,
     model_output: str | os.PathLike[str],
@@ -146,7 +148,7 @@ def quantize_static(
     if CPU not in names:
         notes.append(f"calibration_providers: the calibration runs with {CPU}")
     for note in notes:  # the default filter shows each once
-        warnings.warn(f"quantize_static: {note}", UserWarning, stacklevel=2)
+        warnings.warn(f"quantize_static: {note}", UserWarning, stacklevel=3)  # through `checked`
     percentile = f", percentile={extra['CalibPercentile']}" if "CalibPercentile" in extra else ""
     pipeline = (
         REWRITES,
