@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lpcompile.ir.definitions import RUNTIME
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -20,7 +21,6 @@ from lpcompile.passes.split_fused_gelus import GELUS, split_gelu
 from lpcompile.passes.split_fused_norms import NORMS, split_norm
 from lpcompile.records import PassReport
 
-DOMAIN = "com.microsoft"
 _NO_PARAMETERS = ("Relu", "Sigmoid", "Tanh")
 _ALPHA = {"LeakyRelu": 0.01, "HardSigmoid": 0.2}
 _CACHES = (4, 6)  # past, and its length
@@ -39,18 +39,22 @@ def split_fused(graph: LpGraph, report: PassReport) -> None:
         **dict.fromkeys(GELUS, split_gelu),
         **dict.fromkeys(EMBEDDINGS, split_embedding),
     }
-    changed = False
-    for node in graph.nodes():
-        if node.domain != DOMAIN or node.op not in rules:
-            continue
-        op = node.op
-        if reason := rules[op](graph, node):
-            report.skip(node, reason)
-        else:
-            report.change(node, f"{op} spelled in its parts")
-            changed = True
-    if changed:
-        graph.infer_shapes()
+    while True:
+        changed, skipped = False, list[tuple[Node, str]]()
+        for node in graph.nodes():
+            if node.domain != RUNTIME or node.op not in rules:
+                continue
+            op = node.op
+            if reason := rules[op](graph, node):
+                skipped.append((node, reason))
+            else:
+                report.change(node, f"{op} spelled in its parts")
+                changed = True
+        if not changed:
+            break
+        graph.infer_shapes()  # of a mask that another one gives, for instance
+    for node, reason in skipped:
+        report.skip(node, reason)
 
 
 def _conv(graph: LpGraph, node: Node) -> str:
@@ -135,7 +139,7 @@ def _attention(graph: LpGraph, node: Node) -> str:
     while inputs[-1] is None:
         inputs.pop()
     heads = graph.add_node(
-        "MultiHeadAttention", inputs, name=node.name, attrs=attrs, domain=DOMAIN, before=node
+        "MultiHeadAttention", inputs, name=node.name, attrs=attrs, domain=RUNTIME, before=node
     )
     shape = output_at(node).shape or (None if x.shape is None else (*x.shape[:-1], sizes[2]))
     graph.set_type(output_at(heads), output_at(node).dtype or x.dtype, shape)

@@ -10,15 +10,22 @@ from typing import ClassVar
 import numpy as np
 from onnx import TensorProto
 
+from lpcompile.ir.definitions import OF_RUNTIME, RUNTIME
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
+from lpcompile.passes.split_fused import split_fused
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.records import PassReport
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT = ("GRU", "LSTM", "RNN")  # their weights, and those that read what came before
+# Of the runtime's own domain, those that take float32 as well and may be left once others are spelled in their parts.
+SINGLES = frozenset(
+    {*OF_RUNTIME, "Attention", "EmbedLayerNormalization", "GroupQueryAttention", "RotaryEmbedding",
+     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
+)  # fmt: skip
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 
 
@@ -41,6 +48,8 @@ class WidenFloat16(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Widen constants, inputs and what lies between, then narrow the outputs."""
         report = PassReport(self.name)
+        if any(n.domain == RUNTIME and _is_half(n) for n in graph.nodes()):
+            split_fused(graph, report)
         nodes = [n for n in graph.nodes() if _is_half(n) and not _only_converts(n)]
         for node in nodes:
             if reason := _obstacle(node):
@@ -100,7 +109,7 @@ def _is_looked_up(value: Value) -> bool:
 
 def _obstacle(node: Node) -> str:
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == HALF]
-    if node.domain:
+    if node.domain and not (node.domain == RUNTIME and node.op in SINGLES):
         return f"domain {node.domain} may need float16"
     if node.subgraphs or any(v.used_in_subgraph for v in values):
         return "a control-flow body works on float16"

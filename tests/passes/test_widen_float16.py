@@ -5,8 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from lpcompile.ir.graph import LpGraph
 from lpcompile.passes.widen_float16 import WidenFloat16
-from tests.passes.rewriting import left_alone, rewrite
+from tests.passes.rewriting import CONTEXT, left_alone, rewrite
+from tests.support import Array, assert_same_outputs, parse_model
 
 
 def bits(*values: float) -> str:
@@ -108,3 +110,36 @@ def test_weights_of_recurrent_layers_may_become_wide() -> None:
     graph, report = rewrite(WidenFloat16(), model, rtol=HALF)
     assert report.skips == []
     assert {v.dtype for v in graph.constants()} == {np.dtype(np.float32)}
+
+
+FUSED = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+m (int32[2,5] i, int32[2,5] m, float16[2,5,8] s) => (float16[2,5,4] y)
+<float16[9,8] t, float16[6,8] p, float16[8] g, float16[8] h, float16[8,24] w, float16[24] b, float16[8,4] o> {
+    e, n = com.microsoft.EmbedLayerNormalization (i, , t, p, , g, h, m)
+    a = com.microsoft.Attention <num_heads = 2> (e, w, b, n)
+    u = com.microsoft.SkipLayerNormalization (a, s, g, h)
+    v = com.microsoft.FastGelu (u)
+    y = MatMul (v, o) }"""
+ROTARY = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+m (float16[2,5,8] x, int64[2,5] m) => (float16[2,5,8] y)
+<float16[8,8] w, float16[9,2] c, float16[9,2] s> {
+    q = MatMul (x, w)  r = com.microsoft.RotaryEmbedding <num_heads = 2> (q, m, c, s)  y = MatMul (r, w) }"""
+
+
+@pytest.mark.parametrize("text", [FUSED, ROTARY], ids=["split", "left"])
+def test_operators_of_the_runtime_do_not_keep_a_network_in_float16(text: str) -> None:
+    """Their float32 kernels take the place of those that the runtime wraps in Casts."""
+    model = parse_model(text, check=False)
+    graph = LpGraph.from_proto(model)
+    graph.infer_shapes()
+    report = WidenFloat16().run(graph, CONTEXT)
+    assert report.changes
+    assert {str(n.inputs[1].dtype) for n in graph.layers() if n.inputs[1] is not None} == {"float32"}
+    feeds: dict[str, Array] = {
+        "i": np.array([[1, 8, 0, 3, 3], [2, 2, 4, 7, 5]], np.int32),
+        "m": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32),
+    } | {name: np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float16) for name in ("s", "x")}
+    if text is ROTARY:
+        feeds["m"] = np.arange(10).reshape(2, 5) % 9
+    names = {i.name for i in graph.inputs}
+    assert_same_outputs(model, graph.to_proto(), HALF, feeds={k: v for k, v in feeds.items() if k in names})
