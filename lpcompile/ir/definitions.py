@@ -13,17 +13,19 @@ from onnx import FunctionProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
 from lpcompile.errors import ModelError
 from lpcompile.ir.export import write_node
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.grid_sample import grid_sample
 from lpcompile.ir.multi_head_attention import multi_head_attention
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
-# Those of ONNX with a function whose parts can be differentiated; that of AffineGrid is none that ONNX Runtime loads.
-OF_ONNX = ("Attention", "CenterCropPad", "MeanVarianceNormalization", "RotaryEmbedding")
+# Those of ONNX whose parts can be differentiated. The function of AffineGrid is none that ONNX Runtime loads.
+OF_ONNX = ("Attention", "CenterCropPad", "GridSample", "MeanVarianceNormalization", "RotaryEmbedding")
 RUNTIME = "com.microsoft"
-_OF_RUNTIME: dict[str, Callable[[Node, int], FunctionProto | None]] = {
-    "MultiHeadAttention": multi_head_attention
+_OURS: dict[tuple[str, str], Callable[[Node, int], FunctionProto | None]] = {
+    ("", "GridSample"): grid_sample,
+    (RUNTIME, "MultiHeadAttention"): multi_head_attention,
 }
-OF_RUNTIME = tuple(_OF_RUNTIME)
+OF_RUNTIME = tuple(op for domain, op in _OURS if domain)
 _DOMAIN = "lpcompile.definition"
 _OPSET = 13  # from where our texts are valid, and gradients are added
 
@@ -43,9 +45,9 @@ def definition(node: Node, opset: int) -> LpGraph | None:
         return None
     call = NodeProto()
     write_node(call, node._raw)
-    if node.domain:
+    if ours := _OURS.get((node.domain, node.op)):
         opset = max(opset, _OPSET)
-        body = _OF_RUNTIME[node.op](node, opset)
+        body = ours(node, opset)
         del call.attribute[:]  # our text holds what they say
     else:
         body = _of_schema(call, node.inputs, opset)

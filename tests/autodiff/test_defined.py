@@ -12,7 +12,7 @@ from lpcompile.errors import GradientError
 from lpcompile.ir.definitions import definition
 from lpcompile.ir.graph import LpGraph
 from tests.autodiff.agreement import assert_gradients
-from tests.autodiff.gradients import reverse_mode
+from tests.autodiff.gradients import probes_of, reverse_mode
 from tests.support import assert_close, parse_model, random_feeds, run_model
 
 ATTENTION = {
@@ -93,6 +93,53 @@ def test_mean_variance_normalization(opset: int) -> None:
 def test_center_crop_pad(shape: str) -> None:
     text = f"net (double[3,5,6] x) => (double[A,B,C] y) <int64[3] n = {{{shape}}}> {{ y = CenterCropPad (x, n) }}"
     assert_gradients(text, ["x"], opset=18)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("aligned", [0, 1])
+@pytest.mark.parametrize(("mode", "opset"), [("bilinear", 16), ("linear", 20), ("nearest", 20)])
+def test_grid_sample(mode: str, opset: int, aligned: int, padding: str) -> None:
+    """The definition is what ONNX Runtime gives; its gradients are differences."""
+    text = (
+        "net (double[2,3,4,5] x, double[2,3,2,2] g) => (double[2,3,3,2] y) "
+        f'{{ y = GridSample <mode = "{mode}", align_corners = {aligned}, padding_mode = "{padding}"> (x, g) }}'
+    )
+    rng = np.random.default_rng(1)
+    feeds = {"x": rng.normal(size=(2, 3, 4, 5)), "g": rng.uniform(-1.6, 1.6, (2, 3, 2, 2))}
+    model = parse_model(text.replace("double", "float"), opset=opset)
+    parts, _ = defined(model)
+    floats = {n: a.astype(np.float32) for n, a in feeds.items()}
+    assert_close(run_model(parts, floats)["y"], run_model(model, floats)["y"], 1e-5)
+    if opset == 20:  # the reference evaluator knows no older form
+        assert_gradients(text, ["x"], feeds, opset=opset, single=1e-3)
+        # That of the grid by the definition: the reference evaluator computes places in float32.
+        found = reverse_mode(parse_model(text, opset=opset), feeds, ["g"])["g"]
+        wide, _ = defined(parse_model(text, opset=opset))
+        probes = probes_of(run_model(wide, feeds))
+        for at in [*np.ndindex(2, 3, 2, 2)][::5]:
+            step = np.zeros((2, 3, 2, 2))
+            step[at] = 1e-6
+            more, less = (run_model(wide, {**feeds, "g": feeds["g"] + s})["y"] for s in (step, -step))
+            slope = ((more - less) * probes["y"]).sum() / 2e-6
+            assert np.isclose(0.0 if found is None else found[at], slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("opset", "text"),
+    [
+        (
+            16,
+            "net (float[1,1,4,4] x, float[1,2,2,2] g) => (float[1,1,2,2] y) "
+            '{ y = GridSample <mode = "bicubic"> (x, g) }',
+        ),
+        (20, "net (float[1,1,4,4,4] x, float[1,2,2,2,3] g) => (float[1,1,2,2,2] y) { y = GridSample (x, g) }"),
+    ],
+)  # fmt: skip
+def test_other_grids_have_no_gradient(opset: int, text: str) -> None:
+    graph = LpGraph.from_proto(parse_model(text, opset=opset))
+    shape = [int(d or 0) for d in graph.outputs[0].shape or ()]
+    with pytest.raises(GradientError, match="this form of operator GridSample"):
+        add_gradients(graph, {"y": graph.constant("seed", np.ones(shape, np.float32))}, ["x"])
 
 
 HEADS = {
