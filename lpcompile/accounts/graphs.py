@@ -11,11 +11,11 @@ from functools import partial
 from lpcompile.accounts.bodies import inner_account, renamed
 from lpcompile.accounts.entries import Account, Entry, Uncounted
 from lpcompile.accounts.functions import ACTIVATIONS
-from lpcompile.accounts.nodes import UnknownOperatorError, float_entry, float_layer_entry
+from lpcompile.accounts.nodes import UnknownOperatorError, float_entry, float_layer_entry, has_rule
 from lpcompile.accounts.sizes import UnknownSizeError
 from lpcompile.errors import LpcompileError
 from lpcompile.ir.cones import table_cones
-from lpcompile.ir.definitions import OF_RUNTIME, RUNTIME, definition
+from lpcompile.ir.definitions import definition, is_defined, operator_name
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -55,10 +55,10 @@ class FloatNodes:
             return float_layer_entry(node)
         if node.subgraphs:
             return inner_account(self.graph, node, float_account)
-        if node.domain == RUNTIME and node.op in OF_RUNTIME:
+        if not has_rule(node) and is_defined(node):
             parts = definition(node, self.graph.opset)
             if parts is None:
-                raise UnknownOperatorError(f"this form of operator {node.domain}::{node.op} is not known")
+                raise UnknownOperatorError(f"this form of operator {operator_name(node)} is not known")
             return renamed(float_account(parts), node, 1)
         return float_entry(node, in_activation=node.name in self.activation)
 

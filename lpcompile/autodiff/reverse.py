@@ -8,6 +8,7 @@ from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.registry import ROUNDINGS, rule_of, stops
 from lpcompile.errors import GradientError
 from lpcompile.ir.bodies import captured_names
+from lpcompile.ir.definitions import operator_name
 from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -103,9 +104,8 @@ def _backward(
     assert callable(gradient)
     rule = rule_of(node)
     if rule is None:
-        op = f"{node.domain}::{node.op}" if node.domain else node.op
         raise GradientError(
-            f"operator {op} has no gradient",
+            f"operator {operator_name(node)} has no gradient",
             where=node.name,
             hint="sensitivity can be measured forward only (--method measured)",
         )

@@ -30,6 +30,16 @@ _DOMAIN = "lpcompile.definition"
 _OPSET = 13  # from where our texts are valid, and gradients are added
 
 
+def operator_name(node: Node) -> str:
+    """Domain, if any, and type of a node's operator."""
+    return f"{node.domain}::{node.op}" if node.domain else node.op
+
+
+def is_defined(node: Node) -> bool:
+    """Whether the operator, in some of its forms, has a definition."""
+    return node.op in (OF_RUNTIME if node.domain == RUNTIME else () if node.domain else OF_ONNX)
+
+
 def definition(node: Node, opset: int) -> LpGraph | None:
     """The parts of a node, as a graph with shapes inferred; None where they are not known.
 

@@ -6,7 +6,7 @@ from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.registry import Gradient, rule
 from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.errors import GradientError
-from lpcompile.ir.definitions import OF_ONNX, OF_RUNTIME, RUNTIME, definition
+from lpcompile.ir.definitions import OF_ONNX, OF_RUNTIME, RUNTIME, definition, operator_name
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -21,9 +21,7 @@ def defined(
     parts = definition(node, b.graph.opset)
     if parts is None:
         raise GradientError(
-            f"this form of operator {node.domain}::{node.op} has no gradient"
-            if node.domain
-            else f"this form of operator {node.op} has no gradient",
+            f"this form of operator {operator_name(node)} has no gradient",
             where=node.name,
             hint="sensitivity can be measured forward only (--method measured)",
         )
