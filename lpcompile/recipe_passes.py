@@ -28,7 +28,7 @@ RANKS = "2+4+8+16"  # that are tried where they are chosen
 LEARN = "reconstruct-blocks"
 BY_KIND, HELD = "distribution-heterogeneous", "quantnorm"
 SCALES, FACTORS = "tune-scales", "tune-factors"
-ACTIVATIONS, EQUALIZE, SUMS = "quantize-activations", "equalize", "widen-sums"
+ACTIVATIONS, EQUALIZE, SMOOTH, SUMS = "quantize-activations", "equalize", "smooth-inputs", "widen-sums"
 AFTER_ROUNDING = ("correct-bias", AGAIN, LEARN)  # what effort 0 leaves out
 LAST_STAGE = {"loss": "kl-or-mse", "epochs": 4, "learning-rate": 0.0003, "ranges": "narrow"}  # of effort 3
 POSITS = "posit-fraction"  # a bound under which int8 would always win
@@ -82,7 +82,7 @@ def recipe_passes(
     found = []
     for name, given in named:
         extra: dict[str, Any] = {}
-        if name in AFTER_ROUNDING and options.effort == 0:
+        if name in (*AFTER_ROUNDING, SMOOTH) and options.effort == 0:
             continue
         if name == ROUND and not options.passes:
             extra = _weight_options(given, options, target, assigns=assigns)
@@ -243,7 +243,7 @@ def _for_narrow_activations(
     names = [name for name, _ in named]
     if not _is_narrow(options.activation_format or WIDEST) or ACTIVATIONS not in names:
         return named
-    at = names.index(SUMS if SUMS in names else ACTIVATIONS)
+    at = names.index(next(n for n in (SMOOTH, SUMS, ACTIVATIONS) if n in names))
     wanted = (SUMS,) if options.effort == 0 else (EQUALIZE, SUMS)
     return [*named[:at], *((name, {}) for name in wanted if name not in names), *named[at:]]
 

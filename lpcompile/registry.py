@@ -21,6 +21,7 @@ PASSES = {
     "split-prelu": "lpcompile.passes.split_prelu:SplitPrelu",
     "rotate": "lpcompile.passes.rotate:Rotate",
     "equalize": "lpcompile.passes.equalize:Equalize",
+    "smooth-inputs": "lpcompile.passes.smooth_inputs:SmoothInputs",
     "widen-sums": "lpcompile.passes.widen_sums:WidenSums",
     "quantize-activations": "lpcompile.passes.quantize_activations:QuantizeActivations",
     "quantize-embeddings": "lpcompile.passes.quantize_embeddings:QuantizeEmbeddings",

@@ -87,6 +87,21 @@ def equalize(
 ) -> ModelProto:
     """Channels scaled between layers, so that rounding loses less."""
 
+def smooth_inputs(
+    model: str | PathLike[str] | bytes | ModelProto,
+    *,
+    multiply: bool = True,
+    calibration: Any = None,
+    target: str = "ort",
+    seed: int = 0,
+    threads: int = 0,
+    keep_float: Sequence[str] = (),
+    followed_by: str = "",
+    report: Callable[[PassReport], object] | None = None,
+    progress: Callable[[Step], object] | None = None,
+) -> ModelProto:
+    """Channels scaled before matrix products whose inputs lose much by one scale."""
+
 def widen_sums(
     model: str | PathLike[str] | bytes | ModelProto,
     *,

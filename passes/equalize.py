@@ -8,40 +8,31 @@ with a Relu between and 8 bits (docs/decisions/0017), and costs next to nothing.
 rectifiers first, where the samples show that it is exact.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from lpcompile import option_checks
-from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
-from lpcompile.analysis.grams import SWEEP_BYTES, Grams, GramSum, memory_parts, readings_of
-from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.channel_samples import ChannelSample
+from lpcompile.analysis.grams import SWEEP_BYTES, Grams, memory_parts, readings_of
 from lpcompile.analysis.product_sums import summing_bytes
-from lpcompile.analysis.scaling_search import MOST_ROWS, Reader, search
-from lpcompile.formats.planned import LEARNED
-from lpcompile.ir.factor_flow import Index, Part, Side
-from lpcompile.ir.factor_rules import row_axis
+from lpcompile.analysis.scaling_search import search
+from lpcompile.ir.factor_flow import Index, Side
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
 from lpcompile.passes.absorb_bias import absorb_biases
 from lpcompile.passes.equalize_ranges import equalize_ranges, some_calls
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
+from lpcompile.passes.scaling_readers import observed, planned_kernels, reader_of
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ActivationOptions, Kernel, WeightPlan
-from lpcompile.quant.rows import to_rows
+from lpcompile.plan import Kernel
 from lpcompile.records import PassReport
 
 METHODS = ("output-error", "ranges")
 MOST_CALLS = 16  # evenly spread
-ROWS_PER_INPUT, LEAST_ROWS = 4, 2048  # of the moments
-LEVELS = {"uint8": 256, "uint4": 16}
 SHOWN = 4  # names in a report
-USUAL = WeightPlan("int8", scale_rule="mse")  # where the formats of weights are yet to be chosen
-USUAL_TABLE = "nf4"  # stands for tables that are yet to be learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +96,9 @@ def _possible(group: ScalingGroup, report: PassReport, *, generated: bool) -> bo
 def _scale(graph: LpGraph, groups: list[ScalingGroup], ctx: PassContext, report: PassReport) -> None:
     assert ctx.calibration is not None
     calls = some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
-    kernels, done = _kernels(graph, ctx), 0
+    kernels, done = planned_kernels(graph, ctx), 0
     for portion in memory_parts(groups, [_moment_bytes(graph, g) for g in groups], SWEEP_BYTES):
-        samples, grams = _observe(graph, portion, calls, ctx)
+        samples, grams = observed(graph, portion, calls, ctx)
         for group in portion:
             done += 1
             ctx.progress("equalizing channels", done, len(groups))
@@ -117,41 +108,6 @@ def _scale(graph: LpGraph, groups: list[ScalingGroup], ctx: PassContext, report:
 def _moment_bytes(graph: LpGraph, group: ScalingGroup) -> int:
     readings, _ = readings_of(graph, [p.node.name for p in group.of(Side.READS)])
     return sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
-
-
-def _observe(
-    graph: LpGraph, groups: list[ScalingGroup], calls: Sequence[Feeds], ctx: PassContext
-) -> tuple[dict[str, ChannelSample], Grams]:
-    """One sweep over the calls: samples by tensor, moments by layer."""
-    assert ctx.observe is not None
-    readers = [p.node for g in groups for p in g.of(Side.READS)]
-    axes: dict[str, int | None] = {
-        x.name: row_axis(n, len(x.shape or ())) for n in readers if (x := n.inputs[0]) is not None
-    }
-    for index, name in ((g.tensors[v], v.name) for g in groups for v in g.limits):
-        axes[name] = int(np.argmax(index.shape)) if index.size > 1 else None
-    readings, left_out = readings_of(graph, [n.name for n in readers])
-    samplers = {name: ChannelSampler(axis, len(calls)) for name, axis in axes.items()}
-    sums = {
-        r: GramSum(r, len(calls), max(LEAST_ROWS, ROWS_PER_INPUT * r.inputs))
-        for r in dict.fromkeys(readings.values())
-    }
-    run = ctx.observe(graph, list(axes))
-    for i, feeds in enumerate(calls):
-        values = run(feeds)
-        rng = np.random.default_rng([ctx.seed, i])
-        for name, sampler in samplers.items():
-            sampler.add(values[name], rng)
-        for reading, total in sums.items():
-            total.add(values[reading.tensor], rng)
-    grams = Grams()
-    grams.left_out = left_out
-    for name, reading in readings.items():
-        if (gram := sums[reading].result()) is None:
-            grams.left_out[name] = "its input is empty in all samples"
-        else:
-            grams[name] = gram
-    return {name: sampler.result() for name, sampler in samplers.items()}, grams
 
 
 def _scale_group(
@@ -168,7 +124,7 @@ def _scale_group(
     found = None
     if not reason:
         found = search(
-            [_reader(p, grams, samples, kernels, ctx) for p in parts],
+            [reader_of(p, grams, samples, kernels, ctx) for p in parts],
             group.size,
             [
                 (_spread(group.tensors[v], samples[v.name]), samples[v.name], b)
@@ -194,45 +150,3 @@ def _scale_group(
 
 def _spread(index: Index, sample: ChannelSample) -> Index:
     return np.broadcast_to(index.reshape(-1), sample.peak.shape)
-
-
-def _kernels(graph: LpGraph, ctx: PassContext) -> dict[str, Kernel]:
-    """How each layer will run, as far as that is known."""
-    if ctx.target is None:
-        return {n.name: Kernel.INTEGER for n in graph.layers()}
-    options = ctx.activations or ActivationOptions()
-    chosen = choose_kernels(
-        graph, ctx.target, calibrated=True, matmul=options.matmul, timed=options.timed, weights=ctx.weights
-    )
-    return {name: Kernel.FLOAT if name in ctx.keep_float else c.kernel for name, c in chosen.items()}
-
-
-def _reader(
-    part: Part,
-    grams: Grams,
-    samples: dict[str, ChannelSample],
-    kernels: dict[str, Kernel],
-    ctx: PassContext,
-) -> Reader:
-    node = part.node
-    x, w = node.inputs[:2]
-    assert x is not None
-    assert w is not None
-    rows = to_rows(node.op, w.values)
-    at = np.unique(np.linspace(0, len(rows) - 1, min(MOST_ROWS, len(rows))).astype(int))
-    group = int(node.attrs.get("group", 1))
-    options = ctx.activations or ActivationOptions()
-    weight = ctx.weights or USUAL
-    if weight.format == LEARNED:
-        weight = WeightPlan(USUAL_TABLE, weight.granularity, weight.scale_rule, weight.scale_format)
-    return Reader(
-        rows[at],
-        at // (len(rows) // group),
-        part.index,
-        grams[node.name],
-        samples[x.name],
-        kernels.get(node.name, Kernel.FLOAT),
-        LEVELS[options.format],
-        weight,
-        centred=node.op != "MatMul",
-    )

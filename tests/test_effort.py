@@ -89,10 +89,16 @@ def test_channels_are_made_alike_where_activations_are_narrow(
     found = passes(recipe, **given)
     assert [p.method for p in found if p.name == "equalize"] == ([] if wanted is None else [wanted])
     if wanted is not None:
-        names = [p.name for p in found]
+        names = [p.name for p in found if p.name != "smooth-inputs"]
         at = names.index("quantize-activations")
         before = ["equalize", "widen-sums"] if given.get("activation_format") == "uint4" else ["equalize"]
         assert names[at - len(before) : at] == before
+
+
+def test_inputs_are_smoothed_after_channels_are_made_alike_and_not_at_effort_0() -> None:
+    narrow = [p.name for p in passes("auto", activation_format="uint4")]
+    assert narrow.index("equalize") < narrow.index("smooth-inputs") < narrow.index("quantize-activations")
+    assert "smooth-inputs" not in [p.name for p in passes("int8", effort=0)]
 
 
 def test_notes_give_the_reason() -> None:

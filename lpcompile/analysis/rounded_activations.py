@@ -59,6 +59,33 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
     return copy, fed.name
 
 
+def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[LpGraph, str]:
+    """The same for what some layers alone read, which each read a tensor of the same kind as before.
+
+    Args:
+        graph: the float graph.
+        readers: names of layers that read one tensor, for each tensor.
+
+    Returns:
+        As `with_ranges_fed`.
+    """
+    copy = graph.copy()
+    fed = copy.add_input(copy.fresh("ranges"), np.dtype(np.float32), (len(readers), 3))
+    for i, names in enumerate(readers):
+        numbers = []
+        for j in range(3):
+            at = copy.constant("ranges/index", np.asarray([i, j], np.int64))
+            numbers.append(_only(copy.add_node("GatherND", [fed, at], name=copy.fresh("number")).outputs))
+        tensor = copy.node(names[0]).inputs[0]
+        assert tensor is not None
+        own = _only(copy.add_node("Identity", [tensor], name=copy.fresh(f"{tensor.name}/read")).outputs)
+        copy.set_type(own, tensor.dtype, tensor.shape)
+        for name in names:
+            copy.node(name).set_input(0, own)
+        _round(copy, own.name, numbers)
+    return copy, fed.name
+
+
 def ranges_of(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:
     """Scale, lowest and highest multiple of it, of each plan, (G, 3)."""
     return np.asarray([_numbers(plan) for plan in plans], np.float32).reshape(-1, 3)

@@ -90,6 +90,10 @@ class Reader:
         by_channel = s[self.index]  # (C,)
         return (self._weight_noise(by_channel, of) + self._activation_noise(by_channel, of)) / power
 
+    def input_noise(self, s: F64) -> float:
+        """Noise at its outputs of rounding its inputs alone, for factors s, (factors,)."""
+        return self._activation_noise(s[self.index])
+
     def power(self, of: slice = ALL) -> float:
         """Signal at some of its outputs."""
         return self._output_power(self.rows[of].astype(np.float64), self.groups[of])

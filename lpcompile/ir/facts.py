@@ -10,6 +10,7 @@ class Fact(StrEnum):
     CONSTANTS_FOLDED = "constants-folded"
     BATCHNORM_FOLDED = "batchnorm-folded"
     CHANNELS_EQUALIZED = "channels-equalized"
+    INPUTS_SMOOTHED = "inputs-smoothed"
     STREAMS_ROTATED = "streams-rotated"
     SHAPES = "shapes"
     CALIBRATED = "calibrated"
