@@ -15,6 +15,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.passes.assign_formats import AssignFormats
 from lpcompile.passes.candidate_plans import MORE
 from lpcompile.passes.finalists import MOST as MOST_FINALISTS
+from lpcompile.passes.quantize_activations import QuantizeActivations
 from lpcompile.pipeline import Pass, Pipeline
 from lpcompile.plan import MERGED
 from lpcompile.recipes import Recipe
@@ -133,6 +134,10 @@ def _with_learning(passes: Sequence[Pass], options: Options) -> tuple[Pass, ...]
     if options.effort < 2 or not has_few_bits(passes):
         return tuple(passes)
     found = list(passes)
+    if any(isinstance(p, QuantizeActivations) and _is_narrow(p.format) for p in passes):
+        # Blocks learn from the first codes: those that follow the noise of narrow inputs hold on samples alone.
+        found = [p for p in passes if p.name != AGAIN]
+        names = [p.name for p in found]
     if LEARN not in names:
         last = max(i for i, name in enumerate(names) if name in (ASSIGN, ROUND, *AFTER_ROUNDING))
         found.insert(last + 1, registry.pass_class(LEARN).configured({}))

@@ -43,7 +43,7 @@ def passes(recipe: str, **given: Any) -> tuple[Any, ...]:
         ("w4a8", 2, AFTER[:3]),
         ("w4a8", 3, AFTER),
         ("w4a4", 1, AFTER[:2]),
-        ("w4a4", 2, AFTER[:3]),
+        ("w4a4", 2, (AFTER[0], AFTER[2])),
         ("auto", 2, AFTER[:3]),
         ("int8", 0, ()),
         ("int8", 1, AFTER[:1]),
@@ -99,6 +99,15 @@ def test_inputs_are_smoothed_after_channels_are_made_alike_and_not_at_effort_0()
     narrow = [p.name for p in passes("auto", activation_format="uint4")]
     assert narrow.index("equalize") < narrow.index("smooth-inputs") < narrow.index("quantize-activations")
     assert "smooth-inputs" not in [p.name for p in passes("int8", effort=0)]
+
+
+@pytest.mark.parametrize(("effort", "again"), [(1, True), (2, False), (3, False)])
+def test_blocks_learn_from_the_first_codes_where_activations_are_narrow(effort: int, again: bool) -> None:
+    """A second rounding for inputs of 4 bits fits their noise on the samples (docs/decisions/0035)."""
+    names = [p.name for p in passes("auto", activation_format="uint4", effort=effort)]
+    assert ("requantize-weights" in names) == again
+    assert "requantize-weights" in [p.name for p in passes("auto", effort=effort)]
+    assert "requantize-weights" in [p.name for p in passes("w4a4", effort=effort)] or effort > 1
 
 
 def test_notes_give_the_reason() -> None:
