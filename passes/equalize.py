@@ -15,8 +15,7 @@ import numpy as np
 
 from lpcompile import option_checks
 from lpcompile.analysis.channel_samples import ChannelSample
-from lpcompile.analysis.grams import SWEEP_BYTES, Grams, memory_parts, readings_of
-from lpcompile.analysis.product_sums import summing_bytes
+from lpcompile.analysis.grams import SWEEP_BYTES, Grams, memory_parts
 from lpcompile.analysis.scaling_search import search
 from lpcompile.ir.factor_flow import Index, Side
 from lpcompile.ir.facts import Fact
@@ -25,7 +24,7 @@ from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
 from lpcompile.passes.absorb_bias import absorb_biases
 from lpcompile.passes.equalize_ranges import equalize_ranges, some_calls
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
-from lpcompile.passes.scaling_readers import observed, planned_kernels, reader_of
+from lpcompile.passes.scaling_readers import moment_bytes, observed, planned_kernels, reader_of
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel
 from lpcompile.records import PassReport
@@ -97,17 +96,12 @@ def _scale(graph: LpGraph, groups: list[ScalingGroup], ctx: PassContext, report:
     assert ctx.calibration is not None
     calls = some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
     kernels, done = planned_kernels(graph, ctx), 0
-    for portion in memory_parts(groups, [_moment_bytes(graph, g) for g in groups], SWEEP_BYTES):
+    for portion in memory_parts(groups, [moment_bytes(graph, g) for g in groups], SWEEP_BYTES):
         samples, grams = observed(graph, portion, calls, ctx)
         for group in portion:
             done += 1
             ctx.progress("equalizing channels", done, len(groups))
             _scale_group(graph, group, samples, grams, kernels, ctx, report)
-
-
-def _moment_bytes(graph: LpGraph, group: ScalingGroup) -> int:
-    readings, _ = readings_of(graph, [p.node.name for p in group.of(Side.READS)])
-    return sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
 
 
 def _scale_group(

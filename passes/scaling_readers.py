@@ -8,6 +8,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
 from lpcompile.analysis.grams import Grams, GramSum, readings_of
 from lpcompile.analysis.layer_kernels import choose_kernels
+from lpcompile.analysis.product_sums import summing_bytes
 from lpcompile.analysis.scaling_search import MOST_ROWS, Reader
 from lpcompile.formats.planned import LEARNED
 from lpcompile.ir.factor_flow import Part, Side
@@ -22,6 +23,12 @@ ROWS_PER_INPUT, LEAST_ROWS = 4, 2048  # of the moments
 LEVELS = {"uint8": 256, "uint4": 16}
 USUAL = WeightPlan("int8", scale_rule="mse")  # where the formats of weights are yet to be chosen
 USUAL_TABLE = "nf4"  # stands for tables that are yet to be learned
+
+
+def moment_bytes(graph: LpGraph, group: ScalingGroup) -> int:
+    """Memory of the moments of a group's readers while they are summed."""
+    readings, _ = readings_of(graph, [p.node.name for p in group.of(Side.READS)])
+    return sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
 
 
 def observed(

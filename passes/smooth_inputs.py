@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.channel_samples import ChannelSample
+from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
+from lpcompile.analysis.grams import SWEEP_BYTES, memory_parts
 from lpcompile.analysis.input_noise import InputNoise, range_plan
 from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs
@@ -24,6 +25,7 @@ from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.scaling_search import CLIPS, Found, search
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.factor_flow import Part, Side
+from lpcompile.ir.factor_rules import LAYERS
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -33,7 +35,7 @@ from lpcompile.passes.constant_inputs import output_at
 from lpcompile.passes.equalize_ranges import some_calls
 from lpcompile.passes.layer_constants import absorb_before, weight_obstacle
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
-from lpcompile.passes.scaling_readers import LEVELS, observed, planned_kernels, reader_of
+from lpcompile.passes.scaling_readers import LEVELS, moment_bytes, observed, planned_kernels, reader_of
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel
 from lpcompile.records import PassReport
@@ -41,6 +43,7 @@ from lpcompile.records import PassReport
 MATRICES = ("Gemm", "MatMul")
 ROUNDING = (Kernel.DYNAMIC, Kernel.INTEGER, Kernel.FLOAT_OUT)  # a whole tensor by one scale
 FINE = 256  # levels whose whole range is taken
+FEW_POSITIONS = 256
 MOST_CALLS = 8  # that factors are searched on, evenly spread
 SHARES = "it shares its weights with another layer: the file would hold them several times"
 MEASURED_CALLS = 2  # of all inputs together; one input alone is measured on the first of them
@@ -146,35 +149,20 @@ class _Smoothing:
 
     def run(self, *, multiply: bool) -> None:
         """All of it."""
-        free = _foldable(self.graph)
-        groups = {s.tensor: free.get(s.tensor) or _group(s) for s in self.sites}
-        samples, grams = observed(self.graph, list(groups.values()), self.calls, self.ctx)
-        one = np.ones(1)
-        plans = [self._plan(s, samples[s.tensor], one) for s in self.sites]
+        known = scaling_groups(self.graph)[0]
+        free = {s.tensor: g for s in self.sites if (g := _foldable(known, s)) is not None}
+        samples = self._samples()
+        plans = [self._plan(s, samples[s.tensor], np.ones(1)) for s in self.sites]
         noise = InputNoise(self.graph, [s.names for s in self.sites], self.observe, self.judge)
         whole = float(noise.of(plans).mean())
         if not whole > 10 ** (-ENOUGH_DB / 10):
             self._skip(self.sites, f"all inputs of matrix products together lose less than {ENOUGH_DB:g} dB")
             return
         alone = self._alone(plans, noise, whole)
-        wanted: dict[int, _Choice] = {}
-        for i, site in enumerate(self.sites):
-            self.ctx.progress("smoothing inputs", i, len(self.sites))
-            parts, size = groups[site.tensor].of(Side.READS), groups[site.tensor].size
-            if site.tensor not in free and not multiply:
-                self._skip([site], "nothing takes the factors in")
-            elif reason := next((grams.left_out[n] for n in site.names if n in grams.left_out), ""):
-                self._skip([site], reason)
-            else:
-                readers = [reader_of(p, grams, samples, self.kernels, self.ctx) for p in parts]
-                if (found := search(readers, size)) is None:
-                    self._skip([site], "no factors that were tried lose less")
-                    continue
-                was, now = (
-                    sum(r.input_noise(s) / max(r.power(), _TINY) for r in readers)
-                    for s in (np.ones(size), found.factors)
-                )
-                wanted[i] = _Choice(found, found.factors[parts[0].index], now / max(was, _TINY))
+        tried = [s for s in self.sites if multiply or s.tensor in free]
+        self._skip([s for s in self.sites if s not in tried], "nothing takes the factors in")
+        choices = self._choices(tried, [free.get(s.tensor) or _group(s) for s in tried])
+        wanted = {i: c for i, s in enumerate(self.sites) if (c := choices.get(s.tensor)) is not None}
         left = sum(float(p) * (wanted[i].kept if i in wanted else 1.0) for i, p in enumerate(alone))
         for i in [i for i, c in wanted.items() if alone[i] * (1 - c.kept) < LEAST_SHARE * left]:
             self._skip([self.sites[i]], f"without it, all inputs would lose less than {LEAST_SHARE:.0%} more")
@@ -183,6 +171,41 @@ class _Smoothing:
             for i, choice in wanted.items():
                 plans[i] = self._plan(self.sites[i], samples[self.sites[i].tensor], choice.by_channel)
             self._apply(wanted, plans, whole, free)
+
+    def _samples(self) -> dict[str, ChannelSample]:
+        """Ranges of all inputs, and few of their numbers."""
+        names = [s.tensor for s in self.sites]
+        samplers = {n: ChannelSampler(-1, len(self.calls), FEW_POSITIONS) for n in names}
+        run = self.observe(self.graph, names)
+        for i, call in enumerate(self.calls):
+            values, rng = run(call), np.random.default_rng([self.ctx.seed, i])
+            for name, sampler in samplers.items():
+                sampler.add(values[name], rng)
+        return {name: sampler.result() for name, sampler in samplers.items()}
+
+    def _choices(self, sites: Sequence[_Site], groups: Sequence[ScalingGroup]) -> dict[str, _Choice]:
+        """Factors by tensor; as many inputs at a time as their moments leave room for."""
+        found, done = dict[str, _Choice](), 0
+        pairs = list(zip(sites, groups, strict=True))
+        for portion in memory_parts(pairs, [moment_bytes(self.graph, g) for g in groups], SWEEP_BYTES):
+            samples, grams = observed(self.graph, [g for _, g in portion], self.calls, self.ctx)
+            for site, group in portion:
+                done += 1
+                self.ctx.progress("smoothing inputs", done, len(sites))
+                if reason := next((grams.left_out[n] for n in site.names if n in grams.left_out), ""):
+                    self._skip([site], reason)
+                    continue
+                parts = group.of(Side.READS)
+                readers = [reader_of(p, grams, samples, self.kernels, self.ctx) for p in parts]
+                if (best := search(readers, group.size)) is None:
+                    self._skip([site], "no factors that were tried lose less")
+                    continue
+                was, now = (
+                    sum(r.input_noise(s) / max(r.power(), _TINY) for r in readers)
+                    for s in (np.ones(group.size), best.factors)
+                )
+                found[site.tensor] = _Choice(best, best.factors[parts[0].index], now / max(was, _TINY))
+        return found
 
     def _plan(self, site: _Site, sample: ChannelSample, s: F64) -> ActivationPlan:
         """Codes of x / s: of the whole range, or where levels are few of the part of it that errs least."""
@@ -243,15 +266,14 @@ class _Smoothing:
                 self.report.skip(node, reason)
 
 
-def _foldable(graph: LpGraph) -> dict[str, ScalingGroup]:
-    """Tensors whose factors go into what makes them, by name, where matrix products alone read one."""
-    found = {}
-    for group in scaling_groups(graph)[0]:
-        read = {v.name for p in group.of(Side.READS) if (v := p.node.inputs[0]) is not None}
-        alone = len(read) == 1 and not group.limits and not fold_obstacle(group)
-        if alone and all(p.node.op in MATRICES for p in group.of(Side.READS)):
-            found[next(iter(read))] = group
-    return found
+def _foldable(groups: Sequence[ScalingGroup], site: _Site) -> ScalingGroup | None:
+    """What takes the factors of an input in, where its layers alone read it; None where nothing does."""
+    for group in groups:
+        read = {p.node.name for p in group.of(Side.READS)}
+        if read == set(site.names) and not group.limits and not fold_obstacle(group):
+            makers = [p.node.inputs[1] for p in group.of(Side.WRITES) if p.node.op in LAYERS]
+            return None if any(w is not None and len(w.consumers) > 1 for w in makers) else group
+    return None
 
 
 def _scale(graph: LpGraph, site: _Site, group: ScalingGroup | None, s: F64) -> None:

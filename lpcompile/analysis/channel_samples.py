@@ -48,10 +48,11 @@ class ChannelSampler:
     Args:
         axis: of its channels; None: they count as one.
         calls: how many will come.
+        positions: of the sample.
     """
 
-    def __init__(self, axis: int | None, calls: int) -> None:
-        self._axis, self._calls = axis, calls
+    def __init__(self, axis: int | None, calls: int, positions: int = POSITIONS) -> None:
+        self._axis, self._calls, self._positions = axis, calls, positions
         self._taken: list[F32] = []
         self._ranges: list[tuple[F32, F32]] = []
 
@@ -62,7 +63,7 @@ class ChannelSampler:
         rows = planes.reshape(len(planes), -1)  # (C, positions)
         self._ranges.append((rows.min(1, initial=0), rows.max(1, initial=0)))
         if len(self._ranges) % 2 == 0 or self._calls == 1:
-            wanted = min(rows.shape[1], -(-POSITIONS // max(1, self._calls // 2)))
+            wanted = min(rows.shape[1], -(-self._positions // max(1, self._calls // 2)))
             at = np.sort(rng.choice(rows.shape[1], wanted, replace=False))
             self._taken.append(rows[:, at])
 
