@@ -18,13 +18,13 @@ from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
 
-Range = tuple[float, float]
+LEAST_RANGE = 1e-30  # of an input that is zero; a scale below float32's normal numbers may count as 0
 
 
 def range_plan(low: float, high: float, levels: int) -> ActivationPlan:
     """A grid of so many levels from low to high, 0 among its points."""
     least, most = float(min(low, 0.0)), float(max(high, 0.0))
-    scale = float(np.float32(max(most - least, float(np.finfo(np.float32).tiny)) / (levels - 1)))
+    scale = float(np.float32(max(most - least, LEAST_RANGE) / (levels - 1)))
     zero = int(np.clip(np.rint(-least / scale), 0, levels - 1))
     return ActivationPlan("uint8" if levels > 16 else "uint4", scale, zero, "")
 

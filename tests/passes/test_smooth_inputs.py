@@ -138,3 +138,9 @@ def test_layers_that_stay_float_are_left_alone() -> None:
     graph, report = smoothed(network(), keep_float=["MatMul_1", "MatMul_3", "MatMul_6"])
     assert not report.changes
     assert not graph.nodes("Mul")
+
+
+@pytest.mark.parametrize("followed_by", [DYNAMIC, STATIC.replace("{", "{format=uint4, ")])
+def test_an_input_that_is_always_zero_has_a_range(followed_by: str) -> None:
+    graph, _ = smoothed(network(BEFORE.replace("Tanh (p)", "Sub (p, p)")), followed_by)
+    assert len(graph.layers()) == 3
