@@ -152,6 +152,11 @@ class _Smoothing:
         known = scaling_groups(self.graph)[0]
         free = {s.tensor: g for s in self.sites if (g := _foldable(known, s)) is not None}
         samples = self._samples()
+        wild = [s for s in self.sites if s.tensor not in samples]
+        self._skip(wild, "its input is not finite on the samples")
+        self.sites = [s for s in self.sites if s not in wild]
+        if not self.sites:
+            return
         plans = [self._plan(s, samples[s.tensor], np.ones(1)) for s in self.sites]
         noise = InputNoise(self.graph, [s.names for s in self.sites], self.observe, self.judge)
         whole = float(noise.of(plans).mean())
@@ -173,12 +178,13 @@ class _Smoothing:
             self._apply(wanted, plans, whole, free)
 
     def _samples(self) -> dict[str, ChannelSample]:
-        """Ranges of all inputs, and few of their numbers."""
+        """Ranges of all inputs that are finite, and few of their numbers."""
         names = [s.tensor for s in self.sites]
         samplers = {n: ChannelSampler(-1, len(self.calls), FEW_POSITIONS) for n in names}
         run = self.observe(self.graph, names)
         for i, call in enumerate(self.calls):
             values, rng = run(call), np.random.default_rng([self.ctx.seed, i])
+            samplers = {n: sampler for n, sampler in samplers.items() if np.isfinite(values[n]).all()}
             for name, sampler in samplers.items():
                 sampler.add(values[name], rng)
         return {name: sampler.result() for name, sampler in samplers.items()}

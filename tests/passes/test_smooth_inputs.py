@@ -144,3 +144,9 @@ def test_layers_that_stay_float_are_left_alone() -> None:
 def test_an_input_that_is_always_zero_has_a_range(followed_by: str) -> None:
     graph, _ = smoothed(network(BEFORE.replace("Tanh (p)", "Sub (p, p)")), followed_by)
     assert len(graph.layers()) == 3
+
+
+def test_an_input_that_is_not_finite_is_left_alone() -> None:
+    body = BEFORE.replace("t = Tanh (p)", "d = Sub (p, p)  e = Div (p, d)  t = Add (p, e)")
+    _, report = smoothed(network(body))
+    assert {s.node: s.reason for s in report.skips}["MatMul_5"] == "its input is not finite on the samples"
