@@ -19,7 +19,7 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
 # Those of ONNX whose parts can be differentiated. The function of AffineGrid is none that ONNX Runtime loads.
-OF_ONNX = ("Attention", "CenterCropPad", "GridSample", "MeanVarianceNormalization", "RotaryEmbedding")
+OF_ONNX = ("Attention", "CenterCropPad", "GridSample", "RotaryEmbedding")
 RUNTIME = "com.microsoft"
 _OURS: dict[tuple[str, str], Callable[[Node, int], FunctionProto | None]] = {
     ("", "GridSample"): grid_sample,
@@ -79,23 +79,13 @@ def _of_schema(call: NodeProto, inputs: Sequence[Value | None], opset: int) -> F
         schema: Any = onnx.defs.get_schema(call.op_type, opset, "")  # the stubs of onnx know no functions
     except onnx.defs.SchemaError:
         return None
-    depends = schema.has_context_dependent_function
-    versions = schema.context_dependent_function_opset_versions if depends else schema.function_opset_versions
-    known = [v for v in versions if v <= opset]
+    known = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
     if not known:
         return None
-    if depends:
-        types = [TypeProto() if v is None else _type(v) for v in inputs]
-        data = schema.get_context_dependent_function_with_opset_version(
-            max(known), call.SerializeToString(), [t.SerializeToString() for t in types]
-        )
-    else:
-        given = {a.name for a in call.attribute}
-        defaults = [
-            a.default_value for n, a in schema.attributes.items() if n not in given and a.default_value.type
-        ]
-        call.attribute.extend(defaults)  # the function has none
-        data = schema.get_function_with_opset_version(max(known))
+    types = [TypeProto() if v is None else _type(v) for v in inputs]
+    data = schema.get_context_dependent_function_with_opset_version(
+        max(known), call.SerializeToString(), [t.SerializeToString() for t in types]
+    )
     return FunctionProto.FromString(data) if data else None
 
 
