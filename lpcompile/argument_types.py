@@ -5,7 +5,7 @@ import inspect
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -51,7 +51,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return refusing
 
 
-def check_fields(cls: type, given: Iterable[str] | Mapping[str, Any], function: str) -> None:
+def check_fields(cls: type, given: Mapping[str, Any], function: str) -> None:
     """Refuse names that are no fields of a dataclass, and values of another kind than theirs.
 
     Raises:
@@ -61,8 +61,7 @@ def check_fields(cls: type, given: Iterable[str] | Mapping[str, Any], function: 
     for word in given:
         if word not in hints:
             raise _unknown(function, word, list(hints))
-    if isinstance(given, Mapping):
-        check(hints, given)
+    check(hints, given)
 
 
 def check(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:

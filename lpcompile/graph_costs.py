@@ -20,8 +20,8 @@ from lpcompile.analysis.calibration import Calibration
 from lpcompile.assignment.requantisation import targets_own
 from lpcompile.ir import io
 from lpcompile.ir.admission import admit
-from lpcompile.ir.definitions import RUNTIME
 from lpcompile.ir.graph import LpGraph
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.settled_inputs import settle_inputs
 from lpcompile.pipeline import PassContext, Pipeline
 from lpcompile.provenance import located, sha256_of
@@ -50,7 +50,7 @@ def float_costs(graph: LpGraph, sample: Shapes = NONE) -> Account:
         graph: with shapes; it is not changed.
         sample: shapes of inputs in a call, which settle other symbolic axes.
     """
-    hidden = any(n.domain == RUNTIME for n in graph.nodes())
+    hidden = any(n.domain == RUNTIME_DOMAIN for n in graph.nodes())
     return float_account(
         _folded(settled(_changed(graph.copy(), *SPELLS) if hidden else graph.copy(), sample))
     )

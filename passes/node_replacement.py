@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -37,6 +39,36 @@ def put_instead(
     graph.set_type(output_at(new), result.dtype, result.shape)
     graph.replace(old, [new])
     return new
+
+
+def part(
+    graph: LpGraph,
+    node: Node,
+    op: str,
+    inputs: Sequence[Value | None],
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    kind: np.dtype | None = None,
+    like: Value | None = None,
+) -> Value:
+    """The output of a new node that computes a part of another one and stands before it.
+
+    Args:
+        graph: of both.
+        node: whose name and metadata it takes over.
+        op: operator type.
+        inputs: tensors it reads.
+        attrs: attributes.
+        kind: element type; None: that of the node's output, or of its own first input.
+        like: a tensor of its shape, where that is known.
+    """
+    made = graph.add_node(
+        op, inputs, name=f"{node.name}/{op}", attrs=attrs, before=node, metadata=dict(node.metadata)
+    )
+    first = inputs[0]
+    kind = kind or output_at(node).dtype or (None if first is None else first.dtype)
+    graph.set_type(output_at(made), kind, None if like is None else like.shape)
+    return output_at(made)
 
 
 def remove_dead(graph: LpGraph) -> None:

@@ -1,6 +1,6 @@
 """Layers that read channels which may be scaled: what is seen of their inputs, and how they will run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def reader_of(
     part: Part,
     grams: Grams,
     samples: dict[str, ChannelSample],
-    kernels: dict[str, Kernel],
+    kernels: Mapping[str, Kernel],
     ctx: PassContext,
 ) -> Reader:
     """A layer that reads scaled channels, as the search of their factors wants it.

@@ -47,7 +47,7 @@ FEW_POSITIONS = 256
 MOST_CALLS = 8  # that factors are searched on, evenly spread
 SHARES = "it shares its weights with another layer: the file would hold them several times"
 MEASURED_CALLS = 2  # of all inputs together; one input alone is measured on the first of them
-MOST_MACS = 2e11  # of all measurements; else inputs are taken to matter as they lose at their own readers
+MOST_MACS = 2e11  # of measuring each input alone; else all are taken to lose alike
 LEAST_SHARE = 0.02  # of the noise that is left in the end: what one of them must gain
 ENOUGH_DB = 35.0  # networks whose matrix products lose less are left alone
 GAIN_DB = 0.5  # of the network, or nothing is done
@@ -83,7 +83,8 @@ class SmoothInputs(Pass):
         report = PassReport(self.name)
         if Fact.INPUTS_SMOOTHED in graph.facts or ctx.calibration is None or ctx.observe is None:
             return report
-        sites = _sites(graph, ctx, report)
+        kernels = planned_kernels(graph, ctx)
+        sites = _sites(graph, kernels, report)
         judged = Judged.of(graph)
         if not sites or not judged.names:
             return report
@@ -93,7 +94,7 @@ class SmoothInputs(Pass):
             return report
         # Where integers fill all between the ends, a float multiplication would leave them.
         multiply = self.multiply and not (ctx.target is not None and ctx.target.rules.fills)
-        _Smoothing(graph, ctx, sites, judged, report).run(multiply=multiply)
+        _Smoothing(graph, ctx, sites, kernels, judged, report).run(multiply=multiply)
         return report
 
 
@@ -109,8 +110,7 @@ class _Site:
         return [n.name for n in self.layers]
 
 
-def _sites(graph: LpGraph, ctx: PassContext, report: PassReport) -> list[_Site]:
-    kernels = planned_kernels(graph, ctx)
+def _sites(graph: LpGraph, kernels: Mapping[str, Kernel], report: PassReport) -> list[_Site]:
     found: dict[str, list[Node]] = {}
     for node in graph.layers():
         x, weight = node.inputs[:2]
@@ -135,13 +135,19 @@ class _Choice:
 
 class _Smoothing:
     def __init__(
-        self, graph: LpGraph, ctx: PassContext, sites: list[_Site], judged: Judged, report: PassReport
+        self,
+        graph: LpGraph,
+        ctx: PassContext,
+        sites: list[_Site],
+        kernels: Mapping[str, Kernel],
+        judged: Judged,
+        report: PassReport,
     ) -> None:
         assert ctx.calibration is not None
         assert ctx.observe is not None
         self.graph, self.ctx, self.report, self.observe = graph, ctx, report, ctx.observe
         self.sites, self.calls = sites, some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
-        self.kernels = planned_kernels(graph, ctx)
+        self.kernels = kernels
         self.levels = LEVELS[(ctx.activations or ActivationOptions()).format]
         names = list(judged.names)
         run = self.observe(graph, names)

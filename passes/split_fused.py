@@ -5,17 +5,17 @@ weights inside, and embeddings, norms and activations (`split_fused_embedding`, 
 The runtime fuses the parts again where that is faster.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lpcompile.ir.definitions import RUNTIME
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import input_at, output_at, rank_of
-from lpcompile.passes.node_replacement import put_instead
+from lpcompile.passes.node_replacement import part, put_instead
 from lpcompile.passes.split_fused_embedding import EMBEDDINGS, split_embedding
 from lpcompile.passes.split_fused_gelus import GELUS, split_gelu
 from lpcompile.passes.split_fused_norms import NORMS, split_norm
@@ -42,7 +42,7 @@ def split_fused(graph: LpGraph, report: PassReport) -> None:
     while True:
         changed, skipped = False, list[tuple[Node, str]]()
         for node in graph.nodes():
-            if node.domain != RUNTIME or node.op not in rules:
+            if node.domain != RUNTIME_DOMAIN or node.op not in rules:
                 continue
             op = node.op
             if reason := rules[op](graph, node):
@@ -62,9 +62,9 @@ def _conv(graph: LpGraph, node: Node) -> str:
     activation, given = str(attrs.pop("activation", "")), list(attrs.pop("activation_params", []))
     if (made := _activation(graph, node, activation, given)) is None:
         return f"activation {activation} is not known"
-    value = _part(graph, node, "Conv", node.inputs[:3], attrs)
+    value = part(graph, node, "Conv", node.inputs[:3], attrs)
     if (added := input_at(node, 3)) is not None:
-        value = _part(graph, node, "Add", [value, added], {})
+        value = part(graph, node, "Add", [value, added])
     op, others, attributes = made
     put_instead(graph, node, op, [value, *others], attributes)
     return ""
@@ -76,7 +76,7 @@ def _gemm(graph: LpGraph, node: Node) -> str:
     names = [n for n in ("activation_alpha", "activation_beta", "activation_gamma") if n in attrs]
     if (made := _activation(graph, node, activation, [attrs.pop(n) for n in names])) is None:
         return f"activation {activation} is not known"
-    value = _part(graph, node, "Gemm", node.inputs, attrs)
+    value = part(graph, node, "Gemm", node.inputs, attrs)
     op, others, attributes = made
     put_instead(graph, node, op, [value, *others], attributes)
     return ""
@@ -96,7 +96,7 @@ def _matmul(graph: LpGraph, node: Node, turned: dict[Value, Value]) -> str:
     if alpha == 1.0:
         put_instead(graph, node, "MatMul", sides)
         return ""
-    value = _part(graph, node, "MatMul", sides, {})
+    value = part(graph, node, "MatMul", sides)
     factor = graph.constant(f"{node.name}/alpha", np.array(alpha, sides[0].dtype or np.float32))
     put_instead(graph, node, "Mul", [value, factor])
     return ""
@@ -106,7 +106,7 @@ def _turned(graph: LpGraph, node: Node, value: Value, rank: int, turned: dict[Va
     """The last two axes exchanged: of a constant at once, which is done with folding by then."""
     if not value.is_constant:
         perm = [*range(rank - 2), rank - 1, rank - 2]
-        return _part(graph, node, "Transpose", [value], {"perm": perm})
+        return part(graph, node, "Transpose", [value], {"perm": perm})
     if value not in turned:
         array = np.ascontiguousarray(value.values.swapaxes(-1, -2))
         turned[value] = graph.constant(f"{value.name}/transposed", array)
@@ -127,9 +127,9 @@ def _attention(graph: LpGraph, node: Node) -> str:
     if mask is not None and rank_of(mask) != 2 and not _of_lengths(mask, x):
         return "its mask is not one of keys"
     sizes = [int(n) for n in node.attrs.get("qkv_hidden_sizes", [])] or [weight.dims[1] // 3] * 3
-    value = _part(graph, node, "MatMul", [x, weight], {})
+    value = part(graph, node, "MatMul", [x, weight])
     if bias is not None:
-        value = _part(graph, node, "Add", [value, bias], {})
+        value = part(graph, node, "Add", [value, bias])
     read, options = [value], {"axis": -1, "split": sizes}
     if graph.opset >= 13:  # sizes became an input
         read, options = [value, graph.constant(f"{node.name}/sizes", np.array(sizes, np.int64))], {"axis": -1}
@@ -139,7 +139,7 @@ def _attention(graph: LpGraph, node: Node) -> str:
     while inputs[-1] is None:
         inputs.pop()
     heads = graph.add_node(
-        "MultiHeadAttention", inputs, name=node.name, attrs=attrs, domain=RUNTIME, before=node
+        "MultiHeadAttention", inputs, name=node.name, attrs=attrs, domain=RUNTIME_DOMAIN, before=node
     )
     shape = output_at(node).shape or (None if x.shape is None else (*x.shape[:-1], sizes[2]))
     graph.set_type(output_at(heads), output_at(node).dtype or x.dtype, shape)
@@ -150,16 +150,6 @@ def _attention(graph: LpGraph, node: Node) -> str:
 def _of_lengths(mask: Value, x: Value) -> bool:
     """Whether a mask says how many keys each sample has: there are other forms of one axis, which are longer."""
     return mask.shape is not None and x.shape is not None and mask.shape == x.shape[:1] != (None,)
-
-
-def _part(
-    graph: LpGraph, node: Node, op: str, inputs: list[Value | None] | list[Value], attrs: Mapping[str, Any]
-) -> Value:
-    made = graph.add_node(
-        op, inputs, name=f"{node.name}/{op}", attrs=attrs, before=node, metadata=dict(node.metadata)
-    )
-    graph.set_type(output_at(made), output_at(node).dtype or inputs[0].dtype, None)  # type: ignore[union-attr]
-    return output_at(made)
 
 
 def _activation(

@@ -11,7 +11,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import input_at, output_at
-from lpcompile.passes.node_replacement import is_named_outside
+from lpcompile.passes.node_replacement import is_named_outside, part
 
 EMBEDDINGS = ("EmbedLayerNormalization",)
 _EPSILON = 1e-12  # of the runtime, where an attribute says nothing else
@@ -62,16 +62,7 @@ class _Parts:
 
     def op(self, op: str, *inputs: Value, kind: np.dtype | None = None, **attrs: Any) -> Value:
         """The output of a new node."""
-        made = self._graph.add_node(
-            op,
-            inputs,
-            name=f"{self._node.name}/{op}",
-            attrs=attrs,
-            before=self._node,
-            metadata=dict(self._node.metadata),
-        )
-        self._graph.set_type(output_at(made), kind or self._kind, None)
-        return output_at(made)
+        return part(self._graph, self._node, op, inputs, attrs, kind=kind or self._kind)
 
     def count(self, mask: Value) -> Value:
         """How many words of each text there are, (texts,). Axes became an input in opset 13."""

@@ -8,7 +8,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import input_at, output_at
-from lpcompile.passes.node_replacement import put_instead
+from lpcompile.passes.node_replacement import part, put_instead
 
 GELUS = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
 _QUICK = 1.702  # of QuickGelu, where an attribute says nothing else
@@ -46,15 +46,11 @@ class _Spelled:
     def __init__(self, graph: LpGraph, node: Node, x: Value) -> None:
         self._graph, self._node = graph, node
         self._kind = output_at(node).dtype or x.dtype or np.dtype(np.float32)
-        self._shape = output_at(node).shape or x.shape
+        self._like = x if output_at(node).shape is None else output_at(node)
 
     def op(self, op: str, *inputs: Value) -> Value:
         """The output of a new node."""
-        made = self._graph.add_node(
-            op, inputs, name=f"{self._node.name}/{op}", before=self._node, metadata=dict(self._node.metadata)
-        )
-        self._graph.set_type(output_at(made), self._kind, self._shape)
-        return output_at(made)
+        return part(self._graph, self._node, op, inputs, kind=self._kind, like=self._like)
 
     def number(self, number: float) -> Value:
         """A scalar."""

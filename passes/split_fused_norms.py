@@ -6,8 +6,8 @@ A bias goes to the product of a layer, if there is one. On a CPU the parts are t
 
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.ir.value import Value
 from lpcompile.passes.constant_inputs import input_at, output_at
+from lpcompile.passes.node_replacement import part
 
 NORMS = {
     "SkipLayerNormalization": "LayerNormalization",
@@ -30,8 +30,8 @@ def split_norm(graph: LpGraph, node: Node) -> str:
     if bias is not None:
         if x.producer is None or x.producer.op not in _LAYERS:
             x, skip = (skip, x) if skip.producer is not None and skip.producer.op in _LAYERS else (x, skip)
-        x = _added(graph, node, x, bias, "bias")
-    total = _added(graph, node, x, skip, "sum")
+        x = part(graph, node, "Add", [x, bias], like=x)
+    total = part(graph, node, "Add", [x, skip], like=x)
     norm = graph.add_node(
         NORMS[node.op],
         [total, scale, shift] if centred else [total, scale],
@@ -48,11 +48,3 @@ def split_norm(graph: LpGraph, node: Node) -> str:
     graph.replace_uses(output_at(node), output_at(norm))
     graph.remove(node)
     return ""
-
-
-def _added(graph: LpGraph, node: Node, a: Value, b: Value, name: str) -> Value:
-    made = graph.add_node(
-        "Add", [a, b], name=f"{node.name}/{name}", before=node, metadata=dict(node.metadata)
-    )
-    graph.set_type(output_at(made), a.dtype or output_at(node).dtype, a.shape)
-    return output_at(made)

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 from onnx import TensorProto
 
-from lpcompile.ir.definitions import OF_RUNTIME, RUNTIME
+from lpcompile.ir.definitions import OF_RUNTIME
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.value import Value
 from lpcompile.passes.split_fused import split_fused
 from lpcompile.pipeline import Pass, PassContext
@@ -48,7 +49,7 @@ class WidenFloat16(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Widen constants, inputs and what lies between, then narrow the outputs."""
         report = PassReport(self.name)
-        if any(n.domain == RUNTIME and _is_half(n) for n in graph.nodes()):
+        if any(n.domain == RUNTIME_DOMAIN and _is_half(n) for n in graph.nodes()):
             split_fused(graph, report)
         nodes = [n for n in graph.nodes() if _is_half(n) and not _only_converts(n)]
         for node in nodes:
@@ -109,7 +110,7 @@ def _is_looked_up(value: Value) -> bool:
 
 def _obstacle(node: Node) -> str:
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == HALF]
-    if node.domain and not (node.domain == RUNTIME and node.op in SINGLES):
+    if node.domain and not (node.domain == RUNTIME_DOMAIN and node.op in SINGLES):
         return f"domain {node.domain} may need float16"
     if node.subgraphs or any(v.used_in_subgraph for v in values):
         return "a control-flow body works on float16"

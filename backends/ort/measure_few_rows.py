@@ -15,7 +15,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lpcompile.ir.block_matmul import BLOCK, OP, RUNTIME_DOMAIN, accuracy_attributes
+from lpcompile.ir.block_matmul import BLOCK, OP, accuracy_attributes
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 
 WEIGHTS, FEWEST, MOST, ROUNDS = 16 << 20, 4, 64, 31
 ROWS = (1, 2, 3, 4, 8)

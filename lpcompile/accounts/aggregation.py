@@ -13,7 +13,7 @@ from lpcompile.accounts.sizes import UnknownSizeError, dims_of, elements
 from lpcompile.accounts.spending import Spending
 from lpcompile.analysis.cost_classes import NORM, OTHER, POOL, SOFTMAX
 from lpcompile.ir.node import Node
-from lpcompile.ir.runtime_norms import RMS_NORMS
+from lpcompile.ir.runtime_operators import RMS_NORMS
 
 
 def _pool(each: Recipe, joined: Recipe, last: Recipe) -> Rule:

@@ -15,7 +15,7 @@ from lpcompile.accounts.nodes import UnknownOperatorError, float_entry, float_la
 from lpcompile.accounts.sizes import UnknownSizeError
 from lpcompile.errors import LpcompileError
 from lpcompile.ir.cones import table_cones
-from lpcompile.ir.definitions import definition, is_defined, operator_name
+from lpcompile.ir.definitions import definition, is_defined
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
@@ -58,7 +58,7 @@ class FloatNodes:
         if not has_rule(node) and is_defined(node):
             parts = definition(node, self.graph.opset)
             if parts is None:
-                raise UnknownOperatorError(f"this form of operator {operator_name(node)} is not known")
+                raise UnknownOperatorError(f"this form of operator {node.operator} is not known")
             return renamed(float_account(parts), node, 1)
         return float_entry(node, in_activation=node.name in self.activation)
 

@@ -13,7 +13,6 @@ from lpcompile.assignment.layer_facts import FLOAT_BITS, LayerFacts, LayerFormat
 from lpcompile.assignment.layer_operations import Work as LayerWork
 from lpcompile.assignment.layer_operations import ace, layer_operations
 from lpcompile.assignment.stored_size import stored_bits
-from lpcompile.ir.definitions import operator_name
 from lpcompile.ir.movement import DATA_INPUTS
 from lpcompile.ir.node import Node
 
@@ -46,7 +45,7 @@ def float_entry(node: Node, *, in_activation: bool = False) -> Entry:
         UnknownSizeError: a size that a call decides.
     """
     if node.domain:
-        raise UnknownOperatorError(f"operator {operator_name(node)} is not known")
+        raise UnknownOperatorError(f"operator {node.operator} is not known")
     if node.op in VIEWS:
         return Entry(node.name, node.op)
     if node.op in MOVES and node.attrs.get("reduction", "none") in ("none", b"none"):

@@ -49,18 +49,14 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
     copy, reads = with_separate_reads(graph)
     fed = copy.add_input(copy.fresh("ranges"), np.dtype(np.float32), (len(groups), 3))
     for i, tensors in enumerate(groups):
-        numbers = []
-        for j in range(3):
-            at = copy.constant("ranges/index", np.asarray([i, j], np.int64))
-            node = copy.add_node("GatherND", [fed, at], name=copy.fresh("ranges/number"))
-            numbers.append(_only(node.outputs))
+        numbers = _fed_numbers(copy, fed, i)
         for name in tensors:
             _round(copy, reads.get(name, name), numbers)
     return copy, fed.name
 
 
 def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[LpGraph, str]:
-    """The same for what some layers alone read, which each read a tensor of the same kind as before.
+    """The same for some readers of tensors alone: their other readers go on reading floats.
 
     Args:
         graph: the float graph.
@@ -72,18 +68,25 @@ def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[L
     copy = graph.copy()
     fed = copy.add_input(copy.fresh("ranges"), np.dtype(np.float32), (len(readers), 3))
     for i, names in enumerate(readers):
-        numbers = []
-        for j in range(3):
-            at = copy.constant("ranges/index", np.asarray([i, j], np.int64))
-            numbers.append(_only(copy.add_node("GatherND", [fed, at], name=copy.fresh("number")).outputs))
         tensor = copy.node(names[0]).inputs[0]
         assert tensor is not None
         own = _only(copy.add_node("Identity", [tensor], name=copy.fresh(f"{tensor.name}/read")).outputs)
         copy.set_type(own, tensor.dtype, tensor.shape)
         for name in names:
             copy.node(name).set_input(0, own)
-        _round(copy, own.name, numbers)
+        _round(copy, own.name, _fed_numbers(copy, fed, i))
     return copy, fed.name
+
+
+def _fed_numbers(graph: LpGraph, fed: Value, row: int) -> list[Value]:
+    """Scale, lowest and highest multiple of one range that comes with the run."""
+    numbers = []
+    for j in range(3):
+        at = graph.constant("ranges/index", np.asarray([row, j], np.int64))
+        numbers.append(
+            _only(graph.add_node("GatherND", [fed, at], name=graph.fresh("ranges/number")).outputs)
+        )
+    return numbers
 
 
 def ranges_of(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:

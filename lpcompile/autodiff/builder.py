@@ -53,6 +53,12 @@ class GradientBuilder:
         """A scalar of the element type of `like` (float32 where that is not known)."""
         return self.constant(np.asarray(number, like.dtype or np.float32))
 
+    def copy(self, value: Value) -> Value:
+        """The same numbers under another name, so that what reads them there is differentiated apart."""
+        made = self.op("Identity", value)
+        self.graph.set_type(made, value.dtype, value.dims if value.is_constant else value.shape)
+        return made
+
     # arithmetic
 
     def add(self, a: Value, b: Value) -> Value:

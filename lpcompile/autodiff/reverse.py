@@ -8,7 +8,6 @@ from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.registry import ROUNDINGS, rule_of, stops
 from lpcompile.errors import GradientError
 from lpcompile.ir.bodies import captured_names
-from lpcompile.ir.definitions import operator_name
 from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
@@ -105,7 +104,7 @@ def _backward(
     rule = rule_of(node)
     if rule is None:
         raise GradientError(
-            f"operator {operator_name(node)} has no gradient",
+            f"operator {node.operator} has no gradient",
             where=node.name,
             hint="sensitivity can be measured forward only (--method measured)",
         )

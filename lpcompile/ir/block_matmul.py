@@ -22,11 +22,11 @@ from lpcompile.formats.group import is_exact
 from lpcompile.formats.planned import short_name
 from lpcompile.ir.decode import Storage, channel_scale
 from lpcompile.ir.function import FunctionBuilder, integer
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.unpacking import nibbles, taken_apart, whole
 
 BLOCK = 32  # inputs that share a scale, of weights and of activations
 ACCURACY_LEVEL = 4  # activations rounded to int8; 0 would leave them float, at a quarter of the speed
-RUNTIME_DOMAIN = "com.microsoft"
 OP = "MatMulNBits"
 FAMILY = "BlockQuantMatMul"
 LARGEST_CODE = 127.0

@@ -16,28 +16,23 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.grid_sample import grid_sample
 from lpcompile.ir.multi_head_attention import multi_head_attention
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.value import Value
 
 # Those of ONNX whose parts can be differentiated. The function of AffineGrid is none that ONNX Runtime loads.
 OF_ONNX = ("Attention", "CenterCropPad", "GridSample", "RotaryEmbedding")
-RUNTIME = "com.microsoft"
 _OURS: dict[tuple[str, str], Callable[[Node, int], FunctionProto | None]] = {
     ("", "GridSample"): grid_sample,
-    (RUNTIME, "MultiHeadAttention"): multi_head_attention,
+    (RUNTIME_DOMAIN, "MultiHeadAttention"): multi_head_attention,
 }
 OF_RUNTIME = tuple(op for domain, op in _OURS if domain)
 _DOMAIN = "lpcompile.definition"
 _OPSET = 13  # from where our texts are valid, and gradients are added
 
 
-def operator_name(node: Node) -> str:
-    """Domain, if any, and type of a node's operator."""
-    return f"{node.domain}::{node.op}" if node.domain else node.op
-
-
 def is_defined(node: Node) -> bool:
     """Whether the operator, in some of its forms, has a definition."""
-    return node.op in (OF_RUNTIME if node.domain == RUNTIME else () if node.domain else OF_ONNX)
+    return node.op in (OF_RUNTIME if node.domain == RUNTIME_DOMAIN else () if node.domain else OF_ONNX)
 
 
 def definition(node: Node, opset: int) -> LpGraph | None:

@@ -106,7 +106,7 @@ class FactorFlow:
             known = {
                 v.name: v for v in (*node.inputs, *node.outputs) if v is not None and v.name in self.index
             }
-            rule = rules.get(f"{node.domain}::{node.op}" if node.domain else node.op)
+            rule = rules.get(node.operator)
             if rule is None:
                 reads = any(v is not None and v.name in self.index for v in node.inputs)
                 reason = f"{node.op} reads its result" if reads else f"{node.op} makes its input"

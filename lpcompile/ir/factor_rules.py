@@ -11,7 +11,7 @@ import numpy as np
 from lpcompile.ir.factor_flow import FactorFlow, Index, Rule, Side
 from lpcompile.ir.movement import bounds
 from lpcompile.ir.node import Node
-from lpcompile.ir.runtime_norms import RMS_NORMS
+from lpcompile.ir.runtime_operators import RMS_NORMS
 from lpcompile.ir.value import Value
 
 MATRICES = ("Gemm", "MatMul")

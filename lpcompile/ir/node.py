@@ -51,6 +51,11 @@ class Node:
         return domain
 
     @property
+    def operator(self) -> str:
+        """Type with the domain, if any, before it: "com.microsoft::Gelu"."""
+        return f"{self.domain}::{self.op}" if self.domain else self.op
+
+    @property
     def attrs(self) -> Attributes:
         """Attributes as Python values; assigning and popping entries edits the node."""
         attrs: Attributes = self._raw.attrs

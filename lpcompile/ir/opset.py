@@ -19,7 +19,7 @@ from onnx_graphsurgeon.ir.tensor import Tensor, Variable
 from lpcompile.ir import export, value_info
 from lpcompile.ir.attributes import Attributes
 from lpcompile.ir.bodies import BodyNode
-from lpcompile.ir.runtime_norms import is_of_runtime
+from lpcompile.ir.runtime_operators import is_of_runtime
 from lpcompile.ir.shapes import READ_BY_INFERENCE_BYTES, inferred_infos
 from lpcompile.ir.store import Shape, StoredNode, contains, is_constant, weights_of
 from lpcompile.ir.weights import Weights

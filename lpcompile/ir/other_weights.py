@@ -43,4 +43,4 @@ def _is_other(value: Value, layers: set[Node]) -> bool:
 
 def _reader(node: Node, value: Value) -> str:
     left = " (on the left)" if node.op in ("MatMul", "Gemm") and node.inputs[0] == value else ""
-    return f"{node.domain}::{node.op}" if node.domain else f"{node.op}{left}"
+    return node.operator + left

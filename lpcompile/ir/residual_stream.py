@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.movement import DATA_INPUTS
 from lpcompile.ir.node import Node
-from lpcompile.ir.runtime_norms import RMS_NORMS
+from lpcompile.ir.runtime_operators import RMS_NORMS
 from lpcompile.ir.value import Value
 
 CENTRING = ("LayerNormalization",)

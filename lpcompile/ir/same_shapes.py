@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, NodeProto, helper
 
-from lpcompile.ir.runtime_norms import is_of_runtime
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN, is_of_runtime
 
 _OF_RUNTIME = frozenset(
     {"BiasGelu", "FastGelu", "Gelu", "GroupNorm", "QuickGelu", "RotaryEmbedding", "SkipLayerNormalization",
      "SkipSimplifiedLayerNormalization"}
 )  # fmt: skip
-_RUNTIME = "com.microsoft"
 _QKV = 3
 
 
@@ -26,13 +25,13 @@ def stand_in(graph: GraphProto, opset: int) -> None:
 
 
 def _instead(node: NodeProto, opset: int) -> Iterator[NodeProto]:
-    known = node.op_type in _OF_RUNTIME and node.domain == _RUNTIME
+    known = node.op_type in _OF_RUNTIME and node.domain == RUNTIME_DOMAIN
     if node.domain in ("", "ai.onnx"):
         known = node.op_type == "GroupNormalization" or is_of_runtime(node.op_type, opset)
     if known and node.input and node.output:
         node.op_type, node.domain = "Identity", ""
         del node.input[1:], node.output[1:], node.attribute[:]
-    heads = node.op_type == "MultiHeadAttention" and node.domain == _RUNTIME
+    heads = node.op_type == "MultiHeadAttention" and node.domain == RUNTIME_DOMAIN
     if heads and len(node.input) >= _QKV and all(node.input[:_QKV]) and node.output:
         yield from _attention(node)
     else:

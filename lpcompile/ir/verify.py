@@ -6,7 +6,7 @@ from onnx_graphsurgeon.ir.tensor import Tensor
 from lpcompile.errors import ModelError, PassError
 from lpcompile.ir.bodies import bodies_of
 from lpcompile.ir.graph import LpGraph
-from lpcompile.ir.runtime_norms import is_of_runtime
+from lpcompile.ir.runtime_operators import is_of_runtime
 from lpcompile.ir.shapes import light_proto
 from lpcompile.ir.store import Store, is_constant
 

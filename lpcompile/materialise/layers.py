@@ -15,6 +15,7 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.separate_path import PATH_INPUTS
 from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
@@ -154,7 +155,7 @@ class LayerWriter:
             else:
                 function = block_matmul.block_quant_matmul(stored.storage, self.graph.opset)
             attributes = {**attributes, **block_matmul.attributes_of(stored.attributes["weight_shape"])}
-            self.graph.opset_imports[block_matmul.RUNTIME_DOMAIN] = 1
+            self.graph.opset_imports[RUNTIME_DOMAIN] = 1
         else:
             function = domain.dynamic_quant_matmul(
                 stored.storage, self.graph.opset, path=lowering_of_path(path)

@@ -12,12 +12,13 @@ from onnx import TensorProto
 
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.value import Value
 from lpcompile.materialise.names import stem
 from lpcompile.plan import Kernel, RecurrentPlan
 from lpcompile.quant.row_table import RowTable
 
-DYNAMIC_LSTM, DOMAIN = "DynamicQuantizeLSTM", "com.microsoft"
+DYNAMIC_LSTM = "DynamicQuantizeLSTM"
 OPTIONAL = 8  # inputs of an LSTM; scales and zero points follow them
 WEIGHTS = ((1, "W"), (2, "R"))
 
@@ -96,7 +97,7 @@ def _write_integers(
         [n or "" for n in outputs],
         name=name,
         attrs=attrs,
-        domain=DOMAIN,
+        domain=RUNTIME_DOMAIN,
         metadata=told,
     )
     for value in made.outputs:

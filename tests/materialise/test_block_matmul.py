@@ -9,10 +9,11 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from lpcompile.formats.base import resolve
-from lpcompile.ir.block_matmul import OP, RUNTIME_DOMAIN, obstacle
+from lpcompile.ir.block_matmul import OP, obstacle
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.inline import inlined
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.materialise import materialise
 from lpcompile.plan import Kernel
 from lpcompile.quant.fit import fit

@@ -6,14 +6,15 @@ from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.registry import Gradient, rule
 from lpcompile.autodiff.reverse import add_gradients
 from lpcompile.errors import GradientError
-from lpcompile.ir.definitions import OF_ONNX, OF_RUNTIME, RUNTIME, definition, operator_name
+from lpcompile.ir.definitions import OF_ONNX, OF_RUNTIME, definition
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.value import Value
 
 
 @rule(*OF_ONNX)
-@rule(*OF_RUNTIME, domain=RUNTIME)
+@rule(*OF_RUNTIME, domain=RUNTIME_DOMAIN)
 def defined(
     b: GradientBuilder, node: Node, grads: Sequence[Gradient], wanted: Sequence[bool]
 ) -> list[Gradient]:
@@ -21,11 +22,11 @@ def defined(
     parts = definition(node, b.graph.opset)
     if parts is None:
         raise GradientError(
-            f"this form of operator {operator_name(node)} has no gradient",
+            f"this form of operator {node.operator} has no gradient",
             where=node.name,
             hint="sensitivity can be measured forward only (--method measured)",
         )
-    copies = {v.name: _copy(b, v) for v in node.inputs if v is not None}
+    copies = {v.name: b.copy(v) for v in node.inputs if v is not None}
     made = _put(b.graph, parts, copies, f"{b.prefix}/{node.op}")
     outputs = zip(node.outputs, grads, strict=False)
     seeds = {made[o.name].name: g for o, g in outputs if o is not None and g is not None}
@@ -38,12 +39,6 @@ def defined(
         name = asked.pop(v.name, None) if v is not None else None
         gradients.append(None if name is None else found[name])
     return gradients
-
-
-def _copy(b: GradientBuilder, v: Value) -> Value:
-    made = b.op("Identity", v)
-    b.graph.set_type(made, v.dtype, v.dims if v.is_constant else v.shape)
-    return made
 
 
 def _put(graph: LpGraph, parts: LpGraph, given: dict[str, Value], prefix: str) -> dict[str, Value]:

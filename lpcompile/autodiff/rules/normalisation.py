@@ -18,7 +18,7 @@ from lpcompile.autodiff.rules.arithmetic import operands
 from lpcompile.autodiff.rules.windows import typed
 from lpcompile.errors import GradientError
 from lpcompile.ir.node import Node
-from lpcompile.ir.runtime_norms import RMS_NORMS
+from lpcompile.ir.runtime_operators import RMS_NORMS
 from lpcompile.ir.value import Value
 
 

@@ -22,7 +22,7 @@ def recurrent(
 ) -> list[Gradient]:
     """The gradients of the unrolled copy; what it starts from are copies, so that nothing outside counts twice."""
     steps = _steps(node)
-    copies = [None if v is None or i == _LENGTHS else _copy(b, v) for i, v in enumerate(node.inputs)]
+    copies = [None if v is None or i == _LENGTHS else b.copy(v) for i, v in enumerate(node.inputs)]
     copies += [None] * (8 - len(copies))
     outputs = unrolled(b, node, copies, steps)
     seeds = {o.name: g for o, g in zip(outputs, grads, strict=False) if g is not None}
@@ -49,12 +49,6 @@ def _steps(node: Node) -> int:
             hint="sensitivity can be measured forward only (--metric measured)",
         )
     return steps
-
-
-def _copy(b: GradientBuilder, v: Value) -> Value:
-    made = b.op("Identity", v)
-    b.graph.set_type(made, v.dtype, v.dims if v.is_constant else v.shape)
-    return made
 
 
 def unrolled(b: GradientBuilder, node: Node, inputs: Sequence[Value | None], steps: int) -> list[Value]:

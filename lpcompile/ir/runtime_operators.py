@@ -1,4 +1,6 @@
-"""Norms that ONNX Runtime has in the domain of ONNX beside its own: models that it optimised and saved hold them."""
+"""What ONNX Runtime has beside ONNX, and models that it optimised hold: a domain, and norms in the domain of ONNX."""
+
+RUNTIME_DOMAIN = "com.microsoft"
 
 RMS_NORMS = ("RMSNormalization", "SimplifiedLayerNormalization")  # one formula, axis and epsilon alike
 _FIRST_OPSET = {"LayerNormalization": 17}  # of ONNX; the runtime's means the same, from its first opset on
