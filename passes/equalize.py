@@ -15,7 +15,7 @@ import numpy as np
 
 from lpcompile import option_checks
 from lpcompile.analysis.channel_samples import ChannelSample
-from lpcompile.analysis.grams import SWEEP_BYTES, Grams, memory_parts
+from lpcompile.analysis.grams import Grams
 from lpcompile.analysis.scaling_search import search
 from lpcompile.ir.factor_flow import Index, Side
 from lpcompile.ir.facts import Fact
@@ -24,7 +24,7 @@ from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
 from lpcompile.passes.absorb_bias import absorb_biases
 from lpcompile.passes.equalize_ranges import equalize_ranges, some_calls
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
-from lpcompile.passes.scaling_readers import moment_bytes, observed, planned_kernels, reader_of
+from lpcompile.passes.scaling_readers import group_parts, observed, planned_kernels, reader_of
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import Kernel
 from lpcompile.records import PassReport
@@ -96,7 +96,7 @@ def _scale(graph: LpGraph, groups: list[ScalingGroup], ctx: PassContext, report:
     assert ctx.calibration is not None
     calls = some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
     kernels, done = planned_kernels(graph, ctx), 0
-    for portion in memory_parts(groups, [moment_bytes(graph, g) for g in groups], SWEEP_BYTES):
+    for portion in group_parts(graph, groups):
         samples, grams = observed(graph, portion, calls, ctx)
         for group in portion:
             done += 1

@@ -1,12 +1,14 @@
 """Layers that read channels which may be scaled: what is seen of their inputs, and how they will run."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from lpcompile.analysis.calibration import Feeds
-from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
-from lpcompile.analysis.grams import Grams, GramSum, readings_of
+from lpcompile.analysis.channel_samples import POSITIONS, ChannelSample, ChannelSampler
+from lpcompile.analysis.grams import THREADS, Grams, GramSum, memory_parts, readings_of
+from lpcompile.analysis.layer_inputs import InputReading
 from lpcompile.analysis.layer_kernels import choose_kernels
 from lpcompile.analysis.product_sums import summing_bytes
 from lpcompile.analysis.scaling_search import MOST_ROWS, Reader
@@ -20,15 +22,21 @@ from lpcompile.plan import ActivationOptions, Kernel, WeightPlan
 from lpcompile.quant.rows import to_rows
 
 ROWS_PER_INPUT, LEAST_ROWS = 4, 2048  # of the moments
+SWEEP_BYTES = 1 << 28  # of what is seen in one sweep over the calls
 LEVELS = {"uint8": 256, "uint4": 16}
 USUAL = WeightPlan("int8", scale_rule="mse")  # where the formats of weights are yet to be chosen
 USUAL_TABLE = "nf4"  # stands for tables that are yet to be learned
 
 
-def moment_bytes(graph: LpGraph, group: ScalingGroup) -> int:
-    """Memory of the moments of a group's readers while they are summed."""
+def group_parts(graph: LpGraph, groups: Sequence[ScalingGroup]) -> list[list[ScalingGroup]]:
+    """Groups in their order, as many at a time as SWEEP_BYTES leave room for what is seen of their readers."""
+    return memory_parts(groups, [_seen_bytes(graph, g) for g in groups], SWEEP_BYTES)
+
+
+def _seen_bytes(graph: LpGraph, group: ScalingGroup) -> int:
     readings, _ = readings_of(graph, [p.node.name for p in group.of(Side.READS)])
-    return sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
+    moments = sum(summing_bytes(r.groups, r.inputs) for r in set(readings.values()))
+    return moments + 4 * group.size * POSITIONS
 
 
 def observed(
@@ -45,21 +53,28 @@ def observed(
     readings, left_out = readings_of(graph, [n.name for n in readers])
     samplers = {name: ChannelSampler(axis, len(calls)) for name, axis in axes.items()}
     sums = {
-        r: GramSum(r, len(calls), max(LEAST_ROWS, ROWS_PER_INPUT * r.inputs))
+        r: GramSum(r, len(calls), max(LEAST_ROWS, ROWS_PER_INPUT * r.inputs), halves=False)
         for r in dict.fromkeys(readings.values())
     }
     run = ctx.observe(graph, list(axes))
-    for i, feeds in enumerate(calls):
-        values = run(feeds)
-        rng = np.random.default_rng([ctx.seed, i])
-        for name, sampler in samplers.items():
-            sampler.add(values[name], rng)
-        for reading, total in sums.items():
-            total.add(values[reading.tensor], rng)
+    # Tensors are independent and numpy releases the interpreter lock: two at a time.
+    with ThreadPoolExecutor(THREADS) as pool:
+        for i, feeds in enumerate(calls):
+            values = run(feeds)
+
+            def sample(name: str, call: int = i, values: Feeds = values) -> None:
+                samplers[name].add(values[name], np.random.default_rng([ctx.seed, call]))
+
+            def count(reading: InputReading, call: int = i, values: Feeds = values) -> None:
+                sums[reading].add(values[reading.tensor], np.random.default_rng([ctx.seed, call]))
+
+            for found in (pool.map(sample, samplers), pool.map(count, sums)):
+                list(found)
+        matrices = dict(zip(sums, pool.map(GramSum.result, sums.values()), strict=True))
     grams = Grams()
     grams.left_out = left_out
     for name, reading in readings.items():
-        if (gram := sums[reading].result()) is None:
+        if (gram := matrices[reading]) is None:
             grams.left_out[name] = "its input is empty in all samples"
         else:
             grams[name] = gram

@@ -9,7 +9,9 @@ by the error at the outputs of their readers (`scaling_search`). All is undone w
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
-from lpcompile.analysis.grams import SWEEP_BYTES, memory_parts
+from lpcompile.analysis.grams import THREADS, Grams
 from lpcompile.analysis.input_noise import InputNoise, range_plan
 from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs
@@ -35,7 +37,7 @@ from lpcompile.passes.constant_inputs import output_at
 from lpcompile.passes.equalize_ranges import some_calls
 from lpcompile.passes.layer_constants import absorb_before, weight_obstacle
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
-from lpcompile.passes.scaling_readers import LEVELS, moment_bytes, observed, planned_kernels, reader_of
+from lpcompile.passes.scaling_readers import LEVELS, group_parts, observed, planned_kernels, reader_of
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel
 from lpcompile.records import PassReport
@@ -51,6 +53,7 @@ MOST_MACS = 2e11  # of measuring each input alone; else all are taken to lose al
 LEAST_SHARE = 0.02  # of the noise that is left in the end: what one of them must gain
 ENOUGH_DB = 35.0  # networks whose matrix products lose less are left alone
 GAIN_DB = 0.5  # of the network, or nothing is done
+LITTLE = f"without it, all inputs would lose less than {LEAST_SHARE:.0%} more"
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -172,12 +175,13 @@ class _Smoothing:
         alone = self._alone(plans, noise, whole)
         tried = [s for s in self.sites if multiply or s.tensor in free]
         self._skip([s for s in self.sites if s not in tried], "nothing takes the factors in")
-        choices = self._choices(tried, [free.get(s.tensor) or _group(s) for s in tried])
+        choices = self._choices(tried, free, alone)
         wanted = {i: c for i, s in enumerate(self.sites) if (c := choices.get(s.tensor)) is not None}
-        left = sum(float(p) * (wanted[i].kept if i in wanted else 1.0) for i, p in enumerate(alone))
-        for i in [i for i, c in wanted.items() if alone[i] * (1 - c.kept) < LEAST_SHARE * left]:
-            self._skip([self.sites[i]], f"without it, all inputs would lose less than {LEAST_SHARE:.0%} more")
-            del wanted[i]
+        left = sum(alone[s.tensor] * _kept(choices.get(s.tensor)) for s in self.sites)
+        for i, c in [*wanted.items()]:
+            if alone[self.sites[i].tensor] * (1 - c.kept) < LEAST_SHARE * left:
+                self._skip([self.sites[i]], LITTLE)
+                del wanted[i]
         if wanted:
             for i, choice in wanted.items():
                 plans[i] = self._plan(self.sites[i], samples[self.sites[i].tensor], choice.by_channel)
@@ -195,29 +199,47 @@ class _Smoothing:
                 sampler.add(values[name], rng)
         return {name: sampler.result() for name, sampler in samplers.items()}
 
-    def _choices(self, sites: Sequence[_Site], groups: Sequence[ScalingGroup]) -> dict[str, _Choice]:
-        """Factors by tensor; as many inputs at a time as their moments leave room for."""
-        found, done = dict[str, _Choice](), 0
-        pairs = list(zip(sites, groups, strict=True))
-        for portion in memory_parts(pairs, [moment_bytes(self.graph, g) for g in groups], SWEEP_BYTES):
-            samples, grams = observed(self.graph, [g for _, g in portion], self.calls, self.ctx)
-            for site, group in portion:
-                done += 1
-                self.ctx.progress("smoothing inputs", done, len(sites))
-                if reason := next((grams.left_out[n] for n in site.names if n in grams.left_out), ""):
-                    self._skip([site], reason)
-                    continue
-                parts = group.of(Side.READS)
-                readers = [reader_of(p, grams, samples, self.kernels, self.ctx) for p in parts]
-                if (best := search(readers, group.size)) is None:
-                    self._skip([site], "no factors that were tried lose less")
-                    continue
-                was, now = (
-                    sum(r.input_noise(s) / max(r.power(), _TINY) for r in readers)
-                    for s in (np.ones(group.size), best.factors)
-                )
-                found[site.tensor] = _Choice(best, best.factors[parts[0].index], now / max(was, _TINY))
+    def _choices(
+        self, sites: Sequence[_Site], free: Mapping[str, ScalingGroup], alone: Mapping[str, float]
+    ) -> dict[str, _Choice]:
+        """Factors by tensor; as many inputs at a time as what is seen of them leaves room for, the noisiest first."""
+        found, left = dict[str, _Choice](), 0.0
+        sites = sorted(sites, key=lambda s: -alone[s.tensor])
+        parts = group_parts(self.graph, [free.get(s.tensor) or _group(s) for s in sites])
+        starts = np.cumsum([0, *map(len, parts)])
+        for start, portion in zip(starts, parts, strict=False):
+            now = sites[start : start + len(portion)]
+            if alone[now[0].tensor] < LEAST_SHARE * left:  # all that follow can gain less
+                self._skip(sites[start:], LITTLE)
+                break
+            samples, grams = observed(self.graph, portion, self.calls, self.ctx)
+            choose = partial(self._choice, samples=samples, grams=grams)
+            # Inputs are independent and numpy releases the interpreter lock: two at a time.
+            with ThreadPoolExecutor(THREADS) as pool:
+                for site, choice in zip(now, pool.map(choose, now, portion), strict=True):
+                    if isinstance(choice, str):
+                        self._skip([site], choice)
+                    else:
+                        found[site.tensor] = choice
+                    left += alone[site.tensor] * _kept(found.get(site.tensor))
+            self.ctx.progress("smoothing inputs", start + len(now), len(sites))
         return found
+
+    def _choice(
+        self, site: _Site, group: ScalingGroup, samples: dict[str, ChannelSample], grams: Grams
+    ) -> _Choice | str:
+        """Factors of one input, or why it has none."""
+        if reason := next((grams.left_out[n] for n in site.names if n in grams.left_out), ""):
+            return reason
+        parts = group.of(Side.READS)
+        readers = [reader_of(p, grams, samples, self.kernels, self.ctx) for p in parts]
+        if (best := search(readers, group.size)) is None:
+            return "no factors that were tried lose less"
+        was, now = (
+            sum(r.input_noise(s) / max(r.power(), _TINY) for r in readers)
+            for s in (np.ones(group.size), best.factors)
+        )
+        return _Choice(best, best.factors[parts[0].index], now / max(was, _TINY))
 
     def _plan(self, site: _Site, sample: ChannelSample, s: F64) -> ActivationPlan:
         """Codes of x / s: of the whole range, or where levels are few of the part of it that errs least."""
@@ -228,16 +250,16 @@ class _Smoothing:
         plans = [range_plan(c * low, c * high, self.levels) for c in CLIPS]
         return min(plans, key=lambda p: _squared_error(x, p))
 
-    def _alone(self, plans: Sequence[ActivationPlan], noise: InputNoise, whole: float) -> F64:
-        """Noise of each input, rounded alone; alike for all where that takes too many runs."""
+    def _alone(self, plans: Sequence[ActivationPlan], noise: InputNoise, whole: float) -> dict[str, float]:
+        """Noise of each input, rounded alone, by tensor; alike for all where that takes too many runs."""
         count = len(self.sites)
         work = sum(macs(n) or 0 for n in self.graph.layers()) * count
         if work > MOST_MACS:
-            return np.full(count, whole / count)
-        alone = np.zeros(count)
-        for i in range(count):
+            return {s.tensor: whole / count for s in self.sites}
+        alone = dict[str, float]()
+        for i, site in enumerate(self.sites):
             self.ctx.progress("measuring inputs", i, count)
-            alone[i] = noise.of(plans, i, calls=1).mean()
+            alone[site.tensor] = float(noise.of(plans, i, calls=1).mean())
         return alone
 
     def _apply(
@@ -276,6 +298,10 @@ class _Smoothing:
         for site in sites:
             for node in site.layers:
                 self.report.skip(node, reason)
+
+
+def _kept(choice: _Choice | None) -> float:
+    return 1.0 if choice is None else choice.kept
 
 
 def _foldable(groups: Sequence[ScalingGroup], site: _Site) -> ScalingGroup | None:

@@ -150,15 +150,18 @@ class GramSum:
         reading: of a layer.
         calls: how many will come.
         most_rows: as of `gather_grams`.
+        halves: whether every other call is summed apart.
 
     Attributes:
         reading: of a layer.
     """
 
-    def __init__(self, reading: InputReading, calls: int, most_rows: int | None = None) -> None:
+    def __init__(
+        self, reading: InputReading, calls: int, most_rows: int | None = None, *, halves: bool = True
+    ) -> None:
         self.reading = reading
         self._draw = RowDraw(calls, reading.inputs, most_rows)
-        self._halves = [_Half(reading) for _ in range(min(2, calls))]
+        self._halves = [_Half(reading) for _ in range(min(1 + halves, calls))]
         self._calls = 0
 
     def add(self, x: NDArray[np.generic], rng: np.random.Generator) -> None:

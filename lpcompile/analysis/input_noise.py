@@ -1,7 +1,6 @@
 """What rounding the inputs of some layers does to the outputs of a network, together or one at a time.
 
-The graph is loaded once; ranges come with every run, and those that are to be left out are so fine that they round
-next to nothing.
+The graph is loaded once; ranges come with every run, which leaves some inputs alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.measured import Judge
-from lpcompile.analysis.rounded_activations import fine_ranges, ranges_of, with_inputs_fed
+from lpcompile.analysis.rounded_activations import LEFT_ALONE, ranges_of, with_inputs_fed
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
@@ -55,8 +54,7 @@ class InputNoise:
         """
         ranges = ranges_of(plans)
         if only is not None:
-            ranges = fine_ranges(plans)
-            ranges[only] = ranges_of([plans[only]])[0]
+            ranges[np.arange(len(plans)) != only] = LEFT_ALONE
 
         def run(call: Mapping[str, NDArray[Any]]) -> Feeds:
             return self._run({**call, self._fed: ranges})

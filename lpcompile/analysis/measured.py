@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds, RunFeeds
 from lpcompile.analysis.classes import class_axis, divergence, log_probabilities
 from lpcompile.analysis.own_weights import with_own_weights
+from lpcompile.analysis.rounded_activations import ranges_of, round_if
 from lpcompile.analysis.scores import F64, Score, concatenated
 from lpcompile.errors import CalibrationError, ModelError
 from lpcompile.ir.graph import LpGraph
@@ -225,50 +225,12 @@ def with_fake_quantisers(graph: LpGraph, plans: Mapping[str, ActivationPlan]) ->
     copy = graph.copy()
     chosen = copy.add_input(copy.fresh("chosen"), np.dtype(np.int64), ())
     for i, (name, plan) in enumerate(plans.items()):
-        tensor = copy.value(name)
-        condition = copy.add_node(
-            "Equal",
-            [chosen, copy.constant(f"{name}/index", np.asarray(i, np.int64))],
-            name=f"{name}/is_chosen",
-        )
-        branch = copy.add_node(
-            "If",
-            [condition.outputs[0]],
-            name=f"{name}/fake_quant",
-            attrs={"then_branch": _quantiser(name, plan), "else_branch": _copy(name)},
-        )
-        rounded = branch.outputs[0]
-        assert rounded is not None
-        copy.set_type(rounded, tensor.dtype, tensor.shape)
-        copy.replace_uses(tensor, rounded, only=branch.__ne__)
+        index = copy.constant(f"{name}/index", np.asarray(i, np.int64))
+        condition = copy.add_node("Equal", [chosen, index], name=f"{name}/is_chosen").outputs[0]
+        assert condition is not None
+        numbers = [copy.constant(f"{name}/range", n) for n in ranges_of([plan])[0]]
+        round_if(copy, copy.value(name), condition, numbers)
     return copy, chosen.name
-
-
-def _quantiser(name: str, plan: ActivationPlan) -> onnx.GraphProto:
-    numbers = {"scale": plan.scale, "low": -plan.zero_point, "high": plan.code_max - plan.zero_point}
-    steps = (("Div", ["x", "scale"]), ("Round", [""]), ("Clip", ["", "low", "high"]), ("Mul", ["", "scale"]))
-    nodes, last = [], name
-    for i, (op, inputs) in enumerate(steps):
-        result = f"{name}/fake_quant/{i}"
-        given = [last, *(f"{name}/fake_quant/{x}" for x in inputs[1:])]
-        nodes.append(onnx.helper.make_node(op, given, [result]))
-        last = result
-    constants = [
-        onnx.numpy_helper.from_array(np.asarray(v, np.float32), f"{name}/fake_quant/{k}")
-        for k, v in numbers.items()
-    ]
-    return onnx.helper.make_graph(nodes, "quantise", [], [_float(last)], constants)
-
-
-def _copy(name: str) -> onnx.GraphProto:
-    result = f"{name}/fake_quant/copy"
-    return onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", [name], [result])], "leave", [], [_float(result)]
-    )
-
-
-def _float(name: str) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
 
 def check_labels(labels: NDArray[Any], logits_shape: Sequence[int]) -> None:

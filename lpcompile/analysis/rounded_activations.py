@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from lpcompile.analysis.integer_reads import with_separate_reads
@@ -14,6 +15,7 @@ from lpcompile.ir.value import Value
 from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan
 
 FINER, FINE_CODES = 2.0**14, 2.0**23
+LEFT_ALONE = 0.0  # scale of an input of `with_inputs_fed` that is not rounded
 
 
 def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> LpGraph:
@@ -58,6 +60,8 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
 def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[LpGraph, str]:
     """The same for some readers of tensors alone: their other readers go on reading floats.
 
+    What a run gives the scale LEFT_ALONE stays as it is, and takes no time. [as `with_fake_quantisers`]
+
     Args:
         graph: the float graph.
         readers: names of layers that read one tensor, for each tensor.
@@ -74,7 +78,10 @@ def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[L
         copy.set_type(own, tensor.dtype, tensor.shape)
         for name in names:
             copy.node(name).set_input(0, own)
-        _round(copy, own.name, _fed_numbers(copy, fed, i))
+        scale, low, high = _fed_numbers(copy, fed, i)
+        zero = copy.constant("ranges/zero", np.float32(LEFT_ALONE))
+        is_rounded = copy.add_node("Greater", [scale, zero], name=copy.fresh("ranges/is_rounded"))
+        round_if(copy, own, _only(is_rounded.outputs), [scale, low, high])
     return copy, fed.name
 
 
@@ -115,6 +122,41 @@ def _round(graph: LpGraph, name: str, numbers: Sequence[Value]) -> None:
     rounded = _only(last.outputs)
     graph.set_type(rounded, tensor.dtype, tensor.shape)
     graph.replace_uses(tensor, rounded, only=first.__ne__)
+
+
+def round_if(graph: LpGraph, tensor: Value, condition: Value, numbers: Sequence[Value]) -> None:
+    """The same where a bool tensor of a run is true; else they read floats, and rounding takes no time.
+
+    Graph outputs and control-flow bodies go on reading floats.
+
+    Args:
+        graph: changed.
+        tensor: that is read.
+        condition: bool, of one element.
+        numbers: scale, lowest and highest multiple of it.
+    """
+    scale, low, high = (n.name for n in numbers)
+    name = f"{tensor.name}/rounded"
+    steps = {"Div": [scale], "Round": [], "Clip": [low, high], "Mul": [scale]}
+    last, nodes = tensor.name, list[onnx.NodeProto]()
+    for i, (op, operands) in enumerate(steps.items()):
+        nodes.append(onnx.helper.make_node(op, [last, *operands], [f"{name}/{i}"]))
+        last = f"{name}/{i}"
+    copied = onnx.helper.make_node("Identity", [tensor.name], [f"{name}/copy"])
+    branch = graph.add_node(
+        "If",
+        [condition],
+        name=graph.fresh(name),
+        attrs={"then_branch": _body(nodes), "else_branch": _body([copied])},
+    )
+    rounded = _only(branch.outputs)
+    graph.set_type(rounded, tensor.dtype, tensor.shape)
+    graph.replace_uses(tensor, rounded, only=branch.__ne__)
+
+
+def _body(nodes: Sequence[onnx.NodeProto]) -> onnx.GraphProto:
+    result = onnx.helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_graph(nodes, "rounding", [], [result])
 
 
 def _round_float8(graph: LpGraph, name: str, plan: ActivationPlan) -> None:

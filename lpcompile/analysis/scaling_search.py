@@ -35,8 +35,8 @@ DAMPING = 0.01
 TOGETHER = 1024  # inputs whose covariance is decomposed; of more, some at a time
 MARGIN = 1.5  # between what was seen and a bound that must not be met
 GAIN_DB = 0.1  # less is noise
-ALL = slice(None)
-CHOOSING, CONFIRMING = slice(0, None, 2), slice(1, None, 2)
+ALL, CHOOSING, CONFIRMING = "all", "choosing", "confirming"  # outputs
+_ROWS = {ALL: slice(None), CHOOSING: slice(0, None, 2), CONFIRMING: slice(1, None, 2)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Reader:
             axis=1,
         )
 
-    def loss(self, s: F64, of: slice = ALL) -> float:
+    def loss(self, s: F64, of: str = ALL) -> float:
         """Noise over signal at some of its outputs for factors s, (factors,)."""
         power = self.power(of)
         if power <= 0 or self.kernel is Kernel.FLOAT:
@@ -94,9 +94,23 @@ class Reader:
         """Noise at its outputs of rounding its inputs alone, for factors s, (factors,)."""
         return self._activation_noise(s[self.index])
 
-    def power(self, of: slice = ALL) -> float:
+    def power(self, of: str = ALL) -> float:
         """Signal at some of its outputs."""
-        return self._output_power(self.rows[of].astype(np.float64), self.groups[of])
+        return self._powers[of]
+
+    @cached_property
+    def _powers(self) -> dict[str, float]:
+        return {of: self._output_power(self.rows[at], self.groups[at]) for of, at in _ROWS.items()}
+
+    @cached_property
+    def _gains(self) -> dict[str, F64]:
+        """Power that noise of each channel has at some outputs, (C,)."""
+        taps, gains = self._taps(), dict[str, F64]()
+        for of, at in _ROWS.items():
+            squares = np.zeros((self.gram.matrix.shape[0], self.rows.shape[1]))
+            np.add.at(squares, self.groups[at], np.square(self.rows[at], dtype=np.float64))
+            gains[of] = squares.reshape(-1, taps).sum(1)
+        return gains
 
     @property
     def largest_weights(self) -> F64:
@@ -115,15 +129,15 @@ class Reader:
         per_group = np.repeat(by_channel, self._taps()).reshape(self.gram.matrix.shape[0], -1)
         return per_group[groups]
 
-    def _output_power(self, rows: F64, groups: Index) -> float:
+    def _output_power(self, rows: F32 | F64, groups: Index) -> float:
         total = 0.0
         for g in np.unique(groups):
             part = rows[groups == g].astype(np.float32)
             total += float(np.einsum("rk,rk->", part @ self.covariance[g], part, dtype=np.float64))
         return total
 
-    def _weight_noise(self, by_channel: F64, of: slice) -> float:
-        rows, groups = self.rows[of], self.groups[of]
+    def _weight_noise(self, by_channel: F64, of: str) -> float:
+        rows, groups = self.rows[_ROWS[of]], self.groups[_ROWS[of]]
         scale = self._spread(by_channel, groups)
         scaled = np.ascontiguousarray(rows * scale, np.float32)
         grouped = self.weight.granularity.startswith("group")
@@ -142,14 +156,11 @@ class Reader:
             return self._output_power(error, groups)
         return float((error**2 * self.unforeseen[groups]).sum())
 
-    def _activation_noise(self, by_channel: F64, of: slice = ALL) -> float:
+    def _activation_noise(self, by_channel: F64, of: str = ALL) -> float:
         if self.kernel is Kernel.WEIGHT_ONLY:
             return 0.0
-        taps, groups = self._taps(), self.gram.matrix.shape[0]
-        squares = np.zeros((groups, self.rows.shape[1]))
-        np.add.at(squares, self.groups[of], self.rows[of].astype(np.float64) ** 2)
-        gain = squares.reshape(-1, taps).sum(1) * by_channel**2  # (C,)
-        x = self.sample.values / by_channel[:, None]
+        gain = self._gains[of] * by_channel**2  # (C,)
+        x = self.sample.values / by_channel.astype(np.float32)[:, None]
         if self.kernel is Kernel.NBITS:
             return float(gain @ _block_noise(x))
         low, high = (
@@ -172,17 +183,23 @@ def _unforeseen(covariance: F64) -> F64:
     return np.asarray(np.einsum("gkk->gk", reverse)[:, ::-1] ** 2)
 
 
-def _range_noise(x: F64, low: float, high: float, levels: int) -> F64:
+def _range_noise(x: F32, low: float, high: float, levels: int) -> F64:
     """E[(Q(x_c) - x_c)^2], (C,), on one grid from low to high, 0 among its points."""
     step = (high - low) / (levels - 1)
     if not step > 0:
-        return np.asarray((x**2).mean(1))
+        return _mean_squares(x)
     zero = np.rint(-low / step)
-    rounded = (np.clip(np.rint(x / step) + zero, 0, levels - 1) - zero) * step
-    return np.asarray(((rounded - x) ** 2).mean(1))
+    codes = x / np.float32(step)
+    np.clip(np.rint(codes, out=codes), np.float32(-zero), np.float32(levels - 1 - zero), out=codes)
+    codes *= np.float32(step)
+    return _mean_squares(np.subtract(codes, x, out=codes))
 
 
-def _block_noise(x: F64) -> F64:
+def _mean_squares(x: F32) -> F64:
+    return np.asarray((x[:, None] @ x[:, :, None]).reshape(-1).astype(np.float64) / max(1, x.shape[1]))
+
+
+def _block_noise(x: F32) -> F64:
     """The same on one symmetric grid of 8 bits for each run of BLOCK channels at each position."""
     channels, positions = x.shape
     padded = np.zeros((-(-channels // BLOCK) * BLOCK, positions))
