@@ -2,7 +2,7 @@
 
 A pass that changes the plan is measured in floats, everything rounded as planned (`analysis.rounded_network`), on the
 judging calls; what it gained over the step before is paired, call by call, and has a standard error (`analysis.gain`).
-Nothing is decided by it. Ranges that are measured at run time stay float here.
+Nothing is decided by it. Ranges that are measured at run time are measured here, too, of the judging calls.
 """
 
 import time
@@ -25,7 +25,7 @@ from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass
-from lpcompile.plan import LayerPlan, QuantPlan
+from lpcompile.plan import AT_RUN_TIME, LayerPlan, QuantPlan
 from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.granularity import PerGroup
 from lpcompile.quant.nearest_codes import nearest_codes
@@ -115,14 +115,15 @@ class Ledger:
         """Measure a graph as it is planned now; what cannot be measured ends the ledger with the reason."""
         plan = graph.plan
         rounds = any(layer.tensor is not None for layer in plan.layers.values())
-        if self.obstacle or not (rounds or plan.activations or plan.tables or plan.recurrent):
+        reads_codes = bool(plan.activations) or any(k.kernel in AT_RUN_TIME for k in plan.layers.values())
+        if self.obstacle or not (rounds or reads_codes or plan.tables or plan.recurrent):
             return
         start = time.perf_counter()
         try:
             if self._judge is None:
                 self._judge = self._opened(graph)
             if not rounds:
-                step = ACTIVATIONS_ALONE if self._noise is None and plan.activations else step
+                step = ACTIVATIONS_ALONE if self._noise is None and reads_codes else step
             elif not self._rounded_before():
                 self._begin(graph, plan)
             self._measure(step, graph, plan, seconds, kept=kept)

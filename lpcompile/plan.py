@@ -56,6 +56,7 @@ DUAL_SCALES = "bfloat16"  # format of the scales of int4 codes that are read as 
 EIGHTHS = "its scales are those of codes that are read as FP8"  # why a pass leaves them alone
 FLOAT8_FORMAT = "float8_e4m3fn"  # of activations, saturating at 448
 STATIC = (Kernel.INTEGER, Kernel.FLOAT_OUT)  # kernels that read integers of a static range
+AT_RUN_TIME = (Kernel.DYNAMIC, Kernel.NBITS)  # kernels that measure the range of what they read
 SUMMING = (*STATIC, Kernel.DYNAMIC)  # kernels that sum products of 8 bits in int32
 
 

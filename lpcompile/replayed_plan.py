@@ -10,7 +10,7 @@ from lpcompile.formats.planned import format_of
 from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.plan import Kernel, LayerPlan, QuantPlan, WeightPlan
+from lpcompile.plan import AT_RUN_TIME, Kernel, LayerPlan, QuantPlan, WeightPlan
 
 
 def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
@@ -53,7 +53,7 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
                 f"layer '{name}' runs on {numbers}, but its input has no entry under [activations]",
                 hint=f'add [activations."{"" if x is None else x.name}"], or set kernel = "weight-only"',
             )
-        if layer.kernel in (Kernel.DYNAMIC, Kernel.NBITS) and node.op not in ("MatMul", "Gemm"):
+        if layer.kernel in AT_RUN_TIME and node.op not in ("MatMul", "Gemm"):
             raise DecisionsError(
                 f"layer '{name}': a {node.op} has no {layer.kernel} kernel",
                 hint='set kernel = "weight-only"',

@@ -16,7 +16,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import Kernel
+from lpcompile.plan import AT_RUN_TIME, Kernel
 from lpcompile.quant.qtensor import QuantizedTensor
 from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
@@ -72,7 +72,7 @@ def bias_obstacle(node: Node, kernel: Kernel) -> str:
         return "MatMul has no bias of its own"
     if node.op == "ConvTranspose":
         return "outputs of ConvTranspose sum different numbers of products"
-    if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
+    if kernel in AT_RUN_TIME:
         return "its range is measured at run time, there are no calibrated means"
     if any(node.attrs.get(k, 0) for k in ("transA", "transB")) or node.attrs.get("alpha", 1) != 1:
         return "the Gemm is not in the form x @ W + b"

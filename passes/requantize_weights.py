@@ -127,7 +127,7 @@ class _Requantizing:
         assert ctx.observe is not None
         self.graph, self.ctx, self.calls, self.report = graph, ctx, calls, report
         self.shared = sharing_layers(graph, names)
-        activations = with_rounded_activations(graph, graph.plan.activations)
+        activations = with_rounded_activations(graph, graph.plan.activations, dynamic=False)
         put_norms(activations, graph.plan.norms)
         put_tables(activations, graph.plan.tables)
         put_recurrent(activations, graph.plan.recurrent)

@@ -32,13 +32,12 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import STATIC, ActivationPlan, Kernel
+from lpcompile.plan import AT_RUN_TIME, STATIC, ActivationPlan
 from lpcompile.quant.accumulators import BIAS_UNITS
 from lpcompile.records import PassReport
 
 RULE = "output"
 LOSSES = ("logits", "probe")
-DYNAMIC = (Kernel.DYNAMIC, Kernel.NBITS)
 LEAST_SAMPLES = 4
 LEAST_CALLS = 8  # halves of a few samples must be alike
 FEWEST = 32  # samples that are kept where runs are dear
@@ -75,7 +74,7 @@ class SearchRanges(Pass):
         """Plan other ranges of the same widths."""
         report = PassReport(self.name)
         for name, layer in graph.plan.layers.items():
-            if layer.kernel in DYNAMIC:
+            if layer.kernel in AT_RUN_TIME:
                 report.skip(name, "its range is measured at run time")
         groups = planned_groups(graph)
         if not groups:

@@ -276,3 +276,11 @@ def stored_bytes(model: ModelProto, layer: str) -> int:
             inputs = zip(functions[node.op_type].input, node.input, strict=True)
             return sum(sizes[name] for formal, name in inputs if formal in STORED)
     return sum(sizes.get(f"{layer}/{role}", 0) for role in ROLES)
+
+
+def rounded_over_its_range(x: np.ndarray) -> np.ndarray:
+    """A tensor through the standard's DynamicQuantizeLinear and back."""
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = np.float32((high - low) / 255)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float32)

@@ -24,6 +24,7 @@ from lpcompile.runtime.execution import observer
 from tests.networks import shipped, shipped_data, without_costs
 from tests.quantizing import NO_COSTS, context, quantized
 from tests.support import parse_model
+from tests.support_quant import rounded_over_its_range
 
 ONE = """m (float[N,24] x) => (float[N,6] y) <float[24,6] w> { y = MatMul (x, w) }"""
 NET = """m (float[N,16] x) => (float[N,5] y) <float[16,32] w, float[32,5] v, float[5] b> {
@@ -59,8 +60,15 @@ def run(
     return found, made.graph
 
 
+def floats_and_read(given: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """The judging inputs, and what a layer reads of them that measures its range at run time, call by call."""
+    calls = [c["x"] for c in given.judging]
+    read = [rounded_over_its_range(x) for x in calls]
+    return np.concatenate(calls).astype(np.float64), np.concatenate(read).astype(np.float64)
+
+
 def test_the_figures_are_those_of_the_equations() -> None:
-    """One layer, weights alone: y - y^ = x (W - W^), in float64, sample by sample."""
+    """One layer whose range is measured at run time: y - y^ = x W - x^ W^, in float64, sample by sample."""
     calls = samples(parse_model(ONE))
     found, graph = run(ONE, GPTQ, calls)
     given = Calibration(calls)
@@ -71,9 +79,9 @@ def test_the_figures_are_those_of_the_equations() -> None:
     rounded = tensor.dequantize().T.astype(np.float64)
     scales = channel_scales(tensor).reshape(1, -1).astype(np.float64)
     nearest = scales * np.clip(np.rint(weights / scales), -8, 7)
-    x = np.concatenate([c["x"] for c in given.judging]).astype(np.float64)
+    x, read = floats_and_read(given)
     power = np.square(x @ weights).sum(1).mean()
-    noise = {k: np.square(x @ (w - weights)).sum(1) / power for k, w in (("n", nearest), ("g", rounded))}
+    noise = {k: np.square(read @ w - x @ weights).sum(1) / power for k, w in (("n", nearest), ("g", rounded))}
     first, second = found.entries
     assert [first.step, second.step] == [NEAREST_WEIGHTS, "quantize-weights"]
     assert first.sqnr_db == pytest.approx(-10 * math.log10(noise["n"].mean()), abs=1e-3)
@@ -86,20 +94,20 @@ def test_the_figures_are_those_of_the_equations() -> None:
 
 
 def test_gains_of_logits_stand_beside_those_of_a_softmax() -> None:
-    """One layer: t - t^ = x (W - W^), less its mean over the classes; outputs that are no softmax have no such gain."""
+    """One layer: t - t^ = x W - x^ W^ less its mean over the classes; outputs that are no softmax have no such gain."""
     text = ONE.replace("y = MatMul (x, w)", "t = MatMul (x, w)  y = Softmax (t)")
     calls = samples(parse_model(text))
     found, graph = run(text, GPTQ, calls)
     node = next(iter(graph.layers()))
     weights = weight_of(node).astype(np.float64)
-    x = np.concatenate([c["x"] for c in Calibration(calls).judging]).astype(np.float64)
+    x, read = floats_and_read(Calibration(calls))
     nearest = nearest_plan(graph, graph.plan)
     assert nearest is not None
     noise = []
     for plan in (nearest, graph.plan):
         tensor = plan.layers[node.name].tensor
         assert tensor is not None
-        error = x @ (tensor.dequantize().T.astype(np.float64) - weights)
+        error = read @ tensor.dequantize().T.astype(np.float64) - x @ weights
         noise.append(np.square(error - error.mean(1, keepdims=True)).sum(1))
     first, second = found.entries
     assert (first.logits_gain_db, first.logits_gain_error_db) == (None, None)

@@ -25,7 +25,7 @@ from lpcompile.assignment.requantisation import FLOAT, Requantisation, requantis
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
-from lpcompile.plan import Kernel
+from lpcompile.plan import AT_RUN_TIME, Kernel
 
 
 def planned_account(graph: LpGraph, own: Requantisation = FLOAT, *, tables: bool = False) -> Account:
@@ -58,7 +58,7 @@ class _Planned:
             layer = flow.plan.layers.get(node.name)
             if runs_on_integers(flow.plan, node):
                 yield Item(f"{node.name}/quantize", "QuantizeLinear", partial(rounded_states, node))
-            if layer is not None and layer.kernel in (Kernel.DYNAMIC, Kernel.NBITS):
+            if layer is not None and layer.kernel in AT_RUN_TIME:
                 count = partial(_at_run_time, node, layer.kernel)
                 yield Item(f"{node.name}/quantize", "QuantizeLinear", count)
             yield Item(node.name, node.op, partial(self._entry, node))

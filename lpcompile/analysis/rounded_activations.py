@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lpcompile.analysis.dynamic_rounding import round_dynamic_inputs
 from lpcompile.analysis.integer_reads import with_separate_reads
 from lpcompile.ir import float8
 from lpcompile.ir.function import DOMAIN
@@ -18,14 +19,18 @@ FINER, FINE_CODES = 2.0**14, 2.0**23
 LEFT_ALONE = 0.0  # scale of an input of `with_inputs_fed` that is not rounded
 
 
-def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]) -> LpGraph:
+def with_rounded_activations(
+    graph: LpGraph, plans: Mapping[str, ActivationPlan], *, dynamic: bool = True
+) -> LpGraph:
     """A copy in which nodes read planned tensors as `scale * clip(rne(x / scale), low, high)`, or as FP8 numbers.
 
+    Layers whose ranges are measured at run time read what these make of their inputs (`dynamic_rounding`).
     Graph outputs and control-flow bodies read floats, and so do float nodes that read what a float node makes.
 
     Args:
         graph: the float graph; its plan tells who reads codes.
         plans: by tensor.
+        dynamic: round those too; else they read floats.
     """
     copy, reads = with_separate_reads(graph)
     for name, plan in plans.items():
@@ -35,6 +40,8 @@ def with_rounded_activations(graph: LpGraph, plans: Mapping[str, ActivationPlan]
         _round(
             copy, reads.get(name, name), [copy.constant(f"{name}/range", number) for number in _numbers(plan)]
         )
+    if dynamic:
+        round_dynamic_inputs(copy)
     return copy
 
 

@@ -9,7 +9,7 @@ from lpcompile.plan import QuantPlan
 
 
 def rounded_network(graph: LpGraph, plan: QuantPlan) -> LpGraph:
-    """What a plan computes, in floats; ranges that are measured at run time stay float.
+    """What a plan computes, in floats; recurrent cells read floats.
 
     Args:
         graph: the float graph; it is not changed.

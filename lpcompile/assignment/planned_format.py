@@ -5,7 +5,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.plan import FLOAT8_FORMAT, STATIC, Kernel, LayerPlan, WeightPlan
 
-AT_RUN_TIME = {Kernel.DYNAMIC: "uint8 (dynamic)", Kernel.NBITS: "int8 (dynamic, blocks of 32)"}
+NAMES_AT_RUN_TIME = {Kernel.DYNAMIC: "uint8 (dynamic)", Kernel.NBITS: "int8 (dynamic, blocks of 32)"}
 
 
 def layer_plan(graph: LpGraph, node: Node) -> LayerPlan:
@@ -25,7 +25,7 @@ def activation_format(graph: LpGraph, node: Node) -> str:
     activation = graph.plan.activations.get(x.name) if x is not None else None
     if kernel in (*STATIC, Kernel.FLOAT8) and activation is not None:
         return activation.format
-    return AT_RUN_TIME.get(kernel, str(weight.dtype))
+    return NAMES_AT_RUN_TIME.get(kernel, str(weight.dtype))
 
 
 def activation_bits(name: str) -> int:

@@ -9,7 +9,7 @@ from lpcompile.assignment.scored import ScoredLayer
 from lpcompile.assignment.tie_groups import NARROW_BITS, TieGroup
 from lpcompile.assignment.width_choice import ScoredGroup
 from lpcompile.ir.graph import LpGraph
-from lpcompile.plan import Kernel
+from lpcompile.plan import AT_RUN_TIME, Kernel
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Pricing:
 
     def _planned_bits(self, name: str, kernel: Kernel) -> int:
         """Of the input as the layer reads it."""
-        if kernel in (Kernel.DYNAMIC, Kernel.NBITS):
+        if kernel in AT_RUN_TIME:
             return 8
         x = self.graph.node(name).inputs[0]
         plan = None if x is None else self.graph.plan.activations.get(x.name)

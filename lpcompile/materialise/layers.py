@@ -25,7 +25,7 @@ from lpcompile.materialise.held import HeldLine, held_line_of
 from lpcompile.materialise.names import stem
 from lpcompile.materialise.storage import StoredWeights, quantize_bias, shortest_bias, store_weights
 from lpcompile.materialise.tensors import IntegerTensors
-from lpcompile.plan import CONCAT_IN, DUAL_SCALES, SEPARATE, ActivationPlan, Kernel, LayerPlan
+from lpcompile.plan import AT_RUN_TIME, CONCAT_IN, DUAL_SCALES, SEPARATE, ActivationPlan, Kernel, LayerPlan
 from lpcompile.quant.concat_path import ConcatNumbers, concat_numbers
 from lpcompile.quant.dual_precision import DualPrecisionTensor
 from lpcompile.quant.dyadic import Codes
@@ -71,7 +71,7 @@ class LayerWriter:
         self.weight_bytes[node.name] = stored.weight_bytes
         if plan.kernel is Kernel.WEIGHT_ONLY:
             self._expand(node, plan, stored)
-        elif plan.kernel in (Kernel.DYNAMIC, Kernel.NBITS):
+        elif plan.kernel in AT_RUN_TIME:
             self._float_to_float(node, plan, stored, path)
         else:
             self._integer(node, plan, stored, output, line, path)

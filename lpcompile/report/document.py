@@ -17,7 +17,7 @@ from lpcompile.assignment.layer_operations import ace, acev2_by_class, layer_ope
 from lpcompile.assignment.mac_energy import ASSUMPTIONS as MAC_ASSUMPTIONS
 from lpcompile.assignment.mac_energy import SHIFTER_RANGE, overhead_against_all_fixp4
 from lpcompile.assignment.planned_format import (
-    AT_RUN_TIME,
+    NAMES_AT_RUN_TIME,
     activation_format,
     held_format,
     is_quantised,
@@ -87,7 +87,7 @@ def _recurrent_record(node: Node, plan: RecurrentPlan | None, reason: str) -> La
     if plan is None or plan.weights is None:
         return _float_record(node.name, node.op, weights[0].dims, floats, reason)
     stored = sum(table.nbytes for table in plan.weights)
-    run_time = AT_RUN_TIME.get(plan.kernel, "float32")
+    run_time = NAMES_AT_RUN_TIME.get(plan.kernel, "float32")
     record = _float_record(node.name, node.op, weights[0].dims, stored, plan.reason)
     return replace(
         record,

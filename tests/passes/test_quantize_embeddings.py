@@ -272,8 +272,9 @@ def test_without_samples_and_twice() -> None:
 
 def test_the_summary_and_the_ledger_tell_it() -> None:
     result = compiled(net(), passes=PASSES.replace("activations", "activations{matmul=dynamic}"))
-    assert result.report["ledger"][0]["step"] == "quantize-embeddings"
-    assert result.report["ledger"][0]["sqnr_db"] > 40
+    before, after = result.report["ledger"][:2]
+    assert (before["step"], after["step"]) == ("activations alone", "quantize-embeddings")
+    assert before["sqnr_db"] - 3 < after["sqnr_db"] < before["sqnr_db"]
     assert "; a table in int8, 2.3 kB" in summary(result.report)
 
 
