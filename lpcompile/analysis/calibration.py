@@ -54,12 +54,15 @@ class Calibration:
 
     @property
     def constant_inputs(self) -> list[str]:
-        """Inputs of floats that hold the same in every sample, where there are several: ranges fit nothing else."""
+        """Inputs of floats that hold the same in every sample, where there are several: ranges fit nothing else.
+
+        An empty one, as what a decoder has seen before its first token, holds nothing.
+        """
         first = self.calls[0] if self.samples > 1 else {}
         return [
             n
             for n, a in first.items()
-            if a.dtype.kind == "f" and a.ndim and all(_one_value(c[n], a) for c in self.calls)
+            if a.dtype.kind == "f" and a.ndim and a.size and all(_one_value(c[n], a) for c in self.calls)
         ]
 
     @property

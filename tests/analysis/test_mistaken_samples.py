@@ -45,6 +45,11 @@ def test_inputs_that_never_change_are_named() -> None:
     same = load_samples({"image": np.repeat(one, 8, 0), "mask": mask}, specs)
     assert same.constant_inputs == ["image"]
     assert load_samples({"image": one, "mask": mask[:1]}, specs).constant_inputs == []
+    before = InputSpec("before", IMAGE.dtype, ("batch", "past"))
+    assert (
+        load_samples({"image": numbered(8, 3, 4), "before": numbered(8, 0)}, [IMAGE, before]).constant_inputs
+        == []
+    )
     last = np.repeat(one, 8, 0)
     last[-1] += 1
     assert load_samples({"image": last, "mask": mask}, specs).constant_inputs == []
