@@ -5,7 +5,8 @@ which a product of many rows hardly feels. The networks that ask for it are tran
 and a few channels that are many times as wide as the others. [xiao2023; dettmers2022]
 
 What each input loses is measured at the outputs of the network, one input at a time, and inputs that matter are scaled
-by the error at the outputs of their readers (`scaling_search`). All is undone where the network does not gain.
+by the error at the outputs of their readers (`scaling_search`). All is undone where the network does not gain on calls
+that chose no factors; with its weights rounded, where these will be of 8 bits (fewer would hide what inputs lose).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,9 @@ from lpcompile.analysis.channel_samples import ChannelSample, ChannelSampler
 from lpcompile.analysis.grams import THREADS, Grams
 from lpcompile.analysis.input_noise import InputNoise, range_plan
 from lpcompile.analysis.judged import Judged
-from lpcompile.analysis.macs import macs
+from lpcompile.analysis.macs import macs_on
 from lpcompile.analysis.measured import Judge
+from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.analysis.scaling_search import CLIPS, Found, search
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.factor_flow import Part, Side
@@ -37,7 +39,8 @@ from lpcompile.passes.constant_inputs import output_at
 from lpcompile.passes.equalize_ranges import some_calls
 from lpcompile.passes.layer_constants import absorb_before, weight_obstacle
 from lpcompile.passes.scaling_folds import fold, fold_obstacle
-from lpcompile.passes.scaling_readers import LEVELS, group_parts, observed, planned_kernels, reader_of
+from lpcompile.passes.scaling_readers import LEVELS, USUAL, group_parts, observed, planned_kernels, reader_of
+from lpcompile.passes.smoothing_gain import parted, read_on_integers, spread
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel
 from lpcompile.records import PassReport
@@ -49,7 +52,7 @@ FEW_POSITIONS = 256
 MOST_CALLS = 8  # that factors are searched on, evenly spread
 SHARES = "it shares its weights with another layer: the file would hold them several times"
 MEASURED_CALLS = 2  # of all inputs together; one input alone is measured on the first of them
-MOST_MACS = 2e11  # of measuring each input alone; else all are taken to lose alike
+MOST_MACS = 1e12  # of measuring each input alone; else all are taken to lose alike
 LEAST_SHARE = 0.02  # of the noise that is left in the end: what one of them must gain
 ENOUGH_DB = 35.0  # networks whose matrix products lose less are left alone
 GAIN_DB = 0.5  # of the network, or nothing is done
@@ -149,12 +152,11 @@ class _Smoothing:
         assert ctx.calibration is not None
         assert ctx.observe is not None
         self.graph, self.ctx, self.report, self.observe = graph, ctx, report, ctx.observe
-        self.sites, self.calls = sites, some_calls(graph, ctx.calibration.deciding, MOST_CALLS)
-        self.kernels = kernels
+        searched, self.judging = parted(ctx.calibration.deciding)
+        self.sites, self.calls = sites, some_calls(graph, searched, MOST_CALLS)
+        self.kernels, self.judged = kernels, judged
         self.levels = LEVELS[(ctx.activations or ActivationOptions()).format]
-        names = list(judged.names)
-        run = self.observe(graph, names)
-        self.judge = Judge(run, _few(self.calls), names, per_sample=False, logits=judged.logits)
+        self.judge = self._judge(spread(self.calls, MEASURED_CALLS))
 
     def run(self, *, multiply: bool) -> None:
         """All of it."""
@@ -183,9 +185,11 @@ class _Smoothing:
                 self._skip([self.sites[i]], LITTLE)
                 del wanted[i]
         if wanted:
+            after = plans.copy()
             for i, choice in wanted.items():
-                plans[i] = self._plan(self.sites[i], samples[self.sites[i].tensor], choice.by_channel)
-            self._apply(wanted, plans, whole, free)
+                after[i] = self._plan(self.sites[i], samples[self.sites[i].tensor], choice.by_channel)
+            del noise  # its session holds a copy of the weights
+            self._apply(wanted, plans, after, free)
 
     def _samples(self) -> dict[str, ChannelSample]:
         """Ranges of all inputs that are finite, and few of their numbers."""
@@ -253,8 +257,7 @@ class _Smoothing:
     def _alone(self, plans: Sequence[ActivationPlan], noise: InputNoise, whole: float) -> dict[str, float]:
         """Noise of each input, rounded alone, by tensor; alike for all where that takes too many runs."""
         count = len(self.sites)
-        work = sum(macs(n) or 0 for n in self.graph.layers()) * count
-        if work > MOST_MACS:
+        if macs_on(self.graph, self.judge.calls[0]) * count > MOST_MACS:
             return {s.tensor: whole / count for s in self.sites}
         alone = dict[str, float]()
         for i, site in enumerate(self.sites):
@@ -265,8 +268,8 @@ class _Smoothing:
     def _apply(
         self,
         wanted: Mapping[int, _Choice],
+        before: Sequence[ActivationPlan],
         after: Sequence[ActivationPlan],
-        whole: float,
         free: Mapping[str, ScalingGroup],
     ) -> None:
         """Scale a copy, measure it, and scale the graph where that gained."""
@@ -275,10 +278,11 @@ class _Smoothing:
             for i, choice in wanted.items():
                 _scale(graph, self.sites[i], free.get(self.sites[i].tensor), choice.by_channel)
 
+        judge = self._judge(self.judging)
+        was = self._network_noise(self.graph.copy(), before, judge)
         scale(changed := self.graph.copy())
-        noise = InputNoise(changed, [s.names for s in self.sites], self.observe, self.judge)
-        now = float(noise.of(after).mean())
-        gain = 10 * np.log10(whole / max(now, np.finfo(float).tiny))
+        now = self._network_noise(changed, after, judge)
+        gain = 10 * np.log10(was / max(now, np.finfo(float).tiny))
         self.report.metrics["gain_db"] = float(gain)
         if gain < GAIN_DB:
             self._skip([self.sites[i] for i in wanted], f"the network would gain {gain:.1f} dB")
@@ -293,6 +297,19 @@ class _Smoothing:
                 self.report.change(
                     name, f"input channels scaled by {choice.found.rule}, {how}", after=f"{told}; {fall}"
                 )
+
+    def _judge(self, calls: Sequence[Feeds]) -> Judge:
+        names = list(self.judged.names)
+        run = self.observe(self.graph, names)
+        return Judge(run, calls, names, per_sample=False, logits=self.judged.logits)
+
+    def _network_noise(self, graph: LpGraph, plans: Sequence[ActivationPlan], judge: Judge) -> float:
+        readers = [site.names for site in self.sites]
+        # What a static range of few calls clips is no matter here: all calls will make it.
+        kernels = dict.fromkeys(self.kernels, Kernel.DYNAMIC) if self.levels == FINE else self.kernels
+        graph.plan = read_on_integers(graph, readers, plans, kernels, self.ctx.weights or USUAL)
+        run = self.observe(rounded_network(graph, graph.plan), judge.outputs)
+        return float(judge.noise_terms(run).mean())
 
     def _skip(self, sites: Sequence[_Site], reason: str) -> None:
         for site in sites:
@@ -335,11 +352,6 @@ def _scale(graph: LpGraph, site: _Site, group: ScalingGroup | None, s: F64) -> N
             reason := absorb_before(graph, layer, ChannelAffine(output_at(made), s, np.zeros_like(s)))
         ) is not None:
             raise ValueError(reason)
-
-
-def _few(calls: Sequence[Feeds]) -> list[Feeds]:
-    at = np.unique(np.linspace(0, len(calls) - 1, min(MEASURED_CALLS, len(calls))).astype(int))
-    return [calls[i] for i in at]
 
 
 def _width(layer: Node) -> int:

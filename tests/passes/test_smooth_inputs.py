@@ -8,9 +8,13 @@ import pytest
 from onnx import ModelProto
 
 import lpcompile
+from lpcompile.analysis.calibration import Calibration
+from lpcompile.formats.base import resolve
 from lpcompile.ir.graph import LpGraph
+from lpcompile.quant.fit import fit
 from lpcompile.records import PassReport
 from tests.support import Array, assert_same_outputs, parse_model
+from tests.support_quant import rounded_over_its_range
 
 RNG = np.random.default_rng(0)
 STATIC = "quantize-activations{cost=none, matmul=static}"
@@ -87,6 +91,27 @@ def test_integers_keep_more_of_a_network_that_was_smoothed() -> None:
         made = lpcompile.compile(model, calibration=samples(32), passes=pipeline)
         found.append(made.report["quality"]["sqnr_db_output"])
     assert found[1] > found[0] + 3
+
+
+def test_the_gain_is_that_of_the_network_on_calls_that_chose_no_factors() -> None:
+    """One product, by numpy: inputs over the range of each call, weights in int8 a row of outputs."""
+    rng = np.random.default_rng(2)
+    wide = np.where(np.arange(48) == 7, 40.0, 1.0)
+    model = parse_model("m (float[N,48] x) => (float[N,16] y) <float[48,16] w> { y = MatMul (x, w) }")
+    calls = [{"x": (rng.standard_normal((12, 48)) * wide).astype(np.float32)} for _ in range(9)]
+    graph, report = smoothed(model, calibration=calls)
+    (factor,), (product,) = graph.nodes("Mul"), graph.nodes("MatMul")
+    before = LpGraph.from_proto(model).value("w").values
+    scale, after = (v.values for v in (factor.inputs[1], product.inputs[1]) if v is not None)
+    deciding = Calibration(calls).deciding
+    count = min(4, len(deciding) // 3)
+    judging = [deciding[i]["x"] for i in np.linspace(0, len(deciding) - 1, count).astype(int)]
+    noise = []
+    for s, w in ((np.ones(48), before), (1 / scale.astype(np.float64), after)):
+        rounded = fit(np.ascontiguousarray(w.T), resolve("int8"), rule="mse").dequantize().T
+        gaps = [rounded_over_its_range((x / s).astype(np.float32)) @ rounded - x @ before for x in judging]
+        noise.append(np.mean([np.square(g.astype(np.float64)).sum() for g in gaps]))
+    assert report.metrics["gain_db"] == pytest.approx(10 * np.log10(noise[0] / noise[1]), abs=0.01)
 
 
 def test_a_second_run_changes_nothing() -> None:
