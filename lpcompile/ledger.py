@@ -18,12 +18,13 @@ from lpcompile.analysis.gain import gain_db
 from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs_of_call
 from lpcompile.analysis.measured import Judge
-from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.rounded_network import rounded_bytes, rounded_network
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.errors import LpcompileError, ModelError
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
+from lpcompile.memory import collect_replaced
 from lpcompile.pipeline import Pass
 from lpcompile.plan import AT_RUN_TIME, LayerPlan, QuantPlan
 from lpcompile.progress import Progress, no_progress
@@ -203,6 +204,8 @@ class Ledger:
             names = [*judge.outputs, *(self._logits.outputs if self._logits is not None else ())]
             run = self._counted(self.observe(rounded_network(graph, plan), names), len(judge.calls))
             found = [run(c) for c in judge.calls]
+            del run
+            collect_replaced(rounded_bytes(plan))
             self._noise = _noise_of(judge, found)
             self._logits_noise = None if self._logits is None else _noise_of(self._logits, found)
         assert self._noise is not None

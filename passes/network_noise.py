@@ -2,9 +2,10 @@
 
 from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.measured import Judge
-from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.rounded_network import rounded_bytes, rounded_network
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
+from lpcompile.memory import collect_replaced
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import QuantPlan
 
@@ -43,5 +44,6 @@ class NetworkNoise:
                 run, calibration.deciding, names, per_sample=False, logits=self._judged.logits
             )
         found = self._judge.noise_terms(observe(rounded_network(self._graph, plan), names))
+        collect_replaced(rounded_bytes(plan))
         self._known = [*self._known[-1:], (plan, found)]
         return found

@@ -25,7 +25,7 @@ from lpcompile.analysis.input_noise import InputNoise, range_plan
 from lpcompile.analysis.judged import Judged
 from lpcompile.analysis.macs import macs_on
 from lpcompile.analysis.measured import Judge
-from lpcompile.analysis.rounded_network import rounded_network
+from lpcompile.analysis.rounded_network import rounded_bytes, rounded_network
 from lpcompile.analysis.scaling_search import CLIPS, Found, search
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.factor_flow import Part, Side
@@ -34,6 +34,7 @@ from lpcompile.ir.facts import Fact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.scaling_groups import ScalingGroup, scaling_groups
+from lpcompile.memory import collect_replaced
 from lpcompile.passes.channel_affine import ChannelAffine
 from lpcompile.passes.constant_inputs import output_at
 from lpcompile.passes.equalize_ranges import some_calls
@@ -42,7 +43,7 @@ from lpcompile.passes.scaling_folds import fold, fold_obstacle
 from lpcompile.passes.scaling_readers import LEVELS, USUAL, group_parts, observed, planned_kernels, reader_of
 from lpcompile.passes.smoothing_gain import parted, read_on_integers, spread
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel
+from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel, QuantPlan
 from lpcompile.records import PassReport
 
 MATRICES = ("Gemm", "MatMul")
@@ -175,6 +176,7 @@ class _Smoothing:
             self._skip(self.sites, f"all inputs of matrix products together lose less than {ENOUGH_DB:g} dB")
             return
         alone = self._alone(plans, noise, whole)
+        del noise  # its session holds a copy of the weights
         tried = [s for s in self.sites if multiply or s.tensor in free]
         self._skip([s for s in self.sites if s not in tried], "nothing takes the factors in")
         choices = self._choices(tried, free, alone)
@@ -188,7 +190,6 @@ class _Smoothing:
             after = plans.copy()
             for i, choice in wanted.items():
                 after[i] = self._plan(self.sites[i], samples[self.sites[i].tensor], choice.by_channel)
-            del noise  # its session holds a copy of the weights
             self._apply(wanted, plans, after, free)
 
     def _samples(self) -> dict[str, ChannelSample]:
@@ -309,7 +310,11 @@ class _Smoothing:
         kernels = dict.fromkeys(self.kernels, Kernel.DYNAMIC) if self.levels == FINE else self.kernels
         graph.plan = read_on_integers(graph, readers, plans, kernels, self.ctx.weights or USUAL)
         run = self.observe(rounded_network(graph, graph.plan), judge.outputs)
-        return float(judge.noise_terms(run).mean())
+        found = float(judge.noise_terms(run).mean())
+        del run
+        discarded, graph.plan = rounded_bytes(graph.plan), QuantPlan()
+        collect_replaced(discarded)
+        return found
 
     def _skip(self, sites: Sequence[_Site], reason: str) -> None:
         for site in sites:

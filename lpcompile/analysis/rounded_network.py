@@ -25,3 +25,8 @@ def rounded_network(graph: LpGraph, plan: QuantPlan) -> LpGraph:
     put_tables(made, plan.tables)
     put_recurrent(made, plan.recurrent)
     return made
+
+
+def rounded_bytes(plan: QuantPlan) -> int:
+    """Float weights of a rounded network, which wait for the cycle collector when it is done with (`memory`)."""
+    return sum(4 * layer.tensor.codes.size for layer in plan.layers.values() if layer.tensor is not None)
