@@ -101,6 +101,24 @@ def test_inference_gives_the_shapes_that_are_left_out(n: int | str) -> None:
     assert shapes(shape_inference.infer_shapes(light, data_prop=True)).items() >= shapes(model).items()
 
 
+def test_inference_is_not_shown_how_many_bytes_weights_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would follow each of them through the bodies: its time would be that of the weights."""
+    seen, infer = list[ModelProto](), shape_inference.infer_shapes
+
+    def noted(model: ModelProto, **options: bool) -> ModelProto:
+        seen.append(model)
+        return infer(model, **options)
+
+    monkeypatch.setattr(shape_inference, "infer_shapes", noted)
+    light = ModelProto()
+    light.CopyFrom(net())
+    lighten(light)
+    assert not light.graph.value_info  # all is known without
+    codes = [i for m in seen for i in m.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
+    assert codes
+    assert not any(d.dim_value for c in codes for d in c.type.tensor_type.shape.dim)
+
+
 def test_a_shape_that_inference_loses_stays_and_those_after_it_go() -> None:
     text = """g (float[n,4] x) => (float[n,4] y) <int64[2] s = {-1, 4}> {
         a = Reshape (x, s)  b = Neg (a)  c = Exp (b)  y = Neg (c) }"""
