@@ -19,6 +19,7 @@ from lpcompile.analysis.calibration import Feeds
 from lpcompile.analysis.mismatch_moments import Mismatch, MismatchSweeps, in_parts
 from lpcompile.analysis.remembered_runs import RememberedRuns
 from lpcompile.analysis.rounded_activations import with_rounded_activations
+from lpcompile.analysis.rounded_network import rounded_bytes
 from lpcompile.analysis.rounding_loss import column_energy, ratio_db
 from lpcompile.analysis.sampled_columns import MOST_ROWS
 from lpcompile.analysis.segments import affordable_segments, segments
@@ -28,6 +29,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.ir.planned_bias import planned_bias
 from lpcompile.ir.planned_constants import put_norms, put_recurrent, put_tables
+from lpcompile.memory import collect_replaced
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
@@ -50,6 +52,7 @@ from lpcompile.quant.rows import to_rows
 from lpcompile.records import PassReport
 
 THREADS = 2
+MOST_FACTOR_BYTES = 1 << 27  # of the first rounding that are kept for finalists
 BY_MOMENTS = (*METRIC_ROUNDINGS, *(r for r in DUAL_ROUNDINGS if r != "fp8-nearest"))
 LEAST_PER_INPUT = 4  # positions of a half
 SUITS = "its codes and its bias suit these inputs as they are"
@@ -91,6 +94,9 @@ class RequantizeWeights(Pass):
                 report.skip(node, "no calibration data, so its inputs are not known")
             return report
         names, deciding = [n.name for n in rounded], calibration.deciding
+        if sum(m.matrix.nbytes for m in set(ctx.metrics.values())) > MOST_FACTOR_BYTES:
+            for metric in ctx.metrics.values():
+                metric.let_go()
         path_inputs(graph, ctx, [n for n in names if _plan(graph, n).weight.side_lowering == CONCAT_IN])
         measure = NetworkNoise(graph, ctx)
         most = self.finalists
@@ -104,6 +110,7 @@ class RequantizeWeights(Pass):
             if runs is not None:
                 runs.restart()
             _Requantizing(graph, ctx, deciding, names, told, runs).run(names, self.segments)
+            collect_replaced(rounded_bytes(graph.plan))
             keep_if_better(graph, ctx, before, told, measure=measure)
 
         again(report)

@@ -102,7 +102,10 @@ def gather_grams(
                 list(pool.map(counted, sums))
                 if progress is not None:
                     progress(done * len(calls) + i + 1, len(parts) * len(calls))
-        grams = {s.reading: s.result() for s in sums}
+        grams = dict[InputReading, Gram | None]()
+        while sums:  # each goes as soon as its result is there
+            finished = sums.pop()
+            grams[finished.reading] = finished.result()
         for name in (n for n, r in readings.items() if r in grams):
             gram = grams[readings[name]]
             if gram is None:

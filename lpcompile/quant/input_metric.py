@@ -80,6 +80,10 @@ class InputMetric:
         """Of H, in the order of rounding."""
         return factor(self.matrix, self.damping)
 
+    def let_go(self) -> None:
+        """Forget the factors, which take as much memory as the matrix; they are made anew when they are asked for."""
+        self.__dict__.pop("factors", None)
+
     @cached_property
     def _variances(self) -> F64:
         found = np.empty_like(self.factors.variances)
