@@ -97,10 +97,11 @@ class TableRecord:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Compiled against float, on calibration samples that decided nothing."""
+    """Compiled against float, on calibration samples that decided nothing; `sqnr_error_db` is a standard error."""
 
     samples: int
     sqnr_db_output: float | None
+    sqnr_error_db: float | None
     top1_agreement: float | None
     max_abs_error: float | None
     kl: float | None

@@ -57,7 +57,13 @@ def _figures(report: Report) -> Iterator[tuple[str, str, str]]:
         before, after = sizes["float"], sizes["compiled"]
         yield "size of the file", bytes_text(after), f"{after / before:.2f} of {bytes_text(before)}"
     if is_number(quality.get("sqnr_db_output")):
-        yield "output against float", f"{quality['sqnr_db_output']:.1f} dB", "signal to quantisation noise"
+        error = quality.get("sqnr_error_db")
+        spread = f", standard error {error:.1f} dB" if is_number(error) else ""
+        yield (
+            "output against float",
+            f"{quality['sqnr_db_output']:.1f} dB",
+            f"signal to quantisation noise{spread}",
+        )
     if is_number(quality.get("top1_agreement")):
         yield (
             "same first choice",

@@ -40,8 +40,10 @@ def bytes_text(size: float) -> str:
     return f"{size:.0f} B" if step == 0 else f"{size:.3g} {_UNITS[step]}"
 
 
-def db_text(value: float | None) -> str:
-    """A ratio in dB; 200 dB stands for equal values."""
+def db_text(value: float | None, error: float | None = None) -> str:
+    """A ratio in dB, with its standard error where that is known; 200 dB stands for equal values."""
     if value is None:
         return "-"
-    return "exact" if value >= 200 else f"{value:.1f} dB"
+    if value >= 200:
+        return "exact"
+    return f"{value:.1f} dB" if error is None else f"{value:.1f} +- {error:.1f} dB"

@@ -119,7 +119,7 @@ def _quality(report: Mapping[str, Any]) -> str:
         return "quality   not measured"
     parts = []
     if quality.get("sqnr_db_output") is not None:
-        parts.append(f"SQNR {db_text(quality['sqnr_db_output'])}")
+        parts.append(f"SQNR {db_text(quality['sqnr_db_output'], quality.get('sqnr_error_db'))}")
     if quality.get("top1_agreement") is not None:
         parts.append(f"agreement {quality['top1_agreement']:.3f}")
     return f"quality   {', '.join(parts) or 'no float output'} against float on {_samples(quality)}"

@@ -2,7 +2,8 @@
 
 SQNR = 10 log10(sum a^2 / sum (a - b)^2) over all elements of all calls, a the reference. Where a value is not
 finite, the same in both is equal and counts for nothing (NaN equals NaN), and any other makes the error
-infinite. Equal tensors have EXACT_DB, more than float32 can tell apart, so that figures stay finite.
+infinite. Equal tensors have EXACT_DB, more than float32 can tell apart, so that figures stay finite. Its standard
+error is that of a ratio of means over samples, by the delta method.
 """
 
 import math
@@ -35,9 +36,10 @@ class TensorComparison:
     rows: int = 0
     agreeing: int = 0
     divergence: float = 0.0
+    energies: list[NDArray[np.float64]] = field(default_factory=list)
 
-    def update(self, reference: NDArray[Any], other: NDArray[Any]) -> None:
-        """Take in the tensor of one call."""
+    def update(self, reference: NDArray[Any], other: NDArray[Any], samples: int = 1) -> None:
+        """Take in the tensor of one call, whose rows are those of so many samples, one after the other."""
         self.is_float = reference.dtype.name in _FLOATS
         self.elements += reference.size
         if not self.is_float:
@@ -53,6 +55,10 @@ class TensorComparison:
         self.different += int(np.count_nonzero(error))
         self.signal += float(np.vdot(a, a))
         self.noise += float(np.vdot(error, error))
+        if a.size:
+            rows = samples if samples > 0 and a.ndim and len(a) % samples == 0 else 1
+            parts = (np.reshape(x, (rows, -1)) for x in (a, error))
+            self.energies.append(np.stack([np.einsum("ij,ij->i", x, x) for x in parts]))
         self.max_abs = max(self.max_abs, float(np.abs(error).max(initial=0.0)))
         axis = class_axis(reference)
         if axis is not None:
@@ -73,6 +79,16 @@ class TensorComparison:
         if self.signal == 0 or math.isinf(self.noise):
             return -EXACT_DB
         return float(np.clip(10 * math.log10(self.signal / self.noise), -EXACT_DB, EXACT_DB))
+
+    @property
+    def sqnr_error_db(self) -> float | None:
+        """Standard error of `sqnr_db` from the spread over samples; None for one, or where nothing is lost."""
+        known = np.concatenate(self.energies, axis=1) if self.energies else np.zeros((2, 0))
+        count = known.shape[1]
+        if count < 2 or not (self.signal > 0 and 0 < self.noise < math.inf):
+            return None
+        signal, noise = known / known.mean(axis=1, keepdims=True)
+        return float(10 / math.log(10) * (noise - signal).std(ddof=1) / math.sqrt(count))
 
     @property
     def agreement(self) -> float | None:
@@ -125,7 +141,8 @@ class Comparison:
         Raises:
             ModelError: an output is missing from the other, or has another shape on an axis that is not free.
         """
-        self.samples += _samples(reference, feeds)
+        samples = _samples(reference, feeds)
+        self.samples += samples
         for name, a in reference.items():
             b = other.get(name)
             if b is not None and b.shape != a.shape and self._may_differ(name, a, b):
@@ -134,7 +151,7 @@ class Comparison:
             if b is None or b.shape != a.shape:
                 found = "is missing" if b is None else f"has shape {b.shape} instead of {a.shape}"
                 raise ModelError(f"output '{name}' {found}", hint="compare models of the same interface")
-            self.tensors.setdefault(name, TensorComparison()).update(a, b)
+            self.tensors.setdefault(name, TensorComparison()).update(a, b, samples)
 
     def _may_differ(self, name: str, a: NDArray[Any], b: NDArray[Any]) -> bool:
         axes = {i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=False)) if m != n}
@@ -143,8 +160,17 @@ class Comparison:
     @property
     def sqnr_db(self) -> float | None:
         """SQNR of the worst float output: outputs differ in scale, so they are not added up."""
-        known = [t.sqnr_db for t in self.tensors.values() if t.sqnr_db is not None]
-        return min(known) if known else None
+        return None if (worst := self._worst) is None else worst.sqnr_db
+
+    @property
+    def sqnr_error_db(self) -> float | None:
+        """Standard error of that."""
+        return None if (worst := self._worst) is None else worst.sqnr_error_db
+
+    @property
+    def _worst(self) -> TensorComparison | None:
+        known = [(db, t) for t in self.tensors.values() if (db := t.sqnr_db) is not None]
+        return min(known, key=lambda k: k[0])[1] if known else None
 
     @property
     def agreement(self) -> float | None:
@@ -166,6 +192,7 @@ class Comparison:
         return Quality(
             samples=self.samples,
             sqnr_db_output=self.sqnr_db,
+            sqnr_error_db=self.sqnr_error_db,
             top1_agreement=self.agreement,
             max_abs_error=self.max_abs,
             kl=self.kl,

@@ -37,6 +37,29 @@ def test_sqnr_neither_depends_on_scale_nor_on_calls(scale: float, seed: int, cut
     assert parts.samples == 16
 
 
+@given(seed=st.integers(0, 20), cut=st.integers(1, 299))
+def test_the_standard_error_is_that_of_drawing_other_samples(seed: int, cut: int) -> None:
+    """Against the spread of 300 bootstrap draws; whether calls hold one sample or many is no matter."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(300, 2, 3)) * rng.uniform(0.5, 2, size=(300, 1, 1))
+    b = a + 0.05 * rng.normal(size=a.shape) * rng.gamma(2, size=(300, 1, 1))
+    found = compared(a, b).sqnr_error_db
+    parts = compare([({"y": a[s]}, {"y": b[s]}) for s in (slice(cut), slice(cut, None))]).sqnr_error_db
+    signal, noise = (np.square(x).sum((1, 2)) for x in (a, a - b))
+    draws = rng.integers(0, 300, size=(300, 300))
+    spread = (10 * np.log10(signal[draws].sum(1) / noise[draws].sum(1))).std()
+    assert found == pytest.approx(spread, rel=0.25)
+    assert parts == pytest.approx(found)
+
+
+def test_what_has_no_standard_error() -> None:
+    a = np.ones((4, 3), np.float32)
+    assert compared(a, a).sqnr_error_db is None
+    assert compared(a[:1], 2 * a[:1]).sqnr_error_db is None
+    assert compared(0 * a, a).sqnr_error_db is None
+    assert compared(a, np.full_like(a, np.nan)).sqnr_error_db is None
+
+
 def test_equal_and_silent_tensors() -> None:
     x, zero = np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)
     assert compared(x, x).sqnr_db == EXACT_DB
