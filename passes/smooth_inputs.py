@@ -221,13 +221,14 @@ class _Smoothing:
             choose = partial(self._choice, samples=samples, grams=grams)
             # Inputs are independent and numpy releases the interpreter lock: two at a time.
             with ThreadPoolExecutor(THREADS) as pool:
-                for site, choice in zip(now, pool.map(choose, now, portion), strict=True):
+                pairs = zip(now, pool.map(choose, now, portion), strict=True)
+                for done, (site, choice) in enumerate(pairs, int(start) + 1):
+                    self.ctx.progress("smoothing inputs", done, len(sites))
                     if isinstance(choice, str):
                         self._skip([site], choice)
                     else:
                         found[site.tensor] = choice
                     left += alone[site.tensor] * _kept(found.get(site.tensor))
-            self.ctx.progress("smoothing inputs", start + len(now), len(sites))
         return found
 
     def _choice(
