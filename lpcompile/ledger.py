@@ -2,7 +2,8 @@
 
 A pass that changes the plan is measured in floats, everything rounded as planned (`analysis.rounded_network`), on the
 judging calls; what it gained over the step before is paired, call by call, and has a standard error (`analysis.gain`).
-Nothing is decided by it. Ranges that are measured at run time are measured here, too, of the judging calls.
+Nothing is decided by it. Ranges that are measured at run time are measured here, too, of the judging calls. Of several
+outputs it is the mean of noise over signal; `quality` tells the worst one.
 """
 
 import time
@@ -141,6 +142,7 @@ class Ledger:
             "calls": 0 if judge is None else len(judge.calls),
             "of_calls": len(self.calls),
             "samples": samples,
+            "outputs": 0 if judge is None else len(judge.outputs),
             "held_back": self.held_back,
             "seconds": self.seconds,
             "reason": self.obstacle,

@@ -205,6 +205,20 @@ def test_one_call_has_no_error() -> None:
     assert found.document()["ledger_basis"]["held_back"] is False
 
 
+def test_several_outputs_are_told_to_be_averaged() -> None:
+    """Noise over signal, the mean of both; `quality` has the worse."""
+    two = """m (float[N,16] x) => (float[N,5] y, float[N,4] z) <float[16,5] w, float[16,4] v> {
+        y = MatMul (x, w)  z = MatMul (x, v) }"""
+    passes = "fold-batchnorm,quantize-activations{cost=none, matmul=dynamic},quantize-weights{format=int4}"
+    made = lpcompile.compile(parse_model(two), calibration=samples(parse_model(two)), passes=passes)
+    quality, last = made.report["quality"], made.report["ledger"][-1]["sqnr_db"]
+    noise = [10 ** (-db / 10) for db in quality["outputs"].values()]
+    assert made.report["ledger_basis"]["outputs"] == len(noise) == 2
+    assert last == pytest.approx(-10 * math.log10(np.mean(noise)), abs=0.1)
+    assert quality["sqnr_db_output"] == pytest.approx(-10 * math.log10(max(noise)))
+    assert "mean of 2 outputs" in summary(made.report)
+
+
 @pytest.mark.thorough
 def test_it_decides_nothing_and_is_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = shipped("digits_resnet"), str(shipped_data("digits_resnet"))

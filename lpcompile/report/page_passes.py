@@ -26,6 +26,8 @@ def ledger(report: Mapping[str, Any]) -> str:
     text = f"Measured on {basis.get('samples')} samples" if basis.get("samples") else ""
     if text and basis.get("held_back"):
         text += " that decided nothing"
+    if text and basis.get("outputs", 1) > 1:
+        text += f", the mean noise of {basis['outputs']} outputs"
     return section(
         "ledger",
         "Gains and losses",

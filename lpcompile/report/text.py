@@ -159,7 +159,11 @@ def _ledger(report: Mapping[str, Any]) -> list[str]:
     which = "" if basis["held_back"] else " that also decided"
     further = ("of logits",) if logits else ()
     shown = table(("step", "SQNR dB", "gain dB", *further, "seconds", ""), rows).splitlines()
-    first = f"gains     of each step, simulated in floats on {counted(basis['samples'], 'sample')}{which}"
+    outputs = basis.get("outputs", 1)
+    mean = f", mean of {outputs} outputs" if outputs > 1 else ""
+    first = (
+        f"gains     of each step, simulated in floats on {counted(basis['samples'], 'sample')}{which}{mean}"
+    )
     return [first, *(f"          {line}" for line in shown)]
 
 

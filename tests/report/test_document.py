@@ -52,7 +52,7 @@ KEYS = {
     "passes layers totals cost quality verification effort ledger ledger_basis",
     "cost": "set before after elementwise_share ace energy45nm_pj bytes_moved free_operations nodes uncounted",
     "effort": "level learned_by note",
-    "ledger_basis": "calls of_calls samples held_back seconds reason",
+    "ledger_basis": "calls of_calls samples outputs held_back seconds reason",
     "tool": "name version",
     "created_with": "command options seed versions",
     "model": "path sha256 opset inputs outputs",
