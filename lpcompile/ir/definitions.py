@@ -14,6 +14,7 @@ from lpcompile.errors import ModelError
 from lpcompile.ir.export import write_node
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.grid_sample import grid_sample
+from lpcompile.ir.group_query_attention import group_query_attention
 from lpcompile.ir.multi_head_attention import multi_head_attention
 from lpcompile.ir.node import Node
 from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
@@ -23,6 +24,7 @@ from lpcompile.ir.value import Value
 OF_ONNX = ("Attention", "CenterCropPad", "GridSample", "RotaryEmbedding")
 _OURS: dict[tuple[str, str], Callable[[Node, int], FunctionProto | None]] = {
     ("", "GridSample"): grid_sample,
+    (RUNTIME_DOMAIN, "GroupQueryAttention"): group_query_attention,
     (RUNTIME_DOMAIN, "MultiHeadAttention"): multi_head_attention,
 }
 OF_RUNTIME = tuple(op for domain, op in _OURS if domain)

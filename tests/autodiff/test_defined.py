@@ -158,6 +158,99 @@ def test_multi_head_attention(form: str) -> None:
         assert np.abs(np.asarray(ours[name])).max() > 0.01
 
 
+GROUPS = {  # attributes; batch, new places, places of the past; how many there are of each sample
+    "plain": ("", (2, 5, 0), (5, 5)),
+    "a past": ("", (1, 3, 4), (7,)),
+    "one token": ("do_rotary = 1,", (3, 1, 6), (7, 7, 7)),
+    "rotated": ("do_rotary = 1,", (2, 5, 0), (5, 5)),
+    "rotated in pairs": ("do_rotary = 1, rotary_interleaved = 1,", (1, 2, 4), (6,)),
+    "padded at the end": ("do_rotary = 1,", (2, 5, 0), (3, 5)),
+    "pasts of each length": ("do_rotary = 1,", (2, 1, 6), (4, 7)),
+    "scaled and capped": ("scale = 0.4, softcap = 3.0,", (1, 4, 3), (7,)),
+}
+
+
+def grouped(form: str, *, packed: bool) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
+    """Four heads of sixteen numbers that share two of keys, and what it is fed."""
+    attributes, (batch, new, past), places = GROUPS[form]
+    widths = "float[B,S,128] q" if packed else "float[B,S,64] q, float[B,S,32] k, float[B,S,32] v"
+    given = "q, , " if packed else "q, k, v"
+    rotates = ", c, s" if "do_rotary" in attributes else ""
+    held = ("float[B,2,P,16] pk, float[B,2,P,16] pv, ", "pk, pv") if past else ("", ", ")
+    call = f"GroupQueryAttention <{attributes} num_heads = 4, kv_num_heads = 2> ({given}, {held[1]}, n, t{rotates})"
+    model = heads(
+        f"({widths}, {held[0]}int32[B] n, int32[1] t, float[9,8] c, float[9,8] s) => "
+        f"(float[] y, float[] nk, float[] nv) {{ y, nk, nv = com.microsoft.{call} }}"
+    )
+    rng, sizes = np.random.default_rng(4), {"B": batch, "S": new, "P": past}
+    feeds = {
+        i.name: rng.normal(0, 0.7, [d.dim_value or sizes[d.dim_param] for d in i.type.tensor_type.shape.dim])
+        for i in model.graph.input
+    }
+    angles = np.arange(9)[:, None] * 0.5 ** np.arange(8)
+    feeds |= {"c": np.cos(angles), "s": np.sin(angles)}
+    found: dict[str, NDArray[Any]] = {k: np.asarray(v, np.float32) for k, v in feeds.items()}
+    return model, found | {"n": np.array(places, np.int32) - 1, "t": np.array([max(places)], np.int32)}
+
+
+def grouped_parts(model: ModelProto) -> ModelProto:
+    graph = LpGraph.from_proto(model)
+    (node,) = graph.nodes()
+    parts = definition(node, graph.opset)
+    assert parts is not None
+    return parts.to_proto()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", GROUPS)
+def test_heads_that_share_keys_are_their_definition(form: str, packed: bool) -> None:
+    """What places behind the end of a sample give is no one's."""
+    model, feeds = grouped(form, packed=packed)
+    parts = grouped_parts(model)
+    ours = run_model(parts, {i.name: feeds[i.name] for i in parts.graph.input})
+    runtimes = run_model(model, feeds)
+    counts = GROUPS[form][2]
+    for sample, places in enumerate(counts):
+        seen = min(feeds["q"].shape[1], places)
+        assert_close(ours["y"][sample, :seen], runtimes["y"][sample, :seen], 2e-6)
+    for name in ("nk", "nv") if len(set(counts)) == 1 else ():
+        assert_close(ours[name], runtimes[name], 1e-6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", ["plain", "rotated in pairs", "pasts of each length", "scaled and capped"])
+def test_group_query_attention(form: str, packed: bool) -> None:
+    """The gradients of the operator in float32 are those of its definition in float64."""
+    model, feeds = grouped(form, packed=packed)
+    parts, wanted = grouped_parts(model), ["q"] if packed else ["q", "k", "v"]
+    ours = reverse_mode(model, feeds, wanted, run_model)
+    oracle = reverse_mode(parts, {i.name: feeds[i.name] for i in parts.graph.input}, wanted, run_model)
+    for name in wanted:
+        assert_close(ours[name], oracle[name], 1e-5, name)
+        assert np.abs(np.asarray(ours[name])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("attributes", "outputs"),
+    [
+        ("local_window_size = 2,", "float[1,2,T,16] nk"),
+        ("", "float[1,2,P,16] nk"),
+        ("smooth_softmax = 1,", "float[] nk"),
+    ],
+)
+def test_other_forms_of_shared_keys_have_no_definition(attributes: str, outputs: str) -> None:
+    """A window, one buffer of past and present, a sink."""
+    graph = LpGraph.from_proto(
+        heads(
+            f"(float[1,1,64] q, float[1,1,32] k, float[1,2,P,16] p, int32[1] n, int32[1] t) => (float[] y, {outputs}) "
+            f"{{ y, nk = com.microsoft.GroupQueryAttention <{attributes} num_heads = 4, kv_num_heads = 2> "
+            "(q, k, k, p, p, n, t) }"
+        )
+    )
+    (node,) = graph.nodes()
+    assert definition(node, graph.opset) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,0 +1,156 @@
+"""GroupQueryAttention of `com.microsoft` in its parts: heads that share keys, a past, rotated by their places.
+
+The past may stand in a longer buffer: what lies behind `seqlens_k` of it is not seen. Keys that are new come after it.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from onnx import FunctionProto, TensorProto
+
+from lpcompile.ir.function import FunctionBuilder
+from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+
+_NAMES = ("query", "key", "value", "past_key", "past_value", "seqlens", "total", "cos", "sin")
+_OUTPUTS = ("y", "present_key", "present_value")
+_ATTRIBUTES = {"num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "softcap"}
+_NOWHERE = 1 << 40  # the place of what is not seen
+
+
+def group_query_attention(node: Node, opset: int) -> FunctionProto | None:
+    """Its parts; None for windows, biases, sinks, caches of integers, and where past and present are one buffer."""
+    inputs = [*node.inputs, *[None] * len(_NAMES)][: max(len(_NAMES), len(node.inputs))]
+    query, key, value, past, past_value, seqlens, total, cos, sin = inputs[: len(_NAMES)]
+    others = {k: v for k, v in node.attrs.items() if k not in _ATTRIBUTES}
+    if any(v is not None for v in inputs[len(_NAMES) :]) or any(map(_says_something, others.items())):
+        return None
+    heads, shared = int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
+    size = _head_size(query, heads if key is not None else heads + 2 * shared)
+    rotates = bool(node.attrs.get("do_rotary", 0))
+    given = (query, seqlens, total, *((cos, sin) if rotates else ()))
+    if not size or any(v is None for v in given) or (key is None) != (value is None):
+        return None
+    if len(node.outputs) > len(_OUTPUTS) or (past is None) != (past_value is None) or _in_place(node, past):
+        return None
+    b = FunctionBuilder("GroupQueryAttention", _NAMES[: len(node.inputs)], _OUTPUTS[: len(node.outputs)], "")
+    parts = _Parts(b, size)
+    if key is None:
+        ends = np.cumsum([0, heads, shared, shared]) * size
+        q, k, v = (parts.cut("query", 2, int(low), int(high)) for low, high in pairwise(ends))
+    else:
+        q, k, v = "query", "key", "value"
+    q, k, v = (parts.heads(x, n) for x, n in ((q, heads), (k, shared), (v, shared)))
+    length = b.op("Gather", b.op("Shape", "query"), parts.ints(1))  # (1,) new places
+    before = b.op("Sub", b.op("Add", b.op("Cast", "seqlens", to=TensorProto.INT64), parts.ints(1)), length)
+    whole = b.op("Reshape", b.op("Cast", "total", to=TensorProto.INT64), parts.ints(1))
+    before = b.op("Where", b.op("Equal", length, whole), parts.ints(0), before)  # the first call has no past
+    before = b.op("Reshape", before, parts.ints(-1, 1))  # (B, 1)
+    places = b.op("Add", before, parts.counted(length, _size(query, 1)))  # (B, S)
+    if rotates:
+        assert cos is not None
+        width = cos.dims[1] if cos.is_constant else (cos.shape or (None, None))[1]
+        if not isinstance(width, int):
+            return None
+        interleaved = bool(node.attrs.get("rotary_interleaved", 0))
+        angles = [b.op("Unsqueeze", b.op("Gather", t, places), parts.ints(1)) for t in ("cos", "sin")]
+        q, k = (parts.rotated(x, angles, width, interleaved=interleaved) for x in (q, k))
+    known = places
+    if past is not None:
+        held = b.op("Gather", b.op("Shape", "past_key"), parts.ints(2))
+        row = b.op("Unsqueeze", parts.counted(held, _size(past, 2)), parts.ints(0))  # (1, P)
+        seen = b.op("Less", row, before)
+        known = b.op("Concat", b.op("Where", seen, row, parts.ints(_NOWHERE)), places, axis=1)  # (B, P + S)
+        k, v = (b.op("Concat", p, x, axis=2) for p, x in (("past_key", k), ("past_value", v)))
+    for name, x in zip(_OUTPUTS[1 : len(node.outputs)], (k, v), strict=False):
+        b.op("Identity", x, out=name)
+    kind = np.dtype(query.dtype) if query is not None and query.dtype is not None else np.dtype(np.float32)
+    scale = float(node.attrs.get("scale", 0.0)) or size**-0.5
+    grouped = b.op("Reshape", q, parts.ints(0, shared, heads // shared, -1, size))
+    k, v = (b.op("Unsqueeze", x, parts.ints(2)) for x in (k, v))
+    scores = b.op("MatMul", grouped, b.op("Transpose", k, perm=[0, 1, 2, 4, 3]))
+    scores = b.op("Mul", scores, b.constant(np.array(scale, kind)))
+    if cap := float(node.attrs.get("softcap", 0.0)):
+        most = b.constant(np.array(cap, kind))
+        scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, most)), most)
+    later = b.op("Less", b.op("Unsqueeze", places, parts.ints(2)), b.op("Unsqueeze", known, parts.ints(1)))
+    least = b.constant(np.array(np.finfo(kind).min, kind))
+    scores = b.op("Where", b.op("Unsqueeze", later, parts.ints(1, 2)), least, scores)
+    y = b.op("MatMul", b.op("Softmax", scores, axis=-1), v)  # (B, KV, H / KV, S, size)
+    joined = b.op("Transpose", b.op("Reshape", y, parts.ints(0, heads, -1, size)), perm=[0, 2, 1, 3])
+    b.op("Reshape", joined, parts.ints(0, 0, heads * size), out="y")
+    return b.build(opset)
+
+
+class _Parts:
+    """What the body is put together of; `size` numbers a head."""
+
+    def __init__(self, b: FunctionBuilder, size: int) -> None:
+        self._b, self._size = b, size
+
+    def ints(self, *values: int) -> str:
+        return self._b.constant(np.array(values, np.int64))
+
+    def counted(self, count: str, known: int | None) -> str:
+        """0, 1, ... as many as a number (1,) says, which may be known."""
+        if known is not None:
+            return self._b.constant(np.arange(known))
+        scalar = self._b.op("Squeeze", count, self.ints(0))
+        zero, one = (self._b.constant(np.array(n, np.int64)) for n in (0, 1))
+        return self._b.op("Range", zero, scalar, one)
+
+    def cut(self, x: str, axis: int, low: int, high: int, step: int = 1) -> str:
+        return self._b.op("Slice", x, *(self.ints(n) for n in (low, high, axis, step)))
+
+    def heads(self, x: str, count: int) -> str:
+        """(B, count, S, size) of (B, S, count * size)."""
+        apart = self._b.op("Reshape", x, self.ints(0, 0, count, self._size))
+        return self._b.op("Transpose", apart, perm=[0, 2, 1, 3])
+
+    def rotated(self, x: str, angles: list[str], half: int, *, interleaved: bool) -> str:
+        """Pairs of the first 2 * half numbers of every head turned by their angles, (B, 1, S, half)."""
+        b, (cos, sin) = self._b, angles
+        if interleaved:
+            first, second = (self.cut(x, 3, at, 2 * half, 2) for at in (0, 1))
+        else:
+            first, second = (self.cut(x, 3, at, at + half) for at in (0, half))
+        turned = (
+            b.op("Sub", b.op("Mul", first, cos), b.op("Mul", second, sin)),
+            b.op("Add", b.op("Mul", second, cos), b.op("Mul", first, sin)),
+        )
+        if interleaved:
+            pairs = (b.op("Unsqueeze", t, self.ints(4)) for t in turned)
+            found = b.op("Reshape", b.op("Concat", *pairs, axis=4), self.ints(0, 0, 0, 2 * half))
+        else:
+            found = b.op("Concat", *turned, axis=3)
+        if 2 * half == self._size:
+            return found
+        return b.op("Concat", found, self.cut(x, 3, 2 * half, self._size), axis=3)
+
+
+def _says_something(attribute: tuple[str, object]) -> bool:
+    """Whether an attribute that we know nothing of asks for more than none of it."""
+    name, value = attribute
+    return value not in ((-1,) if name == "local_window_size" else (0, 0.0, -1, b"", "", b"NONE", "NONE"))
+
+
+def _in_place(node: Node, past: Value | None) -> bool:
+    """Whether the present is as long as the past: one buffer, in which new keys take places of their own."""
+    present = node.outputs[1] if len(node.outputs) > 1 else None
+    if past is None or present is None or past.shape is None or present.shape is None:
+        return False
+    return past.shape[2] is not None and past.shape[2] == present.shape[2]
+
+
+def _size(value: Value | None, axis: int) -> int | None:
+    """Of an axis; None where it is not known."""
+    found = None if value is None or value.shape is None else value.shape[axis]
+    return found if isinstance(found, int) else None
+
+
+def _head_size(query: Value | None, heads: int) -> int:
+    """Numbers of one head; 0 where there are no three axes, or the last is not known."""
+    if query is None or query.shape is None or len(query.shape) != 3:
+        return 0
+    last = query.shape[-1]
+    return last // heads if isinstance(last, int) else 0
