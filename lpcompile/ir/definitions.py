@@ -17,6 +17,7 @@ from lpcompile.ir.grid_sample import grid_sample
 from lpcompile.ir.group_query_attention import group_query_attention
 from lpcompile.ir.multi_head_attention import multi_head_attention
 from lpcompile.ir.node import Node
+from lpcompile.ir.rotary_embedding import rotary_embedding
 from lpcompile.ir.runtime_operators import RUNTIME_DOMAIN
 from lpcompile.ir.value import Value
 
@@ -26,6 +27,7 @@ _OURS: dict[tuple[str, str], Callable[[Node, int], FunctionProto | None]] = {
     ("", "GridSample"): grid_sample,
     (RUNTIME_DOMAIN, "GroupQueryAttention"): group_query_attention,
     (RUNTIME_DOMAIN, "MultiHeadAttention"): multi_head_attention,
+    (RUNTIME_DOMAIN, "RotaryEmbedding"): rotary_embedding,
 }
 OF_RUNTIME = tuple(op for domain, op in _OURS if domain)
 _DOMAIN = "lpcompile.definition"

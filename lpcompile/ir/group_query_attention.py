@@ -10,6 +10,7 @@ from onnx import FunctionProto, TensorProto
 
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.node import Node
+from lpcompile.ir.rotary_embedding import cut, ints, rotated
 from lpcompile.ir.value import Value
 
 _NAMES = ("query", "key", "value", "past_key", "past_value", "seqlens", "total", "cos", "sin")
@@ -34,98 +35,64 @@ def group_query_attention(node: Node, opset: int) -> FunctionProto | None:
     if len(node.outputs) > len(_OUTPUTS) or (past is None) != (past_value is None) or _in_place(node, past):
         return None
     b = FunctionBuilder("GroupQueryAttention", _NAMES[: len(node.inputs)], _OUTPUTS[: len(node.outputs)], "")
-    parts = _Parts(b, size)
     if key is None:
         ends = np.cumsum([0, heads, shared, shared]) * size
-        q, k, v = (parts.cut("query", 2, int(low), int(high)) for low, high in pairwise(ends))
+        q, k, v = (cut(b, "query", 2, int(low), int(high)) for low, high in pairwise(ends))
     else:
         q, k, v = "query", "key", "value"
-    q, k, v = (parts.heads(x, n) for x, n in ((q, heads), (k, shared), (v, shared)))
-    length = b.op("Gather", b.op("Shape", "query"), parts.ints(1))  # (1,) new places
-    before = b.op("Sub", b.op("Add", b.op("Cast", "seqlens", to=TensorProto.INT64), parts.ints(1)), length)
-    whole = b.op("Reshape", b.op("Cast", "total", to=TensorProto.INT64), parts.ints(1))
-    before = b.op("Where", b.op("Equal", length, whole), parts.ints(0), before)  # the first call has no past
-    before = b.op("Reshape", before, parts.ints(-1, 1))  # (B, 1)
-    places = b.op("Add", before, parts.counted(length, _size(query, 1)))  # (B, S)
+    q, k, v = (_heads(b, x, n, size) for x, n in ((q, heads), (k, shared), (v, shared)))
+    length = b.op("Gather", b.op("Shape", "query"), ints(b, 1))  # (1,) new places
+    before = b.op("Sub", b.op("Add", b.op("Cast", "seqlens", to=TensorProto.INT64), ints(b, 1)), length)
+    whole = b.op("Reshape", b.op("Cast", "total", to=TensorProto.INT64), ints(b, 1))
+    before = b.op("Where", b.op("Equal", length, whole), ints(b, 0), before)  # the first call has no past
+    before = b.op("Reshape", before, ints(b, -1, 1))  # (B, 1)
+    places = b.op("Add", before, _counted(b, length, _size(query, 1)))  # (B, S)
     if rotates:
         assert cos is not None
         width = cos.dims[1] if cos.is_constant else (cos.shape or (None, None))[1]
         if not isinstance(width, int):
             return None
         interleaved = bool(node.attrs.get("rotary_interleaved", 0))
-        angles = [b.op("Unsqueeze", b.op("Gather", t, places), parts.ints(1)) for t in ("cos", "sin")]
-        q, k = (parts.rotated(x, angles, width, interleaved=interleaved) for x in (q, k))
+        angles = [b.op("Unsqueeze", b.op("Gather", t, places), ints(b, 1)) for t in ("cos", "sin")]
+        q, k = (rotated(b, x, angles, width, size, interleaved=interleaved) for x in (q, k))
     known = places
     if past is not None:
-        held = b.op("Gather", b.op("Shape", "past_key"), parts.ints(2))
-        row = b.op("Unsqueeze", parts.counted(held, _size(past, 2)), parts.ints(0))  # (1, P)
+        held = b.op("Gather", b.op("Shape", "past_key"), ints(b, 2))
+        row = b.op("Unsqueeze", _counted(b, held, _size(past, 2)), ints(b, 0))  # (1, P)
         seen = b.op("Less", row, before)
-        known = b.op("Concat", b.op("Where", seen, row, parts.ints(_NOWHERE)), places, axis=1)  # (B, P + S)
+        known = b.op("Concat", b.op("Where", seen, row, ints(b, _NOWHERE)), places, axis=1)  # (B, P + S)
         k, v = (b.op("Concat", p, x, axis=2) for p, x in (("past_key", k), ("past_value", v)))
     for name, x in zip(_OUTPUTS[1 : len(node.outputs)], (k, v), strict=False):
         b.op("Identity", x, out=name)
     kind = np.dtype(query.dtype) if query is not None and query.dtype is not None else np.dtype(np.float32)
     scale = float(node.attrs.get("scale", 0.0)) or size**-0.5
-    grouped = b.op("Reshape", q, parts.ints(0, shared, heads // shared, -1, size))
-    k, v = (b.op("Unsqueeze", x, parts.ints(2)) for x in (k, v))
+    grouped = b.op("Reshape", q, ints(b, 0, shared, heads // shared, -1, size))
+    k, v = (b.op("Unsqueeze", x, ints(b, 2)) for x in (k, v))
     scores = b.op("MatMul", grouped, b.op("Transpose", k, perm=[0, 1, 2, 4, 3]))
     scores = b.op("Mul", scores, b.constant(np.array(scale, kind)))
     if cap := float(node.attrs.get("softcap", 0.0)):
         most = b.constant(np.array(cap, kind))
         scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, most)), most)
-    later = b.op("Less", b.op("Unsqueeze", places, parts.ints(2)), b.op("Unsqueeze", known, parts.ints(1)))
+    later = b.op("Less", b.op("Unsqueeze", places, ints(b, 2)), b.op("Unsqueeze", known, ints(b, 1)))
     least = b.constant(np.array(np.finfo(kind).min, kind))
-    scores = b.op("Where", b.op("Unsqueeze", later, parts.ints(1, 2)), least, scores)
+    scores = b.op("Where", b.op("Unsqueeze", later, ints(b, 1, 2)), least, scores)
     y = b.op("MatMul", b.op("Softmax", scores, axis=-1), v)  # (B, KV, H / KV, S, size)
-    joined = b.op("Transpose", b.op("Reshape", y, parts.ints(0, heads, -1, size)), perm=[0, 2, 1, 3])
-    b.op("Reshape", joined, parts.ints(0, 0, heads * size), out="y")
+    joined = b.op("Transpose", b.op("Reshape", y, ints(b, 0, heads, -1, size)), perm=[0, 2, 1, 3])
+    b.op("Reshape", joined, ints(b, 0, 0, heads * size), out="y")
     return b.build(opset)
 
 
-class _Parts:
-    """What the body is put together of; `size` numbers a head."""
+def _counted(b: FunctionBuilder, count: str, known: int | None) -> str:
+    """0, 1, ... as many as a number (1,) says, which may be known."""
+    if known is not None:
+        return b.constant(np.arange(known))
+    zero, one = (b.constant(np.array(n, np.int64)) for n in (0, 1))
+    return b.op("Range", zero, b.op("Squeeze", count, ints(b, 0)), one)
 
-    def __init__(self, b: FunctionBuilder, size: int) -> None:
-        self._b, self._size = b, size
 
-    def ints(self, *values: int) -> str:
-        return self._b.constant(np.array(values, np.int64))
-
-    def counted(self, count: str, known: int | None) -> str:
-        """0, 1, ... as many as a number (1,) says, which may be known."""
-        if known is not None:
-            return self._b.constant(np.arange(known))
-        scalar = self._b.op("Squeeze", count, self.ints(0))
-        zero, one = (self._b.constant(np.array(n, np.int64)) for n in (0, 1))
-        return self._b.op("Range", zero, scalar, one)
-
-    def cut(self, x: str, axis: int, low: int, high: int, step: int = 1) -> str:
-        return self._b.op("Slice", x, *(self.ints(n) for n in (low, high, axis, step)))
-
-    def heads(self, x: str, count: int) -> str:
-        """(B, count, S, size) of (B, S, count * size)."""
-        apart = self._b.op("Reshape", x, self.ints(0, 0, count, self._size))
-        return self._b.op("Transpose", apart, perm=[0, 2, 1, 3])
-
-    def rotated(self, x: str, angles: list[str], half: int, *, interleaved: bool) -> str:
-        """Pairs of the first 2 * half numbers of every head turned by their angles, (B, 1, S, half)."""
-        b, (cos, sin) = self._b, angles
-        if interleaved:
-            first, second = (self.cut(x, 3, at, 2 * half, 2) for at in (0, 1))
-        else:
-            first, second = (self.cut(x, 3, at, at + half) for at in (0, half))
-        turned = (
-            b.op("Sub", b.op("Mul", first, cos), b.op("Mul", second, sin)),
-            b.op("Add", b.op("Mul", second, cos), b.op("Mul", first, sin)),
-        )
-        if interleaved:
-            pairs = (b.op("Unsqueeze", t, self.ints(4)) for t in turned)
-            found = b.op("Reshape", b.op("Concat", *pairs, axis=4), self.ints(0, 0, 0, 2 * half))
-        else:
-            found = b.op("Concat", *turned, axis=3)
-        if 2 * half == self._size:
-            return found
-        return b.op("Concat", found, self.cut(x, 3, 2 * half, self._size), axis=3)
+def _heads(b: FunctionBuilder, x: str, count: int, size: int) -> str:
+    """(B, count, S, size) of (B, S, count * size)."""
+    return b.op("Transpose", b.op("Reshape", x, ints(b, 0, 0, count, size)), perm=[0, 2, 1, 3])
 
 
 def _says_something(attribute: tuple[str, object]) -> bool:

@@ -251,6 +251,31 @@ def test_other_forms_of_shared_keys_have_no_definition(attributes: str, outputs:
     assert definition(node, graph.opset) is None
 
 
+TABLES = "float[9,4] c, float[9,4] s"
+EACH = f"<int64[2,5] p = {{0,1,2,3,4,3,4,5,6,7}}, {TABLES}>"
+ROTATIONS = {
+    "heads joined": f"(float[2,5,32] x) => (float[] y) {EACH} {{ y = com.microsoft.RotaryEmbedding (x, p, c, s) }}",
+    "in pairs": f"(float[2,5,32] x) => (float[] y) {EACH} "
+    "{ y = com.microsoft.RotaryEmbedding <interleaved = 1> (x, p, c, s) }",
+    "heads apart, from a place on": f"(float[2,3,5,8] x) => (float[] y) <int64[1] p = {{2}}, {TABLES}> "
+    "{ y = com.microsoft.RotaryEmbedding (x, p, c, s) }",
+    "half of each head": f"(float[2,5,32] x) => (float[] y) <int64[1] p = {{0}}, {TABLES}> "
+    "{ y = com.microsoft.RotaryEmbedding <num_heads = 2, rotary_embedding_dim = 8> (x, p, c, s) }",
+}
+
+
+@pytest.mark.parametrize("form", ROTATIONS)
+def test_rotations_of_the_runtime(form: str) -> None:
+    """They are their definition; gradients in float32 are those of that in float64."""
+    model = heads(ROTATIONS[form])
+    parts, whole = defined(model)
+    feeds = random_feeds(model)
+    assert_close(run_model(parts, whole)["y"], run_model(model, feeds)["y"], 1e-6)
+    ours, oracle = reverse_mode(model, feeds, ["x"], run_model), reverse_mode(parts, whole, ["x"], run_model)
+    assert_close(ours["x"], oracle["x"], 1e-5)
+    assert np.abs(np.asarray(ours["x"])).max() > 0.01
+
+
 @pytest.mark.parametrize(
     "text",
     [
