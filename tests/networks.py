@@ -20,9 +20,15 @@ FOUR_BIT = ("fixp4", "posit4", "nf4", "pot4", "float4_e2m1fn")
 Calls = list[dict[str, Array]]
 
 
-@functools.cache
 def toy(name: str) -> ModelProto:
-    """A graph of `models/toy`."""
+    """A graph of `models/toy`, one's own to change."""
+    own = ModelProto()
+    own.CopyFrom(_parsed_toy(name))
+    return own
+
+
+@functools.cache
+def _parsed_toy(name: str) -> ModelProto:
     return onnx.parser.parse_model((MODELS / "toy" / f"{name}.onnxtxt").read_text("utf-8"))
 
 
