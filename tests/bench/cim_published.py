@@ -1,7 +1,7 @@
 """What the machines' constants say of published chips: the table of `docs/cim/energy.md`, derived anew."""
 
-from lpcompile.backends.cim.validation.page import all_points
 from tests.bench.bench_table import Bench, Table
+from tests.bench.cim_validation.page import all_points
 
 
 def measure(bench: Bench) -> Table:

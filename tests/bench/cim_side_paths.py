@@ -1,7 +1,7 @@
 """What rank-8 side paths at 8 bits on the hp unit leave of the headline."""
 
-from lpcompile.backends.cim.validation.npp import NAME, RANK, side_path_rows
 from tests.bench.bench_table import Bench, Table
+from tests.bench.cim_validation.npp import NAME, RANK, side_path_rows
 
 
 def measure(bench: Bench) -> Table:

@@ -8,12 +8,12 @@ import pytest
 from lpcompile.backends.cim.digital_int8 import price_digital
 from lpcompile.backends.cim.events import PRICES, Event
 from lpcompile.backends.cim.machine import MachineDescription
-from lpcompile.backends.cim.validation import isaac, neurosim, npp
-from lpcompile.backends.cim.validation.page import all_points, page, replaced
-from lpcompile.backends.cim.validation.point import ACCOUNT, INPUT, PREDICTED, Point
-from lpcompile.backends.cim.validation.published import sources
-from lpcompile.backends.cim.validation.vgg8 import vgg8
 from lpcompile.errors import InputError
+from tests.bench.cim_validation import isaac, neurosim, npp
+from tests.bench.cim_validation.page import all_points, page, replaced
+from tests.bench.cim_validation.point import ACCOUNT, INPUT, PREDICTED, Point
+from tests.bench.cim_validation.published import sources
+from tests.bench.cim_validation.vgg8 import vgg8
 
 ROOT = Path(__file__).resolve().parents[4]
 PAGE = ROOT / "docs/cim/energy.md"
@@ -26,7 +26,7 @@ def row(points: list[Point], what: str) -> Point:
 
 def test_the_page_holds_the_tables_as_derived() -> None:
     text = PAGE.read_text("utf-8")
-    hint = "run: python -m lpcompile.backends.cim.validation docs/cim/energy.md"
+    hint = "run: python -m tests.bench.cim_validation docs/cim/energy.md"
     assert replaced(text) == text, hint
     assert page() in text
 

@@ -2,8 +2,8 @@
 
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_figures import figures
-from lpcompile.backends.cim.validation.point import INPUT, Point
-from lpcompile.backends.cim.validation.published import published
+from tests.bench.cim_validation.point import INPUT, Point
+from tests.bench.cim_validation.published import published
 
 NAME = "tsmc22-dcim"
 

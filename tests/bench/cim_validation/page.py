@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from lpcompile.backends.cim.digital_int8 import price_digital
 from lpcompile.backends.cim.machine import MachineDescription, machine_names
 from lpcompile.backends.cim.machine_figures import figures, mac_fj
-from lpcompile.backends.cim.validation import dcim, isaac, neurosim, npp
-from lpcompile.backends.cim.validation.point import Point
-from lpcompile.backends.cim.validation.published import sources
-from lpcompile.backends.cim.validation.vgg8 import vgg8
 from lpcompile.errors import InputError
+from tests.bench.cim_validation import dcim, isaac, neurosim, npp
+from tests.bench.cim_validation.point import Point
+from tests.bench.cim_validation.published import sources
+from tests.bench.cim_validation.vgg8 import vgg8
 
 START, END = "<!-- derived tables -->", "<!-- end of derived tables -->"
 

@@ -11,9 +11,9 @@ from collections import Counter
 from lpcompile.backends.cim.events import PRICES, Event
 from lpcompile.backends.cim.latency import step_cycles
 from lpcompile.backends.cim.machine import MachineDescription
-from lpcompile.backends.cim.validation.point import HINDSIGHT, INPUT, MIXED, PREDICTED, Point
-from lpcompile.backends.cim.validation.published import published
-from lpcompile.backends.cim.validation.vgg8 import vgg8
+from tests.bench.cim_validation.point import HINDSIGHT, INPUT, MIXED, PREDICTED, Point
+from tests.bench.cim_validation.published import published
+from tests.bench.cim_validation.vgg8 import vgg8
 
 NAME = "neurosim-22-sram"
 BITS = 8

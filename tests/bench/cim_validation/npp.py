@@ -11,8 +11,8 @@ with c(b) the converter rule of [mei2021], k5 = 100 fF and k6 = 0.001 fF.  Suppl
 from lpcompile.backends.cim.events import Event
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_figures import figures, step_parts_fj
-from lpcompile.backends.cim.validation.point import INPUT, PREDICTED, Point
-from lpcompile.backends.cim.validation.published import published
+from tests.bench.cim_validation.point import INPUT, PREDICTED, Point
+from tests.bench.cim_validation.published import published
 
 NAME = "npp-bitplane-sram"
 WIDTHS = (64, 128, 256, 512, 1024)

@@ -3,8 +3,8 @@
 from lpcompile.backends.cim.events import Event
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.machine_figures import figures, step_parts_fj
-from lpcompile.backends.cim.validation.point import ACCOUNT, PREDICTED, Point
-from lpcompile.backends.cim.validation.published import published
+from tests.bench.cim_validation.point import ACCOUNT, PREDICTED, Point
+from tests.bench.cim_validation.published import published
 
 NAME = "isaac-ce"
 _PARTS = {

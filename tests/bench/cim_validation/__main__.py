@@ -1,9 +1,9 @@
-"""`python -m lpcompile.backends.cim.validation [FILE]`: print the derived tables, or put them into a page."""
+"""`python -m tests.bench.cim_validation [FILE]`: print the derived tables, or put them into a page."""
 
 import sys
 from pathlib import Path
 
-from lpcompile.backends.cim.validation.page import page, replaced
+from tests.bench.cim_validation.page import page, replaced
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:

@@ -2,14 +2,13 @@
 
 import tomllib
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 
 @cache
 def _tables() -> dict[str, Any]:
-    file = resources.files("lpcompile.backends.cim.validation") / "published.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    return tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
 
 
 def published(section: str, key: str) -> float:

@@ -1,1 +1,0 @@
-"""Predictions against what was published; `python -m lpcompile.backends.cim.validation` prints the tables."""
