@@ -10,7 +10,7 @@ from onnx import FunctionProto, TensorProto
 
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.node import Node
-from lpcompile.ir.rotary_embedding import cut, ints, rotated
+from lpcompile.ir.rotary_embedding import cut, ints, positive, rotated
 from lpcompile.ir.value import Value
 
 _NAMES = ("query", "key", "value", "past_key", "past_value", "seqlens", "total", "cos", "sin")
@@ -26,8 +26,12 @@ def group_query_attention(node: Node, opset: int) -> FunctionProto | None:
     others = {k: v for k, v in node.attrs.items() if k not in _ATTRIBUTES}
     if any(v is not None for v in inputs[len(_NAMES) :]) or any(map(_says_something, others.items())):
         return None
-    heads, shared = int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
+    heads, shared = (positive(node, name) for name in ("num_heads", "kv_num_heads"))
+    if not heads or not shared or heads % shared:
+        return None
     size = _head_size(query, heads if key is not None else heads + 2 * shared)
+    if any(_size(x, 2) not in (None, shared * size) for x in (key, value) if x is not None):
+        return None
     rotates = bool(node.attrs.get("do_rotary", 0))
     given = (query, seqlens, total, *((cos, sin) if rotates else ()))
     if not size or any(v is None for v in given) or (key is None) != (value is None):

@@ -5,6 +5,7 @@ from onnx import FunctionProto
 
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.node import Node
+from lpcompile.ir.rotary_embedding import positive
 from lpcompile.ir.value import Value
 
 _NAMES = ("query", "key", "value", "bias", "keys", "added")
@@ -25,7 +26,9 @@ def multi_head_attention(node: Node, opset: int) -> FunctionProto | None:
     if rank > 2 or (mask is not None and mask.shape is None) or (rank == 1 and not _is_length(mask, query)):
         return None
     widths = [int(s or 0) for s in sizes]
-    heads = int(node.attrs["num_heads"])
+    heads = positive(node, "num_heads")
+    if not heads or widths[0] % heads:
+        return None
     b = FunctionBuilder("MultiHeadAttention", _NAMES[: len(node.inputs)], ["y"], "")
     given = ["query", "key", "value"]
     if bias is not None:

@@ -21,7 +21,7 @@ def rotary_embedding(node: Node, opset: int) -> FunctionProto | None:
         return None
     half = cos.dims[1] if cos.is_constant else (cos.shape or (None, None))[1]
     last, rank = x.shape[-1], len(x.shape)
-    heads = int(node.attrs.get("num_heads", 0))
+    heads = positive(node, "num_heads")
     if not isinstance(half, int) or not isinstance(last, int) or rank not in (_WITH_HEADS - 1, _WITH_HEADS):
         return None
     size = last if rank == _WITH_HEADS else last // heads if heads else 2 * half
@@ -47,6 +47,12 @@ def rotary_embedding(node: Node, opset: int) -> FunctionProto | None:
     else:
         b.op("Identity", turned, out="y")
     return b.build(opset)
+
+
+def positive(node: Node, name: str) -> int:
+    """A number of things that an attribute tells; 0 where it tells none."""
+    found = node.attrs.get(name, 0)
+    return max(found, 0) if isinstance(found, int) else 0
 
 
 def rotated(

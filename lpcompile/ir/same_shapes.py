@@ -59,6 +59,9 @@ def _queries(node: NodeProto, opset: int) -> Iterator[NodeProto]:
         return
     counts = {a.name: a.i for a in node.attribute}
     heads, shared = counts.get("num_heads", 1), counts.get("kv_num_heads", 1)
+    if heads <= 0 or shared <= 0:
+        yield node
+        return
     parts = [f"{y}/head{i}" for i in range(heads + 2 * shared)]
     split = helper.make_node("Split", [query], parts, axis=2)
     if opset >= _SPLITS_BY_NUMBER:

@@ -231,6 +231,31 @@ def test_group_query_attention(form: str, packed: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        "GroupQueryAttention <num_heads = 0, kv_num_heads = 2> (q, k, k, , , n, t)",
+        "GroupQueryAttention <num_heads = 4, kv_num_heads = 3> (q, k, k, , , n, t)",
+        "GroupQueryAttention <num_heads = -4, kv_num_heads = -2> (q, , , , , n, t)",
+        'GroupQueryAttention <num_heads = "4", kv_num_heads = 2> (q, k, k, , , n, t)',
+        "GroupQueryAttention <kv_num_heads = 2> (q, k, k, , , n, t)",
+        "GroupQueryAttention <num_heads = 4, kv_num_heads = 2> (q, q, q, , , n, t)",
+        "MultiHeadAttention <num_heads = 0> (q, q, q)",
+        "MultiHeadAttention (q, q, q)",
+    ],
+)
+def test_numbers_of_heads_that_make_no_sense_have_no_definition(call: str) -> None:
+    graph = LpGraph.from_proto(
+        heads(
+            "(float[1,5,64] q, float[1,5,32] k, int32[1] n, int32[1] t) => (float[] y) "
+            f"{{ y = com.microsoft.{call} }}"
+        )
+    )
+    graph.infer_shapes()
+    (node,) = graph.nodes()
+    assert definition(node, graph.opset) is None
+
+
+@pytest.mark.parametrize(
     ("attributes", "outputs"),
     [
         ("local_window_size = 2,", "float[1,2,T,16] nk"),
