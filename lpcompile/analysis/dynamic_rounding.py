@@ -4,6 +4,8 @@ One range a tensor and call (Kernel.DYNAMIC: DynamicQuantizeLinear, uint8), or o
 inputs (Kernel.NBITS: MatMulNBits at accuracy level 4, int8).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lpcompile.ir.block_matmul import BLOCK, LARGEST_CODE
@@ -39,7 +41,7 @@ def round_dynamic_inputs(graph: LpGraph) -> None:
 def _by_tensor(graph: LpGraph, x: Value) -> Value:
     name = graph.fresh(f"{x.name}/dynamic")
     codes = graph.add_node("DynamicQuantizeLinear", [x], 3, name=name).outputs
-    return _only(graph.add_node("DequantizeLinear", codes, name=f"{name}/float").outputs)
+    return only(graph.add_node("DequantizeLinear", codes, name=f"{name}/float").outputs)
 
 
 def _by_blocks(graph: LpGraph, x: Value) -> Value:
@@ -49,7 +51,7 @@ def _by_blocks(graph: LpGraph, x: Value) -> Value:
         return graph.constant(f"{name}/{label}", np.asarray(value, dtype))
 
     def op(kind: str, *inputs: Value, **attrs: object) -> Value:
-        return _only(graph.add_node(kind, inputs, name=graph.fresh(name), attrs=attrs).outputs)
+        return only(graph.add_node(kind, inputs, name=graph.fresh(name), attrs=attrs).outputs)
 
     rows = op("Reshape", x, constant("shape", [-1, BLOCK], np.int64))
     magnitudes = op("Abs", rows)
@@ -65,7 +67,8 @@ def _by_blocks(graph: LpGraph, x: Value) -> Value:
     return op("Reshape", op("Mul", op("Round", op("Div", rows, step)), step), op("Shape", x))
 
 
-def _only(outputs: "list[Value | None]") -> Value:
+def only(outputs: Sequence[Value | None]) -> Value:
+    """The first output of a node."""
     found = outputs[0]
     assert found is not None
     return found

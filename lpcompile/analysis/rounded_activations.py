@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lpcompile.analysis.dynamic_rounding import round_dynamic_inputs
+from lpcompile.analysis.dynamic_rounding import only, round_dynamic_inputs
 from lpcompile.analysis.integer_reads import with_separate_reads
 from lpcompile.ir import float8
 from lpcompile.ir.function import DOMAIN
@@ -81,14 +81,14 @@ def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[L
     for i, names in enumerate(readers):
         tensor = copy.node(names[0]).inputs[0]
         assert tensor is not None
-        own = _only(copy.add_node("Identity", [tensor], name=copy.fresh(f"{tensor.name}/read")).outputs)
+        own = only(copy.add_node("Identity", [tensor], name=copy.fresh(f"{tensor.name}/read")).outputs)
         copy.set_type(own, tensor.dtype, tensor.shape)
         for name in names:
             copy.node(name).set_input(0, own)
         scale, low, high = _fed_numbers(copy, fed, i)
         zero = copy.constant("ranges/zero", np.float32(LEFT_ALONE))
         is_rounded = copy.add_node("Greater", [scale, zero], name=copy.fresh("ranges/is_rounded"))
-        round_if(copy, own, _only(is_rounded.outputs), [scale, low, high])
+        round_if(copy, own, only(is_rounded.outputs), [scale, low, high])
     return copy, fed.name
 
 
@@ -97,9 +97,7 @@ def _fed_numbers(graph: LpGraph, fed: Value, row: int) -> list[Value]:
     numbers = []
     for j in range(3):
         at = graph.constant("ranges/index", np.asarray([row, j], np.int64))
-        numbers.append(
-            _only(graph.add_node("GatherND", [fed, at], name=graph.fresh("ranges/number")).outputs)
-        )
+        numbers.append(only(graph.add_node("GatherND", [fed, at], name=graph.fresh("ranges/number")).outputs))
     return numbers
 
 
@@ -126,7 +124,7 @@ def _round(graph: LpGraph, name: str, numbers: Sequence[Value]) -> None:
     last = first
     for op, operands in (("Round", ()), ("Clip", (low, high)), ("Mul", (scale,))):
         last = graph.add_node(op, [last.outputs[0], *operands], name=graph.fresh(f"{name}/rounded"))
-    rounded = _only(last.outputs)
+    rounded = only(last.outputs)
     graph.set_type(rounded, tensor.dtype, tensor.shape)
     graph.replace_uses(tensor, rounded, only=first.__ne__)
 
@@ -156,7 +154,7 @@ def round_if(graph: LpGraph, tensor: Value, condition: Value, numbers: Sequence[
         name=graph.fresh(name),
         attrs={"then_branch": _body(nodes), "else_branch": _body([copied])},
     )
-    rounded = _only(branch.outputs)
+    rounded = only(branch.outputs)
     graph.set_type(rounded, tensor.dtype, tensor.shape)
     graph.replace_uses(tensor, rounded, only=branch.__ne__)
 
@@ -171,12 +169,6 @@ def _round_float8(graph: LpGraph, name: str, plan: ActivationPlan) -> None:
     tensor = graph.value(name)
     unit = graph.constant(f"{name}/scale", np.asarray(plan.scale, np.float32))
     node = graph.add_node(float8.ROUND, [tensor, unit], name=graph.fresh(f"{name}/rounded"), domain=DOMAIN)
-    rounded = _only(node.outputs)
+    rounded = only(node.outputs)
     graph.set_type(rounded, tensor.dtype, tensor.shape)
     graph.replace_uses(tensor, rounded, only=node.__ne__)
-
-
-def _only(outputs: Sequence[Value | None]) -> Value:
-    found = outputs[0]
-    assert found is not None
-    return found

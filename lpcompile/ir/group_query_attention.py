@@ -8,14 +8,16 @@ from itertools import pairwise
 import numpy as np
 from onnx import FunctionProto, TensorProto
 
+from lpcompile.ir.defined_node import positive, real, size_of
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.node import Node
-from lpcompile.ir.rotary_embedding import cut, ints, positive, rotated
+from lpcompile.ir.rotary_embedding import cut, ints, rotated
 from lpcompile.ir.value import Value
 
 _NAMES = ("query", "key", "value", "past_key", "past_value", "seqlens", "total", "cos", "sin")
 _OUTPUTS = ("y", "present_key", "present_value")
 _ATTRIBUTES = {"num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "softcap"}
+_AXES = 4  # of the past and the present
 _NOWHERE = 1 << 40  # the place of what is not seen
 
 
@@ -30,7 +32,14 @@ def group_query_attention(node: Node, opset: int) -> FunctionProto | None:
     if not heads or not shared or heads % shared:
         return None
     size = _head_size(query, heads if key is not None else heads + 2 * shared)
-    if any(_size(x, 2) not in (None, shared * size) for x in (key, value) if x is not None):
+    if past is not None and len(past.shape or ()) != _AXES:
+        return None
+    if any(len(x.shape or ()) != 3 for x in (key, value) if x is not None):
+        return None
+    if any(size_of(x, 2) not in (None, shared * size) for x in (key, value) if x is not None):
+        return None
+    scale, cap = real(node, "scale", 0.0), real(node, "softcap", 0.0)
+    if scale is None or cap is None:
         return None
     rotates = bool(node.attrs.get("do_rotary", 0))
     given = (query, seqlens, total, *((cos, sin) if rotates else ()))
@@ -50,11 +59,10 @@ def group_query_attention(node: Node, opset: int) -> FunctionProto | None:
     whole = b.op("Reshape", b.op("Cast", "total", to=TensorProto.INT64), ints(b, 1))
     before = b.op("Where", b.op("Equal", length, whole), ints(b, 0), before)  # the first call has no past
     before = b.op("Reshape", before, ints(b, -1, 1))  # (B, 1)
-    places = b.op("Add", before, _counted(b, length, _size(query, 1)))  # (B, S)
+    places = b.op("Add", before, _counted(b, length, size_of(query, 1)))  # (B, S)
     if rotates:
-        assert cos is not None
-        width = cos.dims[1] if cos.is_constant else (cos.shape or (None, None))[1]
-        if not isinstance(width, int):
+        width = size_of(cos, 1)
+        if width is None:
             return None
         interleaved = bool(node.attrs.get("rotary_interleaved", 0))
         angles = [b.op("Unsqueeze", b.op("Gather", t, places), ints(b, 1)) for t in ("cos", "sin")]
@@ -62,19 +70,18 @@ def group_query_attention(node: Node, opset: int) -> FunctionProto | None:
     known = places
     if past is not None:
         held = b.op("Gather", b.op("Shape", "past_key"), ints(b, 2))
-        row = b.op("Unsqueeze", _counted(b, held, _size(past, 2)), ints(b, 0))  # (1, P)
+        row = b.op("Unsqueeze", _counted(b, held, size_of(past, 2)), ints(b, 0))  # (1, P)
         seen = b.op("Less", row, before)
         known = b.op("Concat", b.op("Where", seen, row, ints(b, _NOWHERE)), places, axis=1)  # (B, P + S)
         k, v = (b.op("Concat", p, x, axis=2) for p, x in (("past_key", k), ("past_value", v)))
     for name, x in zip(_OUTPUTS[1 : len(node.outputs)], (k, v), strict=False):
         b.op("Identity", x, out=name)
     kind = np.dtype(query.dtype) if query is not None and query.dtype is not None else np.dtype(np.float32)
-    scale = float(node.attrs.get("scale", 0.0)) or size**-0.5
     grouped = b.op("Reshape", q, ints(b, 0, shared, heads // shared, -1, size))
     k, v = (b.op("Unsqueeze", x, ints(b, 2)) for x in (k, v))
     scores = b.op("MatMul", grouped, b.op("Transpose", k, perm=[0, 1, 2, 4, 3]))
-    scores = b.op("Mul", scores, b.constant(np.array(scale, kind)))
-    if cap := float(node.attrs.get("softcap", 0.0)):
+    scores = b.op("Mul", scores, b.constant(np.array(scale or size**-0.5, kind)))
+    if cap:
         most = b.constant(np.array(cap, kind))
         scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, most)), most)
     later = b.op("Less", b.op("Unsqueeze", places, ints(b, 2)), b.op("Unsqueeze", known, ints(b, 1)))
@@ -108,20 +115,14 @@ def _says_something(attribute: tuple[str, object]) -> bool:
 def _in_place(node: Node, past: Value | None) -> bool:
     """Whether the present is as long as the past: one buffer, in which new keys take places of their own."""
     present = node.outputs[1] if len(node.outputs) > 1 else None
-    if past is None or present is None or past.shape is None or present.shape is None:
-        return False
-    return past.shape[2] is not None and past.shape[2] == present.shape[2]
-
-
-def _size(value: Value | None, axis: int) -> int | None:
-    """Of an axis; None where it is not known."""
-    found = None if value is None or value.shape is None else value.shape[axis]
-    return found if isinstance(found, int) else None
+    lengths = [
+        None if v is None or len(v.shape or ()) != _AXES else (v.shape or ())[2] for v in (past, present)
+    ]
+    return lengths[0] is not None and lengths[0] == lengths[1]
 
 
 def _head_size(query: Value | None, heads: int) -> int:
     """Numbers of one head; 0 where there are no three axes, or the last is not known."""
     if query is None or query.shape is None or len(query.shape) != 3:
         return 0
-    last = query.shape[-1]
-    return last // heads if isinstance(last, int) else 0
+    return (size_of(query, 2) or 0) // heads

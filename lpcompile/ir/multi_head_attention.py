@@ -3,9 +3,9 @@
 import numpy as np
 from onnx import FunctionProto
 
+from lpcompile.ir.defined_node import positive, real
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.node import Node
-from lpcompile.ir.rotary_embedding import positive
 from lpcompile.ir.value import Value
 
 _NAMES = ("query", "key", "value", "bias", "keys", "added")
@@ -27,7 +27,8 @@ def multi_head_attention(node: Node, opset: int) -> FunctionProto | None:
         return None
     widths = [int(s or 0) for s in sizes]
     heads = positive(node, "num_heads")
-    if not heads or widths[0] % heads:
+    scale, masked = real(node, "scale", 0.0), real(node, "mask_filter_value", _MASKED)
+    if not heads or widths[0] % heads or scale is None or masked is None:
         return None
     b = FunctionBuilder("MultiHeadAttention", _NAMES[: len(node.inputs)], ["y"], "")
     given = ["query", "key", "value"]
@@ -40,10 +41,10 @@ def multi_head_attention(node: Node, opset: int) -> FunctionProto | None:
     q, k, v = (
         b.op("Transpose", b.op("Reshape", x, split), perm=p) for x, p in zip(given, perms, strict=True)
     )
-    scale = float(node.attrs.get("scale", 0.0)) or (widths[0] // heads) ** -0.5
+    scale = scale or (widths[0] // heads) ** -0.5
     kind = np.dtype(query.dtype) if query is not None and query.dtype is not None else np.dtype(np.float32)
     scores = b.op("Mul", b.op("MatMul", q, k), b.constant(np.array(scale, kind)))
-    low = b.constant(np.array(node.attrs.get("mask_filter_value", _MASKED), kind))
+    low = b.constant(np.array(masked, kind))
     none = b.constant(np.array(0, kind))
     if added is not None:
         scores = b.op("Add", scores, "added")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import FunctionProto, TensorProto
 
+from lpcompile.ir.defined_node import positive, real, size_of
 from lpcompile.ir.function import FunctionBuilder
 from lpcompile.ir.node import Node
 
@@ -19,10 +20,9 @@ def rotary_embedding(node: Node, opset: int) -> FunctionProto | None:
     x, places, cos, _ = node.inputs
     if x is None or places is None or cos is None or x.shape is None or places.shape is None:
         return None
-    half = cos.dims[1] if cos.is_constant else (cos.shape or (None, None))[1]
-    last, rank = x.shape[-1], len(x.shape)
-    heads = positive(node, "num_heads")
-    if not isinstance(half, int) or not isinstance(last, int) or rank not in (_WITH_HEADS - 1, _WITH_HEADS):
+    half, last, rank = size_of(cos, 1), size_of(x, -1), len(x.shape)
+    heads, scale = positive(node, "num_heads"), real(node, "scale", 1.0)
+    if half is None or last is None or scale is None or rank not in (_WITH_HEADS - 1, _WITH_HEADS):
         return None
     size = last if rank == _WITH_HEADS else last // heads if heads else 2 * half
     b = FunctionBuilder("RotaryEmbedding", _NAMES, ["y"], "")
@@ -32,27 +32,20 @@ def rotary_embedding(node: Node, opset: int) -> FunctionProto | None:
         split = b.op("Transpose", apart, perm=[0, 2, 1, 3])
     at = b.op("Cast", "places", to=TensorProto.INT64)
     if len(places.shape) == 1:  # of the first place
-        length = x.shape[-2]
-        if not isinstance(length, int):
+        length = size_of(x, -2)
+        if length is None:
             return None
         at = b.op("Unsqueeze", b.op("Add", at, b.constant(np.arange(length))), ints(b, 0))
     angles = [b.op("Unsqueeze", b.op("Gather", t, at), ints(b, 1)) for t in ("cos", "sin")]
     turned = rotated(b, split, angles, half, size, interleaved=bool(node.attrs.get("interleaved", 0)))
-    scaled = float(node.attrs.get("scale", 1.0))
-    if scaled != 1:
-        turned = b.op("Mul", turned, b.constant(np.array(scaled, x.dtype)))
+    if scale != 1:
+        turned = b.op("Mul", turned, b.constant(np.array(scale, x.dtype)))
     if rank < _WITH_HEADS:
         joined = b.op("Transpose", turned, perm=[0, 2, 1, 3])
         b.op("Reshape", joined, ints(b, 0, 0, last), out="y")
     else:
         b.op("Identity", turned, out="y")
     return b.build(opset)
-
-
-def positive(node: Node, name: str) -> int:
-    """A number of things that an attribute tells; 0 where it tells none."""
-    found = node.attrs.get(name, 0)
-    return max(found, 0) if isinstance(found, int) else 0
 
 
 def rotated(

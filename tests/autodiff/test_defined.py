@@ -230,6 +230,29 @@ def test_group_query_attention(form: str, packed: bool) -> None:
         assert np.abs(np.asarray(ours[name])).max() > 0.01
 
 
+ODD = [
+    "(float[1,5,64] q, float[1,5,32] k, int32[1] n, int32[1] t, float[9] c) => (float[] y) "
+    "{ y = com.microsoft.GroupQueryAttention <num_heads=4, kv_num_heads=2, do_rotary=1> (q, k, k, , , n, t, c, c) }",
+    "(float[1,5,64] q, float[32] k, int32[1] n, int32[1] t) => (float[] y) "
+    "{ y = com.microsoft.GroupQueryAttention <num_heads=4, kv_num_heads=2> (q, k, k, , , n, t) }",
+    "(float[1,5,64] q, float[1,5,32] k, float[3] p, int32[1] n, int32[1] t) => (float[] y, float[7] z) "
+    "{ y, z = com.microsoft.GroupQueryAttention <num_heads=4, kv_num_heads=2> (q, k, k, p, p, n, t) }",
+    "(float[1,5,64] q, float[1,5,32] k, int32[1] n, int32[1] t) => (float[] y) "
+    '{ y = com.microsoft.GroupQueryAttention <num_heads=4, kv_num_heads=2, scale="x"> (q, k, k, , , n, t) }',
+    "(float[1,5,64] q, int64[1] p, float[9] c) => (float[] y) { y = com.microsoft.RotaryEmbedding (q, p, c, c) }",
+    "(float[1,5,64] q, int64[1] p, float[9,4] c) => (float[] y) "
+    '{ y = com.microsoft.RotaryEmbedding <scale="x"> (q, p, c, c) }',
+    '(float[1,5,64] q) => (float[] y) { y = com.microsoft.MultiHeadAttention <num_heads=4, scale="x"> (q, q, q) }',
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_tensors_and_numbers_of_another_kind_have_no_definition(text: str) -> None:
+    graph = LpGraph.from_proto(heads(text))
+    (node,) = graph.nodes()
+    assert definition(node, graph.opset) is None
+
+
 @pytest.mark.parametrize(
     "call",
     [
