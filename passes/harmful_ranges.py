@@ -1,4 +1,4 @@
-"""Tensors whose 8-bit codes ruin the outputs of a network: measured one at a time, they keep floats.
+"""Tensors whose 8-bit codes ruin the outputs of a network: measured, they keep floats.
 
 A spectrum of which a logarithm is taken, or a variance written in parts, spans more orders of magnitude than 256
 steps show. One such tensor can cost all of the outputs; every later decision would then be made on a ruined network,
@@ -9,20 +9,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpcompile.analysis.gradients import Samples
+from lpcompile.analysis.dynamic_rounding import dynamic_inputs
 from lpcompile.analysis.planned_groups import PlannedGroup, planned_groups
-from lpcompile.analysis.range_noise import RangeNoise
-from lpcompile.analysis.rounded_activations import fine_ranges, ranges_of
+from lpcompile.analysis.rounding_alone import Chosen, ChosenRounding, noise_alone
 from lpcompile.autodiff.losses import float_outputs
-from lpcompile.formats.arrays import F32
+from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import STATIC, LayerPlan
 
-RUINED_DB = 12.0  # output SQNR of all tensors in codes below which they are measured
+RUINED_DB = 18.0  # SQNR of the worst output, all tensors in codes, below which they are measured
 AIM_DB = 20.0  # what is left may cost
+CLEAR_DB = 30.0  # tensors that cost less together are not looked at one by one
 GAIN_DB = 3.0  # the least that keeping floats must bring
-MOST_SHARE = 8  # one group in so many may keep floats; two at least
+MOST_SHARE, MOST_OF_FEW = (
+    8,
+    4,
+)  # one tensor in so many may keep floats; of few tensors so many, or half of them
 CALLS = 2
 
 
@@ -32,7 +35,7 @@ class Harmful:
 
     Attributes:
         nodes: name -> why.
-        before, after: output SQNR in dB with all tensors in codes, and without these.
+        before, after: SQNR in dB of the worst output with all tensors in codes, and without these.
     """
 
     nodes: dict[str, str]
@@ -47,37 +50,50 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     alone is AIM_DB in sum, and the choice is measured as a whole.
     """
     groups = [g for g in planned_groups(graph) if g.sources]
-    if not groups or ctx.calibration is None or ctx.observe is None or not float_outputs(graph):
+    dynamic = dynamic_inputs(graph)
+    count = len(groups) + len(dynamic)
+    if not count or ctx.calibration is None or ctx.observe is None or not float_outputs(graph):
         return Harmful({})
-    calls = (2 * ctx.calibration.deciding)[:CALLS]
-    measure = RangeNoise(graph, graph, groups, ctx.observe, Samples(calls, per_sample=False), "outputs")
-    codes, fine = ranges_of([g.plan for g in groups]), fine_ranges([g.plan for g in groups])
-
-    def noise(rounded: np.ndarray) -> float:
-        ranges: F32 = np.where(rounded[:, None], codes, fine)
-        return float(np.mean([measure.of_ranges(half, ranges).mean() for half in range(CALLS)]))
-
-    before = noise(np.ones(len(groups), bool))
-    if not before > _ratio(RUINED_DB):
+    calls = ctx.calibration.deciding[:CALLS]
+    whole = ChosenRounding(graph, groups, ctx.observe, calls, logits=False)
+    before = _db(whole.noise(np.ones(count, bool)))
+    if not before < RUINED_DB:
         return Harmful({})
-    alone = np.empty(len(groups))
-    for i in range(len(groups)):
-        alone[i] = noise(np.arange(len(groups)) == i)
-        ctx.progress("measuring ranges one by one", i + 1, len(groups))
-    left = np.ones(len(groups), bool)
-    for i in np.argsort(-alone, kind="stable")[: max(2, len(groups) // MOST_SHARE)]:
-        if not alone[left].sum() > _ratio(AIM_DB):
-            break
-        left[i] = False
-    after = noise(left)
-    if not _db(after) >= _db(before) + GAIN_DB:
+    smooth = ChosenRounding(graph, groups, ctx.observe, calls, logits=True)
+    measured = 0
+
+    def measure(chosen: Chosen) -> F64:
+        nonlocal measured
+        measured += 1
+        ctx.progress("measuring ranges apart", min(measured, 2 * count - 1), 2 * count)
+        return smooth.noise(chosen)
+
+    alone = noise_alone(measure, count, _ratio(CLEAR_DB))
+    left = _left(alone)
+    after = _db(whole.noise(left))
+    if left.all() or not after >= before + GAIN_DB:
         return Harmful({})
     nodes: dict[str, str] = {}
-    for group, kept, cost in zip(groups, left, alone, strict=True):
-        if not kept:
-            why = f"'{group.name}' in 8 bits alone would leave {_db(cost):.1f} dB of the outputs"
-            nodes |= dict.fromkeys(_touching(graph, group), why)
-    return Harmful(nodes, _db(before), _db(after))
+    for i in np.flatnonzero(~left):
+        name = groups[i].name if i < len(groups) else dynamic[i - len(groups)].name
+        why = f"'{name}' in 8 bits alone would leave {_db(alone[i]):.1f} dB of the outputs"
+        readers = _touching(graph, groups[i]) if i < len(groups) else dynamic[i - len(groups)].readers
+        nodes |= dict.fromkeys(readers, why)
+    return Harmful(nodes, before, after)
+
+
+def _left(alone: F64) -> Chosen:
+    """What stays in codes: without the worst at any output, until every output has AIM_DB by sum."""
+    left = np.ones(len(alone), bool)
+    for i in np.argsort(-alone.max(1), kind="stable")[: _most(len(alone))]:
+        if not alone[left].sum(0).max() > _ratio(AIM_DB):
+            break
+        left[i] = False
+    return left
+
+
+def _most(count: int) -> int:
+    return max(2, min(count // 2, MOST_OF_FEW), count // MOST_SHARE)
 
 
 def _touching(graph: LpGraph, group: PlannedGroup) -> list[str]:
@@ -96,5 +112,6 @@ def _ratio(db: float) -> float:
     return float(10 ** (-db / 10))
 
 
-def _db(ratio: float) -> float:
-    return float(-10 * np.log10(max(ratio, 1e-30)))
+def _db(noise: F64) -> float:
+    """Of the worst output."""
+    return float(-10 * np.log10(max(noise.max(), 1e-30)))

@@ -15,6 +15,7 @@ def keep_if_better(
     report: PassReport,
     *,
     stays: str = "codes stay",
+    errors: float = 0.0,
     measure: NetworkNoise | None = None,
 ) -> None:
     """Go back to an earlier plan where the rounded network lost, call by call, in dB of the noise of what is `Judged`.
@@ -29,6 +30,7 @@ def keep_if_better(
         before: the plan as the pass found it, for the same float graph.
         report: of the pass.
         stays: what a loss means, for the report.
+        errors: standard errors by which a loss must show.
         measure: of this graph, where plans were measured before or will be again.
     """
     measure = measure or NetworkNoise(graph, ctx)
@@ -37,7 +39,7 @@ def keep_if_better(
     noise = [measure.of(p) for p in (before, graph.plan)]
     gain, error = gain_db(*noise)
     report.metrics |= {"gain_db": gain, "gain_error_db": error, "gain_calls": len(noise[0])}
-    if gain < 0:
+    if gain < (-errors * error if errors else 0):
         graph.plan = before
         report.changes.clear()
         report.skip("all layers", f"the network lost {-gain:.2f} dB on the samples: {stays}")

@@ -16,10 +16,11 @@ class NetworkNoise:
     Args:
         graph: the float graph; it may get other plans meanwhile, no other weights.
         ctx: with samples.
+        most: calls that are run, of those that decide; None runs all.
     """
 
-    def __init__(self, graph: LpGraph, ctx: PassContext) -> None:
-        self._graph, self._ctx, self._judged = graph, ctx, Judged.of(graph)
+    def __init__(self, graph: LpGraph, ctx: PassContext, most: int | None = None) -> None:
+        self._graph, self._ctx, self._judged, self._most = graph, ctx, Judged.of(graph), most
         self._judge: Judge | None = None
         self._known: list[tuple[QuantPlan, F64]] = []  # the last two
 
@@ -40,9 +41,8 @@ class NetworkNoise:
         assert calibration is not None
         if self._judge is None:
             run = observe(self._graph, names)
-            self._judge = Judge(
-                run, calibration.deciding, names, per_sample=False, logits=self._judged.logits
-            )
+            calls = calibration.deciding[: self._most]
+            self._judge = Judge(run, calls, names, per_sample=False, logits=self._judged.logits)
         found = self._judge.noise_terms(observe(rounded_network(self._graph, plan), names))
         collect_replaced(rounded_bytes(plan))
         self._known = [*self._known[-1:], (plan, found)]

@@ -4,7 +4,8 @@ One range a tensor and call (Kernel.DYNAMIC: DynamicQuantizeLinear, uint8), or o
 inputs (Kernel.NBITS: MatMulNBits at accuracy level 4, int8).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,25 +18,48 @@ REDUCES_BY_INPUT = 18  # opset from which axes are an input
 _TINY = np.finfo(np.float32).tiny
 
 
-def round_dynamic_inputs(graph: LpGraph) -> None:
+@dataclass(frozen=True)
+class DynamicInput:
+    """A tensor whose range is measured at run time.
+
+    Attributes:
+        name: of the tensor.
+        kernel: how; of Kernel.DYNAMIC and Kernel.NBITS.
+        readers: layers that read it so.
+    """
+
+    name: str
+    kernel: Kernel
+    readers: tuple[str, ...]
+
+
+def dynamic_inputs(graph: LpGraph) -> list[DynamicInput]:
+    """Those of a graph's plan, in the order of its layers."""
+    readers: dict[tuple[str, Kernel], list[str]] = {}
+    for name, layer in graph.plan.layers.items():
+        x = graph.node(name).inputs[0] if layer.kernel in AT_RUN_TIME else None
+        if x is not None:
+            readers.setdefault((x.name, layer.kernel), []).append(name)
+    return [DynamicInput(*key, tuple(names)) for key, names in readers.items()]
+
+
+def round_dynamic_inputs(graph: LpGraph, chosen: Callable[[int], Value] | None = None) -> None:
     """Make layers that are planned to measure ranges at run time read rounded inputs; their other readers stay.
 
     Args:
         graph: float graph and plan; changed.
+        chosen: gives a bool tensor by the index in `dynamic_inputs`: in runs where it is false they read floats.
     """
-    made: dict[tuple[str, Kernel], Value] = {}
-    for name, layer in graph.plan.layers.items():
-        if layer.kernel not in AT_RUN_TIME:
-            continue
-        node = graph.node(name)
-        x = node.inputs[0]
-        assert x is not None
-        key = (x.name, layer.kernel)
-        if key not in made:
-            rounds = _by_tensor if layer.kernel is Kernel.DYNAMIC else _by_blocks
-            made[key] = rounds(graph, x)
-            graph.set_type(made[key], x.dtype, x.shape)
-        node.set_input(0, made[key])
+    for i, dynamic in enumerate(dynamic_inputs(graph)):
+        x = graph.value(dynamic.name)
+        rounded = (_by_tensor if dynamic.kernel is Kernel.DYNAMIC else _by_blocks)(graph, x)
+        graph.set_type(rounded, x.dtype, x.shape)
+        if chosen is not None:
+            name = graph.fresh(f"{x.name}/chosen")
+            rounded = only(graph.add_node("Where", [chosen(i), rounded, x], name=name).outputs)
+            graph.set_type(rounded, x.dtype, x.shape)
+        for reader in dynamic.readers:
+            graph.node(reader).set_input(0, rounded)
 
 
 def _by_tensor(graph: LpGraph, x: Value) -> Value:

@@ -31,6 +31,7 @@ class TensorStatistics:
     channel_rows: int = 0
     channel_sum: NDArray[np.float64] | None = None
     channel_sum_squares: NDArray[np.float64] | None = None
+    spatial: tuple[int, ...] = ()
     lag_sum: float = 0.0
     lag_count: int = 0
 
@@ -79,6 +80,7 @@ class TensorStatistics:
         self.channel_sum += first
         self.channel_sum_squares += second
         self.channel_rows += x.size // len(first)
+        self.spatial = x.shape[2:] if self.channel_axis == 1 else ()
         if self.channel_axis == 1 and x.ndim > 2 and x.shape[-1] > 1:
             planes = x.reshape(-1, x.shape[-1])
             self.lag_sum += float(np.einsum("rc,rc->r", planes[:, 1:], planes[:, :-1]).sum(dtype=np.float64))

@@ -1,12 +1,13 @@
 """Moments of the inputs of layers for each of the K products of an output, from the calibration sweep."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.histogram import TensorStatistics
+from lpcompile.ir.conv_geometry import ConvGeometry
 from lpcompile.ir.node import Node
 
 
@@ -18,9 +19,31 @@ def moment_axes(layers: list[Node]) -> dict[str, int]:
 
 
 def row_means(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float64] | None:
-    """E[x_k] for each row of a layer's weights, (C_out, K); a channel's mean serves all kernel positions."""
+    """E[x_k] for each row of a layer's weights, (C_out, K).
+
+    A channel's mean serves all kernel positions, less the share of outputs for which one reads padding.
+    """
     found = _of(node, statistics)
-    return None if found is None or found.channel_mean is None else _spread(node, found.channel_mean)
+    if found is None or found.channel_mean is None:
+        return None
+    means = _spread(node, found.channel_mean)
+    if node.op != "Conv" or not found.spatial:
+        return means
+    inside = _inside(node, found.spatial)
+    return means * np.tile(inside, means.shape[1] // len(inside))
+
+
+def _inside(node: Node, sizes: Sequence[int]) -> NDArray[np.float64]:
+    """Of each kernel position, the share of outputs for which it reads data, (T,)."""
+    weight = node.inputs[1]
+    assert weight is not None
+    geometry = ConvGeometry.of(node.attrs, weight.dims[2:], sizes)
+    share = np.ones(1)
+    for axis, (taps, size) in enumerate(zip(geometry.kernel, sizes, strict=True)):
+        first = np.arange(geometry.out[axis]) * geometry.strides[axis] - geometry.begin[axis]
+        at = first + np.arange(taps)[:, None] * geometry.dilations[axis]
+        share = np.outer(share, ((at >= 0) & (at < size)).mean(1)).ravel()
+    return share
 
 
 def second_moments(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray[np.float32] | None:

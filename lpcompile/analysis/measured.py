@@ -112,7 +112,7 @@ class Judge:
         for i, call in enumerate(self.calls):
             base = self._float[i]
             found = _comparable(base, run(call))
-            terms["noise"].append(self._noise(base, found))
+            terms["noise"].append(self._noise(base, found).mean(1))
             if self._classes:
                 pairs = [(_classes_last(base[o]), _classes_last(found[o])) for o in self._classes]
                 terms["kl"].append(np.sum([self._rows(divergence(a, b)) for a, b in pairs], axis=0))
@@ -130,20 +130,26 @@ class Judge:
         """
         terms: list[F64] = []
         for i, call in enumerate(self.calls):
-            found = run(call)
-            terms.append(
-                self._noise(self._float[i], _comparable(self._float[i], {o: found[o] for o in self.outputs}))
-            )
+            terms.append(self._noise_of_call(i, run(call)).mean(1))
             if enough is not None and enough(concatenated(terms)):
                 break
         return concatenated(terms)
 
+    def noise_by_output(self, run: RunFeeds) -> F64:
+        """The same of each output, the mean over samples (or calls), (O,)."""
+        terms = [self._noise_of_call(i, run(call)) for i, call in enumerate(self.calls)]
+        return np.asarray(concatenated(terms).mean(0))
+
+    def _noise_of_call(self, i: int, found: Feeds) -> F64:
+        return self._noise(self._float[i], _comparable(self._float[i], {o: found[o] for o in self.outputs}))
+
     def _noise(self, base: Feeds, found: Feeds) -> F64:
+        """Of every sample and output, (N, O)."""
         parts = []
         for o in self.outputs:
             gap = self._rows(self._power_of(_gap(base[o], found[o])))
             parts.append(gap / self._power[o] if self._power[o] > 0 else gap)
-        return np.asarray(np.mean(parts, axis=0))
+        return np.stack(parts, axis=1)
 
     def _power_of(self, x: NDArray[Any]) -> F64:
         wide = x.astype(np.float64)

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lpcompile.analysis.dynamic_rounding import only, round_dynamic_inputs
+from lpcompile.analysis.dynamic_rounding import dynamic_inputs, only, round_dynamic_inputs
 from lpcompile.analysis.integer_reads import with_separate_reads
+from lpcompile.analysis.planned_groups import PlannedGroup
 from lpcompile.ir import float8
 from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.graph import LpGraph
@@ -15,7 +16,6 @@ from lpcompile.ir.unpacking import add_function
 from lpcompile.ir.value import Value
 from lpcompile.plan import FLOAT8_FORMAT, ActivationPlan
 
-FINER, FINE_CODES = 2.0**14, 2.0**23
 LEFT_ALONE = 0.0  # scale of an input of `with_inputs_fed` that is not rounded
 
 
@@ -64,6 +64,32 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
     return copy, fed.name
 
 
+def with_rounding_chosen(graph: LpGraph, groups: Sequence[PlannedGroup]) -> tuple[LpGraph, str]:
+    """A copy that rounds the tensors that a run chooses, at no cost of the others.
+
+    Args:
+        graph: the float graph; its plan tells who reads codes, and which ranges are measured at run time.
+        groups: of its plan.
+
+    Returns:
+        The copy, and the name of its new bool input (G + D,): of the groups, and of the `dynamic_inputs` behind them.
+    """
+    copy, reads = with_separate_reads(graph)
+    count = len(groups) + len(dynamic_inputs(graph))
+    fed = copy.add_input(copy.fresh("rounded"), np.dtype(np.bool_), (count,))
+
+    def chosen(i: int) -> Value:
+        index = copy.constant(f"{fed.name}/index", np.asarray(i, np.int64))
+        return only(copy.add_node("Gather", [fed, index], name=copy.fresh(f"{fed.name}/at")).outputs)
+
+    for i, group in enumerate(groups):
+        numbers = [copy.constant(f"{group.name}/range", number) for number in _numbers(group.plan)]
+        for name in group.sources:
+            round_if(copy, copy.value(reads.get(name, name)), chosen(i), numbers)
+    round_dynamic_inputs(copy, lambda i: chosen(len(groups) + i))
+    return copy, fed.name
+
+
 def with_inputs_fed(graph: LpGraph, readers: Sequence[Sequence[str]]) -> tuple[LpGraph, str]:
     """The same for some readers of tensors alone: their other readers go on reading floats.
 
@@ -104,13 +130,6 @@ def _fed_numbers(graph: LpGraph, fed: Value, row: int) -> list[Value]:
 def ranges_of(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:
     """Scale, lowest and highest multiple of it, of each plan, (G, 3)."""
     return np.asarray([_numbers(plan) for plan in plans], np.float32).reshape(-1, 3)
-
-
-def fine_ranges(plans: Sequence[ActivationPlan]) -> NDArray[np.float32]:
-    """The same with steps of 2^-14 of each plan's, which leave floats nearly as they are, and ends far beyond them."""
-    return np.asarray([(plan.scale / FINER, -FINE_CODES, FINE_CODES) for plan in plans], np.float32).reshape(
-        -1, 3
-    )
 
 
 def _numbers(plan: ActivationPlan) -> NDArray[np.float32]:

@@ -185,13 +185,16 @@ def _unforeseen(covariance: F64) -> F64:
 
 def _range_noise(x: F32, low: float, high: float, levels: int) -> F64:
     """E[(Q(x_c) - x_c)^2], (C,), on one grid from low to high, 0 among its points."""
-    step = (high - low) / (levels - 1)
-    if not step > 0:
+    spacing = (high - low) / (levels - 1)
+    step = np.float32(spacing)
+    if (
+        not step >= np.finfo(np.float32).tiny
+    ):  # subnormal steps lose their digits, and values divided by them overflow
         return _mean_squares(x)
-    zero = np.rint(-low / step)
-    codes = x / np.float32(step)
+    zero = np.rint(-low / spacing)
+    codes = x / step
     np.clip(np.rint(codes, out=codes), np.float32(-zero), np.float32(levels - 1 - zero), out=codes)
-    codes *= np.float32(step)
+    codes *= step
     return _mean_squares(np.subtract(codes, x, out=codes))
 
 

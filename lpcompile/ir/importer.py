@@ -56,7 +56,7 @@ def fill(
     reader = None if base_dir is None else ExternalData(base_dir)
     store = graph._store
     _add_tensors(graph, store, proto.graph, reader, raw or {})
-    infos = {info.name: info for info in (*source.graph.value_info, *proto.graph.output)}
+    infos = {i.name: value_info.known(i) for i in (*source.graph.value_info, *proto.graph.output)}
     entries = [_Entry(i, node) for i, node in enumerate(source.graph.node)]
     _add_constants(store, entries, reader)
     _add_nodes(store, [e for e in entries if not e.is_constant], infos)
@@ -167,7 +167,7 @@ def _add_tensors(
                 f"two graph inputs are called {info.name!r}" if info.name else "an input has no name"
             )
         dtype, shape = value_info.read(info)
-        store.inputs.append(store.add_variable(info.name, dtype, shape, info))
+        store.inputs.append(store.add_variable(info.name, dtype, shape, value_info.known(info)))
     if shadowed and graph.ir_version >= _IR_WITH_FREE_INITIALISERS:
         graph.notes.append(f"{counted(shadowed, 'graph input')} with default values became constants")
     elif shadowed:

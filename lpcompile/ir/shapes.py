@@ -134,6 +134,7 @@ def light_proto(graph: "LpGraph") -> ModelProto:
         info.type.tensor_type.shape.SetInParent()
         for size in weights.shape:
             info.type.tensor_type.shape.dim.add().dim_value = size
+    value_info.forget_negative(model.graph)  # of bodies
     return model
 
 

@@ -1,7 +1,8 @@
 """Refuse axes of negative size before a Slice meets them: there ONNX's shape inference ends the process.
 
-A window that does not fit its input gives such an axis, and a file may declare one. (onnx 1.19 to 1.23: an assertion of
-the C++ library inside the inference of Slice, which no handler catches; other operators pass the size on.)
+A window that does not fit its input gives such an axis. (onnx 1.19 to 1.23: an assertion of the C++ library inside the
+inference of Slice, which no handler catches; other operators pass the size on.) Sizes below 0 that a file declares mean
+unknown, as they do to ONNX Runtime: exporters write -1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from lpcompile.errors import ModelError
+from lpcompile.ir.value_info import forget_negative
 
 WINDOWS = frozenset(
     {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "Pad", "QLinearConv"}
@@ -42,11 +44,11 @@ def check_slices(light: ModelProto) -> None:
     nodes = list(_walk(light.graph))
     if all(n.op_type != "Slice" or n.domain for n in nodes):
         return
-    infos = (*light.graph.input, *light.graph.value_info)
-    if all(n.op_type not in WINDOWS for n in nodes) and not any(map(_is_negative, infos)):
+    if all(n.op_type not in WINDOWS for n in nodes):
         return
     model = ModelProto()
     model.CopyFrom(light)
+    forget_negative(model.graph)
     model.opset_import.add(domain=HIDDEN, version=1)
     hidden = [n for n in _walk(model.graph) if n.op_type == "Slice" and not n.domain]
     for node in hidden:

@@ -1,10 +1,39 @@
 """Types and shapes of tensors as ONNX writes them."""
 
 import numpy as np
-from onnx import TensorShapeProto, ValueInfoProto
+from onnx import GraphProto, TensorShapeProto, ValueInfoProto
 
 from lpcompile.ir.dtypes import NUMPY_OF_ONNX, ONNX_OF_NUMPY
 from lpcompile.ir.store import Shape, StoredVariable, is_constant
+
+
+def known(info: ValueInfoProto) -> ValueInfoProto:
+    """The same, or a copy without sizes below 0: exporters write them for unknown, and runtimes read them so."""
+    if not any(map(_is_negative, info.type.tensor_type.shape.dim)):
+        return info
+    copy = ValueInfoProto()
+    copy.CopyFrom(info)
+    _forget(copy)
+    return copy
+
+
+def forget_negative(graph: GraphProto) -> None:
+    """Clear every size below 0 that a graph or a body in it declares."""
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        _forget(info)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                forget_negative(body)
+
+
+def _forget(info: ValueInfoProto) -> None:
+    for dim in filter(_is_negative, info.type.tensor_type.shape.dim):
+        dim.ClearField("dim_value")
+
+
+def _is_negative(dim: TensorShapeProto.Dimension) -> bool:
+    return dim.HasField("dim_value") and dim.dim_value < 0
 
 
 def read(info: ValueInfoProto) -> tuple[np.dtype | None, Shape | None]:
@@ -20,8 +49,7 @@ def _dims(shape: TensorShapeProto) -> Shape:
     dims: list[int | str | None] = []
     for dim in shape.dim:
         if dim.HasField("dim_value"):
-            # Some exporters write -1 for unknown.
-            dims.append(dim.dim_value if dim.dim_value >= 0 else None)
+            dims.append(None if _is_negative(dim) else dim.dim_value)
         else:
             dims.append(dim.dim_param or None)
     return tuple(dims)

@@ -32,6 +32,16 @@ def observed(text: str, x: Array) -> tuple[LpGraph, dict[str, TensorStatistics]]
             "m (float[8,6,3,2] x) => (float[8,6,1,1] y) <float[6,1,3,2] w> { y = Conv <group = 6> (x, w) }",
             (8, 6, 3, 2),
         ),
+        (
+            "m (float[8,6,5,4] x) => (float[8,4,3,4] y) <float[4,6,3,3] w> "
+            "{ y = Conv <pads = [1, 1, 1, 1], strides = [2, 1]> (x, w) }",
+            (8, 6, 5, 4),
+        ),
+        (
+            "m (float[8,6,4,5] x) => (float[8,6,2,3] y) <float[6,1,3,2] w> "
+            "{ y = Conv <group = 6, pads = [0, 1, 1, 1], strides = [2, 2], dilations = [1, 2]> (x, w) }",
+            (8, 6, 4, 5),
+        ),
         ("m (float[2,4,6] x) => (float[2,4,3] y) <float[6,3] w> { y = MatMul (x, w) }", (2, 4, 6)),
         ("m (float[8,6] x) => (float[8,3] y) <float[6,3] w> { y = Gemm (x, w) }", (8, 6)),
     ],

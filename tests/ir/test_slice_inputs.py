@@ -46,14 +46,41 @@ def test_behind_a_slice_that_is_sound() -> None:
     assert caught.value.where == "d"
 
 
-def test_a_size_that_a_file_declares() -> None:
-    model = parse_model(
-        "m (float[5,3] x) => (float[A,3] y) <int64[1] st = {0}, int64[1] en = {-6}> { y = Slice (x, st, en) }"
-    )
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -5
-    with pytest.raises(ModelError) as caught:
-        check_slices(model)
-    assert caught.value.where == "x"
+TAKEN = "m (float[5,3] x) => (float[A,3] y) <int64[1] st = {0}, int64[1] en = {-6}> { y = Slice (x, st, en) }"
+IN_A_BODY = """m (float[5,3] x) => (float[A,3] y) <bool c = {1}> {
+    y = If (c) <then_branch = g () => (float[A,3] a) <int64[1] st = {0}, int64[1] en = {-6}> {
+        r = Relu (x)  a = Slice (r, st, en) },
+    else_branch = h () => (float[B,3] b) { b = Identity (x) }>
+}"""
+
+
+@pytest.mark.parametrize(("text", "read"), [(TAKEN, "x"), (WINDOW.format(rows=20, before="", read="c"), "c")])
+@pytest.mark.parametrize("size", [-1, -5])
+def test_a_size_below_0_that_a_file_declares_is_unknown(text: str, read: str, size: int) -> None:
+    model = parse_model(text, opset=18, check=False)
+    if read != "x":
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(read, 1, [1, 1, size, 3]))
+    for info in (model.graph.input[0], *model.graph.value_info):
+        info.type.tensor_type.shape.dim[-2].dim_value = size
+    before = model.SerializeToString()
+    check_slices(model)
+    graph = LpGraph.from_proto(model)
+    shape = next(iter(graph.inputs)).shape
+    assert shape is not None
+    assert shape[-2] is None
+    graph.infer_shapes()
+    assert model.SerializeToString() == before  # the caller's
+    made = graph.to_proto()
+    infos = (*made.graph.input, *made.graph.value_info, *made.graph.output)
+    assert all(d.dim_value >= 0 for i in infos for d in i.type.tensor_type.shape.dim)
+
+
+def test_a_size_below_0_that_a_body_declares_is_unknown() -> None:
+    model = parse_model(IN_A_BODY, opset=18, check=False)
+    body = model.graph.node[0].attribute[0].g
+    body.value_info.append(onnx.helper.make_tensor_value_info("r", 1, [-1, 3]))
+    check_slices(model)
+    LpGraph.from_proto(model).infer_shapes()  # the inference of Slice would end the process
 
 
 def test_sound_models_pass_and_are_not_changed() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import lpcompile
 from tests.quantizing import NO_COSTS, quantized, same_plan
 from tests.support import Array, parse_model, random_feeds, run_model
 
@@ -63,6 +64,25 @@ def test_the_correction_is_the_mean_of_the_rounding_error_of_the_weights(text: s
             error = row.reshape(weight.values.shape[1:]) - weight.values[o]
             wanted.append(-(error.sum((1, 2)) * means[first : first + len(error)]).sum())
     np.testing.assert_allclose(layer.bias_correction, wanted, rtol=1e-4, atol=1e-6)
+
+
+SATURATING = """m (float[8,16] x) => (float[8,8] y) <float[16,8] w1, float[8] b1> {
+    h = Gemm (x, w1, b1)  y = Tanh (h)
+}"""
+
+
+def test_what_means_of_a_few_loud_samples_would_cost_is_undone() -> None:
+    """One call of five is a hundred times as loud and saturates: its mean moves the biases of all."""
+    rng = np.random.default_rng(3)
+    loudness = np.where(np.arange(20) % 5, 0.3, 30)
+    calls = [{"x": (k * rng.normal(1, 0.02, (8, 16))).astype(np.float32)} for k in loudness]
+    made = lpcompile.compile(
+        parse_model(SATURATING), calibration=calls, recipe="w4a8", passes=f"canonicalize,fold-batchnorm,{ALL}"
+    )
+    (report,) = [p for p in made.report["passes"] if p["name"] == "correct-bias"]
+    assert report["metrics"]["gain_db"] < -report["metrics"]["gain_error_db"]
+    assert not report["changes"]
+    assert "biases stay" in report["skips"][-1]["reason"]
 
 
 def test_a_second_run_changes_nothing() -> None:

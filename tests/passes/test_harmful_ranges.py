@@ -50,6 +50,33 @@ def test_the_tensor_at_fault_keeps_floats_and_the_others_stay_codes() -> None:
     assert sqnr_db(run_model(model, fresh)["y"], made.run(fresh)["y"]) > 15
 
 
+MEASURED_AT_RUN_TIME = """m (float[N,32] x) => (float[N,12] y)
+<float[32,16] w1, float scale = {10000000}, float one = {1}, float[16,12] w2> {
+    [spectrum] a = MatMul (x, w1)  s = Mul (a, scale)  t = Add (s, one)  l = Log (t)  [wide] y = MatMul (l, w2)
+}"""
+
+
+def test_ranges_that_are_measured_at_run_time_can_be_at_fault_too() -> None:
+    model = parse_model(MEASURED_AT_RUN_TIME.replace("N", "4"))
+    held = {t.name: t for t in model.graph.initializer}
+    w = np.abs(np.random.default_rng(0).normal(size=(32, 16))).astype(np.float32) * np.eye(
+        32, 16, dtype=np.float32
+    )
+    held["w1"].CopyFrom(onnx.numpy_helper.from_array(w, "w1"))
+    rng = np.random.default_rng(1)
+    samples = [{"x": np.exp(rng.uniform(-14, 0, (4, 32))).astype(np.float32)} for _ in range(12)]
+    made = lpcompile.compile(
+        model,
+        calibration=samples,
+        recipe="int8",
+        passes=PASSES.replace("cost=none", "cost=none,matmul=dynamic"),
+    )
+    layers = {entry["name"]: entry for entry in made.report["layers"]}
+    assert "in 8 bits alone would leave" in layers["spectrum"]["reason"]
+    assert "dynamic" in layers["wide"]["activation_format"]
+    assert made.report["quality"]["sqnr_db_output"] > 25
+
+
 def test_with_codes_everywhere_the_network_is_ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lpcompile.passes.harmful_ranges.RUINED_DB", -100.0)
     made = lpcompile.compile(network(), calibration=calls(), recipe="int8", passes=PASSES)

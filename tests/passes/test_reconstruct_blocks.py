@@ -105,7 +105,7 @@ def test_blocks_come_nearer_to_the_float_model(cnn: Quantized, options: str, lea
 @pytest.mark.parametrize("fmt", ["posit4", "float4_e2m1fn"])
 @pytest.mark.parametrize("method", ["ste", "adaround,pull=50"])
 def test_levels_need_not_be_equally_spaced(fmt: str, method: str) -> None:
-    _, report, _ = reconstructed(rounded(CNN, fmt), f"{SHORT},method={method}")
+    _, report, _ = reconstructed(rounded(CNN, fmt), f"{SLOW},learning-rate=0.04,method={method}")
     assert max(gains(report)) > 0
 
 
