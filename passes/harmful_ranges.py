@@ -11,7 +11,7 @@ import numpy as np
 
 from lpcompile.analysis.dynamic_rounding import dynamic_inputs
 from lpcompile.analysis.planned_groups import PlannedGroup, planned_groups
-from lpcompile.analysis.rounding_alone import Chosen, ChosenRounding, noise_alone
+from lpcompile.analysis.rounding_alone import Chosen, ChosenRounding, worst_alone
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
@@ -20,7 +20,6 @@ from lpcompile.plan import STATIC, LayerPlan
 
 RUINED_DB = 18.0  # SQNR of the worst output, all tensors in codes, below which they are measured
 AIM_DB = 20.0  # what is left may cost
-CLEAR_DB = 30.0  # tensors that cost less together are not looked at one by one
 GAIN_DB = 3.0  # the least that keeping floats must bring
 MOST_SHARE, MOST_OF_FEW = (
     8,
@@ -60,36 +59,27 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     if not before < RUINED_DB:
         return Harmful({})
     smooth = ChosenRounding(graph, groups, ctx.observe, calls, logits=True)
-    measured = 0
+    measured, most = 0, _most(count)
 
     def measure(chosen: Chosen) -> F64:
         nonlocal measured
         measured += 1
-        ctx.progress("measuring ranges apart", min(measured, 2 * count - 1), 2 * count)
+        total = 2 * most * count.bit_length()
+        ctx.progress("measuring ranges apart", min(measured, total - 1), total)
         return smooth.noise(chosen)
 
-    alone = noise_alone(measure, count, _ratio(CLEAR_DB))
-    left = _left(alone)
+    worst = worst_alone(measure, count, _ratio(AIM_DB), most)
+    left = ~np.isin(np.arange(count), list(worst))
     after = _db(whole.noise(left))
-    if left.all() or not after >= before + GAIN_DB:
+    if not worst or not after >= before + GAIN_DB:
         return Harmful({})
     nodes: dict[str, str] = {}
-    for i in np.flatnonzero(~left):
+    for i, alone in worst.items():
         name = groups[i].name if i < len(groups) else dynamic[i - len(groups)].name
-        why = f"'{name}' in 8 bits alone would leave {_db(alone[i]):.1f} dB of the outputs"
+        why = f"'{name}' in 8 bits alone would leave {_db(alone):.1f} dB of the outputs"
         readers = _touching(graph, groups[i]) if i < len(groups) else dynamic[i - len(groups)].readers
         nodes |= dict.fromkeys(readers, why)
     return Harmful(nodes, before, after)
-
-
-def _left(alone: F64) -> Chosen:
-    """What stays in codes: without the worst at any output, until every output has AIM_DB by sum."""
-    left = np.ones(len(alone), bool)
-    for i in np.argsort(-alone.max(1), kind="stable")[: _most(len(alone))]:
-        if not alone[left].sum(0).max() > _ratio(AIM_DB):
-            break
-        left[i] = False
-    return left
 
 
 def _most(count: int) -> int:

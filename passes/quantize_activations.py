@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from lpcompile import option_checks
+from lpcompile.accounts.sizes import settled
 from lpcompile.analysis.activation_ranges import LEVELS, ActivationRanges
 from lpcompile.analysis.calibration import collect_statistics
 from lpcompile.analysis.histogram import TensorStatistics
@@ -120,8 +121,9 @@ class QuantizeActivations(Pass):
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
         regions = find_regions(graph, ctx.target, static, kept) if static else Regions()
         costs = ctx.target.cost_model if self.cost == "time" else None
-        if costs is not None:
-            slower = float_layers(graph, regions, static, costs)
+        if costs is not None and static:
+            sized = self._sized(graph, ctx)
+            slower = float_layers(sized, regions, [sized.node(n.name) for n in static], costs)
             for name, reason in slower.items():
                 kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, reason)
             if slower:
@@ -154,6 +156,11 @@ class QuantizeActivations(Pass):
                 self._warn_of_width(activations, ctx)
         report.metrics["integer_elementwise_nodes"] = len(regions.elementwise)
         report.metrics["quantized_tensors"] = len(graph.plan.activations)
+
+    def _sized(self, graph: LpGraph, ctx: PassContext) -> LpGraph:
+        """The graph with the sizes of the first sample, so that times are known where the model leaves sizes open."""
+        calls = () if ctx.calibration is None else ctx.calibration.deciding
+        return settled(graph, {name: x.shape for name, x in calls[0].items()}) if calls else graph
 
     @property
     def _matmul(self) -> str:

@@ -1,10 +1,13 @@
-"""What the rounding of each activation costs the outputs, were no other rounded: measured, in halves of sets.
+"""Which activations cost the outputs most, were no other rounded: found by measuring halves of sets.
 
-Noise adds up, so that a set which costs next to nothing clears all that is in it; what costs much is halved until
-single tensors are left. Few tensors at fault among G take about 2 log2(G) measurements each, not G.
+Noise adds up, so that a set costs what its members cost together, and none of them more. The set that costs most is
+halved first; a single tensor that comes first is the worst of all. Few tensors at fault among G take about 2 log2(G)
+measurements each, not G.
 """
 
+import heapq
 from collections.abc import Callable, Sequence
+from itertools import count as counting
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,24 +57,32 @@ class ChosenRounding:
         return self._judge.noise_by_output(lambda feeds: self._run({**feeds, self._fed: chosen}))
 
 
-def noise_alone(measure: Callable[[Chosen], F64], count: int, least: float) -> F64:
-    """Noise that each of `count` tensors brings to each output, (count, O).
+def worst_alone(measure: Callable[[Chosen], F64], count: int, aim: float, most: int) -> dict[int, F64]:
+    """Tensors without which the others cost no more than `aim` at any output, the worst first, and what each costs.
 
     Args:
-        measure: noise by output of a set.
-        count: tensors.
-        least: sets whose noise is at most this at every output are not looked into; theirs is spread over its members.
+        measure: noise by output, (O,), of a set.
+        count: tensors there are.
+        aim: noise over signal.
+        most: tensors that are returned at most.
     """
     found: dict[int, F64] = {}
-    waiting = [np.arange(count)]
-    while waiting:
-        members = waiting.pop()
+    order = counting()  # between sets that cost the same
+    sets: list[tuple[float, int, NDArray[np.intp], F64]] = []
+
+    def add(members: NDArray[np.intp]) -> None:
         chosen = np.zeros(count, bool)
         chosen[members] = True
         noise = measure(chosen)
-        if len(members) > 1 and noise.max() > least:
-            half = len(members) // 2
-            waiting += [members[half:], members[:half]]
-        else:
-            found |= dict.fromkeys(members.tolist(), noise / len(members))
-    return np.stack([found[i] for i in range(count)])
+        heapq.heappush(sets, (-float(noise.max()), next(order), members, noise))
+
+    add(np.arange(count))
+    while sets and len(found) < most and np.sum([s[-1] for s in sets], 0).max() > aim:
+        *_, members, noise = heapq.heappop(sets)
+        if len(members) == 1:
+            found[int(members[0])] = noise
+            continue
+        half = len(members) // 2
+        add(members[:half])
+        add(members[half:])
+    return found

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+import lpcompile
 from lpcompile.analysis.calibration import Calibration
 from lpcompile.errors import CalibrationError, PassOptionError
 from lpcompile.passes.quantize_activations import QuantizeActivations
@@ -34,6 +35,23 @@ def test_toys_stay_near_their_floats(name: str) -> None:
     found = quantized(toy(name))
     assert found.reports["quantize-activations"].changes
     assert found.sqnr_db() > 25
+
+
+SIZES = """m (float[N,3,H,W] x) => (float[N,C,H1,W1] y)
+    <float[10,3,3,3] w1, float[10] b1, float[16,10,3,3] w2, float[64,16,3,3] w3, float[128,64,3,3] w4> {
+        a = Conv (x, w1, b1)  r = Relu (a)  b = Conv (r, w2)  c = Conv (b, w3)  y = Conv (c, w4)
+    }"""
+
+
+def test_sizes_that_a_model_leaves_open_are_those_of_the_samples() -> None:
+    """Layers of few channels are faster as floats; that was asked of layers of known sizes alone."""
+    fixed = parse_model(SIZES.replace("N,3,H,W", "1,3,64,64"))
+    calls, found = [random_feeds(fixed, seed=i) for i in range(6)], []
+    for model in (parse_model(SIZES), fixed):
+        made = lpcompile.compile(model, calibration=calls, recipe="int8")
+        found.append([row["activation_format"] for row in made.report["layers"]])
+    assert found[0] == found[1]
+    assert set(found[0]) == {"float32", "uint8"}
 
 
 @pytest.mark.sweep
