@@ -11,15 +11,15 @@ import numpy as np
 
 from lpcompile.analysis.dynamic_rounding import dynamic_inputs
 from lpcompile.analysis.planned_groups import PlannedGroup, planned_groups
-from lpcompile.analysis.rounding_alone import Chosen, ChosenRounding, worst_alone
+from lpcompile.analysis.rounding_alone import Chosen, ChosenRounding, worst_first
 from lpcompile.autodiff.losses import float_outputs
 from lpcompile.formats.arrays import F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import STATIC, LayerPlan
 
-RUINED_DB = 18.0  # SQNR of the worst output, all tensors in codes, below which they are measured
-AIM_DB = 20.0  # what is left may cost
+RUINED_DB = 16.0  # SQNR of the worst output, all tensors in codes, below which they are measured
+AIM_DB = 20.0  # at which no more are left out
 GAIN_DB = 3.0  # the least that keeping floats must bring
 MOST_SHARE, MOST_OF_FEW = (
     8,
@@ -45,8 +45,8 @@ class Harmful:
 def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     """Nodes that read or make the tensors at fault, of a graph whose activations are planned; none where all is well.
 
-    The deciding calls are used. Noise adds up: tensors are left out, the worst first, until what the others cost
-    alone is AIM_DB in sum, and the choice is measured as a whole.
+    The deciding calls are used. Tensors are left out, the worst alone first, until the others leave AIM_DB. They are
+    told apart at the logits, where noise adds up, and judged as a whole at the outputs.
     """
     groups = [g for g in planned_groups(graph) if g.sources]
     dynamic = dynamic_inputs(graph)
@@ -59,7 +59,9 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     if not before < RUINED_DB:
         return Harmful({})
     smooth = ChosenRounding(graph, groups, ctx.observe, calls, logits=True)
-    measured, most = 0, _most(count)
+    if not _db(smooth.noise(np.ones(count, bool))) < AIM_DB:
+        return Harmful({})  # a softmax in doubt
+    measured, most = 0, max(min(count, MOST_OF_FEW), count // MOST_SHARE)
 
     def measure(chosen: Chosen) -> F64:
         nonlocal measured
@@ -68,10 +70,13 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
         ctx.progress("measuring ranges apart", min(measured, total - 1), total)
         return smooth.noise(chosen)
 
-    worst = worst_alone(measure, count, _ratio(AIM_DB), most)
-    left = ~np.isin(np.arange(count), list(worst))
+    left, worst = np.ones(count, bool), dict[int, F64]()
+    for i, alone in worst_first(measure, count):
+        worst[i], left[i] = alone, False
+        if len(worst) == most or not _db(smooth.noise(left)) < AIM_DB:
+            break
     after = _db(whole.noise(left))
-    if not worst or not after >= before + GAIN_DB:
+    if not after >= before + GAIN_DB:
         return Harmful({})
     nodes: dict[str, str] = {}
     for i, alone in worst.items():
@@ -80,10 +85,6 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
         readers = _touching(graph, groups[i]) if i < len(groups) else dynamic[i - len(groups)].readers
         nodes |= dict.fromkeys(readers, why)
     return Harmful(nodes, before, after)
-
-
-def _most(count: int) -> int:
-    return max(2, min(count // 2, MOST_OF_FEW), count // MOST_SHARE)
 
 
 def _touching(graph: LpGraph, group: PlannedGroup) -> list[str]:
@@ -96,10 +97,6 @@ def _touching(graph: LpGraph, group: PlannedGroup) -> list[str]:
             if static or node.name in graph.plan.elementwise:
                 found.append(node.name)
     return found
-
-
-def _ratio(db: float) -> float:
-    return float(10 ** (-db / 10))
 
 
 def _db(noise: F64) -> float:

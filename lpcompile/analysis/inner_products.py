@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.analysis.batches import ObserveGraph
+from lpcompile.analysis.call_sizes import with_sizes_of
 from lpcompile.analysis.gradients import Head, Samples, Sweep, check_finite
 from lpcompile.analysis.rounded_weights import as_weight
 from lpcompile.autodiff.builder import GradientBuilder
@@ -44,7 +45,7 @@ class InnerProducts:
         self, graph: LpGraph, head: Head, samples: Samples, draws: int, *, at: LpGraph | None = None
     ) -> None:
         self.graph, self.samples, self.draws = graph, samples, draws
-        self.made = (at or graph).copy()
+        self.made = with_sizes_of(samples.calls, at or graph)
         self.losses = [
             add_loss(self.made, head.kind, head.tensors, scales=head.scales, prefix=f"loss{i}")
             for i in range(head.draws_in_one_run(draws))

@@ -5,6 +5,8 @@ sides costs a QuantizeLinear or DequantizeLinear. Times come from the target's r
 every machine. Layers of unknown shape stay on the integer side; operators that the table does not know cost nothing.
 """
 
+from collections.abc import Set
+
 import networkx as nx
 
 from lpcompile.analysis.macs import layer_shape
@@ -49,12 +51,18 @@ def float_layers(graph: LpGraph, regions: Regions, layers: list[Node], costs: Co
         if node.name not in times and (work := _elementwise_times(node, costs)) is not None:
             flow.add_edge(INTEGERS, node.name, capacity=work[0] * MARGIN)
             flow.add_edge(node.name, FLOATS, capacity=work[1])
+    names = {n.name for n in layers}
     for node in members.values():
-        inputs = [node.inputs[0]] if node.name in {n.name for n in layers} else data_inputs(node)
-        for value in inputs:
-            if value is not None:
-                _edge(flow, _maker(value, members), node.name, value, costs)
-                _behind_pool(flow, node, value, members, costs)
+        for value in [node.inputs[0]] if node.name in names else data_inputs(node):
+            if value is None:
+                continue
+            maker = _maker(value, members)
+            _edge(flow, maker, node.name, value, costs)
+            if node.name not in names and _follows(node, value, maker, names):
+                flow[node.name][maker].pop(
+                    "capacity", None
+                )  # none may be cut: integers are not made for its sake
+            _behind_pool(flow, node, value, members, costs)
         for value in node.outputs:
             if value is not None:
                 _outside(flow, node.name, value, members, regions, costs)
@@ -104,6 +112,11 @@ def _maker(value: Value, members: dict[str, Node]) -> str:
         if before is not None and before.name in members and following_clamp(node.inputs[0]) == node:
             node = before
     return node.name if node is not None and node.name in members else FLOATS
+
+
+def _follows(node: Node, value: Value, maker: str, layers: Set[str]) -> bool:
+    """Whether a node without weights runs on integers only where `maker` does, as `find_regions` has it."""
+    return maker != FLOATS and node.op != "Concat" and all(r.name not in layers for r in value.consumers)
 
 
 def _edge(flow: "nx.DiGraph[str]", maker: str, reader: str, value: Value, costs: CostModel) -> None:

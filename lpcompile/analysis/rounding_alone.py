@@ -6,7 +6,7 @@ measurements each, not G.
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count as counting
 
 import numpy as np
@@ -57,16 +57,13 @@ class ChosenRounding:
         return self._judge.noise_by_output(lambda feeds: self._run({**feeds, self._fed: chosen}))
 
 
-def worst_alone(measure: Callable[[Chosen], F64], count: int, aim: float, most: int) -> dict[int, F64]:
-    """Tensors without which the others cost no more than `aim` at any output, the worst first, and what each costs.
+def worst_first(measure: Callable[[Chosen], F64], count: int) -> Iterator[tuple[int, F64]]:
+    """Tensors and what each costs alone, (O,), the worst at any output first; only what is asked for is measured.
 
     Args:
         measure: noise by output, (O,), of a set.
         count: tensors there are.
-        aim: noise over signal.
-        most: tensors that are returned at most.
     """
-    found: dict[int, F64] = {}
     order = counting()  # between sets that cost the same
     sets: list[tuple[float, int, NDArray[np.intp], F64]] = []
 
@@ -77,12 +74,11 @@ def worst_alone(measure: Callable[[Chosen], F64], count: int, aim: float, most: 
         heapq.heappush(sets, (-float(noise.max()), next(order), members, noise))
 
     add(np.arange(count))
-    while sets and len(found) < most and np.sum([s[-1] for s in sets], 0).max() > aim:
+    while sets:
         *_, members, noise = heapq.heappop(sets)
         if len(members) == 1:
-            found[int(members[0])] = noise
+            yield int(members[0]), noise
             continue
         half = len(members) // 2
         add(members[:half])
         add(members[half:])
-    return found

@@ -16,7 +16,7 @@ from lpcompile.ir.bodies import BodyNode
 from lpcompile.ir.dtypes import is_float
 from lpcompile.ir.facts import Fact
 from lpcompile.ir.node import Node
-from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
+from lpcompile.ir.store import Shape, Store, StoredNode, is_constant, weights_of
 from lpcompile.ir.value import Value
 from lpcompile.ir.weights import Weights
 from lpcompile.plan import QuantPlan
@@ -328,11 +328,11 @@ class LpGraph:
         """
         shapes.check_once(self)
 
-    def infer_shapes(self, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    def infer_shapes(self, input_shapes: Mapping[str, Shape] | None = None) -> None:
         """Infer types and shapes of all tensors; what cannot be inferred stays unknown, with a note.
 
         Args:
-            input_shapes: concrete shapes of graph inputs, which replace the declared ones for good.
+            input_shapes: of graph inputs, which replace the declared ones for good; sizes stay, names may get one.
         """
         shapes.infer(self, input_shapes or {})
         self.facts.add(Fact.SHAPES)

@@ -1,13 +1,13 @@
 """Types and shapes of every tensor, by ONNX's own inference on a copy without the large weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from lpcompile.errors import InputError
-from lpcompile.ir import export, pool_shapes, same_shapes, value_info
+from lpcompile.ir import export, pool_shapes, reshape_sizes, same_shapes, value_info
 from lpcompile.ir.slice_inputs import check_slices
 from lpcompile.ir.store import Shape, is_constant
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 READ_BY_INFERENCE_BYTES = 1024
 
 
-def infer(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -> None:
+def infer(graph: "LpGraph", input_shapes: Mapping[str, Shape]) -> None:
     """Infer and store types and shapes.
 
     Raises:
@@ -35,11 +35,10 @@ def infer(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 def inferred_infos(
-    graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]] | None = None
+    graph: "LpGraph", input_shapes: Mapping[str, Shape] | None = None
 ) -> dict[str, ValueInfoProto]:
     """Types and shapes that can be inferred, by tensor name; the graph is not changed, save for a note."""
-    light = light_proto(graph)
-    _drop_returned_inputs(light)
+    light = _to_infer(graph)
     if input_shapes:
         _fix_inputs(light, input_shapes)
     check_once(graph, light, input_shapes)
@@ -55,7 +54,7 @@ def inferred_infos(
 
 
 def check_once(
-    graph: "LpGraph", light: ModelProto | None = None, given: Mapping[str, Sequence[int]] | None = None
+    graph: "LpGraph", light: ModelProto | None = None, given: Mapping[str, Shape] | None = None
 ) -> None:
     """Slices of a graph whose inputs have these sizes; what passes make of it shrinks no axis.
 
@@ -69,7 +68,7 @@ def check_once(
     """
     sizes = repr([(t.name, (given or {}).get(t.name, t.shape)) for t in graph._store.inputs])
     if sizes not in graph.sound_sizes:
-        check_slices(light_proto(graph) if light is None else light)
+        check_slices(_to_infer(graph) if light is None else light)
         graph.sound_sizes.add(sizes)
 
 
@@ -78,8 +77,7 @@ def drop_contradictions(graph: "LpGraph") -> None:
 
     ONNX's inference believes the file, runtimes do not. A note names the tensors.
     """
-    light = light_proto(graph)
-    _drop_returned_inputs(light)
+    light = _to_infer(graph)
     for info in (*light.graph.value_info, *light.graph.output):
         info.ClearField("type")
     check_once(graph, light)
@@ -114,6 +112,13 @@ def _differ(declared: object, found: object) -> bool:
     return declared is not None and found is not None and declared != found
 
 
+def _to_infer(graph: "LpGraph") -> ModelProto:
+    light = light_proto(graph)
+    _drop_returned_inputs(light)
+    reshape_sizes.follow_targets(light)
+    return light
+
+
 def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
     opset = next((o.version for o in light.opset_import if o.domain in ("", "ai.onnx")), 1)
     same_shapes.stand_in(light.graph, opset)
@@ -138,7 +143,7 @@ def light_proto(graph: "LpGraph") -> ModelProto:
     return model
 
 
-def _check_shapes(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -> None:
+def _check_shapes(graph: "LpGraph", input_shapes: Mapping[str, Shape]) -> None:
     declared = {t.name: t.shape for t in graph._store.inputs}
     for name, shape in input_shapes.items():
         if name not in declared:
@@ -158,7 +163,7 @@ def _check_shapes(graph: "LpGraph", input_shapes: Mapping[str, Sequence[int]]) -
             )
 
 
-def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> None:
+def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Shape]) -> None:
     """Replace input shapes, and drop what was inferred from the old ones: it would hold the new ones back."""
     for info in light.graph.input:
         if info.name in input_shapes:
@@ -166,7 +171,7 @@ def _fix_inputs(light: ModelProto, input_shapes: Mapping[str, Sequence[int]]) ->
             tensor.ClearField("shape")
             tensor.shape.SetInParent()
             for size in input_shapes[info.name]:
-                tensor.shape.dim.add().dim_value = size
+                value_info.add_dim(tensor.shape, size)
     _drop_inferred(light)
 
 

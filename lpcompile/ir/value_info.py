@@ -71,8 +71,13 @@ def write(target: ValueInfoProto, tensor: StoredVariable) -> None:
     shape = target.type.tensor_type.shape
     shape.SetInParent()
     for size in tensor.shape:
-        dim = shape.dim.add()
-        if isinstance(size, str):
-            dim.dim_param = size
-        elif size is not None:
-            dim.dim_value = int(size)
+        add_dim(shape, size)
+
+
+def add_dim(shape: TensorShapeProto, size: int | str | None) -> None:
+    """Add an axis; None is one of unknown size."""
+    dim = shape.dim.add()
+    if isinstance(size, str):
+        dim.dim_param = size
+    elif size is not None:
+        dim.dim_value = int(size)

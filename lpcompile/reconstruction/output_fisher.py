@@ -11,6 +11,7 @@ import numpy as np
 
 from lpcompile.analysis.batches import ObserveGraph
 from lpcompile.analysis.calibration import Feeds
+from lpcompile.analysis.call_sizes import with_sizes_of
 from lpcompile.analysis.gradients import Samples, Sweep, choose_head
 from lpcompile.autodiff.losses import add_loss
 from lpcompile.autodiff.reverse import add_gradients
@@ -50,7 +51,7 @@ class OutputFisher:
         self._graph, self._observe, self._seed = graph, observe, seed
         self._per_sample = per_sample
         head = choose_head(graph, "logits", observe, Samples(calls, per_sample))
-        self._made = graph.copy()
+        self._made = with_sizes_of(calls, graph)
         self._losses = [
             add_loss(self._made, head.kind, head.tensors, scales=head.scales, prefix=f"loss{i}")
             for i in range(DRAWS)

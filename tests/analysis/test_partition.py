@@ -18,10 +18,12 @@ class Times:
 
     elementwise: dict[str, float] = field(default_factory=dict)
     edge_ns: float = 800.0
+    integer_of_three_ns: float = 1000.0
     name: str = "test table"
 
     def layer_ns(self, layer: LayerShape, kernel: str) -> float | None:
-        return {"float": 2000.0, "integer": 1000.0}.get(kernel)
+        integer = self.integer_of_three_ns if layer.inputs == 3 else 1000.0
+        return {"float": 2000.0, "integer": integer}.get(kernel)
 
     def few_rows_ns(self, layer: LayerShape, kernel: str) -> float | None:
         return None
@@ -59,6 +61,14 @@ def test_layers_that_gain_stay_integer_where_the_table_knows_no_operators(betwee
 def test_an_operator_that_integers_are_slow_at_takes_its_layers_along() -> None:
     assert floats("b = Tanh (a)", Times(DEAR)) == 2
     assert floats("b = Elu (a)", Times(DEAR)) == 0
+
+
+def test_operators_run_on_integers_only_behind_layers_that_do() -> None:
+    """The first layer would be faster as floats, were its results quantised for the operator alone."""
+    gated = {"LeakyRelu.float": 5000.0, "LeakyRelu.integer": 10.0}
+    slow = Times(gated, edge_ns=100.0, integer_of_three_ns=2500.0)
+    assert floats("b = LeakyRelu (a)", slow) == 0
+    assert floats("b = LeakyRelu (a)", replace(slow, elementwise={})) == 1
 
 
 @pytest.mark.parametrize(("gate", "wanted"), [("Sigmoid", 2), ("HardSigmoid", 2), ("Tanh", 0)])

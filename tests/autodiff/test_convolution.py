@@ -28,6 +28,8 @@ CONVS = {
     "same lower": ("[1,2,7,6]", "[3,2,4,2]", 'auto_pad="SAME_LOWER", strides=[2,2]'),
     "valid": ("[1,2,7,6]", "[3,2,3,3]", 'auto_pad="VALID"'),
     "one axis": ("[2,3,9]", "[4,3,4]", "pads=[2,1], strides=[2], dilations=[2]"),
+    "many taps": ("[2,3,9,12]", "[4,3,7,10]", "pads=[1,2,3,0], strides=[2,3]"),
+    "a filter bank": ("[2,2,301]", "[3,2,80]", "strides=[16], dilations=[2], pads=[5,0]"),
     "three axes": ("[1,2,4,5,4]", "[3,2,2,3,2]", "pads=[1,0,1,0,1,1], strides=[2,1,2]"),
     "many channels": ("[2,9,4,4]", "[3,9,3,3]", "pads=[1,1,1,1]"),
 }

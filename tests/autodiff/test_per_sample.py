@@ -23,6 +23,7 @@ LAYERS = {
     "grouped Conv": ("[4]", "[6,2,3,3]", "group=2", ",6,5"),
     "depthwise Conv": ("[4]", "[4,1,3,3]", "group=4, pads=[1,1,1,1]", ",6,5"),
     "multiplied Conv": ("[2]", "[6,1,3,3]", "group=2", ",6,5"),
+    "filter bank Conv": ("[3]", "[5,3,4,20]", "pads=[1,3,0,2], strides=[1,5], dilations=[2,1]", ",9,43"),
     "ConvTranspose": ("[4]", "[4,3,3,3]", "strides=[2,2], pads=[1,1,0,1]", ",4,5"),
     "Gemm": ("[4]", "[4,5]", "alpha=0.5", ""),
     "turned Gemm": ("[4]", "[5,4]", "transB=1", ""),

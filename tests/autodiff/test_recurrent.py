@@ -126,3 +126,10 @@ def test_an_unknown_sequence_length_is_refused_by_name() -> None:
             ["x"],
             {"x": np.ones((T, B, D))},
         )
+
+
+def test_a_long_sequence_is_refused_by_name() -> None:
+    with pytest.raises(GradientError, match="GRU of 600 steps is too long"):
+        assert_gradients(
+            layer("GRU", "forward", "", state=False, steps=600), ["x"], {"x": np.ones((600, B, D))}
+        )

@@ -84,7 +84,7 @@ def measure(bench: Bench) -> Table:
 def add_weight_gradients(graph: LpGraph) -> tuple[str, list[str], int]:
     """Gradients of all weights as outputs: the name of the logits, the weights in their order, bytes kept."""
     data = graph.inputs[0]
-    graph.infer_shapes({data.name: [BATCH, *(int(d) for d in (data.shape or ())[1:] if isinstance(d, int))]})
+    graph.infer_shapes({data.name: (BATCH, *(int(d) for d in (data.shape or ())[1:] if isinstance(d, int)))})
     last = graph.outputs[0].producer
     assert last is not None
     logits = last.inputs[0] if last.op == "Softmax" else graph.outputs[0]

@@ -4,12 +4,15 @@
 
 A matrix product of the delta with shifted data for each tap, 1.1 to 1.6 times a forward; as one convolution whose
 kernel is the delta it takes 2 to 3. Depthwise it is a product by element and a sum for each tap, or, with a stride,
-that convolution, one group for each channel of each sample: a third of the time, and no shifted copies.
+that convolution, one group for each channel of each sample: a third of the time, and no shifted copies. So do kernels
+of many taps, as filter banks have: thousands of nodes took the runtime longer to load than to run.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import onnx
 
 from lpcompile.autodiff.builder import GradientBuilder
 from lpcompile.autodiff.ordering import after
@@ -18,6 +21,7 @@ from lpcompile.ir.value import Value
 
 # Up to so many rows (channels times taps), all taps are put into one product: its rows would be too few otherwise.
 _JOINT_ROWS = 64
+_MANY_TAPS = 64
 
 
 def weight_gradient(
@@ -50,12 +54,46 @@ def weight_gradient(
         if one_each and isinstance(samples, int) and set(w.strides) != {1}:
             return b.reshape(_by_convolution(b, delta, data, samples, dims, w, per_sample), shape)
         return b.reshape(_by_channel(b, delta, data, dims, group, w, per_sample), shape)
+    if group == 1 and int(np.prod(w.kernel)) > _MANY_TAPS:
+        return b.reshape(_many_taps(b, delta, data, w, per_sample), shape)
     joined = not per_sample and _samples_joined(dims, w)
     if joined:  # (C, N, ...), so that rows run over all samples
         order = [1, 0, *(2 + i for i in range(w.rank))]
         delta, data = b.transpose(delta, order), b.transpose(data, order)
     made = _by_matrices(b, delta, data, dims, group, w, [] if joined else [0])
     return b.reshape(made if joined or per_sample else b.sum(made, [0]), shape)
+
+
+def _many_taps(b: GradientBuilder, delta: Value, data: Value, w: Windows, per_sample: bool) -> Value:
+    """Channels are the batch of a convolution whose kernel is the delta; the samples its channels, or one at a time."""
+    data = pad_spatial(b, data, [min(0, p) for p in w.begin], [min(0, p) for p in w.end])
+    axes = [2 + i for i in range(w.rank)]
+    if not per_sample:
+        turned = [1, 0, *axes]
+        made = b.op("Conv", b.transpose(data, turned), b.transpose(delta, turned), **_exchanged(w))
+        return b.transpose(slice_axes(b, typed(b, made, data), [0] * w.rank, w.kernel, axes), turned)
+    nodes = [
+        onnx.helper.make_node("Unsqueeze", ["x", "one"], ["channels"]),
+        onnx.helper.make_node("Unsqueeze", ["delta", "one"], ["kernel"]),
+        onnx.helper.make_node("Conv", ["channels", "kernel"], ["made"], **_exchanged(w)),
+        onnx.helper.make_node("Slice", ["made", "starts", "ends", "axes"], ["taps"]),
+        onnx.helper.make_node("Transpose", ["taps"], ["y"], perm=[1, 0, *axes]),
+    ]
+    held = {"one": [1], "starts": [0] * w.rank, "ends": list(w.kernel), "axes": axes}
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(data.dtype or np.float32))
+    infos = [onnx.helper.make_tensor_value_info(name, element, None) for name in ("x", "delta", "y")]
+    constants = [onnx.numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in held.items()]
+    body = onnx.helper.make_graph(nodes, "of_sample", infos[:2], infos[2:], constants)
+    return typed(b, b.op("Scan", data, delta, num_scan_inputs=2, body=body), data)
+
+
+def _exchanged(w: Windows) -> dict[str, Any]:
+    """Attributes of the convolution whose kernel is the delta: steps and dilations change places."""
+    return {
+        "strides": list(w.dilations),
+        "dilations": list(w.strides),
+        "pads": [max(0, p) for p in (*w.begin, *w.end)],
+    }
 
 
 def _samples_joined(dims: Sequence[int], w: Windows) -> bool:
@@ -140,7 +178,7 @@ def _by_convolution(
     w: Windows,
     per_sample: bool,
 ) -> Value:
-    """A channel of a sample is a group, whose kernel is its delta; steps and dilations change places."""
+    """A channel of a sample is a group, whose kernel is its delta."""
     channels = samples * dims[0]
     data = pad_spatial(b, data, [min(0, p) for p in w.begin], [min(0, p) for p in w.end])
     sizes = [int(n or 0) + min(0, p) + min(0, q) for n, p, q in zip(w.sizes, w.begin, w.end, strict=True)]
@@ -149,9 +187,7 @@ def _by_convolution(
         b.reshape(data, [1, channels, *sizes]),
         b.reshape(delta, [channels, 1, *(int(c or 0) for c in w.counts)]),
         group=channels,
-        strides=list(w.dilations),
-        dilations=list(w.strides),
-        pads=[max(0, p) for p in (*w.begin, *w.end)],
+        **_exchanged(w),
     )
     taps = slice_axes(b, typed(b, made, data), [0] * w.rank, w.kernel, [2 + i for i in range(w.rank)])
     each = b.reshape(taps, [samples, dims[0], -1])

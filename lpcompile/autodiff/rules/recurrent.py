@@ -14,6 +14,9 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
 _LENGTHS = 4  # index of sequence_lens
+MOST_STEPS = (
+    512  # of 20 nodes each, and as many on the way back: more take the runtime longer to load than to run
+)
 
 
 @rule("RNN", "GRU", "LSTM")
@@ -40,6 +43,12 @@ def _steps(node: Node) -> int:
             f"the sequence length of {node.op} is not known",
             where=node.name,
             hint="give the model's input a fixed shape",
+        )
+    if steps > MOST_STEPS:
+        raise GradientError(
+            f"{node.op} of {steps} steps is too long to unroll",
+            where=node.name,
+            hint="sensitivity can be measured forward only (--metric measured)",
         )
     lengths = node.inputs[_LENGTHS] if len(node.inputs) > _LENGTHS else None
     if lengths is not None and not (lengths.is_constant and (lengths.values == steps).all()):

@@ -1,0 +1,29 @@
+"""Shapes behind a Reshape to what the graph computes, whatever the opset."""
+
+import pytest
+
+from lpcompile.ir.graph import LpGraph
+from tests.support import parse_model
+
+FLAT = """m (float[2,6,1,40] x) => (float[A,B,C] y) <int64[1] zero = {0}, int64[1] two = {2}, int64[1] rest = {-1}> {
+    s = Shape (x)  t = Slice (s, zero, two, zero)  c = Concat <axis = 0> (t, rest)  r = Reshape (x, c)  y = Relu (r)
+}"""
+TRAINED = """m (float[2,6,4] x) => (float[2,6,4] y) <float[6] s, float[6] b, float[6] mean, float[6] var> {
+    y, m, v, p, q = BatchNormalization (x, s, b, mean, var)
+}"""
+
+
+@pytest.mark.parametrize("opset", [13, 14, 18])
+def test_a_computed_target_is_followed(opset: int) -> None:
+    graph = LpGraph.from_proto(parse_model(FLAT, opset=opset))
+    graph.infer_shapes()
+    assert graph.value("r").shape == (2, 6, 40)
+    assert graph.opset == opset
+    assert graph.to_proto().opset_import[0].version == opset
+
+
+def test_batch_norms_in_training_are_what_they_were() -> None:
+    graph = LpGraph.from_proto(parse_model(TRAINED, opset=13, check=False))
+    graph.infer_shapes()
+    assert graph.value("y").shape == (2, 6, 4)
+    assert not graph.notes
