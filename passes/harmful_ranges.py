@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpcompile.analysis.dynamic_rounding import dynamic_inputs
+from lpcompile.analysis.gradients import read_logits
 from lpcompile.analysis.planned_groups import PlannedGroup, planned_groups
 from lpcompile.analysis.rounding_alone import Chosen, ChosenRounding, worst_first
 from lpcompile.autodiff.losses import float_outputs
@@ -58,20 +59,22 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     before = _db(whole.noise(np.ones(count, bool)))
     if not before < RUINED_DB:
         return Harmful({})
-    smooth = ChosenRounding(graph, groups, ctx.observe, calls, logits=True)
+    smooth = whole
+    if read_logits(float_outputs(graph)) is not None:
+        smooth = ChosenRounding(graph, groups, ctx.observe, calls, logits=True)
     if not _db(smooth.noise(np.ones(count, bool))) < AIM_DB:
         return Harmful({})  # a softmax in doubt
     measured, most = 0, max(min(count, MOST_OF_FEW), count // MOST_SHARE)
+    limit = 2 * most * count.bit_length()
 
     def measure(chosen: Chosen) -> F64:
         nonlocal measured
         measured += 1
-        total = 2 * most * count.bit_length()
-        ctx.progress("measuring ranges apart", min(measured, total - 1), total)
+        ctx.progress("measuring ranges apart", min(measured, limit), limit + 1)
         return smooth.noise(chosen)
 
     left, worst = np.ones(count, bool), dict[int, F64]()
-    for i, alone in worst_first(measure, count):
+    for i, alone in worst_first(measure, count, limit):
         worst[i], left[i] = alone, False
         if len(worst) == most or not _db(smooth.noise(left)) < AIM_DB:
             break

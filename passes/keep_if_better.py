@@ -39,7 +39,7 @@ def keep_if_better(
     noise = [measure.of(p) for p in (before, graph.plan)]
     gain, error = gain_db(*noise)
     report.metrics |= {"gain_db": gain, "gain_error_db": error, "gain_calls": len(noise[0])}
-    if gain < (-errors * error if errors else 0):
+    if gain < -(errors * error if len(noise[0]) > 1 else 0):
         graph.plan = before
         report.changes.clear()
         report.skip("all layers", f"the network lost {-gain:.2f} dB on the samples: {stays}")

@@ -160,7 +160,11 @@ class QuantizeActivations(Pass):
     def _sized(self, graph: LpGraph, ctx: PassContext) -> LpGraph:
         """The graph with the sizes of the first sample, so that times are known where the model leaves sizes open."""
         calls = () if ctx.calibration is None else ctx.calibration.deciding
-        return settled(graph, {name: x.shape for name, x in calls[0].items()}) if calls else graph
+        if not calls or any(
+            n.subgraphs for n in graph.nodes()
+        ):  # a branch that is not taken may not fit them
+            return graph
+        return settled(graph, {name: x.shape for name, x in calls[0].items()})
 
     @property
     def _matmul(self) -> str:

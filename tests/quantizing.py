@@ -114,13 +114,13 @@ def quantized(
 
 @functools.cache
 def rounded(
-    text: str, fmt: str = "fixp4", *, activations: str = "uint8", granularity: str = "channel"
+    text: str, fmt: str = "fixp4", *, activations: str = "uint8", granularity: str = "channel", then: str = ""
 ) -> Quantized:
-    """Where passes that learn begin: layers rounded, biases corrected. Shared: `learned` works on copies."""
+    """Where passes that learn begin: layers rounded, biases left to them. Shared: `learned` works on copies."""
     return quantized(
         text,
         f"quantize-activations{{cost=none,format={activations}}},"
-        f"quantize-weights{{format={fmt},granularity={granularity},group-size=8}},correct-bias",
+        f"quantize-weights{{format={fmt},granularity={granularity},group-size=8}}{then}",
         calls=24,
     )
 

@@ -1,6 +1,7 @@
 """Streamed statistics of one activation: extremes, a histogram that widens when it must, moments."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +32,7 @@ class TensorStatistics:
     channel_rows: int = 0
     channel_sum: NDArray[np.float64] | None = None
     channel_sum_squares: NDArray[np.float64] | None = None
-    spatial: tuple[int, ...] = ()
+    spatial: Counter[tuple[int, ...]] = field(default_factory=Counter)
     lag_sum: float = 0.0
     lag_count: int = 0
 
@@ -80,7 +81,8 @@ class TensorStatistics:
         self.channel_sum += first
         self.channel_sum_squares += second
         self.channel_rows += x.size // len(first)
-        self.spatial = x.shape[2:] if self.channel_axis == 1 else ()
+        if self.channel_axis == 1:
+            self.spatial[x.shape[2:]] += len(x)
         if self.channel_axis == 1 and x.ndim > 2 and x.shape[-1] > 1:
             planes = x.reshape(-1, x.shape[-1])
             self.lag_sum += float(np.einsum("rc,rc->r", planes[:, 1:], planes[:, :-1]).sum(dtype=np.float64))

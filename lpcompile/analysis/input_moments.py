@@ -27,10 +27,11 @@ def row_means(node: Node, statistics: Mapping[str, TensorStatistics]) -> NDArray
     if found is None or found.channel_mean is None:
         return None
     means = _spread(node, found.channel_mean)
-    if node.op != "Conv" or not found.spatial:
+    if node.op != "Conv" or not any(found.spatial):
         return means
-    inside = _inside(node, found.spatial)
-    return means * np.tile(inside, means.shape[1] // len(inside))
+    shares = [n * _inside(node, sizes) for sizes, n in found.spatial.items()]
+    inside = np.sum(shares, 0) / found.spatial.total()
+    return np.asarray(means * np.tile(inside, means.shape[1] // len(inside)))
 
 
 def _inside(node: Node, sizes: Sequence[int]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ def mean_inputs(
 ) -> F64 | None:
     """E[x] for each row of a layer's weights, (C_out, K); None where it is not known.
 
-    A metric knows how often a convolution reads its padding; statistics of channels do not.
+    A metric knows what a convolution reads near its padding; statistics of channels, how often it reads that.
     """
     metric, weight = metrics.get(node.name), node.inputs[1]
     if metric is None or weight is None:

@@ -12,7 +12,6 @@ from lpcompile.analysis.range_search import Plans
 from lpcompile.analysis.rounded_activations import ranges_of, with_ranges_fed
 from lpcompile.analysis.scores import F64
 from lpcompile.autodiff.losses import float_outputs
-from lpcompile.formats.arrays import F32
 from lpcompile.ir.graph import LpGraph
 
 
@@ -61,10 +60,7 @@ class RangeNoise:
 
     def of_half(self, half: int, plans: Plans) -> F64:
         """Of each sample of the half 0 or 1."""
-        return self.of_ranges(half, ranges_of(plans))
-
-    def of_ranges(self, half: int, ranges: F32) -> F64:
-        """The same of ranges as numbers, (G, 3)."""
+        ranges = ranges_of(plans)
         return self._judges[half].noise_terms(lambda feeds: self._run({**feeds, self._fed: ranges}))
 
     def of_all(self, plans: Plans) -> F64:

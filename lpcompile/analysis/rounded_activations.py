@@ -65,7 +65,7 @@ def with_ranges_fed(graph: LpGraph, groups: Sequence[Sequence[str]]) -> tuple[Lp
 
 
 def with_rounding_chosen(graph: LpGraph, groups: Sequence[PlannedGroup]) -> tuple[LpGraph, str]:
-    """A copy that rounds the tensors that a run chooses, at no cost of the others.
+    """A copy that rounds the tensors that a run chooses.
 
     Args:
         graph: the float graph; its plan tells who reads codes, and which ranges are measured at run time.

@@ -57,14 +57,17 @@ class ChosenRounding:
         return self._judge.noise_by_output(lambda feeds: self._run({**feeds, self._fed: chosen}))
 
 
-def worst_first(measure: Callable[[Chosen], F64], count: int) -> Iterator[tuple[int, F64]]:
+def worst_first(measure: Callable[[Chosen], F64], count: int, limit: int) -> Iterator[tuple[int, F64]]:
     """Tensors and what each costs alone, (O,), the worst at any output first; only what is asked for is measured.
+
+    Noise that all bring alike is not worth looking for: after `limit` measurements there are no more.
 
     Args:
         measure: noise by output, (O,), of a set.
         count: tensors there are.
+        limit: measurements.
     """
-    order = counting()  # between sets that cost the same
+    order, halved = counting(), counting(1)  # between sets that cost the same
     sets: list[tuple[float, int, NDArray[np.intp], F64]] = []
 
     def add(members: NDArray[np.intp]) -> None:
@@ -79,6 +82,8 @@ def worst_first(measure: Callable[[Chosen], F64], count: int) -> Iterator[tuple[
         if len(members) == 1:
             yield int(members[0]), noise
             continue
+        if 2 * next(halved) >= limit:
+            return
         half = len(members) // 2
         add(members[:half])
         add(members[half:])

@@ -2,6 +2,8 @@
 
 from onnx import ModelProto
 
+from lpcompile.ir.slice_inputs import walk
+
 _DEAF, _FOLLOWS = (
     13,
     14,
@@ -14,7 +16,7 @@ def follow_targets(light: ModelProto) -> None:
     Args:
         light: changed.
     """
-    if any(n.op_type == "BatchNormalization" and len(n.output) > 1 for n in light.graph.node):
+    if any(n.op_type == "BatchNormalization" and len(n.output) > 1 for n in walk(light.graph)):
         return
     for entry in light.opset_import:
         if entry.domain in ("", "ai.onnx") and entry.version == _DEAF:

@@ -30,8 +30,22 @@ def infer(graph: "LpGraph", input_shapes: Mapping[str, Shape]) -> None:
     for name, info in inferred_infos(graph, input_shapes).items():
         tensor = tensors.get(name)
         if tensor is not None and not is_constant(tensor):
-            tensor.dtype, tensor.shape = value_info.read(info)
-            tensor.info = info
+            dtype, shape = value_info.read(info)
+            known = _merged(tensor.shape, shape) if input_shapes else shape
+            tensor.dtype, tensor.shape, tensor.info = (
+                dtype or tensor.dtype,
+                known,
+                info if known == shape else None,
+            )
+
+
+def _merged(before: Shape | None, now: Shape | None) -> Shape | None:
+    """What sizes of inputs leave: a file may know more of operators than inference does, and fixed sizes stay."""
+    if before is None or now is None or len(before) != len(now):
+        return before if now is None else now
+    return tuple(
+        b if isinstance(b, int) and not isinstance(n, int) else n for b, n in zip(before, now, strict=True)
+    )
 
 
 def inferred_infos(

@@ -41,7 +41,7 @@ def check_slices(light: ModelProto) -> None:
     Raises:
         ModelError: an axis would have a negative size.
     """
-    nodes = list(_walk(light.graph))
+    nodes = list(walk(light.graph))
     if all(n.op_type != "Slice" or n.domain for n in nodes):
         return
     if all(n.op_type not in WINDOWS for n in nodes):
@@ -50,7 +50,7 @@ def check_slices(light: ModelProto) -> None:
     model.CopyFrom(light)
     forget_negative(model.graph)
     model.opset_import.add(domain=HIDDEN, version=1)
-    hidden = [n for n in _walk(model.graph) if n.op_type == "Slice" and not n.domain]
+    hidden = [n for n in walk(model.graph) if n.op_type == "Slice" and not n.domain]
     for node in hidden:
         node.domain = HIDDEN
     while True:
@@ -70,14 +70,15 @@ def check_slices(light: ModelProto) -> None:
         hidden = [n for n in hidden if n.domain]
 
 
-def _walk(graph: GraphProto) -> Iterator[NodeProto]:
+def walk(graph: GraphProto) -> Iterator[NodeProto]:
+    """Nodes of a graph and of the bodies in it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _walk(attribute.g)
+                yield from walk(attribute.g)
             for inner in attribute.graphs:
-                yield from _walk(inner)
+                yield from walk(inner)
 
 
 def _inferred(model: ModelProto) -> Mapping[str, ValueInfoProto]:

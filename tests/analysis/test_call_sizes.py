@@ -1,6 +1,7 @@
 """Sizes that all calls share are those of the graph that gradients are taken of; others stay open."""
 
 import numpy as np
+import onnx
 import pytest
 
 import lpcompile
@@ -29,6 +30,38 @@ def test_what_all_calls_share_is_fixed() -> None:
     assert with_sizes_of([call(4, 10), call(4, 10)], graph).value("y").shape == (4, 4, 8)
     assert with_sizes_of([call(4, 10), call(2, 9)], graph).inputs[0].shape == ("N", 3, "T")
     assert with_sizes_of([], graph).inputs[0].shape == ("N", 3, "T")
+
+
+def test_what_a_file_knows_of_operators_stays() -> None:
+    """Nothing infers the shape behind an operator of another domain; its rank and fixed sizes are declared."""
+    text = NET.replace("c = Conv (x, w)", "e = other.Odd (x)  c = Conv (e, w)")
+    model = parse_model(text, check=False)
+    model.opset_import.add(domain="other", version=1)
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("e", 1, ["N", 3, "T"]))
+    graph = LpGraph.from_proto(model)
+    graph.infer_shapes()
+    found = with_sizes_of([call(4, 10), call(4, 10)], graph)
+    assert found.value("e").shape == ("N", 3, "T")
+
+
+def test_branches_that_are_not_taken_need_not_fit() -> None:
+    text = """m (float[1,2,H,W] x, bool c) => (float[A,B,C,D] y)
+    <float[2,2,5,5] w, int64[1] z = {0}, int64[1] o = {1}> {
+        y = If (c) <then_branch = g () => (float[A,B,C,D] t) { d = Conv (x, w)  t = Slice (d, z, o, z) },
+            else_branch = h () => (float[A,B,C,D] e) { e = Identity (x) }>
+    }"""
+    graph = LpGraph.from_proto(parse_model(text, check=False))
+    graph.infer_shapes()
+    feeds = {"x": np.zeros((1, 2, 3, 3), np.float32), "c": np.asarray(False)}
+    assert with_sizes_of([feeds], graph).inputs[0].shape == (1, 2, "H", "W")
+
+
+def test_an_input_of_unknown_rank() -> None:
+    model = parse_model(NET)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    graph = LpGraph.from_proto(model)
+    graph.infer_shapes()
+    assert with_sizes_of([call(4, 10), call(2, 10)], graph).inputs[0].shape == (None, 3, 10)
 
 
 @pytest.mark.parametrize("lengths", [(12, 12), (12, 9)])

@@ -118,3 +118,15 @@ def test_squares_beyond_float32_stay_finite() -> None:
     found = second_moments(graph.layers()[0], statistics)
     assert found is not None
     assert np.isfinite(found).all()
+
+
+def test_sizes_of_all_calls_count() -> None:
+    text = "m (float[1,2,H,W] x) => (float[1,3,H,W] y) <float[3,2,3,3] w> { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    graph = LpGraph.from_proto(parse_model(text))
+    statistics = TensorStatistics(channel_axis=1)
+    for size in (1, 64, 64, 64):
+        statistics.update(np.ones((1, 2, size, size), np.float32))
+    means = row_means(graph.layers()[0], {"x": statistics})
+    assert means is not None
+    corner, centre = (63 / 64) ** 2 * 3 / 4, 1
+    np.testing.assert_allclose(means[0][[0, 4]], [corner, centre])

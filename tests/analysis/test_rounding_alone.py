@@ -37,11 +37,21 @@ def test_tensors_at_fault_are_found_in_few_measurements(
         calls += 1
         return np.asarray(costs[chosen].sum(0))
 
-    found = dict(islice(worst_first(measure, len(quiet)), len(at_fault)))
+    found = dict(islice(worst_first(measure, len(quiet), limit=100), len(at_fault)))
     assert list(found) == at_fault[::-1]  # the worst first
     for i, noise in found.items():
         np.testing.assert_allclose(noise, costs[i])
     assert calls <= 1 + 2 * len(at_fault) * np.ceil(np.log2(max(2, len(quiet))))
+
+
+def test_noise_that_all_bring_alike_is_not_looked_for() -> None:
+    def measure(chosen: Chosen) -> F64:
+        measured.append(int(chosen.sum()))
+        return np.asarray([chosen.sum() / 256])
+
+    measured: list[int] = []
+    assert not list(worst_first(measure, 256, limit=40))
+    assert len(measured) <= 40
 
 
 def test_a_run_rounds_what_it_chooses() -> None:

@@ -41,7 +41,7 @@ def layer_model(name: str) -> ModelProto:
     options = f"<{attrs}>" if attrs else ""
     return parse_model(
         f"net (float[{N},{channels[1:-1]}{rest}] x) => (float[M,{out}] y) <float{w} w> "
-        f"{{ t = {op} {options} (x, w)  y = Mul (t, t) }}",
+        f"{{ t = {op} {options} (x, w)  made = Mul (t, t)  y = Identity (made) }}",  # names that a body must not take
         check=False,
     )
 

@@ -151,7 +151,7 @@ def test_ranges_of_narrow_activations_are_learned(narrow: Quantized) -> None:
 
 @pytest.mark.parametrize("activations", ["uint8", "uint4"])
 def test_the_emitted_model_has_the_error_that_is_reported(activations: str) -> None:
-    found = rounded(FIXED, activations=activations)
+    found = rounded(FIXED, activations=activations, then=",correct-bias")
     graph, report, _ = reconstructed(found, "iterations=20,batch=32,loss=mse")
     calls = found.context.calibration.deciding  # type: ignore[union-attr]
     _, held = split_held(len(calls))

@@ -5,7 +5,7 @@
 A matrix product of the delta with shifted data for each tap, 1.1 to 1.6 times a forward; as one convolution whose
 kernel is the delta it takes 2 to 3. Depthwise it is a product by element and a sum for each tap, or, with a stride,
 that convolution, one group for each channel of each sample: a third of the time, and no shifted copies. So do kernels
-of many taps, as filter banks have: thousands of nodes took the runtime longer to load than to run.
+of many taps and one group, as filter banks have: thousands of nodes took the runtime longer to load than to run.
 """
 
 from collections.abc import Sequence
@@ -72,16 +72,19 @@ def _many_taps(b: GradientBuilder, delta: Value, data: Value, w: Windows, per_sa
         turned = [1, 0, *axes]
         made = b.op("Conv", b.transpose(data, turned), b.transpose(delta, turned), **_exchanged(w))
         return b.transpose(slice_axes(b, typed(b, made, data), [0] * w.rank, w.kernel, axes), turned)
+    names = ("x", "delta", "one", "channels", "kernel", "made", "starts", "ends", "axes", "taps", "y")
+    # the runtime takes no name in a body that stands outside
+    x, each, one, channels, kernel, made_, starts, ends, along, taps, y = map(b.graph.fresh, names)
     nodes = [
-        onnx.helper.make_node("Unsqueeze", ["x", "one"], ["channels"]),
-        onnx.helper.make_node("Unsqueeze", ["delta", "one"], ["kernel"]),
-        onnx.helper.make_node("Conv", ["channels", "kernel"], ["made"], **_exchanged(w)),
-        onnx.helper.make_node("Slice", ["made", "starts", "ends", "axes"], ["taps"]),
-        onnx.helper.make_node("Transpose", ["taps"], ["y"], perm=[1, 0, *axes]),
+        onnx.helper.make_node("Unsqueeze", [x, one], [channels]),
+        onnx.helper.make_node("Unsqueeze", [each, one], [kernel]),
+        onnx.helper.make_node("Conv", [channels, kernel], [made_], **_exchanged(w)),
+        onnx.helper.make_node("Slice", [made_, starts, ends, along], [taps]),
+        onnx.helper.make_node("Transpose", [taps], [y], perm=[1, 0, *axes]),
     ]
-    held = {"one": [1], "starts": [0] * w.rank, "ends": list(w.kernel), "axes": axes}
+    held = {one: [1], starts: [0] * w.rank, ends: list(w.kernel), along: axes}
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(data.dtype or np.float32))
-    infos = [onnx.helper.make_tensor_value_info(name, element, None) for name in ("x", "delta", "y")]
+    infos = [onnx.helper.make_tensor_value_info(name, element, None) for name in (x, each, y)]
     constants = [onnx.numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in held.items()]
     body = onnx.helper.make_graph(nodes, "of_sample", infos[:2], infos[2:], constants)
     return typed(b, b.op("Scan", data, delta, num_scan_inputs=2, body=body), data)
