@@ -47,7 +47,6 @@ LEFT_OUT = (
     "validation",
     "interpreter",
     "energy",
-    "isa_page",
     "chrome_trace",
     "activity",
     "latency",

@@ -10,7 +10,7 @@ from lpcompile.quant.coordinate_descent import sweep
 from lpcompile.quant.gptq import gptq
 from lpcompile.quant.gram_factor import factor
 from lpcompile.quant.nearest_codes import nearest_codes
-from lpcompile.quant.order_search import best_of_orders
+from tests.bench.experiments.order_search import best_of_orders
 from tests.support_gram import FITTED, fitted, gram, gram_of, inputs, losses, weights
 
 

@@ -7,8 +7,8 @@ from lpcompile.errors import FormatError
 from lpcompile.formats.base import resolve
 from lpcompile.quant import scales as rules
 from lpcompile.quant.fit import fit
-from lpcompile.quant.posit_scaling import REGIMES, best_divisor
 from lpcompile.quant.qtensor import QuantizedTensor
+from tests.bench.experiments.scale_regimes import REGIMES, best_divisor
 
 POSIT = resolve("posit4")
 

@@ -20,10 +20,10 @@ from lpcompile.backends.cim.isa import (
     operation,
     queue_of,
 )
-from lpcompile.backends.cim.isa_page import page
 from lpcompile.backends.cim.isa_words import decode, decode_stream, encode, encode_stream
 from lpcompile.backends.cim.program import Instruction, Queue
 from lpcompile.errors import EncodingError, ProgramError
+from tests.documents.generated.isa_page import page
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = (resources.files("lpcompile.backends.cim") / "isa.toml").read_text("utf-8")

@@ -29,12 +29,12 @@ from lpcompile.prepared import Preparation
 from lpcompile.progress import no_progress
 from lpcompile.quant import scales as rules
 from lpcompile.quant.fit import layer_levels
-from lpcompile.quant.posit_scaling import best_divisor
 from lpcompile.quant.rows import to_rows
 from lpcompile.target import Options
 from tests.bench.bench_table import Bench
 from tests.bench.experiments.chart import Series
 from tests.bench.experiments.results import Cell, Results
+from tests.bench.experiments.scale_regimes import best_divisor
 from tests.support import Array
 
 ENTRIES = (  # mobilenetv2 lies on an int8 grid

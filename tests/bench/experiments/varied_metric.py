@@ -15,8 +15,8 @@ from lpcompile.plan import LayerPlan
 from lpcompile.quant.adaround import adaround
 from lpcompile.quant.gram_factor import DAMPING
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
-from lpcompile.quant.order_search import best_of_orders
 from lpcompile.quant.qtensor import QuantizedTensor
+from tests.bench.experiments.order_search import best_of_orders
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from lpcompile.backends.cim import isa_page
 from tests.documents.generated import (
     decisions_index,
     formats_page,
     functions_page,
+    isa_page,
     operators_page,
     options_page,
     passes_page,

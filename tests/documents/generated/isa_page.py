@@ -1,13 +1,12 @@
-"""The page docs/cim/isa.md, derived from `isa.toml`: `python -m lpcompile.backends.cim.isa_page > docs/cim/isa.md`."""
+"""The page docs/cim/isa.md, derived from `isa.toml`."""
 
-import sys
 from collections.abc import Iterator, Sequence
 
 from lpcompile.backends.cim.isa import WORD_BITS, Isa, Operation, isa
 
 _HEAD = """# Instruction set
 
-Derived from `backends/cim/isa.toml` by `python -m lpcompile.backends.cim.isa_page`: edit the table, not this page.
+Derived from `backends/cim/isa.toml` by `python -m tests.documents.generated`: edit the table, not this page.
 The full meaning of every instruction stands in [execution.md](execution.md).
 
 Version {version}. An instruction is one word of {bits} bits, little-endian. What it does not use must be zero: a word
@@ -51,7 +50,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
     yield f"| {' | '.join(header)} |"
     yield f"|{'---|' * len(header)}"
     yield from (f"| {' | '.join(row)} |".replace("  ", " ") for row in rows)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())
