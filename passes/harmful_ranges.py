@@ -22,10 +22,8 @@ from lpcompile.plan import STATIC, LayerPlan
 RUINED_DB = 16.0  # SQNR of the worst output, all tensors in codes, below which they are measured
 AIM_DB = 20.0  # at which no more are left out
 GAIN_DB = 3.0  # the least that keeping floats must bring
-MOST_SHARE, MOST_OF_FEW = (
-    8,
-    4,
-)  # one tensor in so many may keep floats; of few tensors so many, or half of them
+MOST_SHARE = 8  # one tensor in so many may keep floats
+MOST_OF_FEW = 4  # or so many, where that is more
 CALLS = 2
 
 

@@ -59,9 +59,8 @@ def float_layers(graph: LpGraph, regions: Regions, layers: list[Node], costs: Co
             maker = _maker(value, members)
             _edge(flow, maker, node.name, value, costs)
             if node.name not in names and _follows(node, value, maker, names):
-                flow[node.name][maker].pop(
-                    "capacity", None
-                )  # none may be cut: integers are not made for its sake
+                # an edge without capacity is never cut: integers are not made for the operator's sake
+                flow[node.name][maker].pop("capacity", None)
             _behind_pool(flow, node, value, members, costs)
         for value in node.outputs:
             if value is not None:

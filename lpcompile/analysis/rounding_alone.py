@@ -67,7 +67,7 @@ def worst_first(measure: Callable[[Chosen], F64], count: int, limit: int) -> Ite
         count: tensors there are.
         limit: measurements.
     """
-    order, halved = counting(), counting(1)  # between sets that cost the same
+    order = counting()  # between sets that cost the same
     sets: list[tuple[float, int, NDArray[np.intp], F64]] = []
 
     def add(members: NDArray[np.intp]) -> None:
@@ -77,12 +77,14 @@ def worst_first(measure: Callable[[Chosen], F64], count: int, limit: int) -> Ite
         heapq.heappush(sets, (-float(noise.max()), next(order), members, noise))
 
     add(np.arange(count))
+    measured = 1
     while sets:
         *_, members, noise = heapq.heappop(sets)
         if len(members) == 1:
             yield int(members[0]), noise
             continue
-        if 2 * next(halved) >= limit:
+        measured += 2
+        if measured > limit:
             return
         half = len(members) // 2
         add(members[:half])

@@ -187,9 +187,8 @@ def _range_noise(x: F32, low: float, high: float, levels: int) -> F64:
     """E[(Q(x_c) - x_c)^2], (C,), on one grid from low to high, 0 among its points."""
     spacing = (high - low) / (levels - 1)
     step = np.float32(spacing)
-    if (
-        not step >= np.finfo(np.float32).tiny
-    ):  # subnormal steps lose their digits, and values divided by them overflow
+    # subnormal steps lose their digits, and values divided by them overflow
+    if not step >= np.finfo(np.float32).tiny:
         return _mean_squares(x)
     zero = np.rint(-low / spacing)
     codes = x / step

@@ -4,10 +4,8 @@ from onnx import ModelProto
 
 from lpcompile.ir.slice_inputs import walk
 
-_DEAF, _FOLLOWS = (
-    13,
-    14,
-)  # opset in which ONNX's inference does not follow a computed target, and in which it does
+# The last opset in which ONNX's inference does not follow a computed target, and the first in which it does.
+_DEAF, _FOLLOWS = 13, 14
 
 
 def follow_targets(light: ModelProto) -> None:

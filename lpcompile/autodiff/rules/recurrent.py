@@ -14,9 +14,8 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.value import Value
 
 _LENGTHS = 4  # index of sequence_lens
-MOST_STEPS = (
-    512  # of 20 nodes each, and as many on the way back: more take the runtime longer to load than to run
-)
+# Of 20 nodes each, and as many on the way back: more take the runtime longer to load than to run.
+MOST_STEPS = 512
 
 
 @rule("RNN", "GRU", "LSTM")
