@@ -1,5 +1,5 @@
-"""Print the measured tables: `python -m tests.bench [all] [--only NAME] [--zoo DIR] [--json FILE] [--effort N,N]
-[--quick] [--again] [--out DIR]`.
+"""Print the measured tables: `python -m tests.bench [all] [--only NAME] [--zoo DIR] [--networks DIR] [--json FILE]
+[--effort N,N] [--quick] [--again] [--out DIR]`.
 
 `all` also runs the experiments, and keeps everything under docs/results: see `everything`. Times are ratios of
 interleaved runs on one thread, since machines differ and are shared. This is no test.
@@ -16,7 +16,7 @@ from typing import Any
 import onnxruntime
 
 from lpcompile.report.table import table
-from tests.bench.bench_table import Bench, Table
+from tests.bench.bench_table import SHIPPED, Bench, Table
 from tests.bench.catalogue import NEED_ZOO, TABLES
 from tests.bench.everything import run_all
 from tests.bench.machine import about_this
@@ -30,6 +30,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=TABLES, help="one table; may be repeated")
     parser.add_argument("--zoo", help="folder with zoo.json; default LPCOMPILE_ZOO")
     parser.add_argument("--entries", help="zoo entries, separated by commas; default those of each table")
+    parser.add_argument(
+        "--networks", type=Path, default=SHIPPED, help="folder of the table networks; default models"
+    )
     parser.add_argument("--json", type=Path, help="write the tables to a file, too")
     parser.add_argument(
         "--effort", type=efforts, default=(), help="of the compiler, as 1 or 0,1; default those of each"
@@ -41,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
     )
     asked = parser.parse_args(words)
     onnxruntime.set_default_logger_severity(4)  # its remarks on other tools' files are not our table
-    bench = Bench(find_zoo(asked.zoo), asked.quick, names(asked.entries), asked.effort)
+    bench = Bench(find_zoo(asked.zoo), asked.quick, names(asked.entries), asked.effort, asked.networks)
     if asked.what == "all":
         return 1 if run_all(bench, asked.out, again=asked.again) else 0
     about = about_this()

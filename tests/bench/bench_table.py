@@ -9,6 +9,8 @@ from typing import Any
 import lpcompile
 from tests.zoo.entries import Zoo
 
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
+
 
 @dataclass
 class Table:
@@ -28,6 +30,7 @@ class Bench:
     quick: bool = False
     entries: tuple[str, ...] = ()
     efforts: tuple[int, ...] = ()
+    networks: Path = SHIPPED
 
     def names(self, wanted: tuple[str, ...], quick: tuple[str, ...]) -> tuple[str, ...]:
         """Zoo entries of a table."""

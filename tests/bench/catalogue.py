@@ -29,6 +29,7 @@ TABLES = (
     "side_path_speed",
     "dual_precision_speed",
     "sensitivity",
+    "networks",
 )
 NEED_ZOO = (
     "tools",

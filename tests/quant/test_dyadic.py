@@ -63,6 +63,21 @@ def test_every_intermediate_number_is_exact_in_float64(scale: float, shift: floa
         assert abs(acc * m + b) + (r.zero << k) < 2**52
 
 
+@given(scales, st.floats(2.0**10, 2.0**24), reaches, st.sampled_from([-1, 1]), st.sampled_from([0, 7]))
+@example(2.0**-14, 2.0**24 - 1, 2**31 - 1, 1, 0)  # the shift alone would be exact
+@example(2.0**-14, 2.0**24 - 1, 2**31 - 1, -1, 0)
+@example(2.0**-14, 2.0**24 - 4, 0, 1, 7)  # and without the zero of the codes
+def test_accumulators_of_one_sign_are_exact_with_shifts_of_either(
+    scale: float, shift: float, reach: int, sign: int, zero: int
+) -> None:
+    least, most = sorted((0, sign * reach))
+    for signed in (shift, -shift):
+        bounds = np.array([least]), np.array([most])
+        r = affine_requant(np.array([scale]), np.array([signed]), *bounds, Codes(zero, 0, 255))
+        m, b, k = int(r.m[0]), int(r.b[0]), int(r.k[0])
+        assert max(abs(acc * m + b) for acc in (least, most)) + (r.zero << k) < 2**52
+
+
 @given(scales, shift_values, reaches, st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=8))
 def test_monotone(scale: float, shift: float, reach: int, accs: list[int]) -> None:
     r = one(scale, shift, reach)

@@ -1,5 +1,7 @@
 """Metrics of rounding errors against float64, a plain loop of GPTQ's feedback, and inputs sample by sample."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -196,6 +198,26 @@ def test_noise_counts_what_the_quantiser_of_the_inputs_adds() -> None:
     _, noise = metric(x, step=step).signal_and_noise(w, tensor, step)
     gap = (np.round(x[0] / step) * step) @ tensor.dequantize().T - x[0] @ w.T
     assert noise == pytest.approx(gap.var(axis=0).sum(), rel=0.05)
+
+
+def test_the_quantiser_adds_a_twelfth_of_its_squared_step_times_the_power_of_the_weights() -> None:
+    w = weights(6, 8)
+    tensor, found = fitted(w, "fixp4"), metric(inputs(8))
+    power, noise = found.signal_and_noise(w, tensor)
+    assert found.signal_and_noise(w, tensor, 3.0) == pytest.approx(
+        (power, noise + 0.75 * np.square(w, dtype=np.float64).sum()), rel=1e-12
+    )
+
+
+def test_layers_rounded_together_share_the_mean_of_their_matrices() -> None:
+    one, other, wider = metric(inputs(5, seed=1)), metric(inputs(5, seed=2)), metric(inputs(6))
+    other = replace(other, damping=2 * one.damping)
+    assert one.beside([]) is one
+    found = one.beside([other, wider])
+    wanted = (one.matrix.astype(np.float64) + other.matrix) / 2
+    np.testing.assert_array_equal(found.matrix, wanted.astype(np.float32))
+    np.testing.assert_array_equal(found.mean, one.mean)
+    assert found.damping == other.damping
 
 
 @pytest.mark.sweep

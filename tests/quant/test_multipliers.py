@@ -160,3 +160,8 @@ def test_five_bits_are_stored_in_eight_exactly_or_not_at_all() -> None:
     assert short_multipliers(np.array([33.0])) is None  # six bits
     assert short_multipliers(np.array([1.0, 0.0])) is None
     assert short_multipliers(np.array([2.0**-140])) is None
+    least = np.array([17 * 2.0**-126])
+    assert short_multipliers(least / 2) is None
+    short = short_multipliers(least)
+    assert short is not None
+    np.testing.assert_array_equal(short.dequantize(), least)

@@ -116,6 +116,18 @@ def test_no_image_says_why(tensor: QuantizedTensor) -> None:
     assert caught.value.hint is not None
 
 
+def test_an_image_less_its_zero_reaches_the_end_of_int8_and_no_further() -> None:
+    def tensor(value: int) -> QuantizedTensor:
+        codes = np.array([[value, 127]], np.int8).view(np.uint8)
+        return QuantizedTensor(
+            codes, resolve("int8"), PerTensor(), np.array(1, np.float32), np.array(1, np.uint8)
+        )
+
+    assert tensor(-127).int8_image()[0].tolist() == [[-128, 126]]
+    with pytest.raises(FormatError, match="does not fit int8"):
+        tensor(-128).int8_image()
+
+
 def test_zero_points() -> None:
     codes = np.array([[0, 8, 15], [3, 3, 0]], np.uint8)
     scales, zeros = np.array([0.5, 2], np.float32), np.array([8, 3], np.uint8)

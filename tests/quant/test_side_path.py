@@ -76,6 +76,17 @@ def test_large_ranks_stay_exact() -> None:
         side_path(np.ones((3, 513)), np.ones((513, 5)), w8, scale)
 
 
+@pytest.mark.parametrize("inputs", [16, 600, 4096])
+def test_rows_of_a_path_apart_use_the_levels_that_exact_sums_leave(inputs: int) -> None:
+    """Codes of 255 times a row of A stay below 2^24, half a step of rounding counted for each of its numbers."""
+    w8, scale = image(3, inputs)
+    path = side_path(np.ones((3, 1)), np.ones((1, inputs)), w8, scale, apart=True)
+    assert path is not None
+    most = ((1 << 24) - 1) // 255
+    assert int(path.a.max()) == min(LARGEST, int((most - inputs / 2) // inputs))
+    assert int(np.abs(path.a.astype(np.int64)).sum()) <= most
+
+
 def test_zero_factors_are_no_path_and_zero_ranks_are_left_out() -> None:
     main = image(6, 7)
     b, a = factors(6, 3, 7)
