@@ -15,6 +15,12 @@ MAX_DIMS = 5
 MAX_LEVELS = 3
 NO_TABLE = -1
 DTYPE_BYTES = {"u8": 1, "i8": 1, "i16": 2, "i32": 4}
+DTYPE_RANGES = {
+    "u8": (0, 255),
+    "i8": (-128, 127),
+    "i16": (-(1 << 15), (1 << 15) - 1),
+    "i32": (-(1 << 31), (1 << 31) - 1),
+}
 INIT, SKIPZ = 1, 2  # flags of MVM; INIT is one of VDW and VMM, too
 
 

@@ -7,6 +7,7 @@ dtype and shape, is the simulator's to say.
 from lpcompile.backends.cim.interface_check import check_interface
 from lpcompile.backends.cim.program import (
     DTYPE_BYTES,
+    DTYPE_RANGES,
     MAX_DIMS,
     MAX_LEVELS,
     NO_TABLE,
@@ -20,8 +21,6 @@ from lpcompile.backends.cim.program import (
     Window,
 )
 from lpcompile.backends.cim.program_limits import (
-    INT16,
-    INT32,
     INT64,
     LUT_BYTES,
     MOST_ADDRESS,
@@ -30,7 +29,6 @@ from lpcompile.backends.cim.program_limits import (
     MOST_ENTRIES,
     MOST_NUMBER,
     MOST_STAGES,
-    RANGES,
     check_all,
     check_name,
     check_range,
@@ -127,7 +125,7 @@ def _check_descriptor(d: Descriptor, requants: int, where: str) -> None:
     check_range(d.bits, 1, 8, "bits", where)
     if d.bits != 8 and d.dtype != "u8":
         refuse(f"bits of a {d.dtype} operand", where)
-    check_range(d.zero, *INT32, "zero", where)
+    check_range(d.zero, *DTYPE_RANGES["i32"], "zero", where)
     check_range(d.requant, NO_TABLE, requants - 1, "requant", where)
     if d.window is not None:
         _check_window(d, d.window, where)
@@ -140,7 +138,7 @@ def _check_window(d: Descriptor, w: Window, where: str) -> None:
     for name, values in (("kernel", w.kernel), ("stride", w.strides), ("dilation", w.dilations)):
         check_all(values, 1, MOST_ENTRIES, f"window {name}", where)
     check_all((*w.begin, *w.end), 0, MOST_ENTRIES, "padding", where)
-    check_range(w.pad_value, *RANGES[d.dtype], "pad value", where)
+    check_range(w.pad_value, *DTYPE_RANGES[d.dtype], "pad value", where)
     positions = w.out_counts(d.counts[-1 - axes : -1])
     if min(positions) < 1:
         refuse("the window is larger than what it slides over", where)
@@ -174,11 +172,15 @@ def _check_group(g: Group, program: Program, where: str) -> None:
 
 
 def _check_requant(r: Requant, where: str) -> None:
-    for name, values, (low, high) in (("m", r.m, INT16), ("b", r.b, INT64), ("k", r.k, (0, 62))):
+    for name, values, (low, high) in (
+        ("m", r.m, DTYPE_RANGES["i16"]),
+        ("b", r.b, INT64),
+        ("k", r.k, (0, 62)),
+    ):
         if len(values) not in {1, max(len(r.m), len(r.b), len(r.k))}:
             refuse(f"{len(values)} values of {name}: neither one nor as many as the others", where)
         check_all(values, low, high, name, where)
     for name in ("zero", "low", "high"):
-        check_range(getattr(r, name), *INT32, name, where)
+        check_range(getattr(r, name), *DTYPE_RANGES["i32"], name, where)
     if r.low > r.high:
         refuse(f"low {r.low} is above high {r.high}", where)

@@ -6,8 +6,7 @@ from typing import NoReturn
 from lpcompile.backends.cim.program import DTYPE_BYTES, Descriptor
 from lpcompile.errors import ProgramError
 
-INT16, INT32, INT64 = ((-(1 << (bits - 1)), (1 << (bits - 1)) - 1) for bits in (16, 32, 64))
-RANGES = {"u8": (0, 255), "i8": (-128, 127), "i16": INT16, "i32": INT32}
+INT64 = -(1 << 63), (1 << 63) - 1
 
 MOST_ENTRIES = 1 << 16  # an operand has 16 bits
 MOST_STAGES = 1 << 12

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lpcompile.backends.cim.program import INIT, Port, Program, Window
+from lpcompile.backends.cim.program import DTYPE_RANGES, INIT, Port, Program, Window
 from lpcompile.backends.cim.simulator.capacities import Capacities
-from lpcompile.backends.cim.simulator.operands import RANGES, Operand, Operands
+from lpcompile.backends.cim.simulator.operands import Operand, Operands
 from lpcompile.backends.cim.simulator.streams import Operation
 from lpcompile.backends.cim.stored_weights import GroupBounds, column_bounds
 from lpcompile.backends.cim.value_ranges import RangeMemory, ValueRange
 
-INT32 = RANGES["i32"]
+INT32 = DTYPE_RANGES["i32"]
 _PROVEN = 1 << 62
 _FLOAT = 1 << 52
 
@@ -130,7 +130,7 @@ class SumBounds:
         self, operation: Operation, number: int, sources: list[ValueRange], d: Operand
     ) -> ValueRange:
         self.requantisations += 1
-        dtype_low, dtype_high = RANGES[d.descriptor.dtype]
+        dtype_low, dtype_high = DTYPE_RANGES[d.descriptor.dtype]
         if not 0 <= number < len(self.program.requants):
             self.report(operation, f"there is no requant entry {number}")
             return ValueRange(dtype_low, dtype_high)
@@ -175,7 +175,7 @@ class SumBounds:
             2: (min(corners), max(corners)),
             3: (max(al, bl), max(ah, bh)),
             4: (min(al, bl), min(ah, bh)),
-        }.get(word.unit, RANGES[d.descriptor.dtype])
+        }.get(word.unit, DTYPE_RANGES[d.descriptor.dtype])
         return _saturated(*found, d)
 
     def _requantise(self, operation: Operation, d: Operand) -> ValueRange:
@@ -245,7 +245,7 @@ def _with_lowest(seen: ValueRange, s: Operand) -> tuple[int, int]:
     window = s.descriptor.window
     padded = window is not None and (any(window.begin) or any(window.end))
     if padded and window is not None and _only_pads(window):
-        return RANGES[s.descriptor.dtype][0], seen.high
+        return DTYPE_RANGES[s.descriptor.dtype][0], seen.high
     return seen.low, seen.high
 
 
@@ -257,5 +257,5 @@ def _only_pads(window: Window) -> bool:
 
 
 def _saturated(low: int, high: int, d: Operand) -> ValueRange:
-    first, last = RANGES[d.descriptor.dtype]
+    first, last = DTYPE_RANGES[d.descriptor.dtype]
     return ValueRange(min(max(low, first), last), max(min(high, last), first))

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import Program, Space
+from lpcompile.backends.cim.program import DTYPE_RANGES, Program, Space
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.memory import Memory
-from lpcompile.backends.cim.simulator.operands import RANGES, Operand
+from lpcompile.backends.cim.simulator.operands import Operand
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ValueRange:
     @classmethod
     def any(cls, dtype: str) -> "ValueRange":
         """All values of a dtype."""
-        return cls(*RANGES[dtype])
+        return cls(*DTYPE_RANGES[dtype])
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,18 @@ def load_samples(data: Any, inputs: Sequence[InputSpec], labels: str | None = No
     if isinstance(data, (str, os.PathLike)):
         return _from_text(os.fspath(data), inputs, labels)
     source = f"python {type(data).__name__}"
-    return _calibration(_from_object(data, inputs, "calibration", labels), source, labels)
+    return _calibration(_from_object(data, inputs, "calibration", labels), inputs, source, labels)
 
 
-def _calibration(calls: list[Feeds], source: str, labels: str | None) -> Calibration:
+def _calibration(
+    calls: list[Feeds], inputs: Sequence[InputSpec], source: str, labels: str | None
+) -> Calibration:
+    meant = any(0 in (spec.shape or ()) for spec in inputs)
+    for i, call in enumerate(calls):  # one empty array may be what a decoder has seen before its first token
+        if call and not meant and not any(a.size for name, a in call.items() if name != labels):
+            raise CalibrationError(
+                f"call {i} holds no sample", where=source, hint="leave out calls of batch 0"
+            )
     if labels is None:
         return Calibration(calls, source)
     found = [c[labels] for c in calls]
@@ -67,7 +75,7 @@ def _from_text(text: str, inputs: Sequence[InputSpec], labels: str | None) -> Ca
         calls = _from_object(imported(text, CalibrationError), inputs, text, labels)
     else:
         raise CalibrationError("there is no such file or folder", where=text, hint=_FORMS)
-    return _calibration(calls, text, labels)
+    return _calibration(calls, inputs, text, labels)
 
 
 def _from_folder(path: Path, inputs: Sequence[InputSpec], labels: str | None) -> list[Feeds]:

@@ -252,6 +252,12 @@ def test_no_samples(tmp_path: Path) -> None:
         refused(save(tmp_path / "d.npz", image=np.zeros((0, 3, 4), np.float32))).message == "holds no samples"
     )
     assert refused([]).message == "gives no samples"
+    empty, full = ({"image": np.zeros((n, 3, 4), np.float32)} for n in (0, 2))
+    assert refused([full, empty]).message == "call 1 holds no sample"
+    assert refused(np.zeros((4, 0, 3, 4), np.float32)).message == "call 0 holds no sample"
+    past = InputSpec("past", F32, ("batch", "seen", 4))
+    first = {**full, "past": np.zeros((2, 0, 4), np.float32)}
+    assert len(load_samples([first, first], [IMAGE, past]).calls) == 2  # before the first token
     (tmp_path / "empty").mkdir()
     assert "holds no .npz and no .npy file" in refused(tmp_path / "empty").message
 

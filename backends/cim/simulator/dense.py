@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import INIT
+from lpcompile.backends.cim.program import DTYPE_RANGES, INIT
 from lpcompile.backends.cim.simulator.context import Context, Effect
 from lpcompile.backends.cim.simulator.integers import add_into, product
-from lpcompile.backends.cim.simulator.operands import RANGES, Operand
+from lpcompile.backends.cim.simulator.operands import Operand
 from lpcompile.backends.cim.simulator.streams import Operation
 from lpcompile.backends.cim.simulator.timing import Work
 from lpcompile.backends.cim.simulator.vector import local
@@ -92,7 +92,7 @@ def _destination(operation: Operation, d: Operand, outputs: int, positions: int)
 
 def _pad(operation: Operation, s: Operand) -> int:
     window = s.descriptor.window
-    low, high = RANGES[s.descriptor.dtype]
+    low, high = DTYPE_RANGES[s.descriptor.dtype]
     pad = 0 if window is None else window.pad_value
     if not low <= pad <= high:
         raise operation.fault(f"the pad value {pad} is no {s.descriptor.dtype}")
@@ -106,7 +106,7 @@ def _work(context: Context, operation: Operation, d: Operand, positions: int, ma
 
 
 def _most(operand: Operand) -> int:
-    low, high = RANGES[operand.descriptor.dtype]
+    low, high = DTYPE_RANGES[operand.descriptor.dtype]
     return max(-low, high)
 
 

@@ -7,12 +7,6 @@ from lpcompile.backends.cim.program import DTYPE_BYTES, MAX_DIMS, Descriptor, Gr
 from lpcompile.backends.cim.simulator.capacities import Capacities, Limits
 from lpcompile.backends.cim.simulator.streams import Operation
 
-RANGES = {
-    "u8": (0, 255),
-    "i8": (-128, 127),
-    "i16": (-(1 << 15), (1 << 15) - 1),
-    "i32": (-(1 << 31), (1 << 31) - 1),
-}
 NUMPY = {"u8": "u1", "i8": "i1", "i16": "<i2", "i32": "<i4"}
 
 _MOST_KNOWN = 1 << 17

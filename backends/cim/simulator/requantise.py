@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import Requant
+from lpcompile.backends.cim.program import DTYPE_RANGES, Requant
 from lpcompile.backends.cim.simulator.context import Context, Effect
-from lpcompile.backends.cim.simulator.operands import NUMPY, RANGES, Operand
+from lpcompile.backends.cim.simulator.operands import NUMPY, Operand
 from lpcompile.backends.cim.simulator.streams import Operation
 from lpcompile.backends.cim.simulator.timing import Work
 from lpcompile.backends.cim.simulator.vector import equal_counts, local
@@ -163,7 +163,7 @@ def _record(context: Context, operation: Operation, number: int) -> Requant:
 
 
 def _table(operation: Operation, record: Requant, sources: list[Operand], d: Operand) -> _Table:
-    low, high = RANGES[d.descriptor.dtype]
+    low, high = DTYPE_RANGES[d.descriptor.dtype]
     if any(not -(1 << 15) <= m < 1 << 15 for m in record.m) or any(not 0 <= k <= 62 for k in record.k):
         raise operation.fault("a requant factor is not int16, or a shift not 0 ... 62")
     if any(not -(1 << 31) <= v < 1 << 31 for v in (record.zero, record.low, record.high)):
@@ -188,5 +188,5 @@ def _table(operation: Operation, record: Requant, sources: list[Operand], d: Ope
 
 
 def _most(operand: Operand) -> int:
-    low, high = RANGES[operand.descriptor.dtype]
+    low, high = DTYPE_RANGES[operand.descriptor.dtype]
     return max(-low, high)

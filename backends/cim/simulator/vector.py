@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.program import Space
+from lpcompile.backends.cim.program import DTYPE_RANGES, Space
 from lpcompile.backends.cim.simulator.context import Context, Effect
 from lpcompile.backends.cim.simulator.integers import INT32_HIGH, INT32_LOW, add_into
-from lpcompile.backends.cim.simulator.operands import RANGES, Operand
+from lpcompile.backends.cim.simulator.operands import Operand
 from lpcompile.backends.cim.simulator.streams import Operation
 from lpcompile.backends.cim.simulator.timing import Work
 from lpcompile.backends.cim.simulator.windows import expand
@@ -35,7 +35,7 @@ def fill(context: Context, operation: Operation) -> Effect:
     d, result = context.write(operation, operation.instruction.a)
     local(operation, d)
     value = (operation.instruction.b + (1 << 15)) % (1 << 16) - (1 << 15)
-    low, high = RANGES[d.descriptor.dtype]
+    low, high = DTYPE_RANGES[d.descriptor.dtype]
     if not low <= value <= high:
         raise operation.fault(f"{value} is no {d.descriptor.dtype}")
 
@@ -80,7 +80,7 @@ def elementwise(context: Context, operation: Operation) -> Effect:
     if word.unit == 2 and math.prod(_reach(s) for s in (first, second)) >= 1 << 63:
         raise operation.fault("a product may leave the range of int64")
     apply, shifts = _BINARY[word.unit], word.unit >= 5
-    low, high = RANGES[d.descriptor.dtype]
+    low, high = DTYPE_RANGES[d.descriptor.dtype]
 
     def effect() -> Work:
         wide = [x.astype(np.int64) - z for x, z in zip((a, b), zeros, strict=True)]
@@ -165,7 +165,7 @@ def pool(context: Context, operation: Operation) -> Effect:
         raise operation.fault(f"{s.descriptor.dtype} does not pool to {d.descriptor.dtype}")
     if d.counts != (*shape.positions, s.counts[-1]):
         raise operation.fault(f"the windows give {(*shape.positions, s.counts[-1])}, not {d.counts}")
-    low, high = RANGES[s.descriptor.dtype]
+    low, high = DTYPE_RANGES[s.descriptor.dtype]
     pad = low if largest else window.pad_value
     if not low <= pad <= high:
         raise operation.fault(f"the pad value {pad} is no {s.descriptor.dtype}")
@@ -196,7 +196,7 @@ def convert(context: Context, operation: Operation) -> Effect:
     local(operation, d, s)
     if word.unit == 0:
         equal_counts(operation, d, s)
-        low, high = RANGES[d.descriptor.dtype]
+        low, high = DTYPE_RANGES[d.descriptor.dtype]
     elif word.unit in (1, 2):
         whole, packed = (s, d) if word.unit == 1 else (d, s)
         if whole.item_bytes != 1 or packed.item_bytes != 1:
@@ -245,5 +245,5 @@ def work_of(operation: Operation, d: Operand) -> Work:
 
 
 def _reach(operand: Operand) -> int:
-    low, high = RANGES[operand.descriptor.dtype]
+    low, high = DTYPE_RANGES[operand.descriptor.dtype]
     return max(abs(low - operand.descriptor.zero), abs(high - operand.descriptor.zero))
