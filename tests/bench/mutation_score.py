@@ -73,7 +73,7 @@ class Mutant:
 
 
 class _Changer(ast.NodeTransformer):
-    """Counts what can be changed, and changes the one with the wanted index; annotations and texts are left alone."""
+    """Counts what can be changed, and changes the one with the wanted index; annotations, texts, decorators of classes are left alone."""
 
     def __init__(self, wanted: int = -1) -> None:
         self.wanted = wanted
@@ -126,6 +126,11 @@ class _Changer(ast.NodeTransformer):
             return ast.copy_location(ast.Constant(value), node)
         return node
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """Flags of its decorators say what nothing does: they are left alone."""
+        node.body = [self.visit(part) for part in node.body]
+        return node
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         if node.value is not None:
             node.value = self.visit(node.value)
@@ -162,14 +167,25 @@ def mutants(folder: str) -> list[Mutant]:
 
 
 def likely_first(module: str, tests: tuple[str, ...], copy: Path) -> list[list[str]]:
-    """Arguments of pytest: files of the module's own name, those that import it, all others; then thorough tests."""
+    """Arguments of pytest: files of the module's own name, those that import it wherever they stand, all others of the
+    folders; then thorough tests.
+    """
     parts: list[list[str]] = [[], [], []]
     stem = Path(module).stem
-    for file in sorted(file for folder in tests for file in (copy / folder).rglob("test_*.py")):
-        imports = f".{stem} import" in file.read_text("utf-8")
-        parts[0 if file.stem == f"test_{stem}" else 1 if imports else 2].append(str(file))
+    for file in sorted((copy / "tests").rglob("test_*.py")):
+        imports = f"{module.removesuffix('.py').replace('/', '.')} import" in _as_package(
+            file.read_text("utf-8")
+        )
+        near = any(file.is_relative_to(copy / folder) for folder in tests)
+        if near or imports:
+            parts[0 if file.stem == f"test_{stem}" else 1 if imports else 2].append(str(file))
     found = [part for part in parts if part]
     return [*found, *([*THOROUGH, *part] for part in found)]
+
+
+def _as_package(text: str) -> str:
+    """Backends are imported through the package and lie beside it."""
+    return text.replace("lpcompile.backends.", "backends.")
 
 
 def _limited() -> None:

@@ -59,3 +59,14 @@ def test_slices_of_one_pitch_are_told_apart(n: int, m: int, a: int, wa: int, b: 
     one = descriptor(a % (pitch - wa + 1), ((n, pitch), (wa, 1)))
     other = descriptor(b % (pitch - wb + 1), ((m, pitch), (wb, 1)))
     assert Region.of(one).overlaps(Region.of(other)) == bool(touched(one) & touched(other))
+
+
+@pytest.mark.parametrize("dtype", list(DTYPE_BYTES))
+def test_arrays_without_gaps_are_dense_in_any_order_of_axes(dtype: str) -> None:
+    item = DTYPE_BYTES[dtype]
+    packed = ((3, 20 * item), (5, 4 * item), (4, item))
+    for dims in (packed, packed[::-1]):
+        whole = Region.of(descriptor(8, dims, dtype))
+        assert whole.dense
+        assert whole.holds(Region.of(descriptor(8 + 20 * item, packed[1:], dtype)))
+    assert not Region.of(descriptor(8, ((3, 21 * item), *packed[1:]), dtype)).dense
