@@ -73,7 +73,10 @@ class Mutant:
 
 
 class _Changer(ast.NodeTransformer):
-    """Counts what can be changed, and changes the one with the wanted index; annotations, texts, decorators of classes are left alone."""
+    """Counts what can be changed, and changes the one with the wanted index.
+
+    Annotations, texts and decorators of classes are left alone.
+    """
 
     def __init__(self, wanted: int = -1) -> None:
         self.wanted = wanted
