@@ -10,7 +10,7 @@ from hypothesis import given
 
 from lpcompile.errors import FormatError
 from lpcompile.formats.base import NumberFormat, format_names, resolve
-from lpcompile.formats.nearest import Nearest
+from lpcompile.formats.nearest import Nearest, UniformNearest, nearest_of
 
 LUT = "lut4:81a3bccdd9e4f0fa000b162230405a7f"
 SHUFFLED_LUT = "lut4:7f81a3bc5acdd9e44030f0fa22160b00"
@@ -84,6 +84,20 @@ def test_encode_is_nearest_with_ties_to_even(name: str, dtype: type) -> None:
     fmt = resolve(name)
     x = samples(fmt)
     assert np.array_equal(fmt.encode(x.astype(dtype)), brute_force(fmt, x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_rounded_to_the_levels_of_their_codes(name: str) -> None:
+    fmt = resolve(name)
+    x = samples(fmt)
+    found = nearest_of(fmt.table()).round_block(x)
+    np.testing.assert_array_equal(found, fmt.table()[brute_force(fmt, x)].astype(np.float32) + 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evenly_spaced_codes_in_order_are_rounded_by_arithmetic(name: str) -> None:
+    even = name.startswith(("int", "uint", "fixp"))
+    assert isinstance(nearest_of(resolve(name).table()), UniformNearest) == even
 
 
 @pytest.mark.parametrize("name", NAMES)
