@@ -94,20 +94,18 @@ def check_opset(target: Target, graph: LpGraph) -> None:
         )
 
 
-def check_axes(target: Target, inputs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) -> None:
+def check_axes(target: Target, inputs: Sequence[InputSpec]) -> None:
     """Whether every axis of every input is known, but for the batch, which is the first one.
 
     Args:
         target: one that wants them known, or none is checked.
-        inputs: of the model.
-        given: shapes that the user fixed.
+        inputs: of the model, with what is known of them.
 
     Raises:
         TargetError: another one is symbolic.
     """
     for spec in inputs if target.rules.batch_only else ():
-        shape: Sequence[int | str | None] | None = given.get(spec.name, spec.shape)
-        if shape is None:
+        if (shape := spec.shape) is None:
             raise TargetError(
                 f"input '{spec.name}' has no known shape",
                 where=spec.name,

@@ -214,7 +214,7 @@ def _start(done: Pass, model: Any, call: Mapping[str, Any]) -> PlannedModel:
             )
     decisions = None if call["decisions"] is None else read_decisions(Path(call["decisions"]))
     with located(model):
-        check_axes(target, _inputs(graph), preparation.options.input_shapes)
+        check_axes(target, with_shapes(_inputs(graph), preparation.options.input_shapes))
     inputs = with_shapes(_inputs(graph), preparation.options.input_shapes)
     calibration = preparation.samples(target, graph, call["calibration"], (done,), inputs)
     preparation.convert(graph, decides=True)

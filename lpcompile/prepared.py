@@ -7,8 +7,9 @@ from typing import Any
 from lpcompile import registry
 from lpcompile.acceptance import LOWEST_OPSET, check_axes, check_opset, check_options, check_outputs
 from lpcompile.analysis.calibration import Calibration, Feeds
+from lpcompile.analysis.call_sizes import shared_sizes
 from lpcompile.analysis.generated_inputs import GENERATED_WARNING, generated_calibration
-from lpcompile.analysis.inputs import InputSpec, random_feeds, with_shapes
+from lpcompile.analysis.inputs import InputSpec, random_feeds, shape_text, with_shapes
 from lpcompile.analysis.mirrored_samples import mirrored
 from lpcompile.analysis.samples import load_samples
 from lpcompile.decisions import Decisions, read_decisions
@@ -21,6 +22,7 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.integer_operators import quantised_before
 from lpcompile.ir.random_operators import random_operators
 from lpcompile.ir.settled_inputs import branch_advice, settle_inputs, values_of
+from lpcompile.ir.store import Shape
 from lpcompile.pipeline import PLANNED, Pass, PassContext, Pipeline
 from lpcompile.planned_model import ONE_BY_ONE, PlannedModel, complete_graph, context_of
 from lpcompile.progress import Progress, Steps
@@ -88,6 +90,7 @@ class Preparation:
     options: Options
     progress: Progress
     warnings: list[str] = field(default_factory=list)
+    fixed: dict[str, Shape] = field(default_factory=dict)  # shapes of inputs, by the samples
 
     def of(self, source: Any, data: Any, *, strict: bool = False, measures: bool = False) -> Prepared:
         """Everything before the passes.
@@ -124,10 +127,14 @@ class Preparation:
         with located(source):
             reference = self._reference(graph)
             admit(graph)  # after the runtime, which knows better what it cannot run
-        check_axes(target, reference.inputs, self.options.input_shapes)
-        check_outputs(target, graph, reference.output_kinds)
         inputs = with_shapes(reference.inputs, self.options.input_shapes)
+        if data is None:
+            check_axes(target, inputs)
+        check_outputs(target, graph, reference.output_kinds)
         calibration = self.samples(target, graph, data, passes, inputs)
+        if data is not None and calibration is not None and target.rules.batch_only:
+            self._fix_axes(inputs, calibration)
+            check_axes(target, with_shapes(inputs, self.fixed))
         generated = calibration is not None and calibration.generated
         calls, expected = self.judging(reference, calibration)
         on_deciding = [reference.run(c) for c in calibration.deciding] if measures and calibration else []
@@ -159,6 +166,20 @@ class Preparation:
             allowed,
             original,
         )
+
+    def _fix_axes(self, inputs: Sequence[InputSpec], calibration: Calibration) -> None:
+        """Of axes that are open, all but the batch take the size that every sample has."""
+        shared = shared_sizes(calibration.calls, {spec.name: spec.shape for spec in inputs})
+        for spec in inputs:
+            first = (spec.shape or (None,))[0]
+            shape = shared.get(spec.name, ())
+            if shape and not isinstance(first, int):
+                shape = (first, *shape[1:])
+            if shape and shape != spec.shape:
+                self.fixed[spec.name] = shape
+        if self.fixed:
+            shown = ", ".join(f"{name}={shape_text(shape)}" for name, shape in self.fixed.items())
+            self.warnings.append(f"open sizes are those of the samples: {shown}; --input-shape gives others")
 
     def of_planned(self, planned: PlannedModel, data: Any) -> Prepared:
         """Everything that follows passes which were called one by one.
@@ -281,7 +302,7 @@ class Preparation:
             )
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
-        graph.infer_shapes(dict(self.options.input_shapes))
+        graph.infer_shapes({**self.fixed, **self.options.input_shapes})
 
     def _reference(self, graph: LpGraph) -> Session:
         """The float model in the runtime, as it came; at a newer opset where the old one has no kernel."""

@@ -87,7 +87,7 @@ class QuantizeActivations(Pass):
         assert ctx.target is not None, "plan passes run with a target"
         report = PassReport(self.name)
         self._plan(graph, ctx, report, floats)
-        if ctx.target.rules.falls_back and LEVELS[self.format] == LEVELS["uint8"]:
+        if LEVELS[self.format] == LEVELS["uint8"]:
             found = harmful_ranges(graph, ctx)
             if found.nodes:
                 report = PassReport(self.name)
@@ -115,8 +115,9 @@ class QuantizeActivations(Pass):
         )
         for name in ctx.keep_float & kernels.keys():
             kernels[name] = KernelChoice(Kernel.FLOAT, "kept float on request")
+        stored = Kernel.WEIGHT_ONLY if ctx.target.rules.expands_weights else Kernel.FLOAT
         for name in floats.keys() & kernels.keys():
-            kernels[name] = KernelChoice(Kernel.WEIGHT_ONLY, floats[name])
+            kernels[name] = KernelChoice(stored, floats[name])
         kept = ctx.keep_float | floats.keys()
         static = [n for n in graph.layers() if kernels[n.name].kernel in STATIC]
         regions = find_regions(graph, ctx.target, static, kept) if static else Regions()

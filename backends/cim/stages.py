@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from onnx import ModelProto, NodeProto, helper
 from onnx.shape_inference import infer_shapes
 
+from lpcompile.ir.called_functions import called_functions, operators_of
 from lpcompile.ir.node import Node
 
 
@@ -141,8 +142,7 @@ def host_model(proto: ModelProto, stage: Stage) -> bytes:
     model = ModelProto()
     model.CopyFrom(proto)
     model.graph.CopyFrom(graph)
-    called = {(n.domain, n.op_type) for n in nodes}
-    functions = [f for f in proto.functions if (f.domain, f.name) in called]
+    functions = called_functions(operators_of(nodes), proto.functions)
     del model.functions[:]
     model.functions.extend(functions)
     del model.metadata_props[:]

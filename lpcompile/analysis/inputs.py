@@ -32,8 +32,10 @@ class InputSpec:
         return f"{self.name} ({self.dtype}, {shape_text(self.shape)})"
 
 
-def with_shapes(inputs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) -> list[InputSpec]:
-    """Inputs with the shapes that the user fixed, so that samples are cut as the model will take them."""
+def with_shapes(
+    inputs: Sequence[InputSpec], given: Mapping[str, Sequence[int | str | None]]
+) -> list[InputSpec]:
+    """Inputs with the shapes that were fixed, so that samples are cut as the model will take them."""
     return [replace(spec, shape=tuple(given[spec.name])) if spec.name in given else spec for spec in inputs]
 
 

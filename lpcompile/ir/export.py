@@ -7,7 +7,7 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorPro
 from onnx_graphsurgeon.ir.tensor import Tensor
 
 from lpcompile.ir import value_info
-from lpcompile.ir.bodies import bodies_of
+from lpcompile.ir.called_functions import Operator, called_functions, operators_of
 from lpcompile.ir.store import Store, StoredNode, is_constant, weights_of
 from lpcompile.ir.weights import Weights
 from lpcompile.version import VERSION
@@ -47,7 +47,7 @@ def model_proto(
     ends = store.outputs if outputs is None else [store.tensors[name] for name in outputs]
     live = store.live(ends)
     constants = used_constants(store, live, ends)
-    functions = _used_functions(graph, live)
+    functions = called_functions(_operators(live), graph.functions.values())
     model = ModelProto()
     model.ir_version = _ir_version(graph, constants, functions)
     _write_header(graph, model)
@@ -148,34 +148,9 @@ def write_node(target: NodeProto, node: StoredNode) -> None:
         _write_metadata(target, node.metadata)
 
 
-def _walk(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
-    for node in nodes:
-        yield node
-        for body in bodies_of(node):
-            yield from _walk(body.proto.node)
-
-
-def _operators(live: Iterable[StoredNode]) -> set[tuple[str, str]]:
-    found = {(node.domain, node.op) for node in live}
-    for node in live:
-        for body in node.attrs.bodies():
-            found.update(
-                ("" if n.domain == "ai.onnx" else n.domain, n.op_type) for n in _walk(body.proto.node)
-            )
-    return found
-
-
-def _used_functions(graph: "LpGraph", live: list[StoredNode]) -> list[FunctionProto]:
-    """Functions that are called, directly or from a function, in order of entry."""
-    if not graph.functions:
-        return []
-    waiting, used = list(_operators(live)), set()
-    while waiting:
-        key = waiting.pop()
-        if key in graph.functions and key not in used:
-            used.add(key)
-            waiting.extend((n.domain, n.op_type) for n in _walk(graph.functions[key].node))
-    return [function for key, function in graph.functions.items() if key in used]
+def _operators(live: Iterable[StoredNode]) -> set[Operator]:
+    bodies = (body.proto.node for node in live for body in node.attrs.bodies())
+    return {(node.domain, node.op) for node in live}.union(*map(operators_of, bodies))
 
 
 def _write_opsets(

@@ -1,6 +1,7 @@
 """`--target cim` from the command line: compile, simulate, compare; machines, capacities and programs that go wrong."""
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -112,11 +113,14 @@ def test_a_machine_of_ones_own_and_its_hash(tmp_path: Path) -> None:
 def test_axes_that_are_not_known(tmp_path: Path) -> None:
     words = ("-t", "cim", "--recipe", "int8", "-o", tmp_path / "out", "--machine", "reference")
     model, data = model_file(tmp_path, h="H"), samples(tmp_path)
-    lines = error_lines(model, *words, "--calibration-data", data, code=5)
+    lines = error_lines(model, *words, code=5)
     assert "axis 2 of input 'x' is not fixed ('H')" in lines[0]
     assert "--input-shape x=1x3xHx6" in lines[1]
+    by_samples = lpcompile(model, *words, "--calibration-data", data)
+    assert by_samples.exit_code == 0
+    assert re.search(r"open sizes are those of the samples: x=\w+x3x6x6", by_samples.output)
     fixed = ("--calibration-data", samples(tmp_path, 1), "--input-shape", "x=1x3x6x6")
-    assert lpcompile(model, *words, *fixed).exit_code == 0
+    assert lpcompile(model, *words, *fixed, "--force").exit_code == 0
 
 
 @pytest.mark.thorough

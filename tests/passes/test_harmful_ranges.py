@@ -50,6 +50,20 @@ def test_the_tensor_at_fault_keeps_floats_and_the_others_stay_codes() -> None:
     assert sqnr_db(run_model(model, fresh)["y"], made.run(fresh)["y"]) > 15
 
 
+def test_a_machine_leaves_it_to_the_host(tmp_path: Path) -> None:
+    model = network()
+    made = lpcompile.compile(model, target="cim", calibration=calls(), recipe="int8", machine="reference")
+    layers = {entry["name"]: entry for entry in made.report["layers"]}
+    assert layers["spectrum"]["weight_format"] == "float32"
+    assert "in 8 bits alone would leave" in layers["spectrum"]["reason"]
+    assert {"spectrum"} <= {entry["node"] for entry in made.report["host"]} & layers.keys() < layers.keys()
+    assert made.report["quality"]["sqnr_db_output"] > 15
+    decided = tmp_path / "decisions.toml"
+    decided.write_text(made.decisions, "utf-8")
+    again = lpcompile.compile(model, target="cim", calibration=calls(), decisions=decided, machine="reference")
+    assert again.model.SerializeToString() == made.model.SerializeToString()
+
+
 MEASURED_AT_RUN_TIME = """m (float[N,32] x) => (float[N,12] y)
 <float[32,16] w1, float scale = {10000000}, float one = {1}, float[16,12] w2> {
     [spectrum] a = MatMul (x, w1)  s = Mul (a, scale)  t = Add (s, one)  l = Log (t)  [wide] y = MatMul (l, w2)

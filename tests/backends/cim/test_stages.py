@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +82,26 @@ def test_bodies_read_from_outside() -> None:
     first, second, third = cut(model, set()), cut(model, {"n0"}), cut(model, {"n0", "n1"})
     assert [len(s) for s in (first, second, third)] == [1, 2, 1]
     assert set(second[1].inputs) == {"c", "t", "x"}
+
+
+def test_a_stage_takes_functions_that_functions_and_bodies_call() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
+        g (bool c, float[2] x) => (float[2] y) {
+            t = own.Outer (x)
+            y = If (c) <
+                then_branch = a () => (float[2] p) { p = own.Branch (t) },
+                else_branch = b () => (float[2] q) { q = Neg (t) }> }
+        <opset_import: ["": 17, "own": 1], domain: "own"> Inner (x) => (y) { y = Abs (x) }
+        <opset_import: ["": 17, "own": 1], domain: "own"> Outer (x) => (y) { y = own.Inner (x) }
+        <opset_import: ["": 17], domain: "own"> Branch (x) => (y) { y = Relu (x) }
+        <opset_import: ["": 17], domain: "own"> Unused (x) => (y) { y = Exp (x) }"""
+    model = onnx.parser.parse_model(text)
+    for i, node in enumerate(model.graph.node):
+        node.name = f"n{i}"
+    data = host_model(model, Stage(False, ["n0", "n1"], ["c", "x"], ["y"]))
+    assert [f.name for f in onnx.load_model_from_string(data).functions] == ["Inner", "Outer", "Branch"]
+    feeds = {"c": np.array(True), "x": np.array([-1, 2], np.float32)}
+    np.testing.assert_array_equal(run_model(data, feeds)["y"], [1, 2])
 
 
 @pytest.mark.parametrize("device", [set(), {"n0", "n1"}])

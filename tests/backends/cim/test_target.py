@@ -246,6 +246,15 @@ def test_symbolic_axes() -> None:
     assert "--input-shape x=1x4xhx8" in str(caught.value.hint)
     made = lpcompile.compile(model, target="cim", recipe="int8", input_shapes={"x": (1, 4, 8, 8)})
     assert "AccumulateConv_int8" in ops(made)
+    rng = np.random.default_rng(0)
+    other, one = ([{"x": rng.random((2, 4, h, 8), np.float32)} for _ in range(4)] for h in (6, 7))
+    made = lpcompile.compile(model, target="cim", recipe="int8", calibration=one)
+    assert "AccumulateConv_int8" in ops(made)
+    dims = made.model.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == ["N", 4, 7, 8]
+    assert any("x=Nx4x7x8; --input-shape gives others" in w for w in made.report["warnings"])
+    with pytest.raises(TargetError, match=r"axis 2 of input 'x' is not fixed \('h'\)"):
+        lpcompile.compile(model, target="cim", recipe="int8", calibration=[*one, *other])
 
 
 def test_an_old_opset_that_cannot_be_raised_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
