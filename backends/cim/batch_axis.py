@@ -1,9 +1,14 @@
 """The symbolic first axis: a program serves one sample, so what picks or joins samples is the host's work."""
 
 from collections.abc import Iterable
+from fractions import Fraction
+from math import prod
 
 from lpcompile.backends.cim.moves import axis_of, constant, pad_widths
 from lpcompile.ir.node import Node
+from lpcompile.ir.value import Value
+
+RESHAPING = ("Reshape", "Flatten")
 
 
 def batch_moves(node: Node) -> bool:
@@ -44,14 +49,34 @@ def _resizes_first_axis(node: Node, rank: int) -> bool:
 
 
 def mixed_tensors(nodes: Iterable[Node]) -> frozenset[str]:
-    """Tensors whose symbolic first axis is not the batch any more: what was picked or joined along it, and after."""
-    found: set[str] = set()
+    """Tensors whose symbolic first axis is not the batch: what was picked, joined or folded along it, and after.
+
+    An axis that a Reshape folds into the first and another takes out again leaves the batch as it was.
+    """
+    rows: dict[str, Fraction | None] = {}  # of a sample; None: not known
     for node in nodes:
-        if works_along_batch(node) or any(v is not None and v.name in found for v in node.inputs):
-            found |= {
-                v.name for v in node.outputs if v is not None and v.shape and not isinstance(v.shape[0], int)
-            }
-    return frozenset(found)
+        entering = {rows.get(v.name, Fraction(1)) for v in node.inputs if v is not None and _is_symbolic(v)}
+        found = entering.pop() if len(entering) == 1 else None if entering else Fraction(1)
+        if works_along_batch(node):
+            found = None
+        for value in node.outputs:
+            if value is not None and _is_symbolic(value):
+                rows[value.name] = found if found is None else found * _folded(node, value)
+    return frozenset(name for name, found in rows.items() if found != 1)
+
+
+def _is_symbolic(value: Value) -> bool:
+    return bool(value.shape) and not isinstance((value.shape or (0,))[0], int)
+
+
+def _folded(node: Node, output: Value) -> Fraction:
+    """Rows of an output for each row of what is reshaped."""
+    if node.op not in RESHAPING or node.inputs[0] is None:
+        return Fraction(1)
+    before, after = (
+        prod(d for d in (v.shape or ())[1:] if isinstance(d, int)) for v in (node.inputs[0], output)
+    )
+    return Fraction(before, after) if after else Fraction(1)
 
 
 def _slices_first_axis(node: Node, rank: int) -> bool:

@@ -77,7 +77,7 @@ def device_reason(
     if name in MOVES and works_along_batch(node):
         return "it works along the batch axis, and the machine serves one sample"
     if any(v.name in mixed for v in values):
-        return "its first axis is not the batch: a node before it works along the batch axis"
+        return "its first axis is not the batch alone: a node before works along it or folds an axis into it"
     if name in MOVES:
         return move_reason(node)
     if name in CLAMPS:

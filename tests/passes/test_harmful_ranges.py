@@ -60,7 +60,9 @@ def test_a_machine_leaves_it_to_the_host(tmp_path: Path) -> None:
     assert made.report["quality"]["sqnr_db_output"] > 15
     decided = tmp_path / "decisions.toml"
     decided.write_text(made.decisions, "utf-8")
-    again = lpcompile.compile(model, target="cim", calibration=calls(), decisions=decided, machine="reference")
+    again = lpcompile.compile(
+        model, target="cim", calibration=calls(), decisions=decided, machine="reference"
+    )
     assert again.model.SerializeToString() == made.model.SerializeToString()
 
 
