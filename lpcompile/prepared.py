@@ -133,7 +133,7 @@ class Preparation:
         check_outputs(target, graph, reference.output_kinds)
         calibration = self.samples(target, graph, data, passes, inputs)
         if data is not None and calibration is not None and target.rules.batch_only:
-            self._fix_axes(inputs, calibration)
+            self._fix_axes(graph, inputs, calibration)
             check_axes(target, with_shapes(inputs, self.fixed))
         generated = calibration is not None and calibration.generated
         calls, expected = self.judging(reference, calibration)
@@ -167,8 +167,13 @@ class Preparation:
             original,
         )
 
-    def _fix_axes(self, inputs: Sequence[InputSpec], calibration: Calibration) -> None:
-        """Of axes that are open, all but the batch take the size that every sample has."""
+    def _fix_axes(self, graph: LpGraph, inputs: Sequence[InputSpec], calibration: Calibration) -> None:
+        """Of axes that are open, all but the batch take the size that every sample has.
+
+        A branch that is not taken may not fit it: a graph with bodies is left as it is.
+        """
+        if any(n.subgraphs for n in graph.nodes()):
+            return
         shared = shared_sizes(calibration.calls, {spec.name: spec.shape for spec in inputs})
         for spec in inputs:
             first = (spec.shape or (None,))[0]

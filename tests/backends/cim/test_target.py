@@ -255,6 +255,12 @@ def test_symbolic_axes() -> None:
     assert any("x=Nx4x7x8; --input-shape gives others" in w for w in made.report["warnings"])
     with pytest.raises(TargetError, match=r"axis 2 of input 'x' is not fixed \('h'\)"):
         lpcompile.compile(model, target="cim", recipe="int8", calibration=[*one, *other])
+    branches = """net (bool c, float[N,h] x) => (float[N,h] y) {
+        y = If (c) < then_branch = a () => (float[N,8] p) { p = Identity (x) },
+                     else_branch = b () => (float[N,h] q) { q = Neg (x) }> }"""
+    feeds = [{"c": np.array(False), "x": rng.random((2, 4), np.float32)} for _ in range(4)]
+    with pytest.raises(TargetError, match=r"axis 1 of input 'x' is not fixed"):
+        lpcompile.compile(parse_model(branches, check=False), target="cim", recipe="int8", calibration=feeds)
 
 
 def test_an_old_opset_that_cannot_be_raised_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
