@@ -23,7 +23,7 @@ RUINED_DB = 16.0  # SQNR of the worst output, all tensors in codes, below which 
 AIM_DB = 20.0  # at which no more are left out
 GAIN_DB = 3.0  # the least that keeping floats must bring
 MOST_SHARE = 8  # one tensor in so many may keep floats
-MOST_OF_FEW = 4  # or so many, where that is more
+MOST_OF_FEW = 8  # or so many, where that is more
 CALLS = 2
 
 

@@ -45,7 +45,6 @@ COVERED = {  # folder of modules -> tests that cover it
 LEFT_OUT = (
     "simulator",
     "validation",
-    "interpreter",
     "energy",
     "chrome_trace",
     "activity",

@@ -13,11 +13,11 @@ from lpcompile.backends.cim.assembler import disassemble
 from lpcompile.backends.cim.assembly_parser import assemble
 from lpcompile.backends.cim.build import ASSEMBLY, PROGRAM
 from lpcompile.backends.cim.container import from_bytes, to_bytes
-from lpcompile.backends.cim.interpreter import Interpreter
 from lpcompile.backends.cim.machine import MachineDescription
 from lpcompile.backends.cim.program import DeviceStage, HostStage, Program
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.simulator import Simulator
+from tests.backends.cim.interpreter import Interpreter
 from tests.backends.cim.random_machines import PRESETS, description
 from tests.support import run_model
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.interpreter import Choose, Interpreter
 from lpcompile.backends.cim.program import Program
 from lpcompile.backends.cim.simulator.capacities import Capacities
 from lpcompile.backends.cim.simulator.simulator import Simulator
 from tests.backends.cim.build import capacities
+from tests.backends.cim.interpreter import Choose, Interpreter
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcompile.backends.cim.interpreter_memory import (
+from lpcompile.backends.cim.program import INIT, DeviceStage, Group, Instruction, Program
+from lpcompile.errors import ProgramError
+from tests.backends.cim.interpreter_memory import (
     Index,
     Operand,
     PlainMemory,
@@ -22,8 +24,6 @@ from lpcompile.backends.cim.interpreter_memory import (
     nearest,
     saturate,
 )
-from lpcompile.backends.cim.program import INIT, DeviceStage, Group, Instruction, Program
-from lpcompile.errors import ProgramError
 
 PORTS: dict[str, Any] = {"u8": np.uint8, "i32": np.int32}
 UNITS = {
