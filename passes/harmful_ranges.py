@@ -20,7 +20,8 @@ from lpcompile.pipeline import PassContext
 from lpcompile.plan import STATIC, LayerPlan
 
 RUINED_DB = 16.0  # SQNR of the worst output, all tensors in codes, below which they are measured
-AIM_DB = 20.0  # at which no more are left out
+RUINED_ON_MACHINE_DB = 10.0  # the same where what keeps floats leaves the machine
+AIM_MORE_DB = 4.0  # above that no more are left out
 GAIN_DB = 3.0  # the least that keeping floats must bring
 MOST_SHARE = 8  # one tensor in so many may keep floats
 MOST_OF_FEW = 8  # or so many, where that is more
@@ -44,9 +45,12 @@ class Harmful:
 def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     """Nodes that read or make the tensors at fault, of a graph whose activations are planned; none where all is well.
 
-    The deciding calls are used. Tensors are left out, the worst alone first, until the others leave AIM_DB. They are
+    The deciding calls are used. Tensors are left out, the worst alone first, until the others leave enough. They are
     told apart at the logits, where noise adds up, and judged as a whole at the outputs.
     """
+    machine = ctx.target is not None and not ctx.target.rules.falls_back
+    ruined = RUINED_ON_MACHINE_DB if machine else RUINED_DB
+    aim = ruined + AIM_MORE_DB
     groups = [g for g in planned_groups(graph) if g.sources]
     dynamic = dynamic_inputs(graph)
     count = len(groups) + len(dynamic)
@@ -55,12 +59,12 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     calls = ctx.calibration.deciding[:CALLS]
     whole = ChosenRounding(graph, groups, ctx.observe, calls, logits=False)
     before = _db(whole.noise(np.ones(count, bool)))
-    if not before < RUINED_DB:
+    if not before < ruined:
         return Harmful({})
     smooth = whole
     if read_logits(float_outputs(graph)) is not None:
         smooth = ChosenRounding(graph, groups, ctx.observe, calls, logits=True)
-    if not _db(smooth.noise(np.ones(count, bool))) < AIM_DB:
+    if not _db(smooth.noise(np.ones(count, bool))) < aim:
         return Harmful({})  # a softmax in doubt
     measured, most = 0, max(min(count, MOST_OF_FEW), count // MOST_SHARE)
     limit = 2 * most * count.bit_length()
@@ -74,7 +78,7 @@ def harmful_ranges(graph: LpGraph, ctx: PassContext) -> Harmful:
     left, worst = np.ones(count, bool), dict[int, F64]()
     for i, alone in worst_first(measure, count, limit):
         worst[i], left[i] = alone, False
-        if len(worst) == most or not _db(smooth.noise(left)) < AIM_DB:
+        if len(worst) == most or not _db(smooth.noise(left)) < aim:
             break
     after = _db(whole.noise(left))
     if not after >= before + GAIN_DB:

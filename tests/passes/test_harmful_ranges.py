@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import lpcompile
+from lpcompile.passes.harmful_ranges import RUINED_DB
 from lpcompile.plan import Kernel
 from lpcompile.quant.error import sqnr_db
 from tests.quantizing import NO_COSTS, quantized
@@ -50,8 +51,13 @@ def test_the_tensor_at_fault_keeps_floats_and_the_others_stay_codes() -> None:
     assert sqnr_db(run_model(model, fresh)["y"], made.run(fresh)["y"]) > 15
 
 
-def test_a_machine_leaves_it_to_the_host(tmp_path: Path) -> None:
+def test_a_machine_leaves_it_to_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
+    kept = lpcompile.compile(model, target="cim", calibration=calls(), recipe="int8", machine="reference")
+    assert all(entry["weight_format"] == "int8" for entry in kept.report["layers"]), (
+        "it is worth its energy yet"
+    )
+    monkeypatch.setattr("lpcompile.passes.harmful_ranges.RUINED_ON_MACHINE_DB", RUINED_DB)
     made = lpcompile.compile(model, target="cim", calibration=calls(), recipe="int8", machine="reference")
     layers = {entry["name"]: entry for entry in made.report["layers"]}
     assert layers["spectrum"]["weight_format"] == "float32"
