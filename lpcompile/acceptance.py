@@ -7,7 +7,7 @@ from lpcompile.errors import InputError, PipelineError, TargetError
 from lpcompile.formats.planned import format_of
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import Kernel, QuantPlan
-from lpcompile.target import MACHINE_OPTIONS, Options, Target
+from lpcompile.target import MACHINE_OPTIONS, REDUCE_RANGE, Options, Target
 
 LOWEST_OPSET = 13  # per-axis DequantizeLinear, which every quantised layer needs
 
@@ -23,6 +23,10 @@ def check_options(target: Target, options: Options) -> None:
     for name in ("seed", "threads"):
         if getattr(options, name) < 0:
             raise InputError(f"'{name}' is at least 0, not {getattr(options, name)}", hint="0 is the default")
+    if options.reduce_range not in REDUCE_RANGE:
+        raise InputError(
+            f"'reduce_range' is no '{options.reduce_range}'", hint=f"it is one of: {', '.join(REDUCE_RANGE)}"
+        )
     given = [name for name in MACHINE_OPTIONS if getattr(options, name)]
     if given and not target.rules.has_machines:
         raise PipelineError(

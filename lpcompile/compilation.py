@@ -211,6 +211,7 @@ class Compilation:
             "emit": self.options.emit,
             "input_values": values_text(preparation.values_of(prepared.decisions)),
             "mirror_samples": "true" if preparation.options.mirror_samples else "",
+            "reduce_range": "on" if graph.plan.reduce_range else "",
         }
         decisions = prepared.decisions
         if decisions is not None and decisions.header.get("data_sha256", "") not in (

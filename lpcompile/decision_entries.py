@@ -107,7 +107,7 @@ def with_reasons_of_user(plan: QuantPlan, marks: Marks) -> QuantPlan:
     """
     if not marks:
         return plan
-    changed = {
+    changed: dict[str, Any] = {
         kind: MappingProxyType(
             {name: _told(entry, marks.get(kind, {}).get(name, "")) for name, entry in entries.items()}
         )

@@ -53,7 +53,11 @@ from lpcompile.quant.side_path import MOST_RANK
 
 SCHEMA = 1
 MOST_BYTES = 64 << 20
-WHERE_GIVEN = ("input_values", "mirror_samples")  # of the header: written where there are some
+WHERE_GIVEN = (
+    "input_values",
+    "mirror_samples",
+    "reduce_range",
+)  # of the header: written where there are some
 HEADER = ("model_sha256", "data_sha256", "pipeline", "recipe", "target", "seed", "emit", *WHERE_GIVEN)
 LAYER_KEYS = ("kernel", *WEIGHT_KEYS, "float8_input", "codes_sha256", "reason")
 NORM_KEYS = ("constants_sha256", "reason")

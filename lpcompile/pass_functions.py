@@ -60,6 +60,11 @@ ARGUMENTS = {
     "seed": Argument("int", 0, "of every random choice."),
     "threads": Argument("int", 0, "of ONNX Runtime; 0 leaves it to the runtime."),
     "keep_float": Argument("Sequence[str]", (), "names of nodes that stay float."),
+    "reduce_range": Argument(
+        "str",
+        "auto",
+        '"on": weights whose products x86 without VNNI adds right; "auto": where this CPU needs them; or "off".',
+    ),
     "input_shapes": Argument(
         "Mapping[str, tuple[int, ...]] | None", None, "concrete shapes of inputs with symbolic axes."
     ),
@@ -100,7 +105,8 @@ FOLD_FIRST = (
     "that a settled input chooses"
 )
 STARTING = (
-    *("calibration", "target", "machine", "seed", "threads", "keep_float", "input_shapes", "input_values"),
+    *("calibration", "target", "machine", "seed", "threads", "keep_float", "reduce_range"),
+    *("input_shapes", "input_values"),
     *("followed_by", "decisions"),
 )
 ALWAYS = ("report", "progress")
@@ -257,7 +263,7 @@ def _opened(model: Any, call: Mapping[str, Any]) -> tuple[LpGraph, Preparation]:
         settle_inputs(graph, call.get("input_values") or {})
     given = {
         n: call[n]
-        for n in ("seed", "threads", "keep_float", "input_shapes", "machine")
+        for n in ("seed", "threads", "keep_float", "reduce_range", "input_shapes", "machine")
         if call.get(n) is not None
     }
     options = Options(**given)

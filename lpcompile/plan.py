@@ -259,6 +259,10 @@ class QuantPlan:
     """Decisions by name, in execution order: layers, elementwise nodes, norms by node, activations by tensor.
 
     Requantisations are by node, layers and norms; those without an entry are the target's own.
+
+    Attributes:
+        reduce_range: weights keep sums of two neighbouring products within int16, in which x86 CPUs without VNNI make
+            them.
     """
 
     layers: Mapping[str, LayerPlan] = field(default_factory=lambda: MappingProxyType({}))
@@ -268,6 +272,7 @@ class QuantPlan:
     requants: Mapping[str, RequantPlan] = field(default_factory=lambda: MappingProxyType({}))
     tables: Mapping[str, TablePlan] = field(default_factory=lambda: MappingProxyType({}))  # by Gather
     recurrent: Mapping[str, RecurrentPlan] = field(default_factory=lambda: MappingProxyType({}))
+    reduce_range: bool = False
 
     def with_layer(self, name: str, plan: LayerPlan) -> "QuantPlan":
         """The plan with one layer decided anew."""
@@ -325,13 +330,22 @@ class QuantPlan:
                 k: replace(v, kernel=Kernel.WEIGHT_ONLY, reason=reason) if k in integer else v
                 for k, v in self.layers.items()
             }
-            return QuantPlan(MappingProxyType(layers), tables=self.tables, recurrent=self.recurrent), integer
+            return self._of_layers(layers), integer
         stored = [k for k, v in self.layers.items() if v.kernel is Kernel.WEIGHT_ONLY]
         layers = {
             k: LayerPlan(Kernel.FLOAT, WeightPlan(), reason=reason) if k in stored else v
             for k, v in self.layers.items()
         }
-        return QuantPlan(MappingProxyType(layers), tables=self.tables, recurrent=self.recurrent), stored
+        return self._of_layers(layers), stored
+
+    def _of_layers(self, layers: Mapping[str, LayerPlan]) -> "QuantPlan":
+        """These layers, and of the rest what needs no integer activations."""
+        return QuantPlan(
+            MappingProxyType(dict(layers)),
+            tables=self.tables,
+            recurrent=self.recurrent,
+            reduce_range=self.reduce_range,
+        )
 
 
 def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:

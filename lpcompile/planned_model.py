@@ -76,6 +76,7 @@ class PlannedModel:
             "target": self.target.name,
             "seed": str(self.options.seed),
             "emit": self.options.emit,
+            "reduce_range": "on" if self.plan.reduce_range else "",
         }
         return write_decisions(Decisions(header, versions(), self.plan))
 

@@ -110,6 +110,10 @@ class Preparation:
         decisions = None if self.options.decisions is None else read_decisions(self.options.decisions)
         if decisions is not None and decisions.header.get("mirror_samples"):
             self.options = replace(self.options, mirror_samples=True)
+        if decisions is not None and self.options.reduce_range == "auto":
+            self.options = replace(
+                self.options, reduce_range=decisions.header.get("reduce_range") or self.options.reduce_range
+            )
         passes = recipe_passes(target, self.options, recipe, decisions, strict=strict)
         with located(source):
             graph = io.load(source)
@@ -308,6 +312,9 @@ class Preparation:
         if self.options.opset is not None and (reason := graph.raise_opset(self.options.opset)):
             self.warnings.append(f"the opset stays {graph.opset}: {reason}")
         graph.infer_shapes({**self.fixed, **self.options.input_shapes})
+        asked = self.options.reduce_range
+        reduced = registry.target(self.target_name).adds_pairs() if asked == "auto" else asked == "on"
+        graph.plan = replace(graph.plan, reduce_range=decides and reduced)
 
     def _reference(self, graph: LpGraph) -> Session:
         """The float model in the runtime, as it came; at a newer opset where the old one has no kernel."""

@@ -73,6 +73,7 @@ def fitted(plan: QuantPlan, graph: LpGraph) -> tuple[QuantPlan, list[str]]:
         requants=nothing,
         tables=nothing,
         recurrent=nothing,
+        reduce_range=graph.plan.reduce_range,
     )
     return whole_plan, warnings
 

@@ -107,7 +107,7 @@ def quantize_static(
         quant_format: "QDQ", or "QOperator" for QLinear operators.
         op_types_to_quantize: operators that may become integers; None: all that can.
         per_channel: a scale for each output channel of weights instead of one for all.
-        reduce_range: weights of 7 bits, for CPUs without VNNI.
+        reduce_range: weights whose products x86 CPUs without VNNI add right; False: where this CPU is one of them.
         activation_type: "QUInt8" or "QUInt4"; "QInt8" is stored as uint8, with a warning.
         weight_type: "QInt8" or "QInt4"; unsigned ones are stored as these, with a warning.
         nodes_to_quantize: names of the only nodes that may become integers; None: all.
@@ -134,10 +134,6 @@ def quantize_static(
     form = _known("quant_format", quant_format, FORMS, notes)
     fmt = _known("activation_type", activation_type, ACTIVATIONS, notes)
     weights = _known("weight_type", weight_type, WEIGHTS, notes)
-    if reduce_range:
-        if weights != "int8":
-            raise _refused("reduce_range with 4-bit weights", "leave it out: their products cannot saturate")
-        weights = "int7"
     if weights == "int4" and form == "qdq":
         notes.append(
             'weight_type: QDQ holds 4-bit values in int8; quant_format="QOperator" keeps them packed'
@@ -164,6 +160,7 @@ def quantize_static(
         recipe="int8",
         passes=",".join(pipeline),
         emit=form,
+        reduce_range="on" if reduce_range else "auto",
         keep_float=_kept(model_input, op_types_to_quantize, nodes_to_quantize, nodes_to_exclude),
     )
     threshold = {"threshold_bytes": 0} if use_external_data_format else {}

@@ -48,6 +48,8 @@ class Options:
         input_values: inputs that take one value for good, by name: what hangs on them folds, and the compiled model has
             them no more. Empty with `decisions`: as these have it.
         mirror_samples: mirror images of the deciding samples decide beside them; as `decisions` have it.
+        reduce_range: whether weights keep sums of two products within int16, in which x86 CPUs without VNNI make them:
+            "on", "off", or "auto": where this CPU is one of them, or as `decisions` have it.
         seed: of every random choice.
         effort: 0 rounds to nearest and does no more; 1 is the recipe as it stands; 2 also learns codes block by block
             where weights have few bits; 3 also retrains the whole network, gently. A pipeline of one's own, as of
@@ -83,6 +85,7 @@ class Options:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     input_values: Mapping[str, float] = field(default_factory=dict)
     mirror_samples: bool = False
+    reduce_range: str = "auto"
     seed: int = 0
     effort: int = 1
     verify: bool = False
@@ -100,6 +103,7 @@ class Options:
     resume: bool = False
 
 
+REDUCE_RANGE = ("auto", "on", "off")
 MACHINE_OPTIONS = ("machine", "strict", "host")
 
 
@@ -312,6 +316,10 @@ class Target(ABC):
     @abstractmethod
     def default_recipe(self) -> str:
         """Name of the recipe when the user asks for none."""
+
+    def adds_pairs(self) -> bool:
+        """Whether the CPU of this process adds two products of 8 bits in int16, which may saturate."""
+        return False
 
     def assumptions(self, graph: LpGraph) -> list[dict[str, str]]:
         """What the compiled model takes for granted of where it will run, as `what` and `source`."""

@@ -44,7 +44,8 @@ from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import plans_of_finalists
 from lpcompile.passes.formats_and_widths import formats_and_widths
 from lpcompile.passes.input_metrics import input_metrics
-from lpcompile.passes.rounded_layer import keep_kernel_sums, least_scale
+from lpcompile.passes.least_scale import least_scale
+from lpcompile.passes.rounded_layer import keep_kernel_sums
 from lpcompile.passes.side_path_candidates import parse_ranks, with_side_paths
 from lpcompile.passes.side_paths import lowering_of
 from lpcompile.passes.written_assignment import learned_tables, write_assignment

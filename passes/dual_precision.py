@@ -173,7 +173,7 @@ class DualPrecision(Pass):
                 layers[name] = LayerPlan(Kernel.WEIGHT_ONLY, weight, reason=f"{why}; activations stay float")
             else:
                 layers[name] = LayerPlan(Kernel.FLOAT8, weight, reason=why)
-        graph.plan = QuantPlan(MappingProxyType(layers))
+        graph.plan = QuantPlan(MappingProxyType(layers), reduce_range=graph.plan.reduce_range)
         activations = self._activations(graph, ctx)
         self._spare_inputs(graph, ctx, activations)
         read = {x.name for n in self._on_float8(graph) if (x := n.inputs[0]) is not None}

@@ -148,6 +148,7 @@ class QuantizeActivations(Pass):
             elementwise=MappingProxyType(dict(regions.elementwise)),
             tables=graph.plan.tables,
             recurrent=graph.plan.recurrent,
+            reduce_range=graph.plan.reduce_range,
         )
         statistics = self._statistics(graph, ctx, regions.tensors)
         if statistics:

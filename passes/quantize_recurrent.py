@@ -24,6 +24,8 @@ from lpcompile.plan import Kernel, RecurrentPlan
 from lpcompile.quant.row_table import RowTable, row_table
 from lpcompile.records import PassReport
 
+Pair = tuple[RowTable, RowTable]  # W and R
+Rounded = Mapping[Kernel, Pair]
 OPS = ("LSTM", "GRU", "RNN")
 LEAST_BYTES = 4096  # of weights; below, nodes take what codes save
 ROWS = (0, 1)  # axes of weights (directions, gates * hidden, inputs) that tell rows apart
@@ -68,18 +70,14 @@ class QuantizeRecurrent(Pass):
     def run(self, graph: LpGraph, ctx: PassContext) -> PassReport:
         """Plan every recurrent layer; those that are planned already stay as they are."""
         report = PassReport(self.name)
-        found: dict[str, tuple[RowTable, RowTable]] = {}
+        found: dict[str, Rounded] = {}
         for node in graph.nodes(*OPS):
             if node.domain or node.name in graph.plan.recurrent:
                 continue
             if reason := _obstacle(node, ctx):
                 report.skip(node, reason)
                 continue
-            weights = (_weight(node, 1), _weight(node, 2))
-            found[node.name] = (
-                row_table(weights[0].values, ROWS, "int8"),
-                row_table(weights[1].values, ROWS, "int8"),
-            )
+            found[node.name] = _rounded(node, reduce_range=graph.plan.reduce_range)
         if ctx.decisions is not None:
             _replay(graph, ctx.decisions.recurrent, found, report)
         elif found:
@@ -91,7 +89,7 @@ class QuantizeRecurrent(Pass):
         self,
         graph: LpGraph,
         ctx: PassContext,
-        found: Mapping[str, tuple[RowTable, RowTable]],
+        found: Mapping[str, Rounded],
         report: PassReport,
     ) -> None:
         noise = Noise(graph, ctx)
@@ -108,14 +106,14 @@ class QuantizeRecurrent(Pass):
         noise: Noise,
         kernel: Kernel,
         names: Sequence[str],
-        found: Mapping[str, tuple[RowTable, RowTable]],
+        found: Mapping[str, Rounded],
         least_db: float,
         report: PassReport | None = None,
     ) -> dict[str, RecurrentPlan]:
         """Layers that may have this kernel; where a report is given the others are skipped in it."""
 
         def db(numbers: Sequence[int]) -> float:
-            return noise.db(_changed(graph, {names[i]: found[names[i]] for i in numbers}, kernel))
+            return noise.db(_changed(graph, {names[i]: found[names[i]][kernel] for i in numbers}, kernel))
 
         what = "int8 weights" if kernel is Kernel.WEIGHT_ONLY else "8-bit steps"
         kept = tolerated(len(names), db if noise.measures else None, least_db, what)
@@ -127,7 +125,17 @@ class QuantizeRecurrent(Pass):
         }
 
 
-def _changed(graph: LpGraph, weights: Mapping[str, tuple[RowTable, RowTable]], kernel: Kernel) -> LpGraph:
+def _rounded(node: Node, *, reduce_range: bool) -> Rounded:
+    """W and R for each kernel: only one of them multiplies their codes."""
+    values = [_weight(node, at).values for at in (1, 2)]
+    plain = (row_table(values[0], ROWS, "int8"), row_table(values[1], ROWS, "int8"))
+    if not (reduce_range and _runs_on_integers(node)):
+        return {Kernel.DYNAMIC: plain, Kernel.WEIGHT_ONLY: plain}
+    w, r = (row_table(v, ROWS, "int8", reduce_range=True) for v in values)
+    return {Kernel.DYNAMIC: (w, r), Kernel.WEIGHT_ONLY: plain}
+
+
+def _changed(graph: LpGraph, weights: Mapping[str, Pair], kernel: Kernel) -> LpGraph:
     """A copy that computes these layers as planned."""
     copy = graph.copy()
     plans = {name: RecurrentPlan(kernel, pair, _sha256(pair)) for name, pair in weights.items()}
@@ -142,7 +150,7 @@ def _changed(graph: LpGraph, weights: Mapping[str, tuple[RowTable, RowTable]], k
 def _replay(
     graph: LpGraph,
     decided: Mapping[str, RecurrentPlan],
-    found: Mapping[str, tuple[RowTable, RowTable]],
+    found: Mapping[str, Rounded],
     report: PassReport,
 ) -> None:
     for name, weights in found.items():
@@ -156,9 +164,8 @@ def _replay(
             _take(graph, name, plan, weights, report)
 
 
-def _take(
-    graph: LpGraph, name: str, plan: RecurrentPlan, weights: tuple[RowTable, RowTable], report: PassReport
-) -> None:
+def _take(graph: LpGraph, name: str, plan: RecurrentPlan, rounded: Rounded, report: PassReport) -> None:
+    weights = rounded[plan.kernel]
     whole = replace(plan, weights=weights, codes_sha256=_sha256(weights))
     graph.plan = graph.plan.with_recurrent(name, whole)
     before = sum(_weight(graph.node(name), i).nbytes for i in (1, 2))
@@ -170,7 +177,7 @@ def _take(
     )
 
 
-def _sha256(weights: tuple[RowTable, RowTable]) -> str:
+def _sha256(weights: Pair) -> str:
     return weights[0].sha256[:32] + weights[1].sha256[:32]
 
 

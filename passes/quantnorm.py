@@ -22,8 +22,8 @@ from lpcompile.ir.node import Node
 from lpcompile.ir.planned_constants import with_planned_constants
 from lpcompile.materialise.functions import Unit, units
 from lpcompile.passes.correct_bias import bias_obstacle
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.passes.rounded_again import layer_rows, rounded_again
-from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.snapped_scales import multipliers_of, snapped
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import DUAL_SCALES, EIGHTHS, TARGETS_OWN, Kernel, LayerPlan, RequantPlan
@@ -185,7 +185,7 @@ class _Layer:
         node, tensor, name = self.unit.node, self.plan.tensor, self.unit.node.name
         assert tensor is not None
         rows, metric = layer_rows(node), self.ctx.metrics.get(name)
-        floor = least_scale(self.graph, node, self.plan.kernel)
+        floor = least_scale(self.graph, node, self.plan.kernel, self.plan.weight)
         importance = None if metric is None else metric.sizes
         scaled, ratio = snapped(rows, tensor, m, multiplier_bits(wanted), importance, floor)
         plan = rounded_again(node, self.plan, scaled, self.ctx)

@@ -17,7 +17,7 @@ from lpcompile.materialise.qdq import integer_reads, rounded_floats
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, output_spread, weight_of, with_learned
 from lpcompile.passes.learned_range import learnable_ranges, write_ranges
-from lpcompile.passes.rounded_layer import least_scale
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.pipeline import PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.fit import LIMITED_RULES
@@ -144,7 +144,8 @@ class BlockLearner:
                 fixed[name] = reason
                 continue
             bias = None if bias_obstacle(node, plan.kernel) else bias_now(node, plan)
-            spread, least = output_spread(node, self.ctx), least_scale(self.graph, node, plan.kernel)
+            spread = output_spread(node, self.ctx)
+            least = least_scale(self.graph, node, plan.kernel, plan.weight)
             learns = plan.weight.scale_rule not in LIMITED_RULES and plan.weight.scale_format == "float32"
             learns &= not self.graph.plan.scales_held(name)
             made = (SoftLayer if self.method.name == "adaround" else LatentLayer)(

@@ -33,9 +33,9 @@ from lpcompile.memory import collect_replaced
 from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.finalists import affordable_finalists, keep_best_finalist
 from lpcompile.passes.keep_if_better import keep_if_better
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.passes.network_noise import NetworkNoise
 from lpcompile.passes.path_inputs import path_inputs
-from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.passes.side_paths import rounded_again
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import ADAROUND, CONCAT_IN, METRIC_ROUNDINGS, LayerPlan
@@ -201,13 +201,13 @@ class _Requantizing:
             if isinstance(tensor, DualPrecisionTensor):
                 how = DualRounding.of(plan.weight.rounding, damping)
                 stages = Stages.of(target, tensor.group_size, tensor.eighth)
-                floor = least_scale(self.graph, node, plan.kernel)
+                floor = least_scale(self.graph, node, plan.kernel, plan.weight)
                 tried: list[QuantizedTensor] = [
                     of_kind_of(tensor, dual_rounded(stages, whole[0], how), floor)
                 ]
             else:
                 metric = InputMetric(whole[0], rounded_mean, biased, damping)
-                floor = least_scale(self.graph, node, plan.kernel)
+                floor = least_scale(self.graph, node, plan.kernel, plan.weight)
                 learned, held = plan.weight.rounding == ADAROUND, bool(self.graph.plan.scales_held(name))
                 tried = (
                     [metric.rounded(target, tensor, min_scale=floor, learned=learned, keeps_scales=held)]

@@ -17,6 +17,7 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import mean_shift
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.passes.path_inputs import NO_SAMPLES
 from lpcompile.passes.side_paths import keeps_scales, least_beside, side_path_obstacle, with_side_path
 from lpcompile.plan import (
@@ -30,7 +31,7 @@ from lpcompile.plan import (
     LayerPlan,
     WeightPlan,
 )
-from lpcompile.quant.accumulators import BIAS_UNITS, int32_obstacle
+from lpcompile.quant.accumulators import int32_obstacle
 from lpcompile.quant.codebook_search import Fitting, fit_codebook
 from lpcompile.quant.concat_path import HiddenSample
 from lpcompile.quant.input_metric import ROUNDS, InputMetric
@@ -108,7 +109,7 @@ def rounded_layer(
         rule=decided.scale_rule,
         scale_format=decided.scale_format,
         importance=importance,
-        min_scale=least_scale(graph, node, kernel),
+        min_scale=least_scale(graph, node, kernel, decided),
     )
     if alone is not None:
         tensor = alone
@@ -173,7 +174,7 @@ def with_codes_of(
     assert tensor is not None
     layer = graph.plan.layers[node.name]
     kernel, reason = _kernel(layer, other.weight, tensor.codes.shape[1])
-    if not keeps_scales(tensor, least_scale(graph, node, kernel)):
+    if not keeps_scales(tensor, least_scale(graph, node, kernel, other.weight)):
         return None
     layer = replace(layer, kernel=kernel, reason=reason or layer.reason)
     moments = second_moments(node, statistics)
@@ -280,13 +281,3 @@ def _kernel(layer: LayerPlan, weight: WeightPlan, inputs: int) -> tuple[Kernel, 
             f"{fmt.name} has no int8 image: its weights are expanded to float when loaded",
         )
     return layer.kernel, layer.reason
-
-
-def least_scale(graph: LpGraph, node: Node, kernel: Kernel) -> F32 | None:
-    """Channel scales below this would not let the int32 bias fit."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    x = node.inputs[0]
-    if bias is None or x is None or kernel not in STATIC:
-        return None
-    least = np.abs(bias.values.astype(np.float64)) / (graph.plan.activations[x.name].scale * BIAS_UNITS)
-    return least.astype(np.float32)

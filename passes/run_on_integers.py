@@ -27,8 +27,9 @@ from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
 from lpcompile.passes.correct_bias import bias_obstacle, mean_shift
 from lpcompile.passes.form_losses import FormLoss, form_losses
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.passes.quantize_activations import QuantizeActivations
-from lpcompile.passes.rounded_layer import least_scale, rounded_layer
+from lpcompile.passes.rounded_layer import rounded_layer
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import DUAL_SCALES, FLOAT8_FORMAT, STATIC, Kernel, LayerPlan, QuantPlan, WeightPlan
 from lpcompile.quant.accumulators import fits_any_weights

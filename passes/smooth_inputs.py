@@ -43,7 +43,7 @@ from lpcompile.passes.scaling_folds import fold, fold_obstacle
 from lpcompile.passes.scaling_readers import LEVELS, USUAL, group_parts, observed, planned_kernels, reader_of
 from lpcompile.passes.smoothing_gain import parted, read_on_integers, spread
 from lpcompile.pipeline import Pass, PassContext
-from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel, QuantPlan
+from lpcompile.plan import ActivationOptions, ActivationPlan, Kernel
 from lpcompile.records import PassReport
 
 MATRICES = ("Gemm", "MatMul")
@@ -309,11 +309,12 @@ class _Smoothing:
         readers = [site.names for site in self.sites]
         # What a static range of few calls clips is no matter here: all calls will make it.
         kernels = dict.fromkeys(self.kernels, Kernel.DYNAMIC) if self.levels == FINE else self.kernels
+        before = graph.plan
         graph.plan = read_on_integers(graph, readers, plans, kernels, self.ctx.weights or USUAL)
         run = self.observe(rounded_network(graph, graph.plan), judge.outputs)
         found = float(judge.noise_terms(run).mean())
         del run
-        discarded, graph.plan = rounded_bytes(graph.plan), QuantPlan()
+        discarded, graph.plan = rounded_bytes(graph.plan), before
         collect_replaced(discarded)
         return found
 

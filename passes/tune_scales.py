@@ -16,8 +16,8 @@ from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.learned_layer import bias_now, made_for, output_spread, with_learned
 from lpcompile.passes.learned_range import RANGES, write_ranges
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.passes.retraining import Retraining, trainable_norms, write_norms
-from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.fit import LIMITED_RULES
@@ -122,7 +122,9 @@ def _layers(graph: LpGraph, ctx: PassContext, report: PassReport) -> list[Frozen
                 not fixed,
                 None if unbiased else bias_now(node, plan),
                 output_spread(node, ctx),
-                None if fixed else _least_shares(least_scale(graph, node, plan.kernel), plan.tensor),
+                None
+                if fixed
+                else _least_shares(least_scale(graph, node, plan.kernel, plan.weight), plan.tensor),
             )
         )
     return found

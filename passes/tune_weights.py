@@ -20,8 +20,8 @@ from lpcompile.passes.correct_bias import bias_obstacle
 from lpcompile.passes.keep_if_better import keep_if_better
 from lpcompile.passes.learned_layer import bias_now, fixed_codes, made_for, output_spread, with_learned
 from lpcompile.passes.learned_range import RANGES, write_ranges
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.passes.retraining import Retraining, trainable_norms, write_norms
-from lpcompile.passes.rounded_layer import least_scale
 from lpcompile.pipeline import Pass, PassContext
 from lpcompile.plan import LayerPlan
 from lpcompile.quant.fit import LIMITED_RULES
@@ -184,7 +184,7 @@ class TuneWeights(Pass):
                     self._learns_scales(plan, estimator) and not graph.plan.scales_held(node.name),
                     None if bias_obstacle(node, plan.kernel) else bias_now(node, plan),
                     output_spread(node, ctx),
-                    least_scale(graph, node, plan.kernel),
+                    least_scale(graph, node, plan.kernel, plan.weight),
                 )
             )
         return found

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import find, settings
 from hypothesis import strategies as st
 
+from tests import exact_sums
+
 settings.register_profile("lpcompile", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("thorough", settings.get_profile("lpcompile"), max_examples=300)  # .ci/run has it
 settings.load_profile("lpcompile")
+exact_sums.install()
 
 
 def pytest_collection_finish() -> None:

@@ -15,6 +15,7 @@ from lpcompile.errors import InputError, TargetError
 from lpcompile.runtime.layer_check import check_layers
 from lpcompile.runtime.reference import evaluate
 from lpcompile.runtime.side_factors import side_factors, swap_factors, written_factors
+from tests.exact_sums import as_users_have_them
 from tests.support import Array, parse_model, random_feeds, run_model
 from tests.test_separate_paths import DYNAMIC, NET, STATIC, WEIGHTS, compiled, factors_for, ranks
 
@@ -69,6 +70,28 @@ def test_the_weights_of_both_are_joined_when_the_model_is_loaded(
     assert not b.astype(int).sum(axis=0).any()
     assert a[:, : ranks(made)["last"]].any(axis=0).all()
     assert not a[:, ranks(made)["last"] :].any()
+
+
+@pytest.mark.parametrize("head", [STATIC, DYNAMIC])
+def test_neighbours_may_keep_within_int16(head: str) -> None:
+    """In the product for h, and in the one that reads both; then other factors keep to it, too."""
+    with as_users_have_them():
+        found = compiled(head, PATHS, reduce_range="on")
+        feeds = random_feeds(found.model, seed=31)
+        assert not [c for c in check_layers(found.model, feeds) if c.different]
+        assert all(ranks(found).values())
+        assert largest_factor(found.model) == 64
+        assert largest_factor(compiled(head, PATHS, reduce_range="off").model) == 127
+        swapped = swap_factors(found.model, factors_for("last", (9, 24), 4), calibration=calls())
+        assert largest_factor(swapped) == 64
+
+
+def largest_factor(model: onnx.ModelProto) -> int:
+    """Two of 64 are the most that codes of 8 bits cannot bring out of int16."""
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type.endswith("_concat")]
+    factors = [constants[name].astype(int) for n in nodes for name in n.input[-3:-1]]
+    return max(int(np.abs(f).max()) for f in factors)
 
 
 def test_the_path_repairs(made: lpcompile.Artefacts) -> None:

@@ -5,7 +5,7 @@ from typing import ClassVar
 from lpcompile.backends.ort.costs import RecordedCosts
 from lpcompile.backends.ort.float_layers import keep_floats
 from lpcompile.backends.ort.legalize import legalize
-from lpcompile.backends.ort.saturation import saturation_assumption
+from lpcompile.backends.ort.saturation import adds_pairs_in_int16, saturation_assumption
 from lpcompile.formats.base import NumberFormat
 from lpcompile.ir import block_matmul
 from lpcompile.ir.channel_norm import channel_norm
@@ -77,6 +77,10 @@ class OrtTarget(Target):
     def default_recipe(self) -> str:
         """`auto`: a format for every layer."""
         return "auto"
+
+    def adds_pairs(self) -> bool:
+        """As one product in the runtime shows."""
+        return adds_pairs_in_int16()
 
     def assumptions(self, graph: LpGraph) -> list[dict[str, str]]:
         """Exact sums of products, which some CPUs do not have."""

@@ -12,7 +12,8 @@ from lpcompile.errors import CalibrationError
 from lpcompile.formats.arrays import F32, F64
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import ActivationPlan
-from lpcompile.quant.concat_path import HiddenSample
+from lpcompile.quant.concat_path import WITHIN_PAIRS, HiddenSample
+from lpcompile.quant.side_path import LARGEST
 
 POSITIONS = 1024  # of all calls; half of them the longest of each call, which reach farthest
 _LARGEST_CODE = 255
@@ -61,7 +62,8 @@ def hidden_samples(
                 taken[key].append(_of_call(reading, plan, np.asarray(x, np.float32), wanted, samples))
         if progress is not None:
             progress(done + 1, len(calls))
-    made = {key: _together(parts) for key, parts in taken.items() if parts}
+    reduced = graph.plan.reduce_range
+    made = {key: _together(parts, reduce_range=reduced) for key, parts in taken.items() if parts}
     return {name: made[key] for name, key in keys.items() if key in made}
 
 
@@ -105,6 +107,7 @@ def _of_call(
     return rows[longest_rows(rows, wanted)], scale
 
 
-def _together(parts: Sequence[tuple[NDArray[np.int16], float]]) -> HiddenSample:
+def _together(parts: Sequence[tuple[NDArray[np.int16], float]], *, reduce_range: bool) -> HiddenSample:
     codes = np.concatenate([codes for codes, _ in parts])
-    return HiddenSample(codes, float(np.sqrt(np.mean([scale**2 for _, scale in parts]))))
+    step = float(np.sqrt(np.mean([scale**2 for _, scale in parts])))
+    return HiddenSample(codes, step, WITHIN_PAIRS if reduce_range else LARGEST)

@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 BUDGETS = tuple(sorted((*ADDITIVE, *MEASURED)))
 Shapes = dict[str, tuple[int, ...]]
+REDUCE_RANGE = ("auto", "on", "off")  # as in `target`
 EMIT_FORMS = ("functions", "standard", "qdq", "fp8-qdq", "integer")  # target.EMIT_FORMS, without its imports
 
 

@@ -9,6 +9,7 @@ import click
 
 from lpcompile.cli._options import (
     EMIT_FORMS,
+    REDUCE_RANGE,
     OptionError,
     checkpoint_option,
     common_options,
@@ -64,6 +65,13 @@ if TYPE_CHECKING:
     metavar="FORM",
     default="functions",
     help=f"How layers are written: {', '.join(EMIT_FORMS)}.",
+)
+@click.option(
+    "--reduce-range",
+    type=click.Choice(REDUCE_RANGE),
+    metavar="WHEN",
+    default="auto",
+    help="Weights that x86 without VNNI adds right: auto, on, off.",
 )
 @click.option("--opset", type=click.IntRange(min=1), metavar="N", help="At least this opset.")
 @input_shape_option

@@ -9,6 +9,7 @@ F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 I8 = NDArray[np.int8]
+I32 = NDArray[np.int32]
 Real = NDArray[np.floating[Any]]
 
 

@@ -1,4 +1,4 @@
-"""What accumulators of integer products hold: int32 sums of u8 x s8 products, and int16 pairs of CPUs without VNNI.
+"""What accumulators of integer products hold: int32 sums of u8 x s8 products.
 
 Bounds hold for any inputs: codes 0 to 255 less any zero point of that range, so a sum of w (x - z) lies within 255
 times the larger of the positive and the negative weights of its row.
@@ -10,7 +10,6 @@ from lpcompile.formats.arrays import I8
 from lpcompile.quant.qtensor import QuantizedTensor
 
 LARGEST_CODE = 255
-INT16_MAX = 2**15 - 1
 INT32_MAX = 2**31 - 1
 BIAS_UNITS = 2.0**30  # |bias| stays below this many units of the accumulator
 
@@ -40,18 +39,3 @@ def int32_obstacle(tensor: QuantizedTensor) -> str:
     if largest + BIAS_UNITS <= INT32_MAX:
         return ""
     return f"a sum of its {inputs} products may reach {largest}, which int32 does not hold beside a bias"
-
-
-def pairs_may_saturate(w8: I8, largest_code: int = LARGEST_CODE) -> bool:
-    """Whether two products of a row can leave int16, in which x86 CPUs without VNNI add them.
-
-    Args:
-        w8: (C, K) integers of a layer's weights.
-        largest_code: of the inputs.
-    """
-    if not w8.size:
-        return False
-    wide = np.sort(w8, axis=1).astype(np.int32)
-    most = np.maximum(wide[:, -2:], 0).sum(axis=1).max()
-    least = np.minimum(wide[:, :2], 0).sum(axis=1).min()
-    return bool(most * largest_code > INT16_MAX or least * largest_code < -INT16_MAX - 1)

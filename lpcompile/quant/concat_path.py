@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.formats.arrays import F32, F64, I8, Real
+from lpcompile.quant.neighbours import pair_limit, pairs_saturate
 from lpcompile.quant.side_path import LARGEST, MOST_RANK, SidePath, checked, in_units
 
 HIDDEN_ZERO = 128  # code of an h of zero
+WITHIN_PAIRS = pair_limit() // 2  # two of them stay within int16 beside each other
 _MOST_MULTIPLIER = 255
 _FINEST = 40
 
@@ -29,10 +31,12 @@ class HiddenSample:
     Attributes:
         codes: (P, K) int16, less their zero point.
         step: the scale of the input, as a root mean square where it is found at run time.
+        largest: magnitude that factors beside it may have.
     """
 
     codes: NDArray[np.int16]
     step: float
+    largest: int = LARGEST
 
     def of(self, a: I8) -> tuple[F64, F64]:
         """Largest magnitude and root mean square of the sums that (r, K) factors make of it, (r,) each."""
@@ -75,11 +79,11 @@ def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample, *, columns: 
         FormatError: a rank above MOST_RANK, numbers that are not finite.
     """
     checked(b, a)
-    left, right = in_units(b, scale), np.asarray(a, np.float64)
+    left, right, top = in_units(b, scale), np.asarray(a, np.float64), sample.largest
     largest = np.abs(right).max(axis=1, initial=0)
     alive = (largest > 0) & (np.abs(left).max(axis=0, initial=0) > 0)
-    left, right, largest = left[:, alive] * (largest[alive] / LARGEST), right[alive], largest[alive]
-    a8 = np.rint(right * (LARGEST / largest)[:, None]).astype(np.int8)
+    left, right, largest = left[:, alive] * (largest[alive] / top), right[alive], largest[alive]
+    a8 = np.rint(right * (top / largest)[:, None]).astype(np.int8)
     reach, size = sample.of(a8)
     alive = reach > 0
     left, a8, reach, size = left[:, alive], a8[alive], reach[alive], size[alive]
@@ -87,14 +91,14 @@ def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample, *, columns: 
         return None
     finest = LARGEST / reach
     even = np.sqrt(np.sqrt(np.square(left).mean(axis=0)) / size)
-    wanted = np.minimum(finest, np.maximum(even, np.abs(left).max(axis=0) / LARGEST))
+    wanted = np.minimum(finest, np.maximum(even, np.abs(left).max(axis=0) / top))
     power = int(np.floor(np.log2(_MOST_MULTIPLIER / wanted.max())))
     if not 0 <= power <= _FINEST:
         return None
     n = np.clip(np.floor(wanted * 2.0**power), 1, _MOST_MULTIPLIER)
     whole = left * (2.0**power / n)
-    whole = np.rint(whole * np.minimum(1, columns * LARGEST / np.abs(whole).max(axis=0))).astype(np.int64)
-    copies = -(-np.abs(whole).max(axis=0) // LARGEST)
+    whole = np.rint(whole * np.minimum(1, columns * top / np.abs(whole).max(axis=0))).astype(np.int64)
+    copies = -(-np.abs(whole).max(axis=0) // top)
     if not 0 < int(copies.sum()) <= MOST_RANK:
         return None
     b8 = np.concatenate([_parts(whole[:, j], int(count)) for j, count in enumerate(copies)], axis=1)
@@ -106,11 +110,23 @@ def concat_path(b: Real, a: Real, scale: F32, sample: HiddenSample, *, columns: 
 def concat_numbers(path: SidePath) -> ConcatNumbers:
     """The numbers of a path that is concatenated to its layer."""
     left_over = -path.b.astype(np.int64).sum(axis=1)
-    columns = int(-(-np.abs(left_over).max(initial=0) // LARGEST))
+    columns = int(-(-np.abs(left_over).max(initial=0) // WITHIN_PAIRS))
     b = np.concatenate([path.b, _parts(left_over, columns)], axis=1)
     a = np.concatenate([path.a, np.zeros((columns, path.a.shape[1]), np.int8)])
     m = path.multipliers.astype(np.float32) * path.unit
     return ConcatNumbers(a, b, np.concatenate([m, np.ones(columns, np.float32)]))
+
+
+def concat_pairs_saturate(path: SidePath, w8: I8) -> bool:
+    """Whether two neighbours in a product with the path can leave int16, in which some CPUs add them.
+
+    Args:
+        path: concatenated.
+        w8: (C, K) image of the main path.
+    """
+    numbers = concat_numbers(path)
+    whole = np.concatenate([w8, numbers.b], axis=1)
+    return any(pairs_saturate(rows, np.arange(rows.shape[1])) for rows in (whole, numbers.a))
 
 
 def hidden_codes(numbers: ConcatNumbers, x: np.ndarray) -> np.ndarray:

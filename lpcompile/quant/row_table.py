@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lpcompile.errors import FormatError
 from lpcompile.formats.arrays import F32
+from lpcompile.quant.neighbours import least_pair_scales
 
 FORMATS = ("int8", "float16")
 LARGEST = 127  # symmetric: no row needs a zero point
@@ -46,13 +47,14 @@ class RowTable:
         return digest.hexdigest()
 
 
-def row_table(values: F32, axis: int | tuple[int, ...], fmt: str) -> RowTable:
+def row_table(values: F32, axis: int | tuple[int, ...], fmt: str, *, reduce_range: bool = False) -> RowTable:
     """Round a table to nearest.
 
     Args:
         values: float32, finite, of any shape.
         axis: along which rows are looked up; of weights, several that tell rows apart.
         fmt: one of FORMATS.
+        reduce_range: neighbours along the last axis stay within int16 where two products are added in it.
 
     Raises:
         FormatError: there is no such format, or a value is too large for half precision.
@@ -69,6 +71,10 @@ def row_table(values: F32, axis: int | tuple[int, ...], fmt: str) -> RowTable:
     others = tuple(i for i in range(values.ndim) if i not in kept)
     largest = np.abs(values).max(axis=others, keepdims=True)
     scales = (largest / np.float32(LARGEST)).astype(np.float32)
+    if reduce_range:
+        rows = values.reshape(-1, values.shape[-1])
+        least = least_pair_scales(rows, np.arange(rows.shape[1])).reshape(*values.shape[:-1], 1)
+        scales = np.maximum(scales, least.max(axis=others, keepdims=True))
     scales[scales == 0] = 1  # rows of zeros, and rows below what a float32 step can tell from them
     codes = np.rint(values / scales)
     return RowTable(np.clip(codes, -LARGEST, LARGEST, out=codes).astype(np.int8), scales)

@@ -21,7 +21,7 @@ _VALUES = (
     "opset",
     "checkpoint",
 )
-_DEFAULTS = {"emit": "functions", "seed": 0, "threads": 0}
+_DEFAULTS = {"emit": "functions", "reduce_range": "auto", "seed": 0, "threads": 0}
 _REPEATED = ("host", "keep_float", "layer_formats", "print_after")
 _SPELLED = {"layer_formats": "layer_format"}
 _FLAGS = ("mirror_samples", "strict", "verify", "benchmark", "save_temps", "dry_run", "force", "resume")

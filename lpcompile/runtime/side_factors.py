@@ -6,6 +6,7 @@ reach.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,16 @@ from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.separate_path import PATH_INPUTS
 from lpcompile.materialise.layers import concat_arrays, path_arrays
 from lpcompile.plan import CONCAT_IN
-from lpcompile.quant.concat_path import ConcatNumbers, HiddenSample, concat_numbers, concat_path
+from lpcompile.quant.concat_path import (
+    WITHIN_PAIRS,
+    ConcatNumbers,
+    HiddenSample,
+    concat_numbers,
+    concat_path,
+)
 from lpcompile.quant.dyadic import Codes
 from lpcompile.quant.side_numbers import SideNumbers, side_numbers
-from lpcompile.quant.side_path import side_path
+from lpcompile.quant.side_path import LARGEST, side_path
 from lpcompile.runtime.path_samples import path_samples
 from lpcompile.runtime.reference import stored_weights
 from lpcompile.runtime.reference_call import Call
@@ -95,7 +102,8 @@ def swap_factors(model: ModelProto, factors: Factors, *, calibration: Any = None
         rows = _rows(call, node, arrays)
         _check(name, rows, b, a)
         if call.path == CONCAT_IN:
-            found = concat_arrays(_concat_numbers(name, rows, b, a, samples[name]))
+            sample = replace(samples[name], largest=_largest_factor(call, node, arrays))
+            found = concat_arrays(_concat_numbers(name, rows, b, a, sample))
         else:
             found = path_arrays(_numbers(name, rows, b, a, _codes(call, node, arrays)))
         first = len(node.input) - call.path_inputs
@@ -232,6 +240,13 @@ def _concat_numbers(name: str, rows: Rows, b: F32, a: F32, sample: HiddenSample)
         raise _out_of_range(name)
     a8, b8 = np.zeros((1, inputs), np.int8), np.zeros((outputs, 1), np.int8)
     return ConcatNumbers(a8, b8, np.ones(1, np.float32))
+
+
+def _largest_factor(call: Call, node: NodeProto, arrays: Mapping[str, NDArray[np.generic]]) -> int:
+    """As the factors that are there have it: neighbours that keep within int16 still do with others."""
+    there = [arrays[n] for n in node.input[len(node.input) - call.path_inputs :] if n in arrays]
+    largest = max(int(np.abs(f.astype(np.int16)).max(initial=0)) for f in there if f.dtype == np.int8)
+    return WITHIN_PAIRS if largest <= WITHIN_PAIRS else LARGEST
 
 
 def _fresh(model: ModelProto, stem: str) -> str:

@@ -20,6 +20,7 @@ from lpcompile.passes.quantize_recurrent import (
     SMALL,
 )
 from tests.cli.cli_runner import lpcompile as on_command_line
+from tests.exact_sums import as_users_have_them
 from tests.support import constants_of, parse_model, run_model
 
 STEPS, INPUTS, HIDDEN = 7, 24, 32
@@ -101,6 +102,24 @@ def test_an_lstm_runs_on_integers(directions: int) -> None:
     scales = next(stored[n] for n in node.input if n.endswith("W/scales"))
     by_hand = rounded(constants_of(model)["W"])
     np.testing.assert_array_equal((codes * scales[:, None, :]).transpose(0, 2, 1).astype(np.float32), by_hand)
+
+
+@pytest.mark.parametrize("reduced", ["on", "off"])
+def test_neighbours_of_an_lstm_on_integers_may_keep_within_int16(reduced: str) -> None:
+    """255 times the sum of two weights that follow each other along what a gate reads."""
+    result = compiled(parse_model(text_of("LSTM")), reduce_range=reduced)
+    codes = [a.astype(int) for n, a in constants_of(result.model).items() if n.endswith("/codes")]
+    assert [c.ndim for c in codes] == [3, 3]
+    sums = [c[:, 0 : c.shape[1] - 1 : 2] + c[:, 1::2] for c in codes]  # (directions, inputs, gates)
+    assert (255 * max(np.abs(s).max() for s in sums) < 2**15) == (reduced == "on")
+
+
+def test_an_lstm_on_integers_is_exact_on_this_cpu() -> None:
+    """Sessions as users have them."""
+    model, feeds = parse_model(text_of("LSTM")), calls(1)[0]
+    with as_users_have_them():
+        found = run_model(compiled(model, reduce_range="on").model, feeds)["y"]
+    assert sqnr_db(run_model(model, feeds)["y"], found) > 30
 
 
 def test_every_input_and_output_stays(tmp_path: Path) -> None:

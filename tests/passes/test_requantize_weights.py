@@ -12,7 +12,7 @@ from lpcompile.analysis.calibration import Calibration
 from lpcompile.analysis.measured import Judge
 from lpcompile.analysis.rounded_network import rounded_network
 from lpcompile.formats.arrays import F32, F64
-from lpcompile.passes.rounded_layer import least_scale
+from lpcompile.passes.least_scale import least_scale
 from lpcompile.plan import Kernel, QuantPlan
 from lpcompile.runtime.execution import observer
 from tests.networks import without_costs

@@ -12,7 +12,6 @@ from lpcompile.quant.accumulators import (
     fits_any_weights,
     int32_obstacle,
     largest_sum,
-    pairs_may_saturate,
 )
 from lpcompile.quant.fit import fit
 
@@ -37,23 +36,3 @@ def test_many_products_are_judged_by_their_weights(width: float, fits: bool) -> 
     weights = np.full((1, 40_000), 0.5, np.float32)
     weights[0, 0] = 0.5 * width
     assert (not int32_obstacle(fit(weights, resolve("int8")))) == fits
-
-
-@pytest.mark.parametrize(
-    ("row", "saturates"),
-    [
-        ([64, 64, 0], False),
-        ([64, 65, 0], True),
-        ([127, 1, -127], False),
-        ([-64, -64], False),
-        ([-64, -65], True),
-    ],
-)
-def test_pairs_of_products_in_int16(row: list[int], saturates: bool) -> None:
-    """255 * 128 is the last that fits."""
-    w8 = np.array([row], np.int8)
-    pairs = [255 * (a + b) for a, b in itertools.combinations(row, 2)] + [255 * a for a in row]
-    assert saturates == (max(pairs) > 2**15 - 1 or min(pairs) < -(2**15))
-    assert pairs_may_saturate(w8) == saturates
-    assert not pairs_may_saturate(w8, 15)  # inputs of 4 bits
-    assert not pairs_may_saturate(w8[:, :0])

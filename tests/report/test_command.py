@@ -25,6 +25,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"machine": "my machines/a.toml", "strict": True, "host": ("n 1", "n2"), "emit": "standard"},
     {"input_shapes": {"x": (1, 3, 8, 8), "y": (2,)}, "budget": {"avg-bits": 4.5, "sqnr-db": 30.0}},
     {"mirror_samples": True},
+    {"reduce_range": "on"},
     {"input_values": {"sr": 16000.0, "mode": 0.5}},
     {
         "passes": "fold-batchnorm, quantize-weights{format=int8}",
