@@ -204,3 +204,22 @@ def test_wrong_matrices_are_refused() -> None:
         dual_rounded(stages, np.stack([np.eye(24)] * 3), DualRounding("dpq"))
     with pytest.raises(CalibrationError):
         dual_rounded(stages, np.full((1, 24, 24), np.nan), DualRounding("dpq"))
+
+
+def test_scales_are_searched_by_the_moments_of_each_matrix() -> None:
+    """Rows of two matrices beside each other, and apart; and in whatever units moments are."""
+    rows, h = weights(8, 32), np.stack([np.diag(d) for d in np.random.default_rng(1).uniform(0, 4, (2, 32))])
+    importance = np.repeat(np.diagonal(h, axis1=1, axis2=2), 4, axis=0).astype(np.float32)
+    stages = Stages.of(rows, 16)
+    found = searched_scales(stages, importance)
+    for half, matrix in ((slice(0, 4), h[0]), (slice(4, 8), h[1])):
+        alone = searched_scales(
+            replace(stages, units=stages.units[half], scales=stages.scales[half]),
+            np.diag(matrix).astype(np.float32),
+        )
+        np.testing.assert_array_equal(found[half], alone)
+    assert (found[4:] != searched_scales(stages, importance[:1])[4:]).any()
+    how = DualRounding("levels", "natural", DAMPING)
+    for units in (1.0, 2.0**-12):
+        tensor = dual_rounded(stages, (h * units).astype(np.float32), how)
+        np.testing.assert_array_equal(np.asarray(tensor.scales), found)

@@ -176,3 +176,20 @@ def test_digits_are_split_only_where_sums_may_be_inexact() -> None:
         assert digits_needed(np.full((1, length), -128, np.int8), x) == wanted, length
     assert digits_needed(np.zeros((1, 80000), np.int8), x) == 1
     assert digits_needed(np.full((1, 20000), 85, np.int8), x) == 4
+
+
+@pytest.mark.parametrize("trailing", [0, 1, 2])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_requantisation_by_channel_in_front_of_other_axes(trailing: int, channels: tuple[int, ...]) -> None:
+    """Element by element in whole numbers; one m, or one a channel with axes of pixels after it."""
+    rng = np.random.default_rng(0)
+    m, b, k = (rng.integers(low, high, channels) for low, high in ((1, 1 << 15), (-99, 99), (3, 9)))
+    acc = rng.integers(-4000, 4000, (2, 3, *[5] * trailing))
+    found = requantised(acc, Requant(np.asarray(m), np.asarray(b), np.asarray(k), 7, 0, 255), trailing)
+    assert found.shape == acc.shape
+    for at in np.ndindex(acc.shape):
+        c = at[1] if channels else ()
+        value = (int(acc[at]) * int(np.asarray(m)[c]) + int(np.asarray(b)[c])) // 2 ** int(
+            np.asarray(k)[c]
+        ) + 7
+        assert found[at] == min(max(value, 0), 255)

@@ -128,3 +128,30 @@ def test_entropy_of_evenly_used_levels() -> None:
         0,
         0,
     ]
+
+
+@pytest.mark.parametrize("name", ["fixp4", "posit4", "nf4", "int8"])
+def test_the_power_of_two_is_the_best_there_is(name: str) -> None:
+    """Of 41: three powers on either side of the largest weight are enough, for flat rows and for outliers."""
+    rng = np.random.default_rng(2)
+    levels = layer_levels(resolve(name))
+    rows = np.stack(
+        [rng.standard_normal(64), rng.uniform(0.7, 1, 64), rng.laplace(size=64), rng.standard_t(2, 64)]
+    )
+    w = (rows * [[1], [100], [1e-3], [3]]).astype(np.float32)
+    found = rules.power_of_two(w, levels, 0.75)
+    np.testing.assert_array_equal(np.log2(found / 0.75) % 1, 0)
+    tried = np.exp2(np.arange(-20.0, 21))[:, None] * 0.75 * np.ones(len(w))
+    losses = np.stack([rules.squared_error(w, s, levels) for s in tried])
+    np.testing.assert_allclose(rules.squared_error(w, found, levels), losses.min(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "percent", "place"), [(1, 50.0, 0), (1, 99.9, 0), (4, 50.0, 1), (4, 75.1, 3), (10, 100.0, 9)]
+)
+def test_the_percentile_is_a_magnitude_of_the_row(width: int, percent: float, place: int) -> None:
+    """The least of them that so many per cent do not exceed."""
+    w = np.arange(1, width + 1, dtype=np.float32)[None, ::-1] * np.array([[1], [-2]], np.float32)
+    levels = layer_levels(resolve("int8"))
+    found = rules.percentile(w, levels, percent) * levels.top
+    np.testing.assert_allclose(found, [place + 1, 2 * (place + 1)], rtol=1e-6)

@@ -180,3 +180,19 @@ def test_merging_costs_no_more_than_8_bit_weights_do() -> None:
     merged = weighted_loss(w - replace(main, side=side_path(b, a, *main.int8_image())).dequantize())
     assert ideal < merged < 1.01 * ideal
     assert ideal < 0.7 * weighted_loss(w - main.dequantize())
+
+
+def test_rows_of_small_reach_keep_a_small_step() -> None:
+    """One row reaches 200 times as far as the other: the merged image of both is fine."""
+    rng = np.random.default_rng(8)
+    b, a = rng.standard_normal((2, 3)) * [[1.0], [0.005]], rng.standard_normal((3, 40))
+    scale = np.array([0.01, 0.00005], np.float32)
+    w8 = rng.integers(-7, 8, (2, 40)).astype(np.int8)
+    path = side_path(b, a, w8, scale)
+    assert path is not None
+    image, _ = merged_image(w8, scale, path)
+    assert np.abs(image.astype(int)).max(axis=1).min() >= 60
+    only = side_path(b * [[40], [0]], a, w8, scale)
+    assert only is not None
+    assert only.steps[1] == 1  # nothing is added to the second row, which reaches 7
+    assert only.steps[0] == 255

@@ -138,6 +138,10 @@ def test_bad_words(word: int, message: str) -> None:
         (Instruction("LD", 1 << 16, 0), "operand d is 65536, outside 0 to 65535"),
         (Instruction("LD", -1, 0), "operand d is -1"),
         (Instruction("LD", 1 << 70, 0), "operand d is"),
+        *(
+            (Instruction("LD", v, 0), "operand d is")
+            for v in (-(1 << 16) - 1, -(1 << 16), (1 << 17) - 1, 1 << 17)
+        ),
         (Instruction("LD", 0, 0, 1), "LD has no operand c"),
         (Instruction("FILL", 0, 1 << 15), "operand v is 32768, outside -32768 to 32767"),
         (Instruction("VDW", flags=2), "VDW has no flag 0x2"),

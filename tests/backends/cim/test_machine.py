@@ -332,3 +332,33 @@ def test_figures_by_hand() -> None:
     reference = figures(MachineDescription.load("reference"), 4, 4)
     # 15 rows, half driven: 2 fJ a driver and 32 columns of 0.1; a quarter of 480 cells hit at 1 fJ; 61 fJ a column
     assert reference.mac_fj == pytest.approx(4 * (7.5 * 5.2 + 120 + 32 * 61) / (15 * 8))
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most"), [("int8_macs_per_cycle", 1, 1 << 20), ("lanes", 1, 1 << 16)]
+)
+def test_counts_have_two_ends(key: str, least: int, most: int) -> None:
+    def of(value: int) -> str:
+        return edited(f"^{key} = .*", f"{key} = {{ value = {value}, {SOURCE} }}")
+
+    for value in (least, most):
+        unit = MachineDescription.from_toml(of(value))
+        assert value in (unit.hp_unit.int8_macs_per_cycle, unit.vector.lanes)
+    for value in (least - 1, most + 1):
+        assert refused(of(value))[0].endswith(f".{key}: {value} is out of range")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (f'"{"a" * 38}"', f"'{'a' * 38}'"),
+        (f'"{"a" * 39}"', f"'{'a' * 36}..."),
+        (str(1 << 64), str(1 << 64)),
+        (str((1 << 64) + 1), "a huge number"),
+        (f"-{(1 << 64) + 1}", "a huge number"),
+        ("inf", "inf"),
+    ],
+)
+def test_what_was_found_is_shown_in_forty_characters(value: str, shown: str) -> None:
+    key = "lanes" if value.lstrip("-").isdigit() else "int8_mac_fj"
+    assert f": {shown} is " in refused(edited(f"^{key} = .*", f"{key} = {{ value = {value}, {SOURCE} }}"))[0]
