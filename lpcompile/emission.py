@@ -12,25 +12,19 @@ from lpcompile.errors import LpcompileError, ModelError, PassError
 from lpcompile.ir.compact import compact
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.node import Node
-from lpcompile.ir.product_order import product_order
 from lpcompile.ir.value import Value
-from lpcompile.passes.least_scale import largest_code
 from lpcompile.plan import SUMMING, Kernel, QuantPlan
 from lpcompile.progress import Progress, no_progress
 from lpcompile.quant.accumulators import int32_obstacle
-from lpcompile.quant.concat_path import concat_pairs_saturate
-from lpcompile.quant.qtensor import QuantizedTensor
-from lpcompile.quant.within_int16 import within_int16
 from lpcompile.recipes import Recipe
 from lpcompile.records import PassReport
+from lpcompile.reduce_range import keep_within_int16
 from lpcompile.runtime.gate import Verdict, judge
 from lpcompile.runtime.sizes import Sizes
 from lpcompile.target import Emitted, Options, Target
 
 MOST_ATTEMPTS = 8
 NEAR_THE_END = 1e30  # of float32: products and sums on the way may be infinite
-REDUCE_RANGE = "reduce-range"
-BEYOND_INT16 = "two of its products may leave int16, in which this CPU adds them"
 OUR_BUG = "this is a bug of lpcompile: please report it with the model"
 
 
@@ -89,7 +83,7 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
         PassError: no attempt passed for another reason.
     """
     falling, warnings, reason = PassReport("fall-back"), list[str](), ""
-    reduced = _within_int16(graph) if target.rules.falls_back else PassReport(REDUCE_RANGE)
+    reduced = keep_within_int16(graph)
     for name, obstacle in _beyond_int32(graph.plan).items() if target.rules.falls_back else ():
         layer = replace(graph.plan.layers[name], kernel=Kernel.WEIGHT_ONLY, reason=obstacle)
         graph.plan = graph.plan.with_layer(name, layer)
@@ -137,34 +131,6 @@ def emit(graph: LpGraph, target: Target, options: Options, gate: Gate) -> Emissi
             now = graph.plan.layers.get(name)
             falling.change(name, reason, after=Kernel.FLOAT.value if now is None else now.kernel.value)
     raise PassError(f"no attempt passed the gate: {reason}", hint="please report it with the model")
-
-
-def _within_int16(graph: LpGraph) -> PassReport:
-    """Exchange codes that passes left with sums of two products beyond int16, where the plan keeps them within."""
-    report = PassReport(REDUCE_RANGE)
-    for node in graph.layers() if graph.plan.reduce_range else ():
-        layer = graph.plan.layers.get(node.name)
-        order = product_order(node)
-        if layer is None or layer.tensor is None or layer.kernel not in SUMMING or order is None:
-            continue
-        largest = largest_code(graph, node, layer.kernel)
-        found = within_int16(layer.tensor, layer.tensor.dequantize(), order, largest)
-        if found is None or _joined_pairs_saturate(found):
-            left = replace(layer, kernel=Kernel.WEIGHT_ONLY, reason=BEYOND_INT16)
-            graph.plan = graph.plan.with_layer(node.name, left)
-            report.change(node.name, BEYOND_INT16, after=Kernel.WEIGHT_ONLY.value)
-        elif found is not layer.tensor:
-            changed = int((found.codes != layer.tensor.codes).sum())
-            plan = replace(layer, tensor=found, codes_sha256=found.digest())
-            graph.plan = graph.plan.with_layer(node.name, plan)
-            report.change(node.name, "codes exchanged", after=f"{changed} of {found.codes.size}")
-    return report
-
-
-def _joined_pairs_saturate(tensor: QuantizedTensor) -> bool:
-    """Whether a product that reads the numbers of a side path as well can leave int16."""
-    path = tensor.side
-    return path is not None and path.concat and concat_pairs_saturate(path, tensor.int8_image()[0])
 
 
 def _beyond_int32(plan: QuantPlan) -> dict[str, str]:

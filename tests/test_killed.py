@@ -19,6 +19,7 @@ from lpcompile.api import Artefacts
 from lpcompile.errors import OutputError
 from lpcompile.output import FINAL, write_folder
 from tests.cli.cli_runner import error_lines, lpcompile, small_feeds, small_model
+from tests.exact_sums import as_users_have_them
 from tests.killed_writer import NEW, OLD, contents
 from tests.networks import toy
 
@@ -148,7 +149,8 @@ def compiling(model: Path, out: Path, recipe: str) -> list[str]:
 
 @functools.cache
 def compiled(recipe: str) -> Artefacts:
-    return compile_model(toy("residual_add"), recipe=recipe)
+    with as_users_have_them():
+        return compile_model(toy("residual_add"), recipe=recipe)
 
 
 def which(out: Path) -> str:

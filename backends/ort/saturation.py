@@ -61,7 +61,7 @@ def saturation_assumption(graph: LpGraph) -> list[dict[str, str]]:
             continue
         largest_code = (1 << activation_bits(activation_format(graph, node))) - 1
         w8, path = tensor.int8_image()[0], tensor.side
-        joined = path is not None and path.concat and concat_pairs_saturate(path, w8)
+        joined = path is not None and path.concat and concat_pairs_saturate(path, w8, largest_code)
         found += joined or pairs_saturate(w8, order, largest_code)
     if found:
         what = (

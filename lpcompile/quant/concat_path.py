@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcompile.formats.arrays import F32, F64, I8, Real
-from lpcompile.quant.neighbours import pair_limit, pairs_saturate
+from lpcompile.quant.accumulators import LARGEST_CODE
+from lpcompile.quant.neighbours import INT16_MAX, pair_limit, pair_sums, pairs_saturate
 from lpcompile.quant.side_path import LARGEST, MOST_RANK, SidePath, checked, in_units
 
 HIDDEN_ZERO = 128  # code of an h of zero
@@ -117,16 +118,22 @@ def concat_numbers(path: SidePath) -> ConcatNumbers:
     return ConcatNumbers(a, b, np.concatenate([m, np.ones(columns, np.float32)]))
 
 
-def concat_pairs_saturate(path: SidePath, w8: I8) -> bool:
+def concat_pairs_saturate(path: SidePath, w8: I8, largest_code: int = LARGEST_CODE) -> bool:
     """Whether two neighbours in a product with the path can leave int16, in which some CPUs add them.
 
     Args:
         path: concatenated.
         w8: (C, K) image of the main path.
+        largest_code: of the inputs; the numbers of the path have 8 bits.
     """
     numbers = concat_numbers(path)
-    whole = np.concatenate([w8, numbers.b], axis=1)
-    return any(pairs_saturate(rows, np.arange(rows.shape[1])) for rows in (whole, numbers.a))
+    parts = w8.astype(np.int64) * largest_code, numbers.b.astype(np.int64) * LARGEST_CODE
+    products = np.concatenate(parts, axis=1)
+    order = np.arange(products.shape[1])
+    most = pair_sums(np.maximum(products, 0), order).max(initial=0)
+    least = pair_sums(np.minimum(products, 0), order).min(initial=0)
+    of_a = pairs_saturate(numbers.a, np.arange(numbers.a.shape[1]), largest_code)
+    return of_a or most > INT16_MAX or least < -INT16_MAX - 1
 
 
 def hidden_codes(numbers: ConcatNumbers, x: np.ndarray) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 Recorded text is exact, with four liberties.  `...` stands for anything within a line, alone on a line for any number
 of lines.  Runs of blanks are one blank, and the separators of paths are alike.  A number with a decimal point may be
-off by 5 % and by one of its last digit, and one with a sign or an error of one (a gain in decibels) by half a unit:
-such figures come from floating-point arithmetic, whose last digits are those of one processor and one version of a
-library.
+off by 5 % and by one of its last digit, one with a sign or an error of one (a gain in decibels) by half a unit, and
+one with an error behind it by that: such figures come from floating-point arithmetic, whose last digits are those of
+one processor and one version of a library.
 """
 
 import re
@@ -50,12 +50,19 @@ def line_agrees(wanted: str, line: str) -> bool:
         else:
             pattern += re.escape(part)
     match = re.fullmatch(pattern, line)
-    return match is not None and all(map(_near, numbers, match.groups()))
+    if match is None:
+        return False
+    errors = [_value(n) if n.startswith("+- ") else 0.0 for n in (*numbers[1:], "")] if numbers else []
+    return all(map(_near, numbers, match.groups(), errors))
 
 
-def _near(recorded: str, got: str) -> bool:
-    want, have = (float(text.removeprefix("+- ").replace(",", "")) for text in (recorded, got))
+def _value(text: str) -> float:
+    return float(text.removeprefix("+- ").replace(",", ""))
+
+
+def _near(recorded: str, got: str, error: float) -> bool:
+    want, have = _value(recorded), _value(got)
     mantissa, _, exponent = recorded.partition("e")
     last_digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
     allowed = SHARE * abs(want) + last_digit
-    return abs(want - have) <= max(allowed, SIGNED if recorded[0] in "+-" else 0)
+    return abs(want - have) <= max(allowed, error, SIGNED if recorded[0] in "+-" else 0)

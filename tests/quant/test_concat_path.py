@@ -1,10 +1,18 @@
 """Side paths beside the inputs of one product: exact for every zero point, bits shared by two roundings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lpcompile.errors import FormatError
-from lpcompile.quant.concat_path import HiddenSample, concat_numbers, concat_path, hidden_codes
+from lpcompile.quant.concat_path import (
+    HiddenSample,
+    concat_numbers,
+    concat_pairs_saturate,
+    concat_path,
+    hidden_codes,
+)
 from lpcompile.quant.side_path import SidePath
 
 SCALE = np.linspace(0.001, 0.004, 30).astype(np.float32)
@@ -95,3 +103,34 @@ def test_the_product_is_exact_and_tells_forms_apart() -> None:
     np.testing.assert_array_equal(path.product(), np.array(wanted, np.float32))
     plain = SidePath(path.b, path.a, path.multipliers, path.unit, path.steps, path.step_unit, apart=True)
     assert plain.digest() != path.digest()
+
+
+@pytest.mark.parametrize(
+    ("w8", "b", "largest", "saturates"),
+    [
+        ([64, 64, 0, 0], [64, -64], 255, False),
+        ([64, 65, 0, 0], [1, -1], 255, True),
+        ([64, 65, 127, 127], [1, -1], 15, False),  # inputs of 4 bits
+        ([0, 0, 0, 0], [64, 65, -64, -65], 255, True),
+        ([0, 0, 64], [64, 65, -65, -64], 255, False),  # neighbours are the last input and the first rank
+        ([0, 0, 65], [64, 0, 0, -64], 255, True),
+        ([0, 0, 65], [64, 0, 0, -64], 15, False),
+    ],
+)
+def test_neighbours_in_the_joined_product(w8: list[int], b: list[int], largest: int, saturates: bool) -> None:
+    """Numbers of the path have 8 bits whatever the inputs have; those of b sum up to 0, so that nothing is added."""
+    ones = np.ones(1, np.uint8), np.ones((), np.float32)
+    rank = len(b)
+    path = SidePath(
+        np.array([b], np.int8),
+        np.zeros((rank, len(w8)), np.int8),
+        np.ones(rank, np.uint8),
+        np.ones((), np.float32),
+        *ones,
+        apart=True,
+        concat=True,
+    )
+    main = np.array([w8], np.int8)
+    assert concat_pairs_saturate(path, main, largest) == saturates
+    steep = replace(path, a=np.full((rank, len(w8)), 65, np.int8))
+    assert concat_pairs_saturate(steep, main, 255)
