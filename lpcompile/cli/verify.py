@@ -45,8 +45,9 @@ def verify(
 ) -> None:
     """Check MODEL: a file, or a folder that a compiled model was written to.
 
-    It must load in ONNX Runtime at its default level, run, give finite outputs, and hold no dead initialisers
-    and a body for every function; --against compares it. Exit 1: a check fails; 4: a bound is missed.
+    It must load in ONNX Runtime at its default level, run, give finite outputs, hold no dead initialisers and
+    a body for every function, and give what its layers say; --against compares it. Exit 1: a check fails; 4: a
+    bound is missed.
     """
     _check_budget(budget, against)
     path = model_file(model)
@@ -56,7 +57,7 @@ def verify(
     from lpcompile.cli.diff import figures
     from lpcompile.report.difference_text import models_text
     from lpcompile.report.table import table
-    from lpcompile.runtime.checks import check_file, check_outputs
+    from lpcompile.runtime.checks import check_calls, check_file, check_outputs
     from lpcompile.runtime.compare import compare
     from lpcompile.runtime.session import Session
 
@@ -64,6 +65,8 @@ def verify(
     session = Session(path, threads=threads)
     calls, source = calls_of(session.inputs, feeds=None, data=data, seed=seed, shapes=input_shapes)
     checks += check_outputs(session, calls)
+    if all(c.ok for c in checks):
+        checks += check_calls(path, calls)
     document: dict[str, Any] = {
         "model": str(path),
         "against": None if reference is None else str(reference),
@@ -89,13 +92,22 @@ def _check_budget(budget: dict[str, float], against: str | None) -> None:
         raise OptionError("--budget needs a model to compare with", "give it with --against FLOAT.onnx")
 
 
+def _hint(failed: "list[Check]") -> str:
+    from lpcompile.registry import target
+    from lpcompile.runtime.checks import LAYERS
+
+    if failed[0].name == LAYERS and target("ort").adds_pairs():
+        return "this CPU adds products of 8 bits in 16: compile here, or anywhere with --reduce-range on"
+    return "compile it again with --verify, which names the pass that did it, and report it"
+
+
 def _conclude(
     checks: "list[Check]", comparison: "Comparison | None", budget: dict[str, float], path: Path
 ) -> None:
     failed = [c for c in checks if not c.ok]
     if failed:
         more = f" ({len(failed)} checks fail)" if len(failed) > 1 else ""
-        hint = "compile it again with --verify, which names the pass that did it, and report it"
+        hint = _hint(failed)
         raise PassError(f"{failed[0].name}: {failed[0].detail}{more}", where=str(path), hint=hint)
     if comparison is None:
         return

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import GraphProto, ModelProto
 from onnx.defs import onnx_opset_version
 
 from lpcompile.analysis.inputs import Feeds
 from lpcompile.counted import counted
-from lpcompile.errors import ModelError
+from lpcompile.errors import LpcompileError, ModelError
+from lpcompile.ir.function import DOMAIN
 from lpcompile.ir.io import load
+from lpcompile.runtime.layer_check import check_layers
 from lpcompile.runtime.session import Session
 from lpcompile.runtime.sizes import Sizes, constant_bytes
 
+LAYERS = "layers"  # the name of the check of calls
+POSITIONS = 64  # of each layer's output, seeded
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
@@ -77,6 +82,31 @@ def check_outputs(session: Session, calls: Sequence[Feeds]) -> list[Check]:
         f"NaN or infinity in {', '.join(bad)}" if bad else "every value of every output",
     )
     return [loads, Check("runs", True, counted(len(calls), "call")), finite]
+
+
+def check_calls(path: Path, calls: Sequence[Feeds]) -> list[Check]:
+    """Whether every layer of a compiled model gives what it says, on this machine and the first call.
+
+    Returns:
+        Nothing where the model has no calls of `lpcompile` functions to hold against their definitions.
+
+    Raises:
+        InputError: the feeds do not fit.
+    """
+    proto = onnx.load(path)
+    if not calls or not any(n.domain == DOMAIN for n in proto.graph.node):
+        return []
+    try:
+        found = check_layers(proto, calls[0], positions=POSITIONS)
+    except LpcompileError as error:
+        return [Check(LAYERS, False, error.message)]
+    except (LookupError, TypeError, ValueError) as error:  # of a file that was edited
+        return [Check(LAYERS, False, f"calls that cannot be read: {error}")]
+    wrong = [c.name for c in found if c.wrong]
+    what = f"{', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}"
+    differ = f"{counted(len(wrong), 'call', 'differs', 'differ')} from the numpy reference, of {len(found)}: {what}"
+    same = f"{counted(len(found), 'call', 'equals', 'equal')} the numpy reference"
+    return [Check(LAYERS, not wrong, differ if wrong else same)]
 
 
 def dead_initialisers(proto: ModelProto) -> Check:

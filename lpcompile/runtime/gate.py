@@ -16,26 +16,16 @@ import onnx
 from lpcompile.analysis.calibration import Feeds
 from lpcompile.counted import counted
 from lpcompile.errors import LpcompileError
-from lpcompile.ir import block_matmul
 from lpcompile.ir.graph import LpGraph
 from lpcompile.memory import return_free_blocks
 from lpcompile.progress import Progress, no_progress
 from lpcompile.runtime.benchmark import Timing, timed
 from lpcompile.runtime.compare import Comparison
 from lpcompile.runtime.layer_check import LayerCheck, check_layers
-from lpcompile.runtime.reference_call import (
-    DYADIC_ELEMENTWISE,
-    FLOAT8_VALUES,
-    FLOAT8_WEIGHTS,
-    LAYERS,
-    WIDE_WEIGHTS,
-)
 from lpcompile.runtime.session import Session
 
 SLOWER = "slower than the float model when both were timed"  # no figures: decisions.toml holds no time
 POSITIONS = 16  # of each layer's output, seeded
-ELEMENTWISE_STEP = 1  # ONNX Runtime's elementwise QLinear kernels may differ by one step at ties
-BLOCK_BOUND = 1  # BlockQuantMatMul: half a step of every input, the unit of its check
 
 
 @dataclass
@@ -113,7 +103,7 @@ def judge(
     except LpcompileError as error:
         verdict.failure = f"the compiled model does not load or run: {error.message}"
         return verdict
-    verdict.layers = [c.name for c in verdict.checks if _wrong(c)]
+    verdict.layers = [c.name for c in verdict.checks if c.wrong]
     if verdict.layers:
         verdict.failure = (
             f"{counted(len(verdict.layers), 'layer', 'differs', 'differ')} from the numpy reference: "
@@ -142,13 +132,6 @@ def _found_axes(proto: onnx.ModelProto) -> dict[str, frozenset[int]]:
         )
         for o in proto.graph.output
     }
-
-
-def _wrong(check: LayerCheck) -> bool:
-    if check.op.startswith(block_matmul.FAMILY):
-        return check.largest_step > BLOCK_BOUND
-    exact = check.op.startswith((*LAYERS, *DYADIC_ELEMENTWISE, FLOAT8_WEIGHTS, WIDE_WEIGHTS, FLOAT8_VALUES))
-    return check.largest_step > (0 if exact else ELEMENTWISE_STEP)
 
 
 def _not_finite(wanted: Feeds, found: Feeds) -> str:

@@ -19,13 +19,23 @@ from lpcompile.ir import block_matmul
 from lpcompile.ir.function import DOMAIN
 from lpcompile.runtime.reference import WEIGHTS, expanded_weights, layer_rows, outputs_of, whole_outputs
 from lpcompile.runtime.reference_block import block_bound
-from lpcompile.runtime.reference_call import Call
+from lpcompile.runtime.reference_call import (
+    DYADIC_ELEMENTWISE,
+    FLOAT8_VALUES,
+    FLOAT8_WEIGHTS,
+    LAYERS,
+    WIDE_WEIGHTS,
+    Call,
+)
 from lpcompile.runtime.sampling import chosen
 from lpcompile.runtime.session import Session
 
 _SAMPLED = "lpcompile/sampled/"
 _PRODUCTS = 4e6  # of one layer, some 1 ms: layers with many weights have fewer positions computed again
 _FEWEST = 4
+ELEMENTWISE_STEP = 1  # ONNX Runtime's elementwise QLinear kernels may differ by one step at ties
+BLOCK_BOUND = 1  # BlockQuantMatMul: half a step of every input, the unit of its check
+EXACT = (*LAYERS, *DYADIC_ELEMENTWISE, FLOAT8_WEIGHTS, WIDE_WEIGHTS, FLOAT8_VALUES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,14 @@ class LayerCheck:
     compared: int
     different: int
     largest_step: float
+
+    @property
+    def wrong(self) -> bool:
+        """Whether that is more than the definition of the call allows."""
+        if self.op.startswith(block_matmul.FAMILY):
+            return self.largest_step > BLOCK_BOUND
+        exact = self.op.startswith(EXACT)
+        return self.largest_step > (0 if exact else ELEMENTWISE_STEP)
 
 
 def check_layers(

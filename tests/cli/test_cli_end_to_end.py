@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+from lpcompile.backends.ort.target import OrtTarget
+from lpcompile.runtime import checks
+from lpcompile.runtime.layer_check import LayerCheck
 from tests.cli.cli_runner import error_lines, lpcompile, small_model
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -60,6 +63,19 @@ def test_verify_agrees_with_the_report(out: Path) -> None:
     assert all(c["ok"] for c in document["checks"])
     quality = json.loads((out / "report.json").read_text())["quality"]
     assert document["comparison"]["sqnr_db"] == pytest.approx(quality["sqnr_db_output"], abs=3)
+
+
+@pytest.mark.parametrize("adds_pairs", [True, False])
+def test_verify_tells_of_layers_that_this_machine_gets_wrong(
+    adds_pairs: bool, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = [LayerCheck("c1", "QuantConv_int8", 64, 5, 17.0)]
+    monkeypatch.setattr(checks, "check_layers", lambda *_, **__: wrong)
+    monkeypatch.setattr(OrtTarget, "adds_pairs", lambda _: adds_pairs)
+    result = lpcompile("verify", out, "--calibration-data", DATA)
+    assert result.exit_code == 1
+    assert "layers        NO   1 call differs from the numpy reference, of 1: c1" in result.stdout
+    assert ("--reduce-range on" in result.stderr) == adds_pairs
 
 
 def test_diff_of_inner_tensors_finds_the_quantised_ones(out: Path) -> None:

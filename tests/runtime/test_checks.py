@@ -6,8 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from lpcompile.runtime.checks import Check, check_file, check_outputs
+from lpcompile.runtime import checks as checks_module
+from lpcompile.runtime.checks import Check, check_calls, check_file, check_outputs
+from lpcompile.runtime.layer_check import LayerCheck
 from lpcompile.runtime.session import Session
+from tests.networks import compiled_toy, toy_calls
 
 HEADER = '<ir_version: 10, opset_import: ["": 17, "lpcompile": 1]>'
 SOUND = (
@@ -74,3 +77,41 @@ def test_a_model_that_fails_while_running_is_found() -> None:
     session = Session(onnx.parser.parse_model(text))
     found = failing(check_outputs(session, [{"x": np.ones(4, np.float32), "s": np.array([3])}]))
     assert list(found) == ["runs"]
+
+
+def test_calls_give_what_they_say(tmp_path: Path) -> None:
+    made, calls = compiled_toy("residual_add"), toy_calls("residual_add")
+    onnx.save(made.model, tmp_path / "m.onnx")
+    (check,) = check_calls(tmp_path / "m.onnx", calls)
+    assert check == Check("layers", True, "2 calls equal the numpy reference")
+    assert check_calls(tmp_path / "m.onnx", []) == []
+
+
+def test_calls_that_differ_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elementwise calls may be off by a step, layers by nothing."""
+    made, calls = compiled_toy("residual_add"), toy_calls("residual_add")
+    onnx.save(made.model, tmp_path / "m.onnx")
+    found = [LayerCheck(f"n{i}", "QuantConv_int8", 9, 1, 1.0) for i in range(4)]
+    found += [LayerCheck("sum", "QuantAdd", 9, 9, 1.0), LayerCheck("far", "QuantAdd", 9, 1, 2.0)]
+    monkeypatch.setattr(checks_module, "check_layers", lambda *_, **__: found)
+    (check,) = check_calls(tmp_path / "m.onnx", calls)
+    assert check == Check("layers", False, "5 calls differ from the numpy reference, of 6: n0, n1, n2, ...")
+
+
+def test_calls_of_edited_files(tmp_path: Path) -> None:
+    """Functions that are not ours, attributes that are gone; a model without calls has nothing to be held against."""
+    feeds = [{"x": np.ones((3, 2), np.float32)}]
+    unknown = saved(tmp_path / "a.onnx", SOUND)
+    assert failing(check_calls(unknown, feeds)) == {
+        "layers": "'lpcompile::Scale' is no operator of lpcompile"
+    }
+    plain = saved(tmp_path / "b.onnx", SOUND.replace("lpcompile.Scale(x, w)", "Mul(x, w)"))
+    assert check_calls(plain, feeds) == []
+    made = onnx.ModelProto()
+    made.CopyFrom(compiled_toy("residual_add").model)
+    for node in made.graph.node:
+        if node.domain == "lpcompile":
+            del node.attribute[:]
+    onnx.save(made, tmp_path / "c.onnx")
+    (check,) = check_calls(tmp_path / "c.onnx", toy_calls("residual_add"))
+    assert not check.ok
