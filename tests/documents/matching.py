@@ -5,6 +5,9 @@ of lines.  Runs of blanks are one blank, and the separators of paths are alike. 
 off by 5 % and by one of its last digit, one with a sign or an error of one (a gain in decibels) by half a unit, and
 one with an error behind it by that: such figures come from floating-point arithmetic, whose last digits are those of
 one processor and one version of a library.
+
+Other processors take other formats where two are equally good: there an output has to have the outline of the recorded
+one, the first words of its lines, of a table only that it is there.
 """
 
 import re
@@ -24,6 +27,25 @@ def difference(recorded: str, got: str) -> str | None:
         if not _agree([*wanted[:count], "..."], lines):
             return f"recorded: {wanted[count - 1]}"
     return "more was printed than is recorded"
+
+
+def other_outline(recorded: str, got: str) -> str | None:
+    """How the lines that a text is made of differ from those of the recorded one, or None where they do not."""
+    wanted, found = _outline(recorded), _outline(got)
+    return None if _agree(wanted, found) else f"recorded: {' | '.join(wanted)}\nprinted: {' | '.join(found)}"
+
+
+def _outline(text: str) -> list[str]:
+    """First words of lines that begin at the margin, without numbers; equal neighbours and lines of a table once."""
+    found: list[str] = []
+    for line in text.strip().splitlines():
+        if line.startswith(" ") or not line.strip():
+            continue
+        word = line.split()[0]
+        kind = word if word == "..." or re.fullmatch(r"[a-z]+:?", word) else "(row)"
+        if found[-1:] != [kind]:
+            found.append(kind)
+    return found
 
 
 def _lines(text: str) -> list[str]:

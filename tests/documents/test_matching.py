@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.documents.matching import difference, line_agrees
+from tests.documents.matching import difference, line_agrees, other_outline
 
 
 def test_the_same_text_agrees_whatever_its_blanks() -> None:
@@ -45,3 +45,34 @@ def test_dots_on_a_line_stand_for_lines() -> None:
 def test_the_first_line_that_differs_is_named() -> None:
     assert difference("a\nb\nc", "a\nx\nc") == "recorded: b"
     assert difference("a", "a\nb") == "more was printed than is recorded"
+
+
+SUMMARY = """m.onnx for ort
+layers    3: 2 int8, 1 nf4
+gains     of each step
+          step  dB
+          a     1.5
+layer  op
+/a/b   Conv
+/c     Conv
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "agrees"),
+    [
+        (SUMMARY, True),
+        (
+            SUMMARY.replace("2 int8, 1 nf4", "3 lut4").replace("1.5", "99.5").replace("/c     Conv\n", ""),
+            True,
+        ),
+        (SUMMARY.replace("          a     1.5\n", "          a     1.5\n          b     2\n"), True),
+        (SUMMARY.replace("gains     of each step\n", ""), False),
+        (SUMMARY.replace("layers", "error:"), False),
+        (SUMMARY + "warning   something\n", False),
+        ("", False),
+    ],
+)
+def test_the_outline_is_that_of_lines_at_the_margin(printed: str, agrees: bool) -> None:
+    assert (other_outline(SUMMARY, printed) is None) == agrees
+    assert other_outline("...\nlayer  op\n...", printed) is None or not printed
