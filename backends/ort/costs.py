@@ -42,7 +42,7 @@ class RecordedCosts:
 
     @classmethod
     def parse(cls, text: str) -> "RecordedCosts":
-        """The table in a text that `measure` wrote."""
+        """The table in a text that `tests.bench.kernel_costs` wrote."""
         data = tomllib.loads(text)
         kernels, elementwise = (
             {f"{kind}.{k}": v for kind, ks in data[part].items() for k, v in ks.items()}

@@ -5,11 +5,11 @@ import pytest
 from lpcompile.analysis.layer_kernels import choose_kernels
 from lpcompile.analysis.packed_kernel import MOST_ROWS
 from lpcompile.backends.ort.costs import RecordedCosts
-from lpcompile.backends.ort.measure_few_rows import KERNELS, ROWS, SIZES, chain
 from lpcompile.backends.ort.target import OrtTarget
 from lpcompile.ir.graph import LpGraph
 from lpcompile.plan import Kernel, WeightPlan
 from lpcompile.target import LayerShape
+from tests.bench.kernel_costs_few_rows import KERNELS, ROWS, SIZES, chain
 from tests.support import parse_model, run_model
 
 GROUPS = WeightPlan("fixp4", "group32")
@@ -128,6 +128,6 @@ def test_with_more_rows_the_recorded_gain_is_gone() -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_chains_that_are_measured_run(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lpcompile.backends.ort.measure_few_rows.WEIGHTS", 1)
+    monkeypatch.setattr("tests.bench.kernel_costs_few_rows.WEIGHTS", 1)
     assert min(min(s) for s in SIZES) % 32 == 0
     assert len(run_model(chain(2, 64, 32, kernel))) == 1

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lpcompile.backends.ort import measure as measuring
-from lpcompile.backends.ort import measure_few_rows
 from lpcompile.backends.ort.costs import RecordedCosts
-from lpcompile.backends.ort.measure import main, measure, table
-from lpcompile.backends.ort.measure_few_rows import FEWEST, MOST, SIZES, WEIGHTS, chain
 from lpcompile.target import LayerShape
+from tests.bench import kernel_costs as measuring
+from tests.bench import kernel_costs_few_rows as measure_few_rows
+from tests.bench.kernel_costs import main, measure, table
+from tests.bench.kernel_costs_few_rows import FEWEST, MOST, SIZES, WEIGHTS, chain
 from tests.support import run_model
 
 

@@ -1,4 +1,4 @@
-"""Measure ONNX Runtime's kernels here and print a cost table: `python -m lpcompile.backends.ort.measure NAME > FILE`.
+"""Measure ONNX Runtime's kernels here and print a cost table: `python -m tests.bench.kernel_costs NAME > FILE`.
 
 Each layer stands in a small chain, so that layouts settle, and its kernel times come from the runtime's own profile, on
 one thread; float and integer graphs alternate. Coefficients, none below zero, are fitted to relative errors.
@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lpcompile.backends.ort.measure_few_rows import few_rows
+from tests.bench.kernel_costs_few_rows import few_rows
 
 DEPTH, RUNS = 3, 40
 # (input channels, output channels, size, kernel, stride)
@@ -315,7 +315,7 @@ def table(name: str, kernels: Mapping[str, Mapping[str, float]]) -> str:
 def main(arguments: list[str]) -> None:
     """Print the table of this machine, under the name that is the only argument, "here" by default."""
     if len(arguments) > 1 or arguments[:1] in (["-h"], ["--help"]):
-        raise SystemExit("usage: python -m lpcompile.backends.ort.measure [NAME] > FILE")
+        raise SystemExit("usage: python -m tests.bench.kernel_costs [NAME] > FILE")
     print(table(arguments[0] if arguments else "here", measure()))
 
 
