@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import blocks as module
+from tests.documents import running
 from tests.documents.blocks import Block, blocks
 from tests.documents.running import Reader, must_agree
 
@@ -34,12 +35,19 @@ def test_a_misspelt_comment_or_an_open_fence_is_an_error(
         blocks("page.md")
 
 
-def test_an_exit_code_and_an_output_that_differ_are_failures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other_kind", "said"),
+    [(False, "recorded: int5"), (True, r"recorded: \(row\)\nprinted: \(row\) \| bits")],
+)
+def test_an_exit_code_and_an_output_that_differ_are_failures(
+    other_kind: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_of_another_kind", lambda: other_kind)
     reader = Reader(tmp_path)
     with pytest.raises(AssertionError, match="ended with 3"):
         reader.read([block("bash", "lpcompile formats int99\n")], must_agree)
     wrong = [block("bash", "lpcompile formats int4\n"), block("text", "int5\n", output="")]
-    with pytest.raises(AssertionError, match="recorded: int5"):
+    with pytest.raises(AssertionError, match=said):
         reader.read(wrong, must_agree)
 
 
