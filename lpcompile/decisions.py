@@ -163,6 +163,8 @@ def _parse(data: dict[str, Any]) -> Decisions:
     )
     plan = with_reasons_of_user(plan, read_marks(tables["unedited"]))
     header = {k: str(v) for k, v in tables["made_for"].items()}
+    if (reduced := header.get("reduce_range", "")) not in ("", "on"):
+        raise DecisionsError(f"reduce_range = {reduced!r}", hint='it is "on", or left out')
     return Decisions(header, {k: str(v) for k, v in tables["versions"].items()}, plan)
 
 

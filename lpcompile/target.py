@@ -49,7 +49,7 @@ class Options:
             them no more. Empty with `decisions`: as these have it.
         mirror_samples: mirror images of the deciding samples decide beside them; as `decisions` have it.
         reduce_range: whether weights keep sums of two products within int16, in which x86 CPUs without VNNI make them:
-            "on", "off", or "auto": where this CPU is one of them, or as `decisions` have it.
+            "on", "off", or "auto": where this CPU is one of them, or `decisions` have it on.
         seed: of every random choice.
         effort: 0 rounds to nearest and does no more; 1 is the recipe as it stands; 2 also learns codes block by block
             where weights have few bits; 3 also retrains the whole network, gently. A pipeline of one's own, as of

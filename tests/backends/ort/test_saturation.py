@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lpcompile
 from lpcompile.backends.ort.saturation import SOURCE, adds_pairs_in_int16
-from lpcompile.errors import InputError
+from lpcompile.errors import DecisionsError, InputError
 from lpcompile.ir.graph import LpGraph
 from lpcompile.ir.product_order import product_order
 from lpcompile.quant.rows import to_rows
@@ -103,6 +103,14 @@ def test_a_replay_has_it_as_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
         assert again.model.SerializeToString() == first.model.SerializeToString()
         changed = lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file, reduce_range=other)
         assert any("its codes are not those of the decisions" in w for w in changed.report["warnings"])
+
+
+def test_decisions_with_another_word_are_refused(tmp_path: Any) -> None:
+    text = compiled_toy(TOY, "int8", reduce_range="on").decisions
+    file = tmp_path / "decisions.toml"
+    file.write_text(text.replace('reduce_range = "on"', 'reduce_range = "sometimes"'))
+    with pytest.raises(DecisionsError, match="reduce_range = 'sometimes'"):
+        lpcompile.compile(toy(TOY), calibration=toy_calls(TOY), decisions=file)
 
 
 def test_another_word_is_refused() -> None:
